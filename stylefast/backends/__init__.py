@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The columns of the op table: which implementations exist, which can run here, and which one a call takes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from . import native
+
+__all__ = ["BACKENDS", "Backend", "available", "use"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One column: its dispatch key, the devices it serves (None: all), and why it cannot run here (None: it can)."""
+
+    name: str
+    key: str
+    devices: tuple[str, ...] | None
+    reason: Callable[[], str | None]
+
+    def refuses(self, device: torch.device) -> str | None:
+        """Why this backend cannot work on tensors of `device`, in one sentence; None if it can."""
+        if (reason := self.reason()) is not None:
+            return reason
+        if self.devices is not None and device.type not in self.devices:
+            return f"backend '{self.name}' works on {' and '.join(self.devices)} tensors, got tensors on {device}"
+        return None
+
+
+# In order of preference.
+BACKENDS: dict[str, Backend] = {
+    "cpu": Backend("cpu", "CPU", ("cpu",), native.cpu_reason),
+    "reference": Backend("reference", "CompositeExplicitAutograd", None, lambda: None),
+}
+
+_forced: ContextVar[str | None] = ContextVar("stylefast_backend", default=None)
+
+
+def available() -> dict[str, str | None]:
+    """Every backend's name with None if it can run on this machine, else the reason why not."""
+    return {name: backend.reason() for name, backend in BACKENDS.items()}
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Forces one backend for all calls of this thread (or task) inside the `with` block; `backend=` still wins.
+
+    Raises: ValueError if the name is unknown, RuntimeError with the reason if the backend cannot run here.
+    """
+    if (reason := _known(name).reason()) is not None:
+        raise RuntimeError(reason)
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def select(name: str | None, device: torch.device) -> str:
+    """The backend that a call takes: the named one or an error that says why not; unnamed, the first that can."""
+    name = name or _forced.get()
+    if name is not None:
+        if (reason := _known(name).refuses(device)) is not None:
+            raise RuntimeError(reason)
+        return name
+    for backend in BACKENDS.values():
+        if backend.refuses(device) is None:
+            if backend.name == "reference" and device.type == "cpu":
+                _say_once(BACKENDS["cpu"].reason())
+            return backend.name
+    raise AssertionError("the reference backend never refuses")
+
+
+def _known(name: str) -> Backend:
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return BACKENDS[name]
+
+
+@cache
+def _say_once(reason: str | None) -> None:
+    warnings.warn(f"stylefast runs on its slow 'reference' backend: {reason}", RuntimeWarning, stacklevel=4)

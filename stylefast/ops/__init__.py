@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The op table: every op is one row, registered for every backend."""
+
+import torch
+
+from .assign import ASSIGN
+from .assign_contribution import ASSIGN_CONTRIBUTION
+from .blend import BLEND
+from .contribution import CONTRIBUTION
+from .lloyd_step import LLOYD_STEP
+from .op import register
+
+OPS = (LLOYD_STEP, ASSIGN, CONTRIBUTION, ASSIGN_CONTRIBUTION, BLEND)  # in the order of the flow
+
+_library = torch.library.Library("stylefast", "DEF")
+_library.define("instruction_set() -> str")
+for _op in OPS:
+    register(_op, _library)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spherical k-means assignment: the label of every position and its cosine to the chosen centroid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .op import DTYPES, BadCall, Cost, Op, accumulator, check_activations, check_choice, check_tensor
+
+FEATURES = ("raw", "standardized", "squared")
+EPSILON = 1e-5  # of the variance, as in torch.nn.functional.instance_norm
+
+
+class Assignment(NamedTuple):
+    """Labels [N, H, W] int32 and the cosine [N, H, W] of each point to the centroid of its label."""
+
+    labels: Tensor
+    similarity: Tensor
+
+
+def assign(activations: Tensor, centroids: Tensor, *, features: str = "raw", backend: str | None = None) -> Assignment:
+    """Assigns the C-vector at every position of every image to the centroid of largest inner product.
+
+    label(i) = argmax_k <x_i, c_k> (ties: the lowest k); similarity(i) = <x_i, c_label(i)> / |x_i|
+
+    The points need not be normalised: |x| does not move the argmax. The centroids are taken as they are.
+
+    Args:
+        activations: [N, C, H, W] float32, float64, float16 or bfloat16, any strides.
+        centroids: [K, C], any of these dtypes; spherical k-means keeps them at unit norm.
+        features: what a point is: "raw" A, "standardized" (A - mean) / sqrt(var + 1e-5) per image and channel with the
+            biased variance, or "squared" A * A.
+        backend: the name of a backend; default: the context's (`stylefast.backends.use`), else the device's best.
+
+    Returns:
+        labels [N, H, W] int32; similarity [N, H, W] float32 (float64 for float64 activations). A zero vector has label 0
+        and similarity 0. A point whose norm is not finite (NaN or Inf in it) has label 0 and similarity NaN; a NaN
+        score never wins.
+
+    Raises:
+        TypeError, ValueError: wrong type, dtype, rank, shape, device or features. RuntimeError: `backend` cannot run.
+
+    Source: METHOD of "Editing in Style" (Collins et al., CVPR 2020), section 3.2; Dhillon and Modha, 2001.
+    """
+    check(activations, centroids, features)
+    return Assignment(*ASSIGN(backend, activations, centroids.to(accumulator(activations.dtype)), features))
+
+
+def check(activations: Tensor, centroids: Tensor, features: str, ranks: tuple[int, ...] = (2,)) -> None:
+    check_activations(activations)
+    letters = "[K, C]" if ranks == (2,) else "[K, C] or [B, K, C]"
+    check_tensor("centroids", centroids, letters, *ranks, like=activations)
+    channels = activations.shape[1]
+    if centroids.shape[-1] != channels or 0 in centroids.shape:
+        raise ValueError(
+            f"centroids must have shape {letters} with K >= 1 and C = {channels} to match activations [N, C, H, W], "
+            f"got {tuple(centroids.shape)}"
+        )
+    check_choice("features", features, FEATURES)
+
+
+def standardize(x: Tensor) -> Tensor:
+    """(x - mean) / sqrt(var + 1e-5) per image and channel over H x W, biased variance; x [N, C, H, W]."""
+    centred = x - x.mean((2, 3), keepdim=True)
+    return centred / (centred.square().mean((2, 3), keepdim=True) + EPSILON).sqrt()
+
+
+def points(activations: Tensor, features: str) -> Tensor:
+    """The tensor whose C-vectors are clustered, in the dtype that the op computes in: [N, C, H, W]."""
+    x = activations.to(accumulator(activations.dtype))
+    if features == "raw":
+        return x
+    return x.square() if features == "squared" else standardize(x)
+
+
+def scores(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
+    """<x_i, c_k>: [N, K, H, W]."""
+    return torch.einsum("nchw,kc->nkhw", points(activations, features), centroids)
+
+
+def given_labels(labels: Tensor, activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor]:
+    """similarity [N, H, W] of each point to the centroid of its label."""
+    norm = torch.linalg.vector_norm(points(activations, features), dim=1)  # [N, H, W]
+    score = scores(activations, centroids, features).gather(1, labels.long().unsqueeze(1)).squeeze(1)
+    cosine = torch.where(norm > 0, score / norm, torch.zeros_like(norm))
+    return (torch.where(norm.isfinite(), cosine, torch.full_like(norm, torch.nan)),)
+
+
+def choose(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
+    """argmax_k <x_i, c_k>, 0 where |x_i| is zero or not finite: [N, H, W] int32."""
+    score = scores(activations, centroids, features)
+    norm = torch.linalg.vector_norm(points(activations, features), dim=1)
+    best = score.masked_fill(score.isnan(), -torch.inf).argmax(1)
+    return torch.where(norm.isfinite() & (norm > 0), best, 0).to(torch.int32)
+
+
+def reference(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor]:
+    labels = choose(activations, centroids, features)
+    return labels, *given_labels(labels, activations, centroids, features)
+
+
+def fake(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor]:
+    n, _, h, w = activations.shape
+    return (
+        activations.new_empty((n, h, w), dtype=torch.int32),
+        activations.new_empty((n, h, w), dtype=accumulator(activations.dtype)),
+    )
+
+
+def cost(activations: Tensor, centroids: Tensor, features: str) -> Cost:
+    """Reads the activations once (twice when they must be standardised), writes labels and similarity."""
+    reads = 2 if features == "standardized" else 1
+    positions = activations.numel() // activations.shape[1]
+    return Cost(reads * activations.nbytes + centroids.nbytes + 8 * positions, 2 * activations.numel() * len(centroids))
+
+
+SIZES = (  # N, C, H, W, K: tile edges +- 1, vector widths +- 1, one of everything
+    (2, 16, 8, 8, 4),
+    (1, 1, 1, 1, 1),
+    (3, 5, 3, 7, 2),
+    (2, 17, 11, 13, 11),
+    (1, 15, 16, 17, 12),
+    (1, 33, 16, 16, 13),
+    (2, 64, 9, 15, 33),
+    (5, 7, 1, 1, 3),
+    (1, 8, 1, 127, 5),
+    (1, 8, 1, 129, 5),
+    (1, 8, 1, 257, 100),
+    (0, 4, 5, 5, 3),
+)
+
+
+def clustered(n: int, c: int, h: int, w: int, k: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Activations [N, C, H, W] around random directions, one position of them zero, and unit centroids [K, C]."""
+    rng = torch.Generator().manual_seed(seed)
+    centroids = torch.nn.functional.normalize(torch.randn(k, c, generator=rng, dtype=torch.float64), dim=1)
+    label = torch.randint(k, (n, h, w), generator=rng)
+    x = centroids[label].movedim(-1, 1) * 2 + 0.5 * torch.randn(n, c, h, w, generator=rng, dtype=torch.float64)
+    if h * w > 2:
+        x[:, :, 0, 1] = 0
+    return x.to(dtype), centroids.to(accumulator(dtype))
+
+
+def strided(x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The same values in other layouts: a slice of a wider buffer in every dimension, channels_last, transposed."""
+    n, c, h, w = x.shape
+    wider = torch.full((n + 1, c + 2, h + 1, w + 3), torch.nan, dtype=x.dtype, device=x.device)
+    wider[:n, 1 : c + 1, 1:, 2 : w + 2] = x
+    yield "slice", wider[:n, 1 : c + 1, 1:, 2 : w + 2]
+    yield "channels_last", x.contiguous(memory_format=torch.channels_last)
+    last = torch.full((n, h, w, c + 3), torch.nan, dtype=x.dtype, device=x.device)
+    last[..., 2 : c + 2] = x.movedim(1, -1)
+    yield "channels_last_slice", last[..., 2 : c + 2].movedim(-1, 1)
+    yield "transposed", x.transpose(2, 3).contiguous().transpose(2, 3)
+
+
+def activation_samples() -> Iterator[tuple[str, Tensor, Tensor, str]]:
+    """(id, activations, centroids, features): what the battery gives to every op that assigns."""
+    for n, c, h, w, k in SIZES:
+        yield f"f32-{n}x{c}x{h}x{w}-K{k}", *clustered(n, c, h, w, k, torch.float32), "raw"
+    for dtype in DTYPES[1:]:
+        yield f"{dtype}"[6:], *clustered(2, 37, 9, 14, 7, dtype), "raw"
+    x, centroids = clustered(2, 37, 9, 14, 7, torch.float32)
+    for features in FEATURES[1:]:
+        yield features, x, centroids, features
+        yield f"{features}-bfloat16", x.bfloat16(), centroids, features
+    for layout, view in strided(x):
+        yield layout, view, centroids, "raw"
+        yield f"{layout}-float16", *_half(view), centroids, "standardized"
+    constant = x.clone()
+    constant[:, 3] = 7.0
+    yield "constant-channel", constant, centroids, "standardized"
+
+
+def _half(view: Tensor) -> tuple[Tensor]:
+    half = torch.empty_strided(view.shape, view.stride(), dtype=torch.float16, device=view.device)
+    return (half.copy_(view),)
+
+
+def samples() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, activations, centroids, features in activation_samples():
+        yield name, {"activations": activations, "centroids": centroids, "features": features}
+
+
+def errors(letters: str = r"\[K, C\]") -> Iterator[BadCall]:
+    x, c = torch.ones(2, 4, 3, 3), torch.ones(5, 4)
+    yield BadCall((x[0], c), {}, ValueError, r"activations must have shape \[N, C, H, W\], got \(4, 3, 3\)")
+    yield BadCall((x.int(), c), {}, TypeError, "activations must be float32, .* got torch.int32")
+    yield BadCall((x.numpy(), c), {}, TypeError, "activations must be a torch.Tensor, got ndarray")
+    yield BadCall((x.to_sparse(), c), {}, TypeError, "activations must be a dense")
+    yield BadCall((x[:, :, :0], c), {}, ValueError, "C, H and W >= 1")
+    yield BadCall((x, c[:, :3]), {}, ValueError, rf"centroids must have shape {letters}.* C = 4 .* got \(5, 3\)")
+    yield BadCall((x, c[:0]), {}, ValueError, r"K >= 1 .* got \(0, 4\)")
+    yield BadCall((x, c[0]), {}, ValueError, rf"centroids must have shape {letters}")
+    yield BadCall((x, c.to("meta")), {}, ValueError, "centroids must be on cpu")
+    yield BadCall((x, c), {"features": "cosine"}, ValueError, "features must be one of 'raw'")
+    yield BadCall((x, c), {"backend": "abacus"}, ValueError, "backend must be one of")
+
+
+ASSIGN = Op(
+    name="assign",
+    schema="(Tensor activations, Tensor centroids, str features) -> (Tensor, Tensor)",
+    public=assign,
+    reference=reference,
+    given_labels=given_labels,
+    fake=fake,
+    cost=cost,
+    samples=samples,
+    errors=errors,
+)

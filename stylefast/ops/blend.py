@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Per-channel blending of style vectors, gathered: a batch of edits is three columns of indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .op import DTYPES, BadCall, Cost, Op, accumulator, check_tensor
+
+
+def blend(
+    target: Tensor,
+    reference: Tensor,
+    query: Tensor,
+    *,
+    edits: Tensor | None = None,
+    strength: float | Tensor | None = None,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Moves each style channel of the targets towards the references by its query.
+
+    out[e] = t + a q o (r - t), with t = target[edits[e,0]], r = reference[edits[e,1]], q = query[edits[e,2]], a = strength
+
+    Where a q = 0 the target's channel is returned bit for bit, where a q = 1 the reference's. All sites' styles lie end
+    to end in one row, so that one call edits a whole generator. Differentiable in target, reference, query and strength.
+
+    Args:
+        target: [T, S] float32, float64, float16 or bfloat16; or [S].
+        reference: [R, S] of the same dtype; or [S].
+        query: [Q, S] or [S], any floating dtype.
+        edits: [E, 3] integers: rows of target, reference and query. None pairs rows up (one row broadcasts).
+        strength: a number, or [E]; None is 1.
+        out: [E, S] contiguous, of target's dtype: written and returned. Recycling it saves the page faults of a new one.
+        backend: as in `stylefast.assign`.
+
+    Returns:
+        [E, S] of target's dtype, computed in float32 (float64 for float64 styles).
+
+    Raises:
+        TypeError, ValueError: wrong type, dtype, rank, shape or device, rows that do not pair up, an edit out of range,
+        out with inputs that require gradients. RuntimeError: `backend` cannot run.
+
+    Source: "Editing in Style" (Collins et al., CVPR 2020), equation 3 (and 2: the same query for all channels).
+    """
+    check(target, reference, query, edits, strength, out)
+    target, reference, query = (x.reshape(-1, x.shape[-1]) for x in (target, reference, query))
+    query = query.to(accumulator(target.dtype))
+    edits = None if edits is None else edits.to(torch.int64)
+    if strength is not None:
+        rows = count_edits(target, reference, query, edits)
+        strength = torch.as_tensor(strength, dtype=query.dtype, device=target.device).expand(rows)
+    if out is None:
+        return BLEND(backend, target, reference, query, edits, strength)
+    BLEND.write(backend, target, reference, query, edits, strength, out=out)
+    return out
+
+
+def check(
+    target: Tensor,
+    reference: Tensor,
+    query: Tensor,
+    edits: Tensor | None,
+    strength: float | Tensor | None,
+    out: Tensor | None,
+) -> None:
+    check_tensor("target", target, "[T, S] or [S]", 1, 2)
+    check_tensor("reference", reference, "[R, S] or [S]", 1, 2, like=target)
+    check_tensor("query", query, "[Q, S] or [S]", 1, 2, like=target)
+    if reference.dtype != target.dtype:
+        raise TypeError(f"reference must have target's dtype {target.dtype}, got {reference.dtype}")
+    width = target.shape[-1]
+    for name, tensor in (("reference", reference), ("query", query)):
+        if tensor.shape[-1] != width:
+            raise ValueError(f"{name} must have S = {width} channels to match target, got {tuple(tensor.shape)}")
+    counts = tuple(1 if x.dim() == 1 else x.shape[0] for x in (target, reference, query))
+    rows = _paired(counts) if edits is None else _check_edits(edits, counts, target)
+    if isinstance(strength, Tensor) and strength.dim() > 0 and tuple(strength.shape) != (rows,):
+        raise ValueError(f"strength must be a number or have shape [E] with E = {rows}, got {tuple(strength.shape)}")
+    if out is not None:
+        _check_out(out, rows, width, target)
+        given = (target, reference, query, strength)
+        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in given):
+            raise ValueError("out cannot be used with inputs that require gradients")
+
+
+def _paired(counts: tuple[int, ...]) -> int:
+    rows = {count for count in counts if count != 1}
+    if len(rows) > 1:
+        raise ValueError(f"without edits, rows of target, reference and query must pair up or be one, got {counts}")
+    return rows.pop() if rows else 1
+
+
+def _check_edits(edits: Tensor, counts: tuple[int, ...], target: Tensor) -> int:
+    if not isinstance(edits, Tensor) or edits.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"edits must be an int64 or int32 tensor [E, 3], got {getattr(edits, 'dtype', type(edits))}")
+    if edits.dim() != 2 or edits.shape[1] != 3:
+        raise ValueError(f"edits must have shape [E, 3], got {tuple(edits.shape)}")
+    if edits.device != target.device:
+        raise ValueError(f"edits must be on {target.device} like target, got {edits.device}")
+    if not torch.compiler.is_compiling() and len(edits) and edits.device.type == "cpu":
+        low, high = edits.aminmax(dim=0)
+        if int(low.min()) < 0 or any(int(h) >= count for h, count in zip(high, counts, strict=True)):
+            raise ValueError(
+                f"edits must index {counts[0]} targets, {counts[1]} references and {counts[2]} queries, "
+                f"got rows from {low.tolist()} to {high.tolist()}"
+            )
+    return edits.shape[0]
+
+
+def _check_out(out: Tensor, rows: int, width: int, target: Tensor) -> None:
+    check_tensor("out", out, "[E, S]", 2, like=target)
+    if tuple(out.shape) != (rows, width) or out.dtype != target.dtype or not out.is_contiguous():
+        raise ValueError(
+            f"out must be contiguous {target.dtype} with shape [E, S] = ({rows}, {width}), "
+            f"got {out.dtype} {tuple(out.shape)} with strides {out.stride()}"
+        )
+
+
+def count_edits(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None) -> int:
+    return edits.shape[0] if edits is not None else _paired((target.shape[0], reference.shape[0], query.shape[0]))
+
+
+def gathered(
+    target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """t, r and a q of every edit: [E, S] each, in the dtype that the op computes in."""
+    rows = count_edits(target, reference, query, edits)
+    t, r, q = (
+        (x.expand(rows, -1) if edits is None else x[edits[:, i]]).to(accumulator(target.dtype))
+        for i, x in enumerate((target, reference, query))
+    )
+    return t, r, q if strength is None else q * strength.unsqueeze(1)
+
+
+def definition(
+    target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None
+) -> Tensor:
+    t, r, q = gathered(target, reference, query, edits, strength)
+    mixed = torch.where(q == 0, t, torch.where(q == 1, r, t + q * (r - t)))
+    return mixed.to(target.dtype)
+
+
+def fake(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None) -> Tensor:
+    return target.new_empty((count_edits(target, reference, query, edits), target.shape[1]))
+
+
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """dt = g (1 - a q); dr = g a q; dq = g a (r - t); da = sum_s g q (r - t); summed over the edits that share a row."""
+    target, reference, query, edits, strength = ctx.saved_tensors
+    t, r, q = gathered(target, reference, query, None if edits is None else edits, strength)
+    g = grad.to(q.dtype)
+    per_query = g * (r - t)  # [E, S]
+    by_strength = None
+    if strength is not None:
+        _, _, plain = gathered(target, reference, query, edits, None)
+        by_strength = (per_query * plain).sum(1)
+        per_query = per_query * strength.unsqueeze(1)
+    sums = (
+        _sum_to_rows(gradient, None if edits is None else edits[:, i], x)
+        for i, (gradient, x) in enumerate(((g * (1 - q), target), (g * q, reference), (per_query, query)))
+    )
+    return *sums, None, by_strength
+
+
+def _sum_to_rows(gradient: Tensor, rows: Tensor | None, like: Tensor) -> Tensor:
+    if rows is not None:
+        total = torch.zeros(like.shape, dtype=gradient.dtype, device=like.device).index_add(0, rows, gradient)
+    else:
+        total = gradient.sum(0, keepdim=True) if like.shape[0] == 1 else gradient
+    return total.to(like.dtype)
+
+
+def cost(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None) -> Cost:
+    """Reads each operand row once (a gathered row that repeats comes from cache) and writes every edit once."""
+    rows, width = count_edits(target, reference, query, edits), target.shape[1]
+    read = sum(x.nbytes for x in (target, reference, query)) + (0 if edits is None else edits.nbytes)
+    return Cost(read + rows * width * target.itemsize, 3 * rows * width)
+
+
+def samples() -> Iterator[tuple[str, dict[str, Any]]]:
+    for width in (1, 15, 16, 17, 127, 513):
+        yield f"paired-S{width}", _sample(5, 5, 5, width)
+        yield f"gathered-S{width}", _sample(4, 3, 2, width, edits=19)
+    yield "one-query", _sample(6, 6, 1, 40)
+    yield "one-target", _sample(1, 6, 1, 40)
+    yield "one-of-each", _sample(1, 1, 1, 40)
+    yield "no-edits", _sample(3, 2, 2, 40, edits=0)
+    yield "no-rows", _sample(0, 0, 1, 40)
+    yield "strength", {**_sample(4, 3, 2, 40, edits=7), "strength": torch.linspace(0, 2, 7)}
+    for dtype in DTYPES[1:]:
+        yield f"{dtype}"[6:], _sample(4, 3, 2, 41, edits=9, dtype=dtype)
+    wide = _sample(4, 3, 2, 100, edits=9)
+    rows = {name: wide[name][:, 3:80] for name in ("target", "reference", "query")}
+    yield "slice", {**wide, **rows}
+    rows = {name: wide[name].t().contiguous().t() for name in ("target", "reference", "query")}
+    yield "transposed", {**wide, **rows}
+    yield "long", _sample(2, 3, 2, 9088, edits=6)
+
+
+def _sample(
+    t: int, r: int, q: int, s: int, *, edits: int | None = None, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    rng = torch.Generator().manual_seed(0)
+    target, reference = (torch.randn(n, s, generator=rng, dtype=torch.float64).to(dtype) for n in (t, r))
+    query = torch.rand(q, s, generator=rng, dtype=accumulator(dtype))
+    query[:, ::3] = query[:, ::3].round()  # exact zeros and ones
+    index = None
+    if edits is not None:
+        columns = [torch.randint(n, (edits,), generator=rng) for n in (t, r, q)]
+        index = torch.stack(columns, 1)
+    return {"target": target, "reference": reference, "query": query, "edits": index, "strength": None}
+
+
+def errors() -> Iterator[BadCall]:
+    t, r, q = torch.ones(4, 6), torch.ones(4, 6), torch.ones(6)
+    e = torch.zeros(3, 3, dtype=torch.int64)
+    yield BadCall((t.int(), r, q), {}, TypeError, "target must be float32")
+    yield BadCall((t, r.double(), q), {}, TypeError, "reference must have target's dtype torch.float32")
+    yield BadCall((t[None], r, q), {}, ValueError, r"target must have shape \[T, S\] or \[S\]")
+    yield BadCall((t, r[:, :5], q), {}, ValueError, "reference must have S = 6 channels")
+    yield BadCall((t, r, q[:5]), {}, ValueError, r"query must have S = 6 channels .* got \(5,\)")
+    yield BadCall((t, r[:3], q), {}, ValueError, r"must pair up or be one, got \(4, 3, 1\)")
+    yield BadCall((t, r, q.to("meta")), {}, ValueError, "query must be on cpu")
+    yield BadCall((t, r, q), {"edits": e.float()}, TypeError, "edits must be an int64 or int32 tensor")
+    yield BadCall((t, r, q), {"edits": e[:, :2]}, ValueError, r"edits must have shape \[E, 3\], got \(3, 2\)")
+    yield BadCall((t, r, q), {"edits": e + 4}, ValueError, "edits must index 4 targets, 4 references and 1 queries")
+    yield BadCall((t, r, q), {"edits": e - 1}, ValueError, r"got rows from \[-1, -1, -1\]")
+    yield BadCall((t, r, q), {"strength": torch.ones(3)}, ValueError, r"strength must be a number .* E = 4, got \(3,\)")
+    yield BadCall((t, r, q), {"out": torch.empty(4, 5)}, ValueError, r"out must be contiguous .*\(4, 6\)")
+    yield BadCall((t, r, q), {"out": torch.empty(6, 4).t()}, ValueError, "out must be contiguous")
+    yield BadCall((t.requires_grad_(), r, q), {"out": torch.empty(4, 6)}, ValueError, "out cannot be used with inputs")
+
+
+BLEND = Op(
+    name="blend",
+    schema="(Tensor target, Tensor reference, Tensor query, Tensor? edits, Tensor? strength) -> Tensor",
+    out_schema=(
+        "(Tensor target, Tensor reference, Tensor query, Tensor? edits, Tensor? strength, *, Tensor(a!) out) -> ()"
+    ),
+    public=blend,
+    reference=definition,
+    fake=fake,
+    gradient=(setup_context, backward),
+    cost=cost,
+    samples=samples,
+    errors=errors,
+)

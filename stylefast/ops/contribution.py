@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contribution matrix M: how much of a channel's standardised energy lies in each cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import assign as assignment
+from .op import DTYPES, BadCall, Cost, Op, accumulator, check_activations, check_choice
+
+RESIZES = ("bilinear", "nearest")
+INTEGERS = (torch.int32, torch.int64, torch.int16, torch.uint8, torch.int8)
+
+
+def contribution(
+    activations: Tensor,
+    labels: Tensor,
+    n_clusters: int,
+    *,
+    standardize: bool = True,
+    resize: str = "bilinear",
+    per_image: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """Measures how much each channel of a layer contributes to each cluster (or part).
+
+    M[k,c] = 1/(N H W) sum_{n,h,w} A'[n,c,h,w]^2 U[n,k,h,w], A' = (A - mean) / sqrt(var + 1e-5) per image and channel,
+    U = the one-hot of the labels, resized to H x W as torch.nn.functional.interpolate(align_corners=False) would.
+
+    M of several batches: add N * M, then divide once by the number of images. M of a part: add its clusters' rows.
+
+    Args:
+        activations: [N, C, H, W] float32, float64, float16 or bfloat16, any strides.
+        labels: [N, h, w] integer labels in [0, K) on a grid of any size. Under torch.compile, where values cannot be
+            checked, a label outside [0, K) belongs to no cluster.
+        n_clusters: K.
+        standardize: False takes A' = A, for tensors that are already normalised (StyleGAN1).
+        resize: "bilinear" or "nearest".
+        per_image: True gives the M of every image, without the mean over N.
+        backend: as in `stylefast.assign`.
+
+    Returns:
+        M [K, C], or [N, K, C] if per_image: float32 (float64 for float64 activations), >= 0. Of no images, zeros.
+        With standardize, the sum over k is the mean over n of var / (var + 1e-5).
+
+    Raises:
+        TypeError, ValueError: wrong type, dtype, rank, shape or device, a label outside [0, K), an unknown resize.
+        RuntimeError: `backend` cannot run.
+
+    Source: "Editing in Style" (Collins et al., CVPR 2020), equation 1.
+    """
+    check(activations, labels, n_clusters, resize)
+    return CONTRIBUTION(
+        backend, activations, labels.to(torch.int32), int(n_clusters), bool(standardize), resize, bool(per_image)
+    )
+
+
+def check(activations: Tensor, labels: Tensor, n_clusters: int, resize: str) -> None:
+    check_activations(activations)
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
+        raise TypeError(f"labels must be an integer tensor [N, h, w], got {getattr(labels, 'dtype', type(labels))}")
+    n = activations.shape[0]
+    if labels.dim() != 3 or labels.shape[0] != n or 0 in labels.shape[1:]:
+        raise ValueError(f"labels must have shape [N, h, w] with N = {n} and h, w >= 1, got {tuple(labels.shape)}")
+    if labels.device != activations.device:
+        raise ValueError(f"labels must be on {activations.device} like the first argument, got {labels.device}")
+    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int):
+        raise TypeError(f"n_clusters must be an int, got {type(n_clusters).__name__}")
+    if n_clusters < 1:
+        raise ValueError(f"n_clusters must be >= 1, got {n_clusters}")
+    check_choice("resize", resize, RESIZES)
+    if not torch.compiler.is_compiling() and labels.numel() and labels.device.type == "cpu":
+        low, high = (int(x) for x in labels.aminmax())
+        if low < 0 or high >= n_clusters:
+            raise ValueError(f"labels must lie in [0, {n_clusters}), got values from {low} to {high}")
+
+
+def reference(
+    activations: Tensor, labels: Tensor, n_clusters: int, standardize: bool, resize: str, per_image: bool
+) -> Tensor:
+    n, _, h, w = activations.shape
+    x = assignment.points(activations, "standardized" if standardize else "raw")
+    clusters = torch.arange(n_clusters, device=x.device).view(1, -1, 1, 1)
+    one_hot = (labels.unsqueeze(1) == clusters).to(x.dtype)  # [N, K, h, w]
+    resized = F.interpolate(one_hot, size=(h, w), mode=resize)  # [N, K, H, W]
+    m = torch.einsum("nchw,nkhw->nkc", x.square(), resized) / (h * w)
+    return m if per_image else m.sum(0) / max(1, n)
+
+
+def fake(
+    activations: Tensor, labels: Tensor, n_clusters: int, standardize: bool, resize: str, per_image: bool
+) -> Tensor:
+    n, c, _, _ = activations.shape
+    shape = (n, n_clusters, c) if per_image else (n_clusters, c)
+    return activations.new_empty(shape, dtype=accumulator(activations.dtype))
+
+
+def cost(activations: Tensor, labels: Tensor, n_clusters: int, standardize: bool, resize: str, per_image: bool) -> Cost:
+    """Reads the activations once and the labels once, whatever K is."""
+    taps = 1 if labels.shape[1:] == activations.shape[2:] or resize == "nearest" else 2
+    rows = len(activations) if per_image else 1
+    written = rows * n_clusters * activations.shape[1] * activations.itemsize
+    return Cost(activations.nbytes + 4 * labels.numel() + written, (2 + 2 * taps) * activations.numel())
+
+
+def samples() -> Iterator[tuple[str, dict[str, Any]]]:
+    for n, c, h, w, k in assignment.SIZES:
+        yield f"same-{n}x{c}x{h}x{w}-K{k}", _sample(n, c, h, w, k, (h, w))
+    for grid in ((4, 4), (9, 14), (5, 3), (1, 1), (18, 28), (27, 7), (2, 40), (16, 16)):
+        for resize in RESIZES:
+            name = f"{resize}-{grid[0]}x{grid[1]}-to-9x14"
+            yield name, _sample(2, 18, 9, 14, 6, grid, resize=resize)
+    yield "bilinear-8x8-to-64x64", _sample(1, 20, 64, 64, 5, (8, 8))
+    yield "bilinear-4x6-to-33x259", _sample(1, 3, 33, 259, 5, (4, 6))
+    for dtype in DTYPES[1:]:
+        yield f"{dtype}"[6:], _sample(2, 18, 9, 14, 6, (4, 4), dtype=dtype)
+    for standardize in (True, False):
+        yield f"per-image-{standardize}", _sample(3, 18, 9, 14, 6, (9, 14), standardize=standardize, per_image=True)
+        yield f"resized-{standardize}", _sample(3, 18, 9, 14, 6, (4, 5), standardize=standardize, per_image=True)
+    base = _sample(2, 18, 12, 20, 6, (5, 6))
+    for layout, view in assignment.strided(base["activations"]):
+        yield layout, {**base, "activations": view}
+        yield f"{layout}-same", {**_sample(2, 18, 12, 20, 6, (12, 20)), "activations": view.bfloat16()}
+    offset = base["activations"] * 1e-3 + 1.0  # |mean| / std of about 1000
+    offset[:, 2] = 5.0
+    yield "far-from-zero", {**base, "activations": offset}
+    yield "strided-labels", {**base, "labels": base["labels"].repeat(1, 2, 3)[:, ::2, 1::3]}
+
+
+def _sample(
+    n: int, c: int, h: int, w: int, k: int, grid: tuple[int, int], *, dtype: torch.dtype = torch.float32, **options: Any
+) -> dict[str, Any]:
+    activations, _ = assignment.clustered(n, c, h, w, k, dtype)
+    rng = torch.Generator().manual_seed(1)
+    labels = torch.randint(k, (n, *grid), generator=rng, dtype=torch.int32)
+    defaults = {"standardize": True, "resize": "bilinear", "per_image": False}
+    return {"activations": activations, "labels": labels, "n_clusters": k, **defaults, **options}
+
+
+def errors() -> Iterator[BadCall]:
+    x, labels = torch.ones(2, 4, 3, 3), torch.zeros(2, 3, 3, dtype=torch.int32)
+    yield BadCall((x[0], labels, 2), {}, ValueError, r"activations must have shape \[N, C, H, W\]")
+    yield BadCall((x, labels.float(), 2), {}, TypeError, "labels must be an integer tensor .* got torch.float32")
+    yield BadCall((x, labels[0], 2), {}, ValueError, r"labels must have shape \[N, h, w\] with N = 2 .* got \(3, 3\)")
+    yield BadCall((x, labels[:1], 2), {}, ValueError, r"with N = 2 .* got \(1, 3, 3\)")
+    yield BadCall((x, labels.to("meta"), 2), {}, ValueError, "labels must be on cpu")
+    yield BadCall((x, labels, 0), {}, ValueError, "n_clusters must be >= 1, got 0")
+    yield BadCall((x, labels, 2.0), {}, TypeError, "n_clusters must be an int, got float")
+    yield BadCall((x, labels + 2, 2), {}, ValueError, r"labels must lie in \[0, 2\), got values from 2 to 2")
+    yield BadCall((x, labels - 1, 2), {}, ValueError, r"got values from -1 to -1")
+    yield BadCall((x, labels, 2), {"resize": "bicubic"}, ValueError, "resize must be one of 'bilinear', 'nearest'")
+
+
+CONTRIBUTION = Op(
+    name="contribution",
+    schema=(
+        "(Tensor activations, Tensor labels, int n_clusters, bool standardize, str resize, bool per_image) -> Tensor"
+    ),
+    public=contribution,
+    reference=reference,
+    fake=fake,
+    cost=cost,
+    samples=samples,
+    errors=errors,
+)
