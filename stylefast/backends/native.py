@@ -15,7 +15,7 @@ CPU_LIBRARY = Path(__file__).parent.parent / "libstylefast_cpu.so"
 def cpu_reason() -> str | None:
     """None if the compiled CPU kernels are loaded, else why they are not, in one sentence."""
     if not CPU_LIBRARY.exists():
-        return "backend 'cpu' was not built: the package was installed without a C++17 compiler (install one, then reinstall stylefast)"
+        return "backend 'cpu' was not built: install a C++17 compiler, then install stylefast again"
     try:
         torch.ops.load_library(str(CPU_LIBRARY))
     except OSError as error:

@@ -37,9 +37,9 @@ def assign(activations: Tensor, centroids: Tensor, *, features: str = "raw", bac
         backend: the name of a backend; default: the context's (`stylefast.backends.use`), else the device's best.
 
     Returns:
-        labels [N, H, W] int32; similarity [N, H, W] float32 (float64 for float64 activations). A zero vector has label 0
-        and similarity 0. A point whose norm is not finite (NaN or Inf in it) has label 0 and similarity NaN; a NaN
-        score never wins.
+        labels [N, H, W] int32; similarity [N, H, W] float32 (float64 for float64 activations). A zero vector has
+        label 0 and similarity 0. A point whose norm is not finite (NaN or Inf in it) has label 0 and similarity NaN; a
+        NaN score never wins.
 
     Raises:
         TypeError, ValueError: wrong type, dtype, rank, shape, device or features. RuntimeError: `backend` cannot run.

@@ -24,10 +24,10 @@ def blend(
 ) -> Tensor:
     """Moves each style channel of the targets towards the references by its query.
 
-    out[e] = t + a q o (r - t), with t = target[edits[e,0]], r = reference[edits[e,1]], q = query[edits[e,2]], a = strength
+    out[e] = t + a q o (r - t), t = target[edits[e,0]], r = reference[edits[e,1]], q = query[edits[e,2]], a = strength
 
     Where a q = 0 the target's channel is returned bit for bit, where a q = 1 the reference's. All sites' styles lie end
-    to end in one row, so that one call edits a whole generator. Differentiable in target, reference, query and strength.
+    to end in one row, so one call edits a whole generator. Differentiable in target, reference, query and strength.
 
     Args:
         target: [T, S] float32, float64, float16 or bfloat16; or [S].
@@ -35,7 +35,7 @@ def blend(
         query: [Q, S] or [S], any floating dtype.
         edits: [E, 3] integers: rows of target, reference and query. None pairs rows up (one row broadcasts).
         strength: a number, or [E]; None is 1.
-        out: [E, S] contiguous, of target's dtype: written and returned. Recycling it saves the page faults of a new one.
+        out: [E, S] contiguous, of target's dtype: written and returned. Recycling it saves a new one's page faults.
         backend: as in `stylefast.assign`.
 
     Returns:
@@ -154,9 +154,9 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """dt = g (1 - a q); dr = g a q; dq = g a (r - t); da = sum_s g q (r - t); summed over the edits that share a row."""
+    """dt = g (1 - a q); dr = g a q; dq = g a (r - t); da = sum_s g q (r - t); each summed over the edits of a row."""
     target, reference, query, edits, strength = ctx.saved_tensors
-    t, r, q = gathered(target, reference, query, None if edits is None else edits, strength)
+    t, r, q = gathered(target, reference, query, edits, strength)
     g = grad.to(q.dtype)
     per_query = g * (r - t)  # [E, S]
     by_strength = None

@@ -103,10 +103,8 @@ def samples() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, {"activations": activations, "centroids": centroids[None], "features": features}
     x, centroids = assignment.clustered(3, 19, 6, 23, 15, torch.float32)
     yield "three-restarts", {"activations": x, "centroids": centroids.view(3, 5, 19), "features": "raw"}
-    yield (
-        "restarts-squared",
-        {"activations": x.double(), "centroids": centroids.double()[:14].view(2, 7, 19), "features": "squared"},
-    )
+    pair = centroids.double()[:14].view(2, 7, 19)
+    yield "two-restarts-squared", {"activations": x.double(), "centroids": pair, "features": "squared"}
 
 
 def errors() -> Iterator[BadCall]:

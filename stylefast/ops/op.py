@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The row of the op table: all that is known of one op. Registration, tests, benchmarks and `python -m` iterate over rows."""
+"""The row of the op table: all that is known of one op. Registration, tests and benchmarks iterate over rows."""
 
 from __future__ import annotations
 
