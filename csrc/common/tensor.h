@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// The bridge to torch's stable ABI: what every file below its waterline needs.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "views.h"
+
+namespace stylefast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::contiguous;
+using torch::stable::Tensor;
+
+template <typename T> inline constexpr ScalarType kScalarType = ScalarType::Float;
+template <> inline constexpr ScalarType kScalarType<double> = ScalarType::Double;
+template <> inline constexpr ScalarType kScalarType<int32_t> = ScalarType::Int;
+template <> inline constexpr ScalarType kScalarType<int64_t> = ScalarType::Long;
+
+template <typename T> struct Type { using type = T; };
+
+// Calls f(Type<S>{}) with the element type of a floating tensor.
+template <typename F>
+auto dispatch(const Tensor& tensor, F&& f) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return f(Type<double>{});
+    case ScalarType::Half: return f(Type<half>{});
+    case ScalarType::BFloat16: return f(Type<bfloat16>{});
+    default:
+      STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float, "expected a floating tensor");
+      return f(Type<float>{});
+  }
+}
+
+template <typename T>
+const T* data(const Tensor& tensor) { return static_cast<const T*>(tensor.const_data_ptr()); }
+
+template <typename T>
+T* mutable_data(const Tensor& tensor) { return static_cast<T*>(tensor.mutable_data_ptr()); }
+
+template <typename T>
+Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
+  return torch::stable::new_empty(like, sizes, kScalarType<T>);
+}
+
+template <typename S>
+Activations<S> activations_view(const Tensor& a) {
+  return {data<S>(a), a.size(0), a.size(1), a.size(2), a.size(3), a.stride(0), a.stride(1), a.stride(2), a.stride(3)};
+}
+
+inline Features parse_features(const std::string& name) {
+  STD_TORCH_CHECK(name == "raw" || name == "standardized" || name == "squared", "unknown features ", name);
+  return name == "raw" ? Features::kRaw : name == "squared" ? Features::kSquared : Features::kStandardized;
+}
+
+// As many parts as there are threads, but no part without work.
+inline int64_t parts_for(int64_t units) {
+  return std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), units));
+}
+
+// Runs f(part) for every part; which work a part gets depends on `parts` alone, so the same bits come back.
+template <typename F>
+void parallel(int64_t parts, const F& f) {
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) f(part);
+  });
+}
+
+}  // namespace stylefast

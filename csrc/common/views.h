@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plain structs that kernels take: no torch in sight.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+namespace stylefast {
+
+struct half { uint16_t bits; };
+struct bfloat16 { uint16_t bits; };
+
+// The type in which a kernel computes for elements of type S.
+template <typename S> struct Compute { using type = float; };
+template <> struct Compute<double> { using type = double; };
+
+enum class Features { kRaw, kStandardized, kSquared };
+
+inline constexpr double kVarianceEpsilon = 1e-5;  // as in torch.nn.functional.instance_norm
+
+template <typename S>
+struct Activations {
+  const S* data;
+  int64_t n, c, h, w;
+  int64_t stride_n, stride_c, stride_h, stride_w;  // in elements
+
+  int64_t plane() const { return h * w; }
+  int64_t positions() const { return n * h * w; }
+  bool rows_join() const { return h == 1 || stride_h == w * stride_w; }  // a plane is one run of stride_w
+};
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Item `part` of `parts` nearly equal, contiguous shares of [0, count) starts here.
+inline int64_t share(int64_t count, int64_t part, int64_t parts) { return count * part / parts; }
+
+// An uninitialised array on cache-line borders.
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : data_(allocate(size)) {}
+  operator T*() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* data) const { std::free(data); }
+  };
+  static T* allocate(int64_t size) {
+    void* data = std::aligned_alloc(64, static_cast<size_t>(round_up(size * static_cast<int64_t>(sizeof(T)) + 1, 64)));
+    if (data == nullptr) throw std::bad_alloc();
+    return static_cast<T*>(data);
+  }
+  std::unique_ptr<T[], Free> data_;
+};
+
+}  // namespace stylefast

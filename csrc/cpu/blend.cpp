@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../common/tensor.h"
+
+#define STYLEFAST_KERNEL "blend.kernel.h"
+#include "isa.h"
+
+namespace stylefast {
+namespace {
+
+constexpr int64_t kCacheBytes = 8 << 20;  // a larger result is written past the caches
+
+void check_edits(const int64_t* edits, int64_t count, const int64_t (&rows)[3]) {
+  for (int64_t i = 0; i < 3 * count; ++i) {
+    STD_TORCH_CHECK(edits[i] >= 0 && edits[i] < rows[i % 3], "edits[", i / 3, ", ", i % 3, "] is ", edits[i],
+                    ", but there are ", rows[i % 3], " rows");
+  }
+}
+
+Tensor unit_columns(const Tensor& rows) { return rows.stride(1) == 1 ? rows : contiguous(rows); }
+
+int64_t count_edits(const Tensor& target, const Tensor& reference, const Tensor& query,
+                    const std::optional<Tensor>& edits) {
+  if (edits.has_value()) return edits->size(0);
+  int64_t rows = 1;
+  for (const Tensor* tensor : {&target, &reference, &query}) {
+    if (tensor->size(0) != 1) rows = tensor->size(0);
+  }
+  return rows;
+}
+
+// (target [T,S], reference [R,S], query [Q,S], edits [E,3]?, strength [E]?, out [E,S]) -> ()
+void blend_out(const Tensor& target, const Tensor& reference, const Tensor& query, const std::optional<Tensor>& edits,
+               const std::optional<Tensor>& strength, const Tensor& out) {
+  dispatch(target, [&](auto type) {
+    using S = typename decltype(type)::type;
+    using T = typename Compute<S>::type;
+    const Tensor t = unit_columns(target), r = unit_columns(reference), q = unit_columns(query);
+    const std::optional<Tensor> index = edits.has_value() ? std::optional(contiguous(*edits)) : std::nullopt;
+    const std::optional<Tensor> scale = strength.has_value() ? std::optional(contiguous(*strength)) : std::nullopt;
+    BlendTask<S> task{};
+    task.target = data<S>(t), task.target_rows = t.size(0), task.target_stride = t.stride(0);
+    task.reference = data<S>(r), task.reference_rows = r.size(0), task.reference_stride = r.stride(0);
+    task.query = data<T>(q), task.query_rows = q.size(0), task.query_stride = q.stride(0);
+    task.edits = index.has_value() ? data<int64_t>(*index) : nullptr;
+    task.strength = scale.has_value() ? data<T>(*scale) : nullptr;
+    task.out = mutable_data<S>(out), task.count = out.size(0), task.width = out.size(1);
+    task.past_caches = task.count * task.width * static_cast<int64_t>(sizeof(S)) > kCacheBytes;
+    if (task.edits != nullptr) {
+      check_edits(task.edits, task.count, {task.target_rows, task.reference_rows, task.query_rows});
+    }
+    const auto kernel = STYLEFAST_PICK(blend_kernel<S>);
+    const int64_t parts = parts_for(task.count * task.width / 4096 + 1);
+    parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
+  });
+}
+
+Tensor blend(const Tensor& target, const Tensor& reference, const Tensor& query, const std::optional<Tensor>& edits,
+             const std::optional<Tensor>& strength) {
+  const Tensor out = torch::stable::new_empty(target, {count_edits(target, reference, query, edits), target.size(1)});
+  blend_out(target, reference, query, edits, strength, out);
+  return out;
+}
+
+}  // namespace
+}  // namespace stylefast
+
+STABLE_TORCH_LIBRARY_IMPL(stylefast, CPU, m) {
+  m.impl("blend_cpu", TORCH_BOX(&stylefast::blend));
+  m.impl("blend_cpu.out", TORCH_BOX(&stylefast::blend_out));
+}

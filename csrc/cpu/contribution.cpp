@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../common/tensor.h"
+
+#define STYLEFAST_KERNEL "contribution.kernel.h"
+#include "isa.h"
+#include "moments_op.h"
+
+namespace stylefast {
+namespace {
+
+// The weights of torch.nn.functional.interpolate(align_corners=False) along one axis.
+template <typename T>
+void resize_axis(int64_t size, bool bilinear, Axis<T>& axis) {
+  const int64_t last = axis.cells - 1;
+  const double step = static_cast<double>(axis.cells) / static_cast<double>(size);
+  std::fill(axis.area + 0, axis.area + axis.cells, T(0));
+  for (int64_t i = 0; i < size; ++i) {
+    if (bilinear) {
+      const double source = std::max(0.0, (static_cast<double>(i) + 0.5) * step - 0.5);
+      axis.low[i] = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(source), last));
+      axis.high[i] = static_cast<int32_t>(std::min<int64_t>(axis.low[i] + 1, last));
+      axis.weight[i] = static_cast<T>(source - axis.low[i]);
+    } else {  // torch computes the nearest cell in float
+      const float source = static_cast<float>(i) * (static_cast<float>(axis.cells) / static_cast<float>(size));
+      axis.low[i] = axis.high[i] = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(source), last));
+      axis.weight[i] = 0;
+    }
+    const T weight = axis.low[i] == axis.high[i] ? T(0) : axis.weight[i];
+    axis.area[axis.low[i]] += 1 - weight;
+    axis.area[axis.high[i]] += weight;
+  }
+}
+
+// (activations [N,C,H,W], labels [N,h,w], K, standardize, resize, per_image) -> M [K,C] or [N,K,C]
+Tensor contribution(const Tensor& activations, const Tensor& labels, int64_t clusters, bool standardize,
+                    const std::string& resize, bool per_image) {
+  STD_TORCH_CHECK(resize == "bilinear" || resize == "nearest", "unknown resize ", resize);
+  return dispatch(activations, [&](auto type) {
+    using S = typename decltype(type)::type;
+    using T = typename Compute<S>::type;
+    const auto a = activations_view<S>(activations);
+    const Tensor rows = contiguous(labels);
+    ContributionOutput<T> output(activations, clusters, per_image);
+    if (labels.size(1) == a.h && labels.size(2) == a.w) {
+      const MomentsTask<S> task{a,       Features::kRaw, nullptr,     nullptr, data<int32_t>(rows), nullptr,
+                                clusters, standardize,    0,           {}};
+      run_moments(task, output);
+    } else {
+      Axis<T> y(labels.size(1), a.h), x(labels.size(2), a.w);
+      resize_axis(a.h, resize == "bilinear", y);
+      resize_axis(a.w, resize == "bilinear", x);
+      const int64_t parts = parts_for(a.n * ((a.c + 15) / 16));
+      const PoolTask<S> task{a, data<int32_t>(rows), clusters, standardize, y, x, output.allocate(parts)};
+      const auto kernel = STYLEFAST_PICK(pool_kernel<S>);
+      parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
+      output.reduce(parts, a.n * a.plane());
+    }
+    return output.tensor;
+  });
+}
+
+}  // namespace
+}  // namespace stylefast
+
+STABLE_TORCH_LIBRARY_IMPL(stylefast, CPU, m) { m.impl("contribution_cpu", TORCH_BOX(&stylefast::contribution)); }

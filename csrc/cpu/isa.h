@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compiles STYLEFAST_KERNEL once for every instruction set and lets the processor choose among them at run time.
+//
+// A kernel file is plain C++ over the vectors of simd.h, in namespace stylefast::STYLEFAST_ISA, without headers of its
+// own: what it needs is included here, before the sets differ, so that no inline function of the standard library is
+// compiled for an instruction set that a processor might lack.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "tasks.h"
+
+namespace stylefast {
+
+enum class Isa { kPortable, kAvx2, kAvx512 };
+
+Isa isa();  // the set in use: the best one that the processor has, or the one named by STYLEFAST_ISA
+
+}  // namespace stylefast
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(STYLEFAST_PORTABLE_ONLY)
+#include <immintrin.h>
+#define STYLEFAST_X86 1
+
+#define STYLEFAST_ISA avx512
+#define STYLEFAST_BYTES 64
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
+#endif
+#include STYLEFAST_KERNEL
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef STYLEFAST_ISA
+#undef STYLEFAST_BYTES
+
+#define STYLEFAST_ISA avx2
+#define STYLEFAST_BYTES 32
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+#include STYLEFAST_KERNEL
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef STYLEFAST_ISA
+#undef STYLEFAST_BYTES
+#endif
+
+#define STYLEFAST_ISA portable
+#define STYLEFAST_BYTES 16
+#include STYLEFAST_KERNEL
+#undef STYLEFAST_ISA
+#undef STYLEFAST_BYTES
+
+#if defined(STYLEFAST_X86)
+#define STYLEFAST_PICK(...)                                           \
+  (::stylefast::isa() == ::stylefast::Isa::kAvx512 ? &avx512::__VA_ARGS__ \
+   : ::stylefast::isa() == ::stylefast::Isa::kAvx2 ? &avx2::__VA_ARGS__   \
+                                                   : &portable::__VA_ARGS__)
+#else
+#define STYLEFAST_PICK(...) (&portable::__VA_ARGS__)
+#endif

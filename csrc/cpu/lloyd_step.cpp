@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../common/tensor.h"
+
+#define STYLEFAST_KERNEL "lloyd_step.kernel.h"
+#include "isa.h"
+#include "prepare.h"
+
+namespace stylefast {
+namespace {
+
+// (activations [N,C,H,W], centroids [B,K,C], features) -> labels [B,N,H,W], sums [B,K,C], counts [B,K], objective [B]
+std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations, const Tensor& centroids,
+                                                      const std::string& features) {
+  return dispatch(activations, [&](auto type) {
+    using S = typename decltype(type)::type;
+    using T = typename Compute<S>::type;
+    const auto a = activations_view<S>(activations);
+    const int64_t restarts = centroids.size(0), clusters = centroids.size(1), row = padded<T>(a.c);
+    const int64_t parts = parts_for((a.positions() + 31) / 32);
+    const Prepared<S> prepared(a, parse_features(features), contiguous(centroids));
+    const Tensor labels = empty<int32_t>({restarts, a.n, a.h, a.w}, activations);
+    const Tensor sums = empty<T>({restarts, clusters, a.c}, activations);
+    const Tensor counts = empty<int64_t>({restarts, clusters}, activations);
+    const Tensor objective = empty<double>({restarts}, activations);
+
+    const Buffer<double> part_sums(parts * restarts * clusters * row), part_objective(parts * restarts);
+    const Buffer<int64_t> part_counts(parts * restarts * clusters);
+    const LloydTask<S> task{a,           prepared.features, prepared.statistics, prepared.centroids, restarts, clusters,
+                            mutable_data<int32_t>(labels), part_sums, part_counts, part_objective};
+    const auto kernel = STYLEFAST_PICK(lloyd_kernel<S>);
+    parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
+
+    for (int64_t i = 0; i < restarts * clusters; ++i) {
+      int64_t count = 0;
+      for (int64_t p = 0; p < parts; ++p) count += part_counts[p * restarts * clusters + i];
+      mutable_data<int64_t>(counts)[i] = count;
+      T* to = mutable_data<T>(sums) + i * a.c;
+      for (int64_t c = 0; c < a.c; ++c) {
+        double sum = 0;
+        for (int64_t p = 0; p < parts; ++p) sum += part_sums[(p * restarts * clusters + i) * row + c];
+        to[c] = static_cast<T>(sum);
+      }
+    }
+    for (int64_t b = 0; b < restarts; ++b) {
+      double sum = 0;
+      for (int64_t p = 0; p < parts; ++p) sum += part_objective[p * restarts + b];
+      mutable_data<double>(objective)[b] = sum / static_cast<double>(std::max<int64_t>(1, a.positions()));
+    }
+    return std::make_tuple(labels, sums, counts, objective);
+  });
+}
+
+}  // namespace
+}  // namespace stylefast
+
+STABLE_TORCH_LIBRARY_IMPL(stylefast, CPU, m) { m.impl("lloyd_step_cpu", TORCH_BOX(&stylefast::lloyd_step)); }

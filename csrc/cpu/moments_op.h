@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// The half of assign_contribution and contribution that they share below the waterline.
+#pragma once
+
+#include "../common/tensor.h"
+#include "tasks.h"
+
+namespace stylefast {
+
+// M, and the sums of the parts that it is reduced from.
+template <typename T>
+struct ContributionOutput {
+  ContributionOutput(const Tensor& activations, int64_t clusters, bool per_image)
+      : clusters(clusters), channels(activations.size(1)), per_image(per_image),
+        tensor(empty<T>(per_image ? std::vector<int64_t>{activations.size(0), clusters, channels}
+                                  : std::vector<int64_t>{clusters, channels},
+                        activations)) {}
+
+  Contributions<T> allocate(int64_t parts) {
+    if (per_image) return {nullptr, mutable_data<T>(tensor)};
+    sums.emplace(parts * clusters * padded<T>(channels));
+    return {*sums, nullptr};
+  }
+
+  void reduce(int64_t parts, int64_t positions) {
+    if (per_image) return;
+    const int64_t row = padded<T>(channels);
+    for (int64_t k = 0; k < clusters; ++k) {
+      for (int64_t c = 0; c < channels; ++c) {
+        double sum = 0;
+        for (int64_t p = 0; p < parts; ++p) sum += (*sums)[(p * clusters + k) * row + c];
+        mutable_data<T>(tensor)[k * channels + c] = static_cast<T>(sum / static_cast<double>(std::max<int64_t>(1, positions)));
+      }
+    }
+  }
+
+  int64_t clusters, channels;
+  bool per_image;
+  Tensor tensor;
+  std::optional<Buffer<double>> sums;
+};
+
+// Labels (given or chosen) and M in one read, in the kernels that assign_contribution.cpp compiles.
+template <typename S>
+void run_moments(MomentsTask<S> task, ContributionOutput<typename Compute<S>::type>& output);
+
+}  // namespace stylefast

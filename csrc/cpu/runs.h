@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sums over the positions of a tile that share a label, without a scatter: positions are counting-sorted by label once
+// a tile, and the rows of a run of equal labels are added in registers.
+#include "score.h"
+
+namespace stylefast {
+namespace STYLEFAST_ISA {
+
+struct Run {
+  int32_t label;
+  int32_t end;  // of its positions in `order`
+};
+
+class Runs {
+ public:
+  Runs(int64_t pixels, int64_t clusters) : order(pixels), runs_(pixels), count_(clusters) {
+    std::fill(count_ + 0, count_ + clusters, 0);
+  }
+
+  // Sorts positions [0, count); those with a label below zero are left out. Labels keep the order of their first position.
+  void sort(const int32_t* label, int64_t count) {
+    size_ = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      if (label[i] >= 0 && count_[label[i]]++ == 0) runs_[size_++].label = label[i];
+    }
+    int32_t begin = 0;
+    for (Run& run : *this) {  // count_ becomes the place of the label's next position
+      const int32_t width = count_[run.label];
+      count_[run.label] = begin;
+      begin += width;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      if (label[i] >= 0) order[count_[label[i]]++] = static_cast<int32_t>(i);
+    }
+    for (Run& run : *this) {
+      run.end = count_[run.label];
+      count_[run.label] = 0;
+    }
+  }
+
+  Run* begin() const { return runs_; }
+  Run* end() const { return runs_ + size_; }
+
+  Buffer<int32_t> order;
+
+ private:
+  Buffer<Run> runs_;
+  int64_t size_ = 0;
+  Buffer<int32_t> count_;
+};
+
+// rows[position][kLanes] = tile[lane][position], as map(vector of positions, first position, lane) leaves it, for the
+// first `count` positions of tile rows of `pixels`.
+template <typename T, typename Map>
+STYLEFAST_INLINE void transpose_block(const T* tile, int64_t count, int64_t pixels, const Map& map, T* rows) {
+  constexpr int L = kLanes<T>;
+  for (int64_t p = 0; p < count; p += L) {
+    Vec<T> block[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) block[i] = map(load(tile + i * pixels + p), p, i);
+    transpose<T>(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) store(rows + (p + i) * L, block[i]);
+  }
+}
+
+// The sum of rows[order[begin, end)], in four interleaved chains.
+template <typename T>
+STYLEFAST_INLINE Vec<T> sum_rows(const T* rows, const int32_t* order, int64_t begin, int64_t end) {
+  constexpr int L = kLanes<T>;
+  Vec<T> sum[4] = {};
+  int64_t i = begin;
+  for (; i + 4 <= end; i += 4) {
+    for (int j = 0; j < 4; ++j) sum[j] += load(rows + order[i + j] * L);
+  }
+  for (; i < end; ++i) sum[0] += load(rows + order[i] * L);
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+}  // namespace STYLEFAST_ISA
+}  // namespace stylefast

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every kernel takes: the same for all instruction sets.
+#pragma once
+
+#include "../common/views.h"
+
+namespace stylefast {
+
+inline constexpr int kVectorBytes = 64;  // of the widest set; rows of sums are whole vectors in every set
+
+template <typename T>
+int64_t padded(int64_t channels) {
+  return round_up(channels, kVectorBytes / static_cast<int64_t>(sizeof(T)));
+}
+
+template <typename S, typename T = typename Compute<S>::type>
+struct AssignTask {
+  Activations<S> a;
+  Features features;
+  const T* statistics;  // [N][C] mean and 1/std, for standardised features
+  const T* centroids;   // packed [K, C]
+  int64_t clusters;
+  int32_t* labels;  // [N*H*W]
+  T* similarity;    // [N*H*W]
+};
+
+template <typename S, typename T = typename Compute<S>::type>
+struct LloydTask {
+  Activations<S> a;
+  Features features;
+  const T* statistics;  // [N][C] mean and 1/std, for standardised features
+  const T* centroids;   // packed [B, K, C]
+  int64_t restarts, clusters;
+  int32_t* labels;    // [B, N*H*W]
+  double* sums;       // [parts, B, K, padded C]
+  int64_t* counts;    // [parts, B, K]
+  double* objective;  // [parts, B]
+};
+
+// The moments of one image (or a piece of it): of K clusters, and in row K of positions whose label is no cluster, which
+// count for mean and variance all the same.
+template <typename T>
+struct Moments {
+  Moments(int64_t clusters, int64_t row)
+      : clusters(clusters), row(row), shift(row), l((clusters + 1) * row), q((clusters + 1) * row), n(clusters + 1) {
+    clear();
+  }
+  void clear() {
+    std::fill(shift + 0, shift + row, T(0));
+    std::fill(l + 0, l + (clusters + 1) * row, T(0));
+    std::fill(q + 0, q + (clusters + 1) * row, T(0));
+    std::fill(n + 0, n + clusters + 1, T(0));
+  }
+
+  int64_t clusters, row;
+  Buffer<T> shift;  // [row]
+  Buffer<T> l, q;   // [K + 1][row]: sum of U (a - shift), of U (a - shift)^2
+  Buffer<T> n;      // [K + 1]: sum of U
+};
+
+// Where M goes: summed over a part's images, or image by image. One of the two is nullptr.
+template <typename T>
+struct Contributions {
+  double* sums;  // [parts][K][padded C]
+  T* images;     // [N][K][C]
+};
+
+template <typename S, typename T = typename Compute<S>::type>
+struct MomentsTask {
+  Activations<S> a;
+  Features features;
+  const T* statistics;    // [N][C] mean and 1/std, for standardised features
+  const T* centroids;     // packed [K, C]; nullptr where labels are given
+  const int32_t* labels;  // [N*H*W], read if they are given
+  int32_t* chosen;        // [N*H*W], written if they are not
+  int64_t clusters;
+  bool standardize;
+  int64_t pieces;  // parts of an image: 1 unless there are fewer images than threads
+  Contributions<T> to;
+};
+
+// How one axis of the label grid is resized to the layer's: position i takes (1 - weight) of cell low, weight of high.
+template <typename T>
+struct Axis {
+  Axis(int64_t cells, int64_t size) : cells(cells), low(size), high(size), weight(size), area(cells) {}
+  int64_t cells;
+  Buffer<int32_t> low, high;  // [size]
+  Buffer<T> weight;           // [size]
+  Buffer<T> area;             // [cells]: the sum of a cell's weights
+};
+
+template <typename S, typename T = typename Compute<S>::type>
+struct PoolTask {
+  Activations<S> a;
+  const int32_t* labels;  // [N][y.cells][x.cells]
+  int64_t clusters;
+  bool standardize;
+  const Axis<T>& y;
+  const Axis<T>& x;
+  Contributions<T> to;
+};
+
+template <typename S, typename T = typename Compute<S>::type>
+struct BlendTask {
+  const S* target;     // [T, S]
+  const S* reference;  // [R, S]
+  const T* query;      // [Q, S]
+  int64_t target_rows, reference_rows, query_rows;
+  int64_t target_stride, reference_stride, query_stride;  // of rows
+  const int64_t* edits;                                   // [E, 3] or nullptr
+  const T* strength;                                      // [E] or nullptr
+  S* out;                                                 // [E, S]
+  int64_t count, width;                                   // E, S
+  bool past_caches;                                       // out is too large to be read from a cache afterwards
+};
+
+}  // namespace stylefast
