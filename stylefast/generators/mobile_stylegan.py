@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MobileStyleGAN (arXiv 2104.04767) in plain torch: 23 sites, S = 6,752, 1024 x 1024 faces.
+
+Sizes come from the constants of the graph. Demodulation is already folded into the pointwise weights, so a style only
+scales the input of its layer. Tensors are channels_last inside: depthwise convolutions on a CPU take the least time so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Constants
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stylefast.generators.generator import Generator
+from stylefast.generators.sites import Rule
+
+Z_DIM = 512
+BLOCKS = 7
+
+RULES = (
+    Rule(r"synthesis\.(?P<site>conv1|layers\.\d+\.\w+)\.modulation", carrier=r"synthesis.\g<site>"),
+    Rule(r"synthesis\.(?P<site>to_img)\.modulation", carrier=r"synthesis.\g<site>", kind="rgb"),
+)
+
+
+def mobile_stylegan(
+    mapping: Constants[str, np.ndarray],
+    synthesis: Constants[str, np.ndarray],
+    *,
+    name: str = "random-face",
+    device: str | torch.device = "cpu",
+) -> Generator:
+    """Build MobileStyleGAN from the constants of its two graphs.
+
+    Args:
+        mapping, synthesis: name -> float32 array, in the graph's order, as ``checkpoints.read_ir`` gives them.
+        name: the generator's name.
+        device: where it runs.
+
+    Returns:
+        The generator.
+
+    Raises:
+        ValueError: the constants are not those of MobileStyleGAN.
+
+    Source: "MobileStyleGAN: A Lightweight Convolutional Neural Network for High-Fidelity Image Synthesis",
+    arXiv 2104.04767; the order of operations is the distributed graph's.
+    """
+    network = MobileStyleGAN(mapping, synthesis).to(device)
+    return Generator(network, RULES, name=name, z_dim=Z_DIM, mapping=network.mapping, synthesis=network.synthesis)
+
+
+class MobileStyleGAN(nn.Module):
+    """z [N, 512] -> ``mapping`` -> w [N, 512] -> ``synthesis`` -> image [N, 3, 1024, 1024], nominally in [-1, 1]."""
+
+    def __init__(self, mapping: Constants[str, np.ndarray], synthesis: Constants[str, np.ndarray]) -> None:
+        super().__init__()
+        self.mapping = _Mapping(mapping)
+        self.synthesis = _Synthesis(_Constants(synthesis))
+
+
+class _Constants:
+    """The graph's constants by name and by place: unnamed ones stand at a fixed distance from a named one."""
+
+    def __init__(self, arrays: Constants[str, np.ndarray]) -> None:
+        self.arrays = list(arrays.values())
+        self.places = {name: place for place, name in enumerate(arrays)}
+
+    def __call__(self, name: str, distance: int = 0) -> Tensor:
+        if name not in self.places:
+            raise ValueError(f"the graph is not MobileStyleGAN's synthesis network: it has no constant {name}")
+        return torch.from_numpy(self.arrays[self.places[name] + distance].copy())
+
+
+class _Mapping(nn.Sequential):
+    def __init__(self, arrays: Constants[str, np.ndarray]) -> None:
+        parameters = [torch.from_numpy(array.copy()) for array in arrays.values() if array.size > 1]
+        if [tensor.shape for tensor in parameters] != [(Z_DIM, Z_DIM), (Z_DIM,)] * 8:
+            raise ValueError(f"the graph is not MobileStyleGAN's mapping network: it lacks 8 linear layers of {Z_DIM}")
+        super().__init__(*map(_linear, parameters[::2], parameters[1::2]))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+        for linear in self:
+            x = F.leaky_relu(linear(x), 0.2) * 2**0.5
+        return x
+
+
+class _Synthesis(nn.Module):
+    input: Tensor
+
+    def __init__(self, constant: _Constants) -> None:
+        super().__init__()
+        self.register_buffer("input", constant("m.input.input"))
+        self.conv1 = _Conv(constant, "m.conv1")
+        self.layers = nn.ModuleList(_Block(constant, f"m.layers.{i}") for i in range(BLOCKS))
+        self.to_img = _ToImage(constant, f"m.layers.{BLOCKS - 1}.to_img")
+
+    def forward(self, w: Tensor) -> Tensor:
+        x = self.input.expand(len(w), -1, -1, -1).clone(memory_format=torch.channels_last)
+        x = self.conv1(x, w)
+        for block in self.layers:
+            x = block(x, w)
+        return self.to_img(x, w)
+
+
+class _Block(nn.Module):
+    def __init__(self, constant: _Constants, prefix: str) -> None:
+        super().__init__()
+        self.up = _Up(constant, f"{prefix}.up")
+        self.conv1 = _Conv(constant, f"{prefix}.conv1")
+        self.conv2 = _Conv(constant, f"{prefix}.conv2")
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return self.conv2(self.conv1(self.up(x, w), w), w)
+
+
+class _Modulated(nn.Module):
+    """Scales its input in place (the caller's tensor is this layer's to use) by a style, linear in w."""
+
+    def __init__(self, constant: _Constants, prefix: str, gain: bool) -> None:
+        super().__init__()
+        weight, bias = constant(f"{prefix}.modulation.weight"), constant(f"{prefix}.modulation.bias").flatten()
+        scale = constant(f"{prefix}.modulation.bias", 1).item() if gain else 1.0
+        self.modulation = _linear(weight * scale, bias * scale)
+
+    def modulate(self, x: Tensor, w: Tensor) -> Tensor:
+        return x.mul_(self.modulation(w)[:, :, None, None])
+
+
+class _Up(_Modulated):
+    def __init__(self, constant: _Constants, prefix: str) -> None:
+        super().__init__(constant, prefix, gain=False)
+        self.haar = _InverseHaar(self.modulation.out_features)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return self.haar(self.modulate(x, w))
+
+
+class _Conv(_Modulated):
+    depthwise: Tensor | None
+    weight: Tensor
+    noise: Tensor
+    bias: Tensor
+
+    def __init__(self, constant: _Constants, prefix: str) -> None:
+        super().__init__(constant, f"{prefix}.conv", gain=True)
+        bias = f"{prefix}.bias"
+        weight = constant(bias, -2)  # [C_out, C_in, 3, 3], or [C_out, C_in, 1, 1] behind a depthwise 3x3
+        pointwise = weight.shape[-1] == 1
+        self.register_buffer("depthwise", constant(f"{prefix}.conv.weight_dw").squeeze(1) if pointwise else None)
+        self.register_buffer("weight", weight.flatten(1) if pointwise else weight)
+        self.register_buffer("noise", constant(bias, -1))
+        self.register_buffer("bias", constant(bias).flatten())
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = self.modulate(x, w)
+        if self.depthwise is None:
+            x = F.conv2d(x, self.weight, self.bias, padding=1)
+        else:
+            x = _pointwise(F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1]), self.weight, self.bias)
+        return F.leaky_relu_(x.add_(self.noise), 0.2)
+
+
+class _ToImage(_Modulated):
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, constant: _Constants, prefix: str) -> None:
+        super().__init__(constant, f"{prefix}.conv", gain=True)
+        self.register_buffer("weight", constant(f"{prefix}.conv.weight").flatten(1))
+        self.register_buffer("bias", constant(f"{prefix}.bias").flatten())
+        self.haar = _InverseHaar(len(self.weight))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return self.haar(_pointwise(self.modulate(x, w), self.weight, self.bias))
+
+
+class _InverseHaar(nn.Module):
+    """One inverse step of the db1 wavelet transform: [N, 4C, H, W] -> [N, C, 2H, 2W].
+
+    Input channels are C averages, then [C, 3] details; each quadruple makes a 2x2 square with orthonormal signs / 2.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        eye = torch.eye(channels // 4)
+        signs = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])  # [place, part]
+        average = torch.einsum("p,gc->pgc", signs[:, 0] / 2, eye)  # [4, C, C]
+        details = torch.einsum("pd,gc->pgcd", signs[:, 1:] / 2, eye).flatten(2)  # [4, C, 3C]
+        self.register_buffer("matrix", torch.cat((average, details), dim=2).flatten(0, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        squares = _pointwise(x, self.matrix).permute(0, 2, 3, 1).reshape(n, height, width, 2, channels // 2)
+        return squares.transpose(2, 3).reshape(n, 2 * height, 2 * width, channels // 4).permute(0, 3, 1, 2)
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A 1x1 convolution as one matrix product over positions: it keeps channels_last at every batch size."""
+    return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return linear

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sites of a StyleGAN: what they are, and how rules and one probing forward pass find them in a module tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+Kind = Literal["conv", "rgb"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A style vector together with the tensor whose channel c it scales.
+
+    Args:
+        name: the site's name, unique in its generator.
+        channels: C, length of the style vector and channels of the tensor.
+        start: first column of the style vector in flat styles [N, S].
+        kind: "conv", or "rgb" where the layer writes colours.
+        tensor: key of the tensor, the name of the first site that reads it; sites with one key share their work.
+        size: (H, W) of the tensor.
+        normalized: True where the tensor comes out of an instance normalisation (StyleGAN1).
+    """
+
+    name: str
+    channels: int
+    start: int
+    kind: Kind
+    tensor: str
+    size: tuple[int, int]
+    normalized: bool
+
+    @property
+    def stop(self) -> int:
+        """The column after the style vector's last."""
+        return self.start + self.channels
+
+    @property
+    def slice(self) -> slice:
+        """The style vector's columns in flat styles [N, S]."""
+        return slice(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Which part of a style module's output is the scale.
+
+    Args:
+        read: output -> scale [N, C].
+        write: (inputs, output, scale [N, C]) -> the output with that scale and all else as it was.
+    """
+
+    read: Callable[[Any], Tensor]
+    write: Callable[[tuple[Any, ...], Any, Tensor], Any]
+
+
+WHOLE = Scale(read=lambda output: output, write=lambda inputs, output, scale: scale)
+FIRST_HALF = Scale(
+    read=lambda output: output.chunk(2, dim=1)[0],
+    write=lambda inputs, output, scale: torch.cat((scale, output.chunk(2, dim=1)[1]), dim=1),
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a family of networks names its sites.
+
+    Args:
+        style: regular expression that matches the whole name of each style module; its group "site" names the site.
+        carrier: template over that match: the module that takes or gives the tensor which the style scales.
+        reads: which of the two, the carrier's first "input" or its "output".
+        scale: which part of the style module's output is the scale.
+        kind: "conv" or "rgb", for all sites of the rule.
+        normalized: True where the tensors come out of an instance normalisation.
+    """
+
+    style: str
+    carrier: str
+    reads: Literal["input", "output"] = "input"
+    scale: Scale = WHOLE
+    kind: Kind = "conv"
+    normalized: bool = False
+
+
+@dataclass
+class Wires:
+    """The modules behind a site, and the row of w that is all its style module takes (None: it takes more)."""
+
+    rule: Rule
+    style: nn.Module
+    carrier: nn.Module
+    row: int | None = None
+
+    def on_tensor(self, call: Callable[[Tensor], None]) -> RemovableHandle:
+        """Hook ``call`` on the tensor that the style scales."""
+
+        def read(module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
+            call(inputs[0] if self.rule.reads == "input" else output)
+
+        if self.rule.reads == "input":
+            return self.carrier.register_forward_pre_hook(read)
+        return self.carrier.register_forward_hook(read)
+
+    def on_scale(self, call: Callable[[Tensor], None]) -> RemovableHandle:
+        """Hook ``call`` on the scale that the style module gives."""
+
+        def read(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            call(self.rule.scale.read(output))
+
+        return self.style.register_forward_hook(read)
+
+    def replace_scale(self, scale: Tensor) -> RemovableHandle:
+        """Let the style module give ``scale`` [N, C] instead of its own."""
+
+        def replace(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+            # The module's own layout and alignment, because a matrix product may round differently in another.
+            own = torch.empty_like(self.rule.scale.read(output))
+            return self.rule.scale.write(inputs, output, own.copy_(scale))
+
+        return self.style.register_forward_hook(replace)
+
+
+def match(network: nn.Module, rules: tuple[Rule, ...]) -> dict[str, Wires]:
+    """Find style modules and carriers by name.
+
+    Returns:
+        Site name -> modules, in the network's order of definition.
+
+    Raises:
+        ValueError: no style module matches, a carrier does not exist, or two style modules claim one site.
+    """
+    modules = dict(network.named_modules())
+    found: dict[str, Wires] = {}
+    for rule in rules:
+        for style in filter(None, (re.fullmatch(rule.style, name) for name in modules)):
+            site, carrier = style["site"], style.expand(rule.carrier)
+            if carrier not in modules or site in found:
+                raise ValueError(f"rule {rule.style!r} gives {style[0]} no site of its own or no carrier: {carrier}")
+            found[site] = Wires(rule, modules[style[0]], modules[carrier])
+    if not found:
+        raise ValueError(f"rules must match style modules, got none for {[rule.style for rule in rules]}")
+    return found
+
+
+def probe(wires: dict[str, Wires], synthesis: Callable[[Tensor], Tensor], w: Tensor) -> tuple[list[Site], Tensor]:
+    """Run synthesis once and note for each site its width, its tensor and its row of w (into ``wires``).
+
+    Args:
+        wires: modules by site name, as ``match`` gives them.
+        synthesis: w -> image.
+        w: contiguous [1, D] or [1, rows, D].
+
+    Returns:
+        Sites in forward order, and the image.
+
+    Raises:
+        ValueError: a site did not take part, or its style and its tensor differ in channels.
+    """
+    widths: dict[str, int] = {}
+    tensors: dict[str, tuple[str, torch.Size]] = {}
+    latest: tuple[str, Tensor] | None = None
+
+    def see_style(name: str, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+        widths[name] = wires[name].rule.scale.read(output).shape[1]
+        wires[name].row = None if options else _row(w, inputs)
+
+    def see_tensor(name: str, tensor: Tensor) -> None:
+        nonlocal latest  # one tensor is enough to hold: sites that read the same follow one another
+        if latest is None or latest[1] is not tensor:
+            latest = name, tensor
+        tensors[name] = latest[0], tensor.shape
+
+    with ExitStack() as hooks:
+        for name, wire in wires.items():
+            see = partial(see_style, name)
+            hooks.callback(wire.style.register_forward_hook(see, with_kwargs=True).remove)
+            hooks.callback(wire.on_tensor(partial(see_tensor, name)).remove)
+        image = synthesis(w)
+    sites: list[Site] = []
+    for name in tensors | dict.fromkeys(wires):
+        key, shape = tensors.get(name, (name, torch.Size()))
+        if len(shape) != 4 or widths.get(name) != shape[1]:
+            raise ValueError(f"site {name}: a style of {widths.get(name)} channels cannot scale {tuple(shape)}")
+        start = sites[-1].stop if sites else 0
+        rule = wires[name].rule
+        sites.append(Site(name, shape[1], start, rule.kind, key, (shape[2], shape[3]), rule.normalized))
+    return sites, image
+
+
+def _row(w: Tensor, inputs: tuple[Any, ...]) -> int | None:
+    rows = w if w.ndim == 3 else w[:, None]  # [1, rows, D]
+    if len(inputs) == 1 and isinstance(inputs[0], Tensor):
+        for i in range(rows.shape[1]):
+            if inputs[0].data_ptr() == rows[:, i].data_ptr() and inputs[0].shape == rows[:, i].shape:
+                return i
+    return None

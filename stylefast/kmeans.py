@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spherical k-means over the positions of activations: restarts share every read, nothing of A's size is allocated."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .ops.assign import FEATURES
+from .ops.lloyd_step import LloydStep
+from .ops.op import check_choice
+from .seeding import Array, Points, check_init, farthest, seeds
+
+__all__ = ["EmptyClusterWarning", "Run", "SphericalKMeans"]
+
+
+class EmptyClusterWarning(UserWarning):
+    """Clusters without points were re-seeded."""
+
+
+@dataclass(eq=False)
+class Run:
+    """One restart, in its last state. Arrays are tensors or NumPy arrays, like the data.
+
+    Args:
+        centroids: [K, C], unit norm.
+        sums: [K, C], of the unit-normalised points of every cluster; not normalised.
+        counts: [K] int64, points that are not zero of every cluster.
+        objective: mean cosine of all points to the centroids of their labels.
+        n_iter: how often the centroids were updated.
+        converged: False if `max_iter` ended the run.
+        n_reseeded: how many times a cluster without points was re-seeded.
+        n_empty: clusters without points in the end.
+    """
+
+    centroids: Any = None
+    sums: Any = None
+    counts: Any = None
+    objective: float = -math.inf
+    n_iter: int = 0
+    converged: bool = False
+    n_reseeded: int = 0
+    n_empty: int = 0
+
+
+class SphericalKMeans:
+    """k-means on the sphere, of the C-vectors at all positions of activations.
+
+    maximise mean_i <x_i / |x_i|, c_label(i)>, label(i) = argmax_k <x_i, c_k>, c_k = normalise(sum_{i in k} x_i / |x_i|)
+
+    Data are activations [N, C, H, W] or points [M, C], torch tensors or NumPy arrays (read where they are, any
+    strides), float32, float64, float16 or (tensors) bfloat16. Labels are [N, H, W] or [M] int32; results are of the
+    data's kind. A zero vector has label 0, adds nothing to centroids, and counts with cosine 0 in the objective.
+
+    Restarts run in lockstep: one read of the data serves all that still run. A run ends when no centroid moves or when
+    the objective gains less than `tol` of itself, but not while re-seeding still fills empty clusters. A cluster
+    without points is re-seeded from the point least similar to its centroid after the update, several from distinct
+    points; this is counted, and warned of once a call (`EmptyClusterWarning`).
+
+    Args:
+        n_clusters: K, from 1 to the number of points that are not zero.
+        n_init: restarts; the best objective wins. Not used if `init` is an array.
+        init: "k-means++" (greedy, weights 1 - max cosine) or "random" (distinct points), either from a random sample of
+            max(4096, 64 K) points a call, which all restarts share; or centroids [K, C], or [B, K, C] for B restarts.
+        max_iter: most updates of a run.
+        tol: relative gain of the objective. Activations of generators creep through plateaus where a step gains some
+            1e-5 but all steps together some 1e-3; 1e-4 is faster and stops on them.
+        seed: of the random choices. The same seed, data and number of threads give the same bits.
+        features: "raw", "standardized" (per image; points [M, C] are one image) or "squared", as in `stylefast.assign`.
+        backend: as in `stylefast.assign`.
+
+    Attributes:
+        centroids_: [K, C] float32 (float64 for float64 data), unit norm.
+        labels_: of the data given to `fit`; equal to `predict` of them.
+        objective_: of the data given to `fit`; equal to `score` of them.
+        runs_: list of `Run`, one a restart; `centroids_` are those of the best.
+        n_reseeded_: re-seeded clusters of all runs, or of all calls of `partial_fit`.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or out of range.
+
+    Example:
+        >>> labels = SphericalKMeans(20, n_init=10).fit(activations).labels_  # [N, H, W]
+
+    Source: Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", 2001.
+    """
+
+    centroids_: Any
+    labels_: Any
+    objective_: float
+    runs_: list[Run]
+    n_reseeded_: int
+
+    def __init__(
+        self,
+        n_clusters: int,
+        *,
+        n_init: int = 10,
+        init: str | Array = "k-means++",
+        max_iter: int = 300,
+        tol: float = 1e-5,
+        seed: int = 0,
+        features: str = "raw",
+        backend: str | None = None,
+    ) -> None:
+        if not isinstance(tol, Real) or not (0 <= tol < math.inf):
+            raise ValueError(f"tol must be a finite number >= 0, got {tol!r}")
+        check_choice("features", features, FEATURES)
+        self.n_clusters = _integer("n_clusters", n_clusters, 1)
+        self.n_init = _integer("n_init", n_init, 1)
+        self.init = check_init(init, self.n_clusters)
+        self.max_iter = _integer("max_iter", max_iter, 1)
+        self.tol = tol
+        self.seed = _integer("seed", seed, 0)
+        self.features = features
+        self.backend = backend
+
+    def fit(self, activations: Array, *, progress: bool = True) -> SphericalKMeans:
+        """Cluster the data from scratch.
+
+        Args:
+            activations: [N, C, H, W], or points [M, C].
+            progress: show a progress bar if it takes longer than two seconds.
+
+        Returns:
+            self.
+
+        Raises:
+            TypeError, ValueError: wrong type, dtype, rank or shape; fewer points other than zero than clusters; NaN or
+                Inf in a point (the message says in how many, and where the first is).
+        """
+        points = Points.of(activations, self.features, self.backend)
+        runs = self._lloyd(points, *self._seed(points), progress)
+        best = max(runs, key=lambda run: run.objective)
+        labels, similarity = points.assign(best.centroids)
+        best.objective = self.objective_ = _mean(similarity)
+        self._sums, self._counts = best.sums.double(), best.counts
+        for run in runs:
+            run.centroids, run.sums, run.counts = (_like(activations, x) for x in (run.centroids, run.sums, run.counts))
+        self.runs_, self.centroids_ = runs, best.centroids
+        self.labels_ = _like(activations, labels.flatten() if points.rows else labels)
+        self.n_reseeded_ = sum(run.n_reseeded for run in runs)
+        _warn(self.n_reseeded_, best.n_empty)
+        return self
+
+    def partial_fit(self, batch: Array) -> SphericalKMeans:
+        """Take in one batch of a stream: one Lloyd step on it, whose sums are added to those of all earlier batches.
+
+        label(i) = argmax_k <x_i, c_k> for i in the batch; S_k += sum_{i in k} x_i / |x_i|; c_k = S_k / |S_k|
+
+        Every point ever seen has the weight 1, with the label that it had when it was seen. The first batch
+        seeds, and of `n_init` seedings the best on it stays; after `fit`, S starts from its data. A cluster that never
+        had a point is re-seeded from the batch. `labels_`, `objective_` and `runs_` of an earlier `fit` go.
+
+        Args:
+            batch: [N, C, H, W], or points [M, C]. "standardized" is per image, so batches of whole images add up.
+
+        Returns:
+            self.
+
+        Raises:
+            TypeError, ValueError: as in `fit`; the number of points matters only in the first batch.
+        """
+        if hasattr(self, "_sums"):
+            points, centroids = self._fitted(batch)
+            step = points.step(centroids)
+            before = self._sums, self._counts, self.n_reseeded_
+        else:
+            points = Points.of(batch, self.features, self.backend)
+            _, first = self._seed(points)
+            steps = points.step(first)
+            best = int(steps.objective.argmax())
+            centroids, step = first[best], LloydStep(*(x[best] for x in steps))
+            before = 0, 0, 0
+        if step.objective.isnan():
+            points.assign(centroids)  # raises
+        sums, counts, n_reseeded = before[0] + step.sums.double(), before[1] + step.counts, before[2]
+        updated = _directions(sums, centroids)
+        empty = (counts == 0).nonzero().squeeze(1)
+        if len(empty):
+            rows = farthest(points, points.nonzero(self._rng()), updated[counts > 0], len(empty))
+            updated[empty[: len(rows)]] = rows.to(updated.dtype)
+            n_reseeded += len(rows)
+            _warn(len(rows), 0)
+        for name in ("labels_", "objective_", "runs_"):
+            self.__dict__.pop(name, None)
+        self._sums, self._counts, self.n_reseeded_ = sums, counts, n_reseeded
+        self.centroids_ = _like(batch, updated)
+        return self
+
+    def predict(self, activations: Array) -> Any:
+        """Label every point: [N, H, W] or [M] int32, of the data's kind.
+
+        Raises: RuntimeError before `fit` or `partial_fit`; TypeError and ValueError as `fit`, for any number of points.
+        """
+        points, centroids = self._fitted(activations)
+        labels = points.assign(centroids).labels
+        return _like(activations, labels.flatten() if points.rows else labels)
+
+    def score(self, activations: Array) -> float:
+        """The mean cosine of all points to the centroids of their labels, 0 of no points.
+
+        Raises: as `predict`.
+        """
+        points, centroids = self._fitted(activations)
+        return _mean(points.assign(centroids).similarity)
+
+    def _fitted(self, activations: Array) -> tuple[Points, Tensor]:
+        if not hasattr(self, "centroids_"):
+            raise RuntimeError("SphericalKMeans has no centroids yet: call fit or partial_fit first")
+        points, centroids = Points.of(activations, self.features, self.backend), torch.as_tensor(self.centroids_)
+        if points.activations.shape[1] != centroids.shape[1]:
+            raise ValueError(
+                f"activations must have C = {centroids.shape[1]} like the centroids, got {tuple(activations.shape)}"
+            )
+        return points, centroids
+
+    def _rng(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)  # on the CPU, so that the device does not change the choices
+
+    def _seed(self, points: Points) -> tuple[Tensor, Tensor]:
+        """Flat positions of the points that are not zero, and first centroids [B, K, C]."""
+        rng, x = self._rng(), points.activations
+        nonzero = points.nonzero(rng)
+        if len(nonzero) < self.n_clusters:
+            raise ValueError(
+                f"n_clusters must be at most the number of points other than zero, got K = {self.n_clusters} for "
+                f"{len(nonzero)} of {x.numel() // x.shape[1]} points"
+            )
+        return nonzero, seeds(points, nonzero, self.init, self.n_clusters, self.n_init, rng)
+
+    def _lloyd(self, points: Points, nonzero: Tensor, centroids: Tensor, progress: bool) -> list[Run]:
+        """Lloyd iterations of restarts [B, K, C] in lockstep. A run keeps the centroids that were evaluated last."""
+        runs = going = [Run() for _ in centroids]
+        bar = tqdm(range(self.max_iter + 1), desc="k-means", unit="step", delay=2, disable=not progress)
+        for n_iter in bar:
+            step = points.step(centroids)
+            updated = _directions(step.sums, centroids)
+            moves = (updated != centroids).flatten(1).any(1).tolist()
+            empty = step.counts == 0  # [B, K]
+            objective, n_empty = step.objective.tolist(), empty.sum(1).tolist()
+            keep = []
+            for i, run in enumerate(going):
+                settled = not moves[i] or objective[i] - run.objective < self.tol * abs(objective[i])
+                # With fewer directions than clusters some stay empty, however often they are re-seeded.
+                run.converged = settled and (n_empty[i] == 0 or 0 < run.n_empty <= n_empty[i])
+                run.objective, run.n_iter, run.n_empty = objective[i], n_iter, n_empty[i]
+                run.centroids, run.sums, run.counts = centroids[i], step.sums[i], step.counts[i]
+                if run.converged or n_iter == self.max_iter:
+                    continue
+                if n_empty[i]:
+                    updated[i, empty[i]] = farthest(points, nonzero, updated[i, ~empty[i]], n_empty[i])
+                    run.n_reseeded += n_empty[i]
+                keep.append(i)
+            if not keep:
+                break
+            centroids, going = updated[keep], [going[i] for i in keep]
+            bar.set_postfix(runs=len(keep), refresh=False)
+        bar.close()
+        return runs
+
+
+def _directions(sums: Tensor, centroids: Tensor) -> Tensor:
+    """sums / |sums|, and where a sum is zero the centroid that was there, in the centroids' dtype."""
+    norm = torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
+    return torch.where(norm > 0, (sums / norm).to(centroids.dtype), centroids)
+
+
+def _mean(similarity: Tensor) -> float:
+    return similarity.double().sum().item() / max(1, similarity.numel())
+
+
+def _like(data: Array, result: Tensor) -> Any:
+    return result.numpy() if isinstance(data, np.ndarray) else result
+
+
+def _integer(name: str, value: int, least: int) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)
+
+
+def _warn(n_reseeded: int, n_empty: int) -> None:
+    if n_reseeded:
+        left = f"; {n_empty} clusters of the best run stayed empty" if n_empty else ""
+        message = f"{n_reseeded} times a cluster without points was re-seeded from the least similar point{left}"
+        warnings.warn(message, EmptyClusterWarning, stacklevel=3)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which channels an edit may touch, and how much: the contribution M of a part becomes a query q in [0, 1].
+
+Every function takes a torch tensor or a NumPy array (shared, not copied) and gives back the same kind, shape, dtype
+and device; the arithmetic in between is float64. M is clamped to [0, 1]. NaN is refused, except under `torch.compile`,
+where no check that depends on data is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["running_cost", "sequential", "simultaneous", "softmax"]
+
+Array = TypeVar("Array", Tensor, np.ndarray)
+PerRow: TypeAlias = float | Sequence[float] | np.ndarray | Tensor
+
+
+def simultaneous(m: Array, strength: PerRow) -> Array:
+    """Move every channel in proportion to its contribution.
+
+    q_c = min(1, λ·m_c)
+
+    Args:
+        m: [..., C] floating; the contribution of one part to the channels of one site, or of many: rows do not mix.
+        strength: λ >= 0, a number or one value a row: broadcast against [...].
+
+    Returns:
+        q: [..., C], like m.
+
+    Raises:
+        TypeError: m is not a floating tensor or array.
+        ValueError: m holds NaN; strength is negative, not finite, or does not fit m's rows.
+
+    Source: "Editing in Style" (CVPR 2020), Eq. 4.
+    """
+    values = _values("m", m)
+    weight = _per_row("strength", strength, values)
+    return _like(m, (weight * _clamped(values)).clamp(max=1), values.dtype)
+
+
+def running_cost(m: Array) -> Array:
+    """Give the budget that the sequential query has spent once it has taken channel c.
+
+    cost_c = Σ (1 − m_j) over all j up to and including c, in descending order of m (equal m: lower index first)
+
+    One call, hence one sort, serves every (ε, ρ): `q = (cost < epsilon) & (m > rho)` is `sequential(m, epsilon, rho)`.
+
+    Args:
+        m: [..., C] floating.
+
+    Returns:
+        cost: [..., C] float64, in the channels' own order.
+
+    Raises:
+        TypeError: m is not a floating tensor or array.
+        ValueError: m holds NaN.
+    """
+    return _like(m, _running_cost(_clamped(_values("m", m))), torch.float64)
+
+
+def sequential(
+    m: Array, epsilon: PerRow, rho: PerRow, *, fractional: bool = False, rho_mode: str = "released"
+) -> Array:
+    """Take the channels with the largest contribution until the budget for changes elsewhere is spent.
+
+    q_c = 1 where cost_c < ε and m_c > ρ, else 0, with cost = `running_cost(m)`
+
+    ε = 0 selects nothing, not even channels with m = 1, which cost nothing. ρ is rounded to m's dtype, so that a
+    channel with m = ρ stays out in every precision.
+
+    Args:
+        m: [..., C] floating; the contribution of one part to the channels of one site, or of many: rows do not mix.
+        epsilon: budget ε >= 0, in channels; a number or one value a row: broadcast against [...].
+        rho: threshold ρ in [0, 1]; a number or one value a row.
+        fractional: the optimum of the linear program `max Σ q_c·[m_c − ρ(1 − m_c)]`, `Σ q_c·(1 − m_c) <= ε`,
+            `0 <= q_c <= 1`, over the channels that pass ρ: the first channel over the budget gets the rest of it.
+        rho_mode: "released" for m > ρ as in the authors' code, "paper" for m > ρ/(1 + ρ), where the gain in the linear
+            program changes sign.
+
+    Returns:
+        q: [..., C], like m.
+
+    Raises:
+        TypeError: m is not a floating tensor or array.
+        ValueError: m holds NaN; epsilon or rho is out of range or does not fit m's rows; rho_mode is unknown.
+
+    Source: "Editing in Style" (CVPR 2020), Eq. 5, with the edge cases of the released code.
+    """
+    if rho_mode not in ("released", "paper"):
+        raise ValueError(f'rho_mode must be "released" or "paper", got {rho_mode!r}')
+    values = _values("m", m)
+    budget = _per_row("epsilon", epsilon, values)
+    threshold = _per_row("rho", rho, values, highest=1.0)
+    if rho_mode == "paper":
+        threshold = threshold / (1 + threshold)
+    clamped = _clamped(values)
+    cost = _running_cost(clamped)
+    passes = (clamped > threshold.to(values.dtype)) & (budget > 0)
+    if not fractional:
+        return _like(m, (cost < budget) & passes, values.dtype)
+    own = 1 - clamped
+    rest = ((budget - (cost - own)) / own).clamp(0, 1)  # 0/0 only where m = 1, and there cost = 0 <= budget
+    return _like(m, torch.where(cost <= budget, 1.0, rest) * passes, values.dtype)
+
+
+def softmax(M: Array, part: int, *, temperature: float = 0.1, threshold: float = 0.8) -> Array:
+    """Take the channels that belong to one part clearly more than to any other.
+
+    q_c = 1[p_c > θ], p = softmax over parts of M/τ, at `part`
+
+    Of one image's M this is that image's query; an edit's query is the maximum of its target's and its reference's:
+    `torch.maximum(softmax(M_target, part), softmax(M_reference, part))`. Sites that shall not move (toRGB) are the
+    caller's to zero.
+
+    Args:
+        M: [P, ..., C] floating, parts first.
+        part: index of the part, 0 <= part < P.
+        temperature: τ > 0.
+        threshold: θ in [0, 1]; from 0.5 up, a channel belongs to one part at most.
+
+    Returns:
+        q: [..., C] of zeros and ones, otherwise like M.
+
+    Raises:
+        TypeError: M is not a floating tensor or array.
+        ValueError: M has fewer than two dimensions or holds NaN; part, temperature or threshold is out of range.
+
+    Source: "Retrieve in Style" (ICCV 2021).
+    """
+    values = _values("M", M, "[P, ..., C]", rank=2)
+    if not 0 <= part < values.shape[0]:
+        raise ValueError(f"part must be an index into the P = {values.shape[0]} parts of M, got {part}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be a finite number > 0, got {temperature}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be a number in [0, 1], got {threshold}")
+    clamped = _clamped(values)
+    below_best = clamped - clamped.amax(0)  # <= 0 before the division, so no temperature overflows
+    p = torch.softmax(below_best / temperature, dim=0)  # [P, ..., C]
+    return _like(M, p[part] > threshold, values.dtype)
+
+
+def _running_cost(m: Tensor) -> Tensor:
+    descending, order = torch.sort(m, dim=-1, descending=True, stable=True)
+    return torch.empty_like(m).scatter(-1, order, torch.cumsum(1 - descending, dim=-1))
+
+
+def _clamped(values: Tensor) -> Tensor:
+    return values.double().clamp(0, 1)
+
+
+def _values(name: str, m: Tensor | np.ndarray, shape: str = "[..., C]", rank: int = 1) -> Tensor:
+    if isinstance(m, np.ndarray):
+        # torch wants positive strides and warns of read-only memory: only such arrays are copied
+        m = torch.from_numpy(m if m.flags.writeable and min(m.strides, default=0) >= 0 else m.copy())
+    if not isinstance(m, Tensor) or not m.is_floating_point():
+        got = m.dtype if isinstance(m, Tensor) else type(m).__name__
+        raise TypeError(f"{name} must be a floating-point torch tensor or NumPy array, got {got}")
+    if m.ndim < rank:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(m.shape)}")
+    if not torch.compiler.is_compiling() and (nan := m.isnan()).any():
+        first = tuple(nan.nonzero()[0].tolist())
+        raise ValueError(f"{name} must not hold NaN, got {int(nan.sum())} of {m.numel()}, the first at index {first}")
+    return m
+
+
+def _per_row(name: str, value: PerRow, m: Tensor, highest: float = math.inf) -> Tensor:
+    """value in float64, shaped to meet m's rows: [..., 1] or [1]."""
+    if isinstance(value, int | float):
+        values = torch.full((), value, dtype=torch.float64, device=m.device)
+    elif isinstance(value, Tensor) and value.device != m.device:
+        raise ValueError(f"{name} must be on the device of m, {m.device}, got {value.device}")
+    else:
+        values = torch.as_tensor(value, dtype=torch.float64, device=m.device)
+    rows = m.shape[:-1]
+    fits = values.ndim <= len(rows) and all(
+        have in (1, want) for have, want in zip(reversed(values.shape), reversed(rows), strict=False)
+    )
+    if not fits:
+        expected = f"be a number or broadcast to {tuple(rows)}, one value a row of m"
+        raise ValueError(f"{name} must {expected}, got shape {tuple(values.shape)}")
+    if not torch.compiler.is_compiling():
+        wrong = ~(values.isfinite() & (values >= 0) & (values <= highest))
+        if wrong.any():
+            expected = "a finite number >= 0" if highest == math.inf else f"a number in [0, {highest:g}]"
+            raise ValueError(f"{name} must be {expected}, got {values[wrong][0].item()}")
+    return values[..., None]
+
+
+def _like(m: Array, q: Tensor, dtype: torch.dtype) -> Array:
+    q = q.to(dtype)
+    return cast(Array, q.numpy() if isinstance(m, np.ndarray) else q)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The op table as test parameters: op x cell x sample, and how a cell is called on its backend's device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from stylefast.backends import BACKENDS, available
+from stylefast.ops import OPS
+from stylefast.ops.op import Op
+
+Sample = tuple[str, dict[str, Any]]
+
+
+class Cell(NamedTuple):
+    """One op of one backend (`key` of `Op.cells`; "cpu.out" is the overload that writes into `out`) on one sample."""
+
+    op: Op
+    key: str
+    inputs: dict[str, Any]
+
+    @property
+    def backend(self) -> str:
+        return self.key.removesuffix(".out")
+
+
+def cells(pick: Callable[[Op], Iterable[Sample]] = lambda op: op.samples()) -> list[Any]:
+    """Every cell of the table with every sample that `pick` takes of its op; skipped with the backend's own reason."""
+    return [
+        pytest.param(Cell(op, key, inputs), id=f"{op.name}-{key}-{name}", marks=skip_unless(key.removesuffix(".out")))
+        for op in OPS
+        for name, inputs in pick(op)
+        for key in op.cells
+    ]
+
+
+def backends() -> list[Any]:
+    """Every backend's name; skipped with the backend's own reason."""
+    return [pytest.param(name, marks=skip_unless(name)) for name in BACKENDS]
+
+
+def skip_unless(backend: str) -> list[pytest.MarkDecorator]:
+    reason = available()[backend]
+    return [] if reason is None else [pytest.mark.skip(reason=reason)]
+
+
+def place(value: Any, backend: str) -> Any:
+    """A copy of a tensor on the backend's device, with all the memory it looks into: strides and surroundings stay."""
+    if not isinstance(value, Tensor):
+        return value
+    return memory(value).to(_device(backend), copy=True).as_strided(value.shape, value.stride(), value.storage_offset())
+
+
+def memory(tensor: Tensor) -> Tensor:
+    """All the memory that a view looks into, as one row."""
+    return tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0)
+
+
+def _device(backend: str) -> torch.device:
+    devices = BACKENDS[backend].devices
+    return torch.device("cpu" if devices is None else devices[0])
+
+
+def run(cell: Cell) -> tuple[Tensor, ...]:
+    """The outputs of a cell on its sample, on the CPU."""
+    return outputs(invoke(cell, [place(x, cell.backend) for x in cell.inputs.values()]))
+
+
+def run_op(op: Op, backend: str, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+    """The outputs of an op on a backend, on the CPU."""
+    return run(Cell(op, backend, inputs))
+
+
+def invoke(cell: Cell, placed: list[Any]) -> Any:
+    """Calls a cell. An `.out` cell writes into the middle of a row of NaN, and must leave its ends."""
+    if not cell.key.endswith(".out"):
+        return cell.op.cells[cell.key](*placed)
+    like = cell.op.fake(*placed)
+    row = like.new_full((like.numel() + 2,), torch.nan)
+    out = row[1:-1].view(like.shape)
+    cell.op.cells[cell.key](*placed, out=out)
+    assert row[[0, -1]].isnan().all()
+    return out
+
+
+def call(public: Callable[..., Any], backend: str, *args: Any, **kwargs: Any) -> Any:
+    """What a public function gives on this backend, on the CPU."""
+    given = {name: place(x, backend) for name, x in kwargs.items()}
+    result = public(*(place(x, backend) for x in args), **given, backend=backend)
+    return result.cpu() if isinstance(result, Tensor) else type(result)(*(x.cpu() for x in result))
+
+
+def outputs(result: Any) -> tuple[Tensor, ...]:
+    """One tensor or several, as a tuple on the CPU."""
+    return tuple(x.cpu() for x in ((result,) if isinstance(result, Tensor) else result))
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor: equal bytes are the same number, and the same NaN."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def first_of_each(kind: Callable[[dict[str, Any]], Any]) -> Callable[[Op], Iterator[Sample]]:
+    """Picks the first sample of each kind."""
+
+    def pick(op: Op) -> Iterator[Sample]:
+        seen = set()
+        for name, inputs in op.samples():
+            if kind(inputs) not in seen:
+                seen.add(kind(inputs))
+                yield name, inputs
+
+    return pick

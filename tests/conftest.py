@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for the whole session: required backends, poisoned memory, two threads, reproducible hypothesis."""
+
+import ctypes
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: a waiting thread sleeps, not spins
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from stylefast.backends import available  # noqa: E402
+
+settings.register_profile("stylefast", derandomize=True, deadline=None, max_examples=25, database=None)
+settings.load_profile("stylefast")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        action="append",
+        default=[],
+        metavar="BACKEND",
+        help="fail, instead of skipping its tests, if this backend cannot run here (repeatable)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in config.getoption("--require") or ():
+        if name not in available():
+            raise pytest.UsageError(f"--require must be one of {', '.join(available())}, got {name!r}")
+        if (reason := available()[name]) is not None:
+            raise pytest.UsageError(f"--require {name}: {reason}")
+    torch.set_num_threads(2)
+    poison_memory()
+
+
+def poison_memory() -> None:
+    """Makes what is read before it is written show: outputs are full of NaN, a kernel's own buffers of huge numbers."""
+    torch.use_deterministic_algorithms(True)  # fills what torch.empty gives
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc's M_PERTURB: malloc fills with the complement of 0x80, 0x7F
+        libc.mallopt(-6, 0x80)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package as a whole: a lean import, the choice of a backend, life without compiled libraries, frozen names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import stylefast
+from stylefast import backends
+from stylefast.backends import BACKENDS, Backend
+from stylefast.ops import OPS
+
+PACKAGE = Path(stylefast.__file__).parent
+
+
+def python(script: str, folder: Path = PACKAGE.parent) -> str:
+    """What a script prints in an interpreter of its own, which finds the package in `folder`."""
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_is_lean():
+    python("""
+import sys, torch
+before, events = set(sys.modules), []
+sys.addaudithook(lambda event, _: events.append(event))
+import stylefast
+new = set(sys.modules) - before
+heavy = ("triton", "matplotlib", "sklearn", "typer", "PIL", "tqdm", "safetensors", "stylefast.catalog", "stylefast.cli")
+assert not [name for name in new if name.startswith(heavy)], sorted(new)
+started = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "ctypes.dlopen"}
+assert not started & set(events), started & set(events)
+assert not torch.cuda.is_initialized()
+""")
+
+
+def test_without_compiled_libraries_the_reference_works_and_says_so_once(tmp_path: Path):
+    shutil.copytree(PACKAGE, tmp_path / "stylefast", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    warned, chosen, *reasons = python(
+        """
+import warnings, torch, stylefast
+from stylefast import backends
+x, centroids = torch.randn(2, 3, 4, 4), torch.eye(3)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    labels, similarity = stylefast.assign(x, centroids)
+    stylefast.contribution(x, labels, 3)
+    stylefast.blend(x[0, 0], x[0, 1], x[1, 0])
+    stylefast.assign(x, centroids, backend="reference")
+    print([f"{w.category.__name__}: {w.message}" for w in caught])
+print(backends.select(None, x.device))
+print(backends.available()["cpu"])
+print(backends.available()["reference"])
+for call in (lambda: stylefast.assign(x, centroids, backend="cpu"), lambda: backends.use("cpu").__enter__()):
+    try:
+        call()
+    except RuntimeError as error:
+        print(error)
+""",
+        tmp_path,
+    ).splitlines()
+    sentence = reasons[0]
+    assert "backend 'cpu' was not built" in sentence and "compiler" in sentence
+    assert warned == str([f"RuntimeWarning: stylefast runs on its slow 'reference' backend: {sentence}"])
+    assert chosen == "reference"
+    assert reasons == [sentence, "None", sentence, sentence]
+
+
+class Trace(TorchDispatchMode):
+    """The names of the package's ops that ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "stylefast":
+            self.names.append(func.name())
+        return func(*args, **kwargs or {})
+
+
+def test_public_functions_run_the_op_of_the_backend():
+    for op in OPS:
+        _, inputs = next(op.samples())
+        for name, reason in backends.available().items():
+            if reason is None:
+                with Trace() as trace:
+                    op.public(**inputs, backend=name)
+                assert trace.names == [f"stylefast::{op.name}_{name}"]
+
+
+def test_use_forces_a_backend_until_the_block_ends():
+    x, centroids = torch.ones(1, 2, 2, 2), torch.eye(2)
+    with Trace() as trace:
+        with backends.use("reference"):
+            stylefast.assign(x, centroids)
+        with pytest.raises(ZeroDivisionError), backends.use("reference"):
+            raise ZeroDivisionError
+        stylefast.assign(x, centroids)
+    assert trace.names == ["stylefast::assign_reference", f"stylefast::assign_{backends.select(None, x.device)}"]
+
+
+@pytest.fixture
+def three_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is missing, one for another device, and two that run."""
+    columns = {
+        "missing": Backend("missing", "CPU", ("cpu",), lambda: "backend 'missing' was left at home"),
+        "elsewhere": Backend("elsewhere", "CUDA", ("cuda", "xpu"), lambda: None),
+        "first": Backend("first", "CPU", ("cpu",), lambda: None),
+        "second": Backend("second", "CPU", None, lambda: None),
+    }
+    for name in list(BACKENDS):
+        monkeypatch.delitem(BACKENDS, name)
+    for name, backend in columns.items():
+        monkeypatch.setitem(BACKENDS, name, backend)
+
+
+@pytest.mark.usefixtures("three_columns")
+def test_the_choice_of_a_backend():
+    cpu = torch.device("cpu")
+    assert backends.available() == {
+        "missing": "backend 'missing' was left at home", "elsewhere": None, "first": None, "second": None,
+    }  # fmt: skip
+    assert backends.select(None, cpu) == "first"
+    assert backends.select(None, torch.device("cuda", 1)) == "elsewhere"
+    assert backends.select(None, torch.device("mps")) == "second"
+    assert backends.select("second", cpu) == "second"
+    with pytest.raises(RuntimeError, match="^backend 'missing' was left at home$"):
+        backends.select("missing", cpu)
+    with pytest.raises(RuntimeError, match="^backend 'elsewhere' works on cuda and xpu tensors, got tensors on cpu$"):
+        backends.select("elsewhere", cpu)
+    with pytest.raises(ValueError, match="^backend must be one of missing, elsewhere, first, second, got 'abacus'$"):
+        backends.select("abacus", cpu)
+
+
+@pytest.mark.usefixtures("three_columns")
+def test_named_backend_over_innermost_use_over_choice():
+    cpu, seen = torch.device("cpu"), []
+    with backends.use("second"):
+        assert backends.select(None, cpu) == "second"
+        assert backends.select("first", cpu) == "first"
+        with backends.use("first"):
+            assert backends.select(None, cpu) == "first"
+        assert backends.select(None, cpu) == "second"
+        thread = threading.Thread(target=lambda: seen.append(backends.select(None, cpu)))
+        thread.start()
+        thread.join()
+        assert seen == ["first"]  # another thread is not forced
+        with pytest.raises(RuntimeError, match="left at home"), backends.use("missing"):
+            pass
+        with pytest.raises(ValueError, match="got 'abacus'"), backends.use("abacus"):
+            pass
+        assert backends.select(None, cpu) == "second"
+    with backends.use("elsewhere"), pytest.raises(RuntimeError, match="works on cuda and xpu tensors"):
+        backends.select(None, cpu)
+    assert backends.select(None, cpu) == "first"
+
+
+@pytest.mark.usefixtures("three_columns")
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("missing", "--require missing: backend 'missing' was left at home"),
+        ("abacus", "--require must be one of missing, elsewhere, first, second, got 'abacus'"),
+    ],
+)
+def test_a_required_backend_that_cannot_run_fails_the_session_with_its_reason(
+    capsys: pytest.CaptureFixture[str], name: str, sentence: str
+):
+    here = str(Path(__file__).parent)
+    options = ["--collect-only", "-p", "no:cacheprovider", "-c", os.devnull, "--require", "first", "--require", name]
+    assert pytest.main([*options, here]) == pytest.ExitCode.USAGE_ERROR
+    assert sentence in capsys.readouterr().err
+
+
+def test_public_names_are_frozen():
+    assert stylefast.__all__ == [
+        "Assignment", "Catalog", "LabelsAndContribution", "LloydStep", "SphericalKMeans", "StyleEditor", "assign",
+        "assign_contribution", "backends", "blend", "contribution", "figures", "generators", "lloyd_step", "locality",
+        "query",
+    ]  # fmt: skip
+    assert backends.__all__ == ["BACKENDS", "Backend", "available", "use"]
+    assert [op.name for op in OPS] == ["lloyd_step", "assign", "contribution", "assign_contribution", "blend"]
+    assert all(getattr(stylefast, op.name) is op.public for op in OPS)
+    with pytest.raises(AttributeError, match="module 'stylefast' has no attribute 'abacus'"):
+        _ = stylefast.abacus
+
+
+def test_every_op_is_registered_for_every_backend():
+    for op in OPS:
+        schemas = {"": op.schema} if op.out_schema is None else {"": op.schema, ".out": op.out_schema}
+        assert set(op.cells) == {name + overload for name in BACKENDS for overload in schemas}
+        for name in BACKENDS:
+            for overload, schema in schemas.items():
+                assert str(op.cells[name + overload]._schema) == f"stylefast::{op.name}_{name}{overload}{schema}"
