@@ -64,8 +64,12 @@ def use(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+@torch.compiler.assume_constant_result
 def select(name: str | None, device: torch.device) -> str:
-    """The backend that a call takes: the named one or an error that says why not; unnamed, the first that can."""
+    """The backend that a call takes: the named one or an error that says why not; unnamed, the first that can.
+
+    Under torch.compile the choice is made once, when the caller is compiled.
+    """
     name = name or _forced.get()
     if name is not None:
         if (reason := _known(name).refuses(device)) is not None:

@@ -130,6 +130,9 @@ SIZES = (  # N, C, H, W, K: tile edges +- 1, vector widths +- 1, one of everythi
     (1, 8, 1, 127, 5),
     (1, 8, 1, 129, 5),
     (1, 8, 1, 257, 100),
+    (1, 512, 4, 9, 6),
+    (2, 6, 5, 1, 2),
+    (3, 3, 64, 131, 2),  # many tiles
     (0, 4, 5, 5, 3),
 )
 
@@ -141,7 +144,7 @@ def clustered(n: int, c: int, h: int, w: int, k: int, dtype: torch.dtype, seed: 
     label = torch.randint(k, (n, h, w), generator=rng)
     x = centroids[label].movedim(-1, 1) * 2 + 0.5 * torch.randn(n, c, h, w, generator=rng, dtype=torch.float64)
     if h * w > 2:
-        x[:, :, 0, 1] = 0
+        x.flatten(2)[:, :, 1] = 0
     return x.to(dtype), centroids.to(accumulator(dtype))
 
 

@@ -89,10 +89,10 @@ def check(
 
 
 def _paired(counts: tuple[int, ...]) -> int:
-    rows = {count for count in counts if count != 1}
-    if len(rows) > 1:
+    rows = next((count for count in counts if count != 1), 1)
+    if any(count not in (1, rows) for count in counts):
         raise ValueError(f"without edits, rows of target, reference and query must pair up or be one, got {counts}")
-    return rows.pop() if rows else 1
+    return rows
 
 
 def _check_edits(edits: Tensor, counts: tuple[int, ...], target: Tensor) -> int:

@@ -46,7 +46,8 @@ def contribution(
 
     Returns:
         M [K, C], or [N, K, C] if per_image: float32 (float64 for float64 activations), >= 0. Of no images, zeros.
-        With standardize, the sum over k is the mean over n of var / (var + 1e-5).
+        With standardize, the sum over k is the mean over n of var / (var + 1e-5). NaN or Inf in a channel makes its
+        M NaN (without standardize, at least in the clusters that hold them).
 
     Raises:
         TypeError, ValueError: wrong type, dtype, rank, shape or device, a label outside [0, K), an unknown resize.
@@ -87,7 +88,10 @@ def reference(
     x = assignment.points(activations, "standardized" if standardize else "raw")
     clusters = torch.arange(n_clusters, device=x.device).view(1, -1, 1, 1)
     one_hot = (labels.unsqueeze(1) == clusters).to(x.dtype)  # [N, K, h, w]
-    resized = F.interpolate(one_hot, size=(h, w), mode=resize)  # [N, K, H, W]
+    if resize == "nearest":  # which cell is nearest must not depend on the dtype, and in torch it does
+        resized = F.interpolate(one_hot.float(), size=(h, w), mode=resize).to(x.dtype)  # [N, K, H, W]
+    else:
+        resized = F.interpolate(one_hot, size=(h, w), mode=resize)
     m = torch.einsum("nchw,nkhw->nkc", x.square(), resized) / (h * w)
     return m if per_image else m.sum(0) / max(1, n)
 

@@ -77,9 +77,8 @@ def register(op: Op, library: torch.library.Library) -> None:
         torch.library.register_fake(f"stylefast::{name}", op.fake, lib=library)
         if backend.name == "reference":
             library.impl(name, op.reference, backend.key)
-        if op.gradient is not None:
-            setup_context, backward = op.gradient
-            torch.library.register_autograd(f"stylefast::{name}", backward, setup_context=setup_context, lib=library)
+        setup_context, backward = op.gradient or (None, _no_gradient(op.name))
+        torch.library.register_autograd(f"stylefast::{name}", backward, setup_context=setup_context, lib=library)
         packet = getattr(torch.ops.stylefast, name)
         op.cells[backend.name] = packet.default
         if op.out_schema is not None:
@@ -88,6 +87,13 @@ def register(op: Op, library: torch.library.Library) -> None:
             if backend.name == "reference":
                 library.impl(f"{name}.out", _into_out(op.reference), backend.key)
             op.cells[f"{backend.name}.out"] = packet.out
+
+
+def _no_gradient(name: str) -> Callable[..., None]:
+    def backward(*args: Any) -> None:
+        raise RuntimeError(f"stylefast.{name} is not differentiable")
+
+    return backward
 
 
 def _into_out(reference: Callable[..., Tensor]) -> Callable[..., None]:
