@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A catalog: clusters of a generator's activations, names for them, and what every style channel contributes to each."""
+"""A catalog: clusters of a generator's activations, their names, and what every style channel contributes to each."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,26 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from .clock import Clock
 from .files import replacing
 from .generators import Generator, Site
 from .kmeans import SphericalKMeans
 from .ops.assign import assign
 from .ops.contribution import contribution
+from .regions import Region, name_clusters
 
 FORMAT = "stylefast-catalog-1"
-
-Box: TypeAlias = Sequence[float]
-Region: TypeAlias = Sequence[int] | Sequence[Box] | Tensor
-
-# Where the parts of an aligned face lie, as fractions of the frame: x from, y from, x to, y to. A cluster gets the first
-# name that fits it, so the parts of the face come before the face.
-FFHQ_REGIONS: dict[str, list[Box]] = {
-    "eyes": [(0.26, 0.40, 0.47, 0.53), (0.53, 0.40, 0.74, 0.53)],
-    "nose": [(0.41, 0.50, 0.59, 0.66)],
-    "mouth": [(0.36, 0.66, 0.64, 0.80)],
-    "skin": [(0.22, 0.26, 0.78, 0.92)],
-    "background": [(0.0, 0.0, 1.0, 1.0)],
-}
 
 
 @dataclass(eq=False)
@@ -96,7 +83,7 @@ class Catalog:
             generator: where activations come from.
             w: latents of the N images, as `generator.latents` gives them.
             n_clusters: K.
-            layer: key of the tensor to cluster; default: the last one of `resolution` rows.
+            layer: name of a site that reads the tensor to cluster; default: the last one of `resolution` rows.
             resolution: rows of the tensor to cluster, if `layer` is None.
             features, n_init, seed, backend: as in `SphericalKMeans`.
             run: which restart's clusters to take; default: the one with the best objective.
@@ -105,34 +92,31 @@ class Catalog:
             progress: show progress bars on anything longer than two seconds.
 
         Raises:
-            ValueError: no such layer, fewer points than clusters, activations or M with NaN or Inf.
+            ValueError: no such layer, no images, fewer points than clusters, activations or M with NaN or Inf.
 
         Source: "Editing in Style" (Collins et al., CVPR 2020), section 3.
         """
+        n_measured = len(w) if contribution_images is None else min(contribution_images, len(w))
+        if not len(w):
+            raise ValueError("w must have at least one row, got none")
+        for name, value in (("batch_size", batch_size), ("contribution_images", n_measured)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if run is not None and not 0 <= run < n_init:
+            raise ValueError(f"run must be in [0, {n_init}), got {run}")
+        kmeans = SphericalKMeans(n_clusters, n_init=n_init, seed=seed, features=features, backend=backend)
         layer = layer or _layer_of(generator, resolution)
         clock = Clock()
-        n_measured = len(w) if contribution_images is None else min(contribution_images, len(w))
         batches = tqdm(total=len(w) + n_measured, desc="catalog", unit="image", delay=2, disable=not progress)
 
-        points: Tensor | None = None  # [N, C, h, w]
-        for begin in range(0, len(w), batch_size):
-            with clock.running("generator"):
-                (batch,) = generator.activations(w[begin : begin + batch_size], [layer]).values()
-            points = batch.new_empty(len(w), *batch.shape[1:]) if points is None else points
-            points[begin : begin + len(batch)] = batch
-            batches.update(len(batch))
-        if points is None:
-            raise ValueError("w must have at least one row, got none")
-
+        layer, points = _collect(generator, w, layer, batch_size, batches, clock)
         with clock.running("clustering"):
-            kmeans = SphericalKMeans(n_clusters, n_init=n_init, seed=seed, features=features, backend=backend)
             kmeans.fit(points, progress=progress)
-            best = max(range(len(kmeans.runs_)), key=lambda i: kmeans.runs_[i].objective)
+            best = max(range(n_init), key=lambda i: kmeans.runs_[i].objective)
             run = best if run is None else run
             centroids = kmeans.runs_[run].centroids.float()
             labels = assign(points, centroids, features=features, backend=backend).labels  # [N, h, w]
-            ids = torch.arange(n_clusters, device=labels.device)
-            occupancy = torch.stack([(labels == k).float().mean(0) for k in ids])  # [K, h, w]
+            occupancy = torch.stack([(labels == k).float().mean(0) for k in range(n_clusters)])  # [K, h, w]
         del points
 
         totals = _measure(generator, w[:n_measured], labels, n_clusters, batch_size, backend, batches, clock)
@@ -181,23 +165,7 @@ class Catalog:
         Raises:
             ValueError: an id out of range or in two parts, an empty part given by ids, a box or mask out of range.
         """
-        if not 0 <= threshold < 1:
-            raise ValueError(f"threshold must be in [0, 1), got {threshold}")
-        named: dict[int, str] = {}
-        for part, region in regions.items():
-            if not isinstance(region, Tensor) and all(isinstance(k, int) for k in region):
-                for k in _check_ids(part, region, self.n_clusters):
-                    if k in named:
-                        raise ValueError(f"cluster {k} must belong to one part, got {named[k]!r} and {part!r}")
-                    named[k] = part
-        mass = self.occupancy.flatten(1).double()  # [K, h w]
-        for part, region in regions.items():
-            if isinstance(region, Tensor) or not all(isinstance(k, int) for k in region):
-                weights = _weights(part, region, self.occupancy.shape[1:]).flatten()
-                share = mass @ weights / mass.sum(1)
-                for k in (share > threshold).nonzero().flatten().tolist():
-                    named.setdefault(k, part)
-        self.parts = {part: sorted(k for k, name in named.items() if name == part) for part in regions}
+        self.parts = name_clusters(regions, self.occupancy, threshold)
         return self
 
     def contribution(self, part: str) -> Tensor:
@@ -272,27 +240,27 @@ _TENSORS = ("centroids", "runs", "contributions", "occupancy")
 _HEADER = ("generator", "fingerprint", "layer", "features", "parts", "provenance")
 
 
-class Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def running(self, stage: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
-
-
 def _layer_of(generator: Generator, resolution: int) -> str:
     fitting = [site.tensor for site in generator.sites if site.kind == "conv" and site.size[0] == resolution]
     if not fitting:
         sizes = ", ".join(sorted({f"{h}x{w}" for h, w in (site.size for site in generator.sites)}, key=len))
         raise ValueError(f"resolution must be that of a layer of {generator.name} ({sizes}), got {resolution}")
     return fitting[-1]
+
+
+def _collect(
+    generator: Generator, w: Tensor, layer: str, batch_size: int, batches: Any, clock: Clock
+) -> tuple[str, Tensor]:
+    """The key of a layer's tensor and the tensor of all images [N, C, h, w]."""
+    points = None
+    for begin in range(0, len(w), batch_size):
+        with clock.running("generator"):
+            ((layer, batch),) = generator.activations(w[begin : begin + batch_size], [layer]).items()
+        points = batch.new_empty(len(w), *batch.shape[1:]) if points is None else points
+        points[begin : begin + len(batch)] = batch
+        batches.update(len(batch))
+    assert points is not None
+    return layer, points
 
 
 def _measure(
@@ -330,32 +298,3 @@ def _at_sites(totals: dict[str, Tensor], sites: Sequence[Site], n_images: int) -
         if not totals[site.tensor].isfinite().all():
             raise ValueError(f"activations of site {site.name} must be finite, got NaN or Inf")
     return torch.cat([totals[site.tensor] for site in sites], dim=1).div(n_images).float().cpu()  # [K, S]
-
-
-def _check_ids(part: str, ids: Sequence[int], n_clusters: int) -> Sequence[int]:
-    wrong = [k for k in ids if not 0 <= k < n_clusters]
-    if wrong or not ids:
-        raise ValueError(f"part {part!r} must list cluster ids in [0, {n_clusters}), got {list(ids)}")
-    return ids
-
-
-def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
-    """The share of every position of the grid [h, w] that a region covers, float64."""
-    if isinstance(region, Tensor):
-        if region.dim() != 2 or not bool(((region >= 0) & (region <= 1)).all()):
-            raise ValueError(f"part {part!r} must be a mask [h, w] of weights in [0, 1], got {tuple(region.shape)}")
-        mask = region.double()[None, None]
-        return torch.nn.functional.interpolate(mask, size=size, mode="area")[0, 0]
-    total = torch.zeros(size, dtype=torch.float64)
-    for box in region:
-        if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-            raise ValueError(f"part {part!r} must have boxes (x from, y from, x to, y to) in [0, 1], got {tuple(box)}")
-        rows, columns = (_covered(box[i], box[i + 2], cells) for i, cells in ((1, size[0]), (0, size[1])))
-        total += rows[:, None] * columns
-    return total.clamp(max=1)
-
-
-def _covered(begin: float, end: float, cells: int) -> Tensor:
-    edges = torch.arange(cells + 1, dtype=torch.float64)
-    clipped = edges.clamp(begin * cells, end * cells)
-    return clipped[1:] - clipped[:-1]

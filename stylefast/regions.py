@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names for clusters: by their ids, or by the place on the mean image where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Box: TypeAlias = Sequence[float]
+Region: TypeAlias = Sequence[int] | Sequence[Box] | Tensor | np.ndarray
+
+# Where the parts of an aligned face lie, as fractions of the frame: x from, y from, x to, y to. A cluster gets the
+# first name that fits it, so the parts of the face come before the face.
+FFHQ_REGIONS: dict[str, list[Box]] = {
+    "eyes": [(0.26, 0.40, 0.47, 0.53), (0.53, 0.40, 0.74, 0.53)],
+    "nose": [(0.41, 0.50, 0.59, 0.66)],
+    "mouth": [(0.36, 0.66, 0.64, 0.80)],
+    "skin": [(0.22, 0.26, 0.78, 0.92)],
+    "background": [(0.0, 0.0, 1.0, 1.0)],
+}
+
+
+def name_clusters(regions: Mapping[str, Region], occupancy: Tensor, threshold: float) -> dict[str, list[int]]:
+    """Part name -> ids of the clusters that belong to it, as `Catalog.annotate` defines it.
+
+    share[k] = sum_p occupancy[k,p] weight[p] / sum_p occupancy[k,p]
+
+    Args:
+        regions: part name -> region.
+        occupancy: [K, h, w], where the clusters lie.
+        threshold: of the share.
+
+    Raises:
+        ValueError: a threshold, an id, a box or a mask out of range, an empty region, an id in two parts.
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold must be in [0, 1), got {threshold}")
+    named: dict[int, str] = {}
+    places: dict[str, Tensor] = {}
+    for part, region in regions.items():
+        if _is_ids(region):
+            for k in _check_ids(part, region, len(occupancy)):
+                if named.setdefault(k, part) != part:
+                    raise ValueError(f"cluster {k} must belong to one part, got {named[k]!r} and {part!r}")
+        else:
+            places[part] = _weights(part, region, occupancy.shape[1:]).flatten()
+    mass = occupancy.flatten(1).double()  # [K, h w]
+    for part, weights in places.items():
+        share = mass @ weights / mass.sum(1)  # of a cluster without mass NaN, which exceeds nothing
+        for k in (share > threshold).nonzero().flatten().tolist():
+            named.setdefault(k, part)
+    return {part: sorted(k for k, name in named.items() if name == part) for part in regions}
+
+
+def _is_ids(region: Region) -> bool:
+    return not isinstance(region, (Tensor, np.ndarray)) and all(isinstance(k, Integral) for k in region)
+
+
+def _check_ids(part: str, ids: Any, n_clusters: int) -> list[int]:
+    if not ids or not all(0 <= k < n_clusters for k in ids):
+        raise ValueError(f"part {part!r} must list cluster ids in [0, {n_clusters}), got {list(ids)}")
+    return [int(k) for k in ids]
+
+
+def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
+    """The share of every position of the grid [h, w] that a region covers, float64."""
+    if isinstance(region, (Tensor, np.ndarray)):
+        mask = torch.as_tensor(region)
+        if mask.dim() != 2 or not mask.numel():
+            raise ValueError(f"part {part!r} must be a mask [h, w] with h, w >= 1, got {tuple(mask.shape)}")
+        if not bool(((mask >= 0) & (mask <= 1)).all()):
+            low, high = mask.double().aminmax()
+            raise ValueError(f"part {part!r} must be a mask of weights in [0, 1], got {low:g} to {high:g}")
+        return F.interpolate(mask.double()[None, None], size=size, mode="area")[0, 0]
+    total = torch.zeros(size, dtype=torch.float64)
+    for box in region:
+        if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+            raise ValueError(f"part {part!r} must have boxes (x from, y from, x to, y to) in [0, 1], got {tuple(box)}")
+        rows, columns = (_covered(box[i], box[i + 2], cells) for i, cells in ((1, size[0]), (0, size[1])))
+        total += rows[:, None] * columns
+    return total.clamp(max=1)
+
+
+def _covered(begin: float, end: float, cells: int) -> Tensor:
+    edges = torch.arange(cells + 1, dtype=torch.float64)
+    clipped = edges.clamp(begin * cells, end * cells)
+    return clipped[1:] - clipped[:-1]
