@@ -97,11 +97,9 @@ class Catalog:
         Source: "Editing in Style" (Collins et al., CVPR 2020), section 3.
         """
         n_measured = len(w) if contribution_images is None else min(contribution_images, len(w))
-        if not len(w):
-            raise ValueError("w must have at least one row, got none")
-        for name, value in (("batch_size", batch_size), ("contribution_images", n_measured)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+        for name, n in (("the rows of w", len(w)), ("batch_size", batch_size), ("contribution_images", n_measured)):
+            if n < 1:
+                raise ValueError(f"{name} must be >= 1, got {n}")
         if run is not None and not 0 <= run < n_init:
             raise ValueError(f"run must be in [0, {n_init}), got {run}")
         kmeans = SphericalKMeans(n_clusters, n_init=n_init, seed=seed, features=features, backend=backend)
@@ -112,8 +110,7 @@ class Catalog:
         layer, points = _collect(generator, w, layer, batch_size, batches, clock)
         with clock.running("clustering"):
             kmeans.fit(points, progress=progress)
-            best = max(range(n_init), key=lambda i: kmeans.runs_[i].objective)
-            run = best if run is None else run
+            run = max(range(n_init), key=lambda i: kmeans.runs_[i].objective) if run is None else run
             centroids = kmeans.runs_[run].centroids.float()
             labels = assign(points, centroids, features=features, backend=backend).labels  # [N, h, w]
             occupancy = torch.stack([(labels == k).float().mean(0) for k in range(n_clusters)])  # [K, h, w]
@@ -209,7 +206,7 @@ class Catalog:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a safetensors file, whole or not at all."""
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        tensors = {name: getattr(self, name).clone(memory_format=torch.contiguous_format) for name in _TENSORS}
         header = {name: getattr(self, name) for name in _HEADER} | {"sites": [asdict(site) for site in self.sites]}
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"format": FORMAT, "catalog": json.dumps(header)})
@@ -241,9 +238,10 @@ _HEADER = ("generator", "fingerprint", "layer", "features", "parts", "provenance
 
 
 def _layer_of(generator: Generator, resolution: int) -> str:
-    fitting = [site.tensor for site in generator.sites if site.kind == "conv" and site.size[0] == resolution]
+    convs = [site for site in generator.sites if site.kind == "conv"]
+    fitting = [site.tensor for site in convs if site.size[0] == resolution]
     if not fitting:
-        sizes = ", ".join(sorted({f"{h}x{w}" for h, w in (site.size for site in generator.sites)}, key=len))
+        sizes = ", ".join(f"{h}x{w}" for h, w in sorted({site.size for site in convs}))
         raise ValueError(f"resolution must be that of a layer of {generator.name} ({sizes}), got {resolution}")
     return fitting[-1]
 
@@ -277,7 +275,8 @@ def _measure(
     normalized = {site.tensor: site.normalized for site in generator.sites}
     totals: dict[str, Tensor] = {}
     for begin in range(0, len(w), batch_size):
-        batch, batch_labels = w[begin : begin + batch_size], labels[begin : begin + batch_size]
+        batch = w[begin : begin + batch_size]
+        batch_labels = labels[begin : begin + len(batch)]  # of more images than w has
 
         def add(key: str, tensor: Tensor, batch_labels: Tensor = batch_labels) -> None:
             with clock.running("contribution"):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from . import demo as demonstration
@@ -32,8 +33,11 @@ def seeds(text: str) -> list[int]:
     found: list[int] = []
     for item in text.split(","):
         if not (range_ := re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", item)):
-            raise typer.BadParameter(f"seeds must look like 0,1,4-6, got {text!r}")
-        found += range(int(range_[1]), int(range_[2] or range_[1]) + 1)
+            raise ValueError(f"seeds must look like 0,1,4-6, got {text!r}")
+        first, last = int(range_[1]), int(range_[2] or range_[1])
+        if last < first:
+            raise ValueError(f"seeds must rise from first to last, got {item.strip()!r}")
+        found += range(first, last + 1)
     return found
 
 
@@ -63,10 +67,13 @@ def build(
     boxes: Annotated[str, typer.Option(help='"ffhq" names the parts of aligned faces; "none".')] = "ffhq",
 ) -> None:
     """Build a catalog: cluster a layer and measure what every channel contributes to every cluster."""
+    if boxes not in ("ffhq", "none"):
+        raise ValueError(f'boxes must be "ffhq" or "none", got {boxes!r}')
+    rows = seeds(seeds_)
     generator = generators.load(network)
     catalog = Catalog.build(
         generator,
-        generator.latents(seeds(seeds_), truncation=trunc),
+        generator.latents(rows, truncation=trunc),
         n_clusters=clusters,
         layer=layer,
         resolution=resolution,
@@ -80,8 +87,6 @@ def build(
     catalog.provenance |= {"seeds": seeds_, "truncation": trunc}
     if boxes == "ffhq":
         catalog.annotate(FFHQ_REGIONS)
-    elif boxes != "none":
-        raise typer.BadParameter(f'boxes must be "ffhq" or "none", got {boxes!r}')
     catalog.save(out)
     print(f"{out}: {_parts(catalog)}")
 
@@ -111,9 +116,7 @@ def show(
     sites = [(site.name, site.start, site.stop) for site in loaded.sites]
     named = [part for part, ids in loaded.parts.items() if ids]
     rows = named or [str(k) for k in range(loaded.n_clusters)]
-    m = loaded.contributions
-    if named:
-        m = m.new_empty(0).new_tensor([loaded.contribution(part).tolist() for part in named])
+    m = torch.stack([loaded.contribution(part) for part in named]) if named else loaded.contributions  # [P, S]
     figures.save(figures.contribution_map(m, rows, sites), outdir / "contributions.png")
     print(f"clusters.png and contributions.png are in {outdir}/")
 
@@ -124,13 +127,15 @@ def annotate(
     part: Annotated[list[str] | None, typer.Option(help="name=ids, such as eyes=3,17; several times.")] = None,
     boxes: Annotated[str | None, typer.Option(help='"ffhq" names what --part leaves.')] = None,
 ) -> None:
-    """Name a catalog's clusters."""
+    """Name a catalog's clusters, in place of the names so far."""
+    if boxes not in ("ffhq", None) or not (part or boxes):
+        raise ValueError(f'annotate needs --part name=ids or --boxes "ffhq", got boxes {boxes!r}')
     loaded = Catalog.load(catalog)
     regions = dict(FFHQ_REGIONS) if boxes == "ffhq" else {}
     for text in part or []:
         name, _, ids = text.partition("=")
-        if not re.fullmatch(r"\d+(,\d+)*", ids):
-            raise typer.BadParameter(f"part must look like eyes=3,17, got {text!r}")
+        if not name or not re.fullmatch(r"\d+(,\d+)*", ids):
+            raise ValueError(f"part must look like eyes=3,17, got {text!r}")
         regions[name] = [int(k) for k in ids.split(",")]
     loaded.annotate(regions).save(catalog)
     print(_parts(loaded))
@@ -155,16 +160,18 @@ def edit(
     image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
 ) -> None:
     """Edit every target with every reference, part and budget; write images and manifest.jsonl."""
-    generator = generators.load(network)
-    editor = StyleEditor(generator, Catalog.load(catalog, generator), rgb=rgb)
     kinds: dict[str, list[Query]] = {
-        "sequential": [Sequential(float(e), rho) for e in epsilon.split(",")],
+        "sequential": [Sequential(budget, rho) for budget in _numbers(epsilon)],
         "simultaneous": [Simultaneous()],
         "softmax": [Softmax()],
     }
     if query not in kinds:
-        raise typer.BadParameter(f"query must be one of {', '.join(kinds)}, got {query!r}")
+        raise ValueError(f"query must be one of {', '.join(kinds)}, got {query!r}")
+    if image_format not in ("png", "jpg", "webp"):
+        raise ValueError(f"format must be png, jpg or webp, got {image_format!r}")
     rows = [seeds(text) for text in (seeds_, references)]
+    generator = generators.load(network)
+    editor = StyleEditor(generator, Catalog.load(catalog, generator), rgb=rgb)
     targets, sources = (generator.latents(row, truncation=trunc) for row in rows)
     batches = editor.edit(
         targets,
@@ -177,7 +184,13 @@ def edit(
     )
     names = [[f"seed{seed:04d}" for seed in row] for row in rows]
     saved = save_edits(
-        batches, outdir, targets=names[0], references=names[1], strength=strength, suffix=f".{image_format}"
+        batches,
+        outdir,
+        targets=names[0],
+        references=names[1],
+        strength=strength,
+        settings={"network": generator.name, "catalog": str(catalog), "truncation": trunc, "rgb": rgb},
+        suffix=f".{image_format}",
     )
     print(f"{sum(len(batch.edits) for batch in saved)} edits and manifest.jsonl are in {outdir}/")
 
@@ -188,6 +201,13 @@ def info() -> None:
     print(report())
 
 
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(item) for item in text.split(",")]
+    except ValueError:
+        raise ValueError(f"epsilon must be numbers with commas, such as 0.25,1, got {text!r}") from None
+
+
 def _parts(catalog: Catalog) -> str:
     return ", ".join(f"{part} {ids}" for part, ids in catalog.parts.items()) or "none"
 
@@ -196,5 +216,5 @@ def main() -> None:
     """Runs the command line; an error that the user can mend is one line, not a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError, ConnectionError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"stylefast: {error}")

@@ -73,7 +73,10 @@ def run(
         editor = StyleEditor(generator, catalog)
         edits = editor.edit(w_targets, w_references, PARTS, queries=QUERIES, measure=True, batch_size=batch_size)
         names = [[f"seed{seed:04d}" for seed in seeds] for seeds in (targets, references)]
-        saved = save_edits(edits, directory / "edits", targets=names[0], references=names[1], suffix=".jpg")
+        settings = {"network": generator.name, "truncation": truncation, "rgb": False}
+        saved = save_edits(
+            edits, directory / "edits", targets=names[0], references=names[1], settings=settings, suffix=".jpg"
+        )
         result = Result(len(targets), len(references))
         for batch in saved:
             result.add(batch)
@@ -91,7 +94,7 @@ def run(
         "seconds": clock.seconds | {f"catalog_{name}": s for name, s in catalog.provenance["seconds"].items()},
     }
     with replacing(directory / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return summary
 
 
@@ -113,13 +116,16 @@ class Result:
             pair = float(batch.locality.delta_e_inside[i]), float(batch.locality.delta_e_outside[i])
             self._differences[edit.part, edit.query.name].append(pair)
 
-    def locality(self) -> dict[str, dict[str, dict[str, float]]]:
-        """locality[part][query]: the mean difference inside and outside the part over all edits, and their ratio."""
-        table: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    def locality(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """locality[part][query]: the mean difference inside and outside the part over all edits, and their ratio.
+
+        An edit without an inside (or outside) does not count there; None is a mean over nothing, or a ratio to nothing.
+        """
+        table: dict[str, dict[str, dict[str, float | None]]] = defaultdict(dict)
         for (part, query), pairs in self._differences.items():
-            inside, outside = (float(mean) for mean in torch.tensor(pairs, dtype=torch.float64).mean(0))
-            ratio = inside / outside if outside > 0 else 0.0
-            table[part][query] = {"inside": inside, "outside": outside, "ratio": ratio}
+            inside, outside = torch.tensor(pairs, dtype=torch.float64).nanmean(0)
+            values = {"inside": inside, "outside": outside, "ratio": inside / outside}
+            table[part][query] = {name: float(value) if value.isfinite() else None for name, value in values.items()}
         return dict(table)
 
     def grid(self) -> Tensor:
@@ -152,6 +158,10 @@ def table(summary: dict[str, Any]) -> str:
     lines = [f"{'part':8}" + "".join(f"{query.name:>24}" for query in QUERIES)]
     for part, queries in summary["locality"].items():
         cells = [queries[query.name] for query in QUERIES]
-        texts = [f"{c['inside']:.2f} / {c['outside']:.2f} = {c['ratio']:.1f}x" for c in cells]
+        texts = ["{} / {} = {}x".format(*(_number(c[name]) for name in ("inside", "outside", "ratio"))) for c in cells]
         lines.append(f"{part:8}" + "".join(f"{text:>24}" for text in texts))
     return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -194,12 +195,16 @@ class StyleEditor:
             An iterator over `EditBatch`.
 
         Raises:
-            ValueError: unknown part, setting out of range, latents of another shape, batch_size below 1.
+            ValueError: unknown part or roi_mode, setting out of range, latents of another shape, batch_size below 1.
 
         Source: "Editing in Style" (Collins et al., CVPR 2020), equation 3.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if not math.isfinite(strength):
+            raise ValueError(f"strength must be a finite number, got {strength}")
+        nowhere = torch.zeros(0, 1, 1, dtype=torch.bool)
+        roi(nowhere, nowhere, roi_mode)  # refuses an unknown mode now, not at the first batch
         parts = [parts] if isinstance(parts, str) else list(parts)
         settings = list(queries) if isinstance(queries, Sequence) else [queries]
         rows = list(itertools.product(parts, settings))
@@ -207,18 +212,11 @@ class StyleEditor:
             raise ValueError("parts and queries must each name at least one")
         table = torch.stack([self.query(part, setting) for part, setting in rows]).to(self.generator.device)  # [Q, S]
         target_styles, reference_styles = (self.generator.styles(w) for w in (targets, references))
-        maps = None
-        if measure:
-            target_labels, reference_labels = (_labels(self, w, batch_size) for w in (targets, references))
-            maps = {
-                part: (self.catalog.part_map(target_labels, part), self.catalog.part_map(reference_labels, part))
-                for part in parts
-            }
 
         def batches() -> Iterator[EditBatch]:
             grid = itertools.product(range(len(targets)), range(len(references)), range(len(rows)))
             total = len(targets) * len(references) * len(rows)
-            originals: dict[int, Tensor] = {}
+            measured = _Measured(self, targets, target_styles, references, roi_mode, batch_size) if measure else None
             with tqdm(total=total, desc="edits", unit="image", delay=2, disable=not progress) as bar:
                 while chunk := list(itertools.islice(grid, batch_size)):
                     index = torch.tensor(chunk, device=self.generator.device)  # [E, 3]
@@ -228,28 +226,46 @@ class StyleEditor:
                     )
                     images = self.generator.synthesize(styles, targets[index[:, 0]])
                     bar.update(len(chunk))
-                    if maps is None:
-                        yield EditBatch(edits, styles, images)
-                        continue
-                    wanted = {t for t, _, _ in chunk}
-                    originals = {t: image for t, image in originals.items() if t in wanted}
-                    for t in wanted - originals.keys():
-                        originals[t] = self.generator.synthesize(target_styles[t : t + 1], targets[t : t + 1])
-                    before = torch.cat([originals[t] for t, _, _ in chunk])
-                    region = torch.stack(
-                        [
-                            roi(maps[e.part][0][e.target][None], maps[e.part][1][e.reference][None], roi_mode)[0]
-                            for e in edits
-                        ]
-                    )
-                    yield EditBatch(edits, styles, images, before, region, locality(images, before, region))
+                    yield EditBatch(edits, styles, images, *(measured(edits, images) if measured else ()))
 
         return batches()
 
 
-def _labels(editor: StyleEditor, w: Tensor, batch_size: int) -> Tensor:
-    labels = [editor.catalog.labels(editor.generator, chunk) for chunk in w.split(batch_size)]
-    return torch.cat(labels)  # [N, h, w]
+class _Measured:
+    """The targets' images, regions and locality of edits; keeps the originals of one batch."""
+
+    def __init__(
+        self,
+        editor: StyleEditor,
+        targets: Tensor,
+        target_styles: Tensor,
+        references: Tensor,
+        roi_mode: str,
+        batch_size: int,
+    ) -> None:
+        self.generator, self.catalog = editor.generator, editor.catalog
+        self.targets, self.target_styles, self.roi_mode = targets, target_styles, roi_mode
+        self.labels = [
+            torch.cat(
+                [self.catalog.labels(self.generator, chunk, backend=editor.backend) for chunk in w.split(batch_size)]
+            )
+            for w in (targets, references)
+        ]  # [T, h, w], [R, h, w]
+        self.originals: dict[int, Tensor] = {}
+
+    def __call__(self, edits: Sequence[Edit], images: Tensor) -> tuple[Tensor, Tensor, Locality]:
+        wanted = dict.fromkeys(edit.target for edit in edits)
+        self.originals = {t: image for t, image in self.originals.items() if t in wanted}
+        for t in wanted:
+            if t not in self.originals:
+                self.originals[t] = self.generator.synthesize(self.target_styles[t : t + 1], self.targets[t : t + 1])
+        before = torch.cat([self.originals[edit.target] for edit in edits])
+        region = torch.cat([self._roi(edit) for edit in edits])  # [E, h, w]
+        return before, region, locality(images, before, region)
+
+    def _roi(self, edit: Edit) -> Tensor:
+        rows = zip(self.labels, (edit.target, edit.reference), strict=True)
+        return roi(*(self.catalog.part_map(labels[i : i + 1], edit.part) for labels, i in rows), self.roi_mode)
 
 
 def _per_site(value: float | tuple[float, ...], sites: Sequence[Site]) -> tuple[float, ...]:

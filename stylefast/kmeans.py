@@ -82,7 +82,7 @@ class SphericalKMeans:
         labels_: of the data given to `fit`; equal to `predict` of them.
         objective_: of the data given to `fit`; equal to `score` of them.
         runs_: list of `Run`, one a restart; `centroids_` are those of the best.
-        n_reseeded_: re-seeded clusters of all runs, or of all calls of `partial_fit`.
+        n_reseeded_: how many times a cluster was re-seeded, over all runs and later calls of `partial_fit`.
 
     Raises:
         TypeError, ValueError: an argument is of a wrong type or out of range.
@@ -240,32 +240,32 @@ class SphericalKMeans:
     def _lloyd(self, points: Points, nonzero: Tensor, centroids: Tensor, progress: bool) -> list[Run]:
         """Lloyd iterations of restarts [B, K, C] in lockstep. A run keeps the centroids that were evaluated last."""
         runs = going = [Run() for _ in centroids]
-        bar = tqdm(range(self.max_iter + 1), desc="k-means", unit="step", delay=2, disable=not progress)
-        for n_iter in bar:
-            step = points.step(centroids)
-            updated = _directions(step.sums, centroids)
-            moves = (updated != centroids).flatten(1).any(1).tolist()
-            empty = step.counts == 0  # [B, K]
-            objective, n_empty = step.objective.tolist(), empty.sum(1).tolist()
-            keep = []
-            for i, run in enumerate(going):
-                settled = not moves[i] or objective[i] - run.objective < self.tol * abs(objective[i])
-                # With fewer directions than clusters some stay empty, however often they are re-seeded.
-                run.converged = settled and (n_empty[i] == 0 or 0 < run.n_empty <= n_empty[i])
-                run.objective, run.n_iter, run.n_empty = objective[i], n_iter, n_empty[i]
-                run.centroids, run.sums, run.counts = centroids[i], step.sums[i], step.counts[i]
-                if run.converged or n_iter == self.max_iter:
-                    continue
-                if n_empty[i]:
-                    updated[i, empty[i]] = farthest(points, nonzero, updated[i, ~empty[i]], n_empty[i])
-                    run.n_reseeded += n_empty[i]
-                keep.append(i)
-            if not keep:
-                break
-            centroids, going = updated[keep], [going[i] for i in keep]
-            bar.set_postfix(runs=len(keep), refresh=False)
-        bar.close()
-        return runs
+        with tqdm(total=self.max_iter, desc="k-means", unit="step", delay=2, disable=not progress) as bar:
+            while True:
+                step = points.step(centroids)
+                updated = _directions(step.sums, centroids)
+                moves = (updated != centroids).flatten(1).any(1).tolist()
+                empty = step.counts == 0  # [B, K]
+                objective, n_empty = step.objective.tolist(), empty.sum(1).tolist()
+                keep = []
+                for i, run in enumerate(going):
+                    settled = not moves[i] or objective[i] - run.objective < self.tol * abs(objective[i])
+                    # With fewer directions than clusters some stay empty, however often they are re-seeded.
+                    run.converged = settled and (n_empty[i] == 0 or 0 < run.n_empty <= n_empty[i])
+                    run.objective, run.n_empty = objective[i], n_empty[i]
+                    run.centroids, run.sums, run.counts = centroids[i], step.sums[i], step.counts[i]
+                    if run.converged or run.n_iter == self.max_iter:
+                        continue
+                    if n_empty[i]:
+                        updated[i, empty[i]] = farthest(points, nonzero, updated[i, ~empty[i]], n_empty[i])
+                        run.n_reseeded += n_empty[i]
+                    run.n_iter += 1
+                    keep.append(i)
+                if not keep:
+                    return runs
+                centroids, going = updated[keep], [going[i] for i in keep]
+                bar.set_postfix(runs=len(keep), refresh=False)
+                bar.update()
 
 
 def _directions(sums: Tensor, centroids: Tensor) -> Tensor:

@@ -63,8 +63,10 @@ class Points:
         """The points at flat positions [m], at unit norm: [m, C] float32 or float64."""
         if self.features == "standardized":
             n, c, h, w = self.activations.shape
-            pieces = self.activations.split(max(1, CHUNK // max(1, n * h * w)), dim=1)
-            x = torch.cat([_columns(assignment.points(piece, self.features), positions) for piece in pieces], dim=1)
+            channels = max(1, CHUNK // max(1, n * h * w))
+            x = self.activations.new_empty((len(positions), c), dtype=accumulator(self.activations.dtype))
+            for piece, columns in zip(self.activations.split(channels, 1), x.split(channels, 1), strict=True):
+                columns.copy_(_columns(assignment.points(piece, self.features), positions))
         else:
             x = assignment.points(_columns(self.activations, positions), self.features)
         return torch.nn.functional.normalize(x, dim=1)

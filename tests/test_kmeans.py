@@ -471,7 +471,7 @@ def test_nothing_of_the_size_of_the_activations_is_allocated(features: str, monk
 def test_progress(monkeypatch: pytest.MonkeyPatch):
     bars: list[dict[str, Any]] = []
     tqdm = kmeans.tqdm
-    monkeypatch.setattr(kmeans, "tqdm", lambda steps, **options: bars.append(options) or tqdm(steps, **options))
+    monkeypatch.setattr(kmeans, "tqdm", lambda **options: bars.append(options) or tqdm(**options))
     x = mixture(1, 4, 5, 5, 2, 1.0)
     SphericalKMeans(2).fit(x)
     SphericalKMeans(2).fit(x, progress=False)
@@ -501,8 +501,9 @@ def test_progress(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str):
+    arguments: dict[str, Any] = {"n_clusters": 3} | options
     with pytest.raises(ValueError, match=message):
-        SphericalKMeans(**({"n_clusters": 3} | options))
+        SphericalKMeans(**arguments)
 
 
 @pytest.mark.parametrize(

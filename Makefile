@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp')
+
+.PHONY: test lint demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+
+demo: .venv/installed
+	$(BIN)/stylefast demo --outdir demo
+
+# torch goes first, so that no later requirement picks another one.
+.venv/requirements: requirements-test.txt Makefile
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install $(TORCH)
+	$(BIN)/pip install -r requirements-test.txt
+	touch $@
+
+.venv/installed: .venv/requirements pyproject.toml setup.py $(NATIVE)
+	$(BIN)/pip install --no-build-isolation -e .
+	touch $@

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line and the demo, on the toy generator."""
+
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from networks import shared
+from PIL import Image
+from typer.testing import CliRunner
+
+from stylefast import __version__, cli, demo, generators
+from stylefast.backends import BACKENDS
+from stylefast.catalog import Catalog
+from stylefast.editing import Edit, EditBatch, Sequential, StyleEditor
+from stylefast.locality import Locality
+from stylefast.ops import OPS
+from stylefast.regions import FFHQ_REGIONS
+
+NETWORK = ["--network", "toy:sg2"]
+BUILD = ["catalog", "build", *NETWORK, "--seeds", "0-5", "--clusters", "6", "--restarts", "2", "--batch-size", "3"]
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    path = tmp_path_factory.mktemp("built") / "toy.safetensors"
+    run(*BUILD, "--out", path, "--trunc", "0.9", "--seed", "4")
+    return path
+
+
+@pytest.fixture
+def catalog(built, tmp_path):
+    """A copy, annotated."""
+    path = tmp_path / "toy.safetensors"
+    shutil.copy(built, path)
+    Catalog.load(path).annotate({"eyes": [0, 3], "nose": [1]}).save(path)
+    return path
+
+
+def strict(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+# Seeds
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("0,1,4-6", [0, 1, 4, 5, 6]), ("7", [7]), ("3-3", [3]), (" 2 , 0-1 ", [2, 0, 1]), ("8-10,1", [8, 9, 10, 1])],
+)
+def test_seeds(text, expected):
+    assert cli.seeds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "1-", "-1", "1--2", "1.5", "1 2", "6-4", "0,6-4"])
+def test_bad_seeds(text):
+    with pytest.raises(ValueError, match="seeds must"):
+        cli.seeds(text)
+
+
+# Commands
+
+
+def test_catalog_build(built):
+    generator = shared("sg2")
+    loaded = Catalog.load(built, generator)
+    w = generator.latents(range(6), truncation=0.9)
+    expected = Catalog.build(generator, w, n_clusters=6, n_init=2, seed=4, batch_size=3, progress=False)
+    assert torch.equal(loaded.centroids, expected.centroids) and loaded.layer == expected.layer
+    assert torch.equal(loaded.contributions, expected.contributions)
+    assert loaded.parts == expected.annotate(FFHQ_REGIONS).parts
+    assert loaded.provenance["seeds"] == "0-5" and loaded.provenance["truncation"] == 0.9
+
+
+def test_catalog_build_with_every_option(tmp_path):
+    out = tmp_path / "folder" / "c.safetensors"
+    options = [
+        "--layer",
+        "convs.3",
+        "--run",
+        "0",
+        "--features",
+        "squared",
+        "--contribution-images",
+        "2",
+        "--boxes",
+        "none",
+    ]
+    text = run(*BUILD, "--out", out, *options)
+    loaded = Catalog.load(out)
+    assert (loaded.layer, loaded.features, loaded.parts) == ("torgbs.1", "squared", {})  # which convs.3 reads too
+    assert loaded.provenance["run"] == 0 and loaded.provenance["contribution_images"] == 2
+    assert text.endswith(f"{out}: none\n")
+
+
+def test_catalog_show(catalog, tmp_path):
+    text = run("catalog", "show", catalog)
+    assert "toy:sg2, layer" in text and "K = 6, 11 sites" in text and "parts: eyes [0, 3], nose [1]" in text
+    assert "seeds: 0-5" in text and "torch: " in text
+    run("catalog", "show", catalog, *NETWORK, "--outdir", tmp_path / "figures", "--seeds", "0")
+    named = {name: Image.open(tmp_path / "figures" / name) for name in ("clusters.png", "contributions.png")}
+    Catalog.load(catalog).annotate({}).save(catalog)
+    run("catalog", "show", catalog, *NETWORK, "--outdir", tmp_path / "unnamed", "--seeds", "0")
+    assert (
+        Image.open(tmp_path / "unnamed" / "contributions.png").height > named["contributions.png"].height
+    )  # 6 rows, 2
+
+
+def test_catalog_annotate(catalog):
+    text = run("catalog", "annotate", catalog, "--part", "eyes=5", "--part", "hair=1,2")
+    assert Catalog.load(catalog).parts == {"eyes": [5], "hair": [1, 2]} and text == "eyes [5], hair [1, 2]\n"
+    run("catalog", "annotate", catalog, "--boxes", "ffhq", "--part", "hair=0")
+    expected = Catalog.load(catalog).annotate({**FFHQ_REGIONS, "hair": [0]}).parts
+    assert Catalog.load(catalog).parts == expected and expected["hair"] == [0]
+
+
+def test_edit(catalog, tmp_path):
+    out = tmp_path / "out"
+    text = run(
+        *["edit", "--catalog", catalog, "--seeds", "1,3-4", "--references", "7", "--parts", "eyes,nose", *NETWORK],
+        *["--epsilon", "0.5,2", "--rho", "0.05", "--strength", "0.75", "--trunc", "0.8", "--batch-size", "5"],
+        *["--outdir", out, "--rgb"],
+    )
+    assert text.endswith(f"12 edits and manifest.jsonl are in {out}/\n")
+    lines = [strict(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    order = [(t, p, e) for t in (1, 3, 4) for p in ("eyes", "nose") for e in (0.5, 2)]
+    assert [line["file"] for line in lines] == [f"seed{t:04}_{p}_seed0007_sequential_{e}.png" for t, p, e in order]
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", *(line["file"] for line in lines)}
+    generator = shared("sg2")
+    w = generator.latents([1, 3, 4, 7], truncation=0.8)
+    queries = [Sequential(0.5, 0.05), Sequential(2.0, 0.05)]
+    editor = StyleEditor(generator, Catalog.load(catalog), rgb=True)
+    made = editor.edit(w[:3], w[3:], ["eyes", "nose"], queries=queries, strength=0.75, measure=True, batch_size=5)
+    images, ratios = zip(
+        *((image, x) for b in made for image, x in zip(b.images, b.locality.ratio, strict=True)), strict=True
+    )
+    for line, image, ratio in zip(lines, images, ratios, strict=True):
+        pixels = torch.from_numpy(np.array(Image.open(out / line["file"]))).permute(2, 0, 1)
+        assert (pixels - image * 255).abs().max() < 0.51
+        assert line["locality"]["ratio"] == pytest.approx(float(ratio), rel=1e-4)
+        assert line["strength"] == 0.75 and line["query"]["rho"] == 0.05
+        assert line["truncation"] == 0.8 and line["rgb"] is True and line["network"] == "toy:sg2"
+
+
+@pytest.mark.parametrize("query", ["simultaneous", "softmax"])
+def test_edit_with_another_query_and_format(catalog, tmp_path, query):
+    base = ["edit", "--catalog", catalog, "--seeds", "1", "--references", "7", "--parts", "eyes", *NETWORK]
+    run(*base, "--outdir", tmp_path / "out", "--query", query, "--format", "webp", "--no-measure")
+    (line,) = (strict(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
+    assert line["query"]["kind"] == query and line["locality"] is None and line["rgb"] is False
+    assert Image.open(tmp_path / "out" / line["file"]).format == "WEBP"
+
+
+def test_info_prints_the_grid():
+    text = run("info")
+    assert __version__ in text and torch.__version__ in text
+    header = next(line for line in text.splitlines() if line.split() == list(BACKENDS))
+    for op in OPS:
+        (row,) = (line for line in text.splitlines() if line.split()[:1] == [op.name])
+        assert len(row.split()) == 1 + len(BACKENDS)
+        assert row[header.index("reference") : header.index("reference") + 9].strip() == "x"
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["catalog", "build", "--out", "x", "--seeds", "6-4"], "seeds must rise"),
+        (["catalog", "build", "--out", "x", "--boxes", "lsun"], "boxes must be"),
+        (["catalog", "build", "--out", "x", "--network", "toy:sg9"], "network must be one of"),
+        ([*BUILD, "--out", "x", "--clusters", "0"], "n_clusters must be"),
+        ([*BUILD, "--out", "x", "--resolution", "999"], "resolution must be"),
+        ([*BUILD, "--out", "toy.safetensors/x"], "toy.safetensors"),
+        (["catalog", "show", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["catalog", "show", "text"], "text is no catalog"),
+        (["catalog", "annotate", "toy.safetensors"], "annotate needs"),
+        (["catalog", "annotate", "toy.safetensors", "--boxes", "lsun"], "annotate needs"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "eyes"], "part must look like"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "eyes=1;2"], "part must look like"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "=1"], "part must look like"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "eyes=99"], r"cluster ids in \[0, 6\)"),
+        (["edit", "--parts", "ear"], "got 'ear'"),
+        (["edit", "--query", "random"], "query must be one of"),
+        (["edit", "--epsilon", "0.1;2"], "epsilon must be numbers"),
+        (["edit", "--epsilon", "-1"], "epsilon must be a finite number"),
+        (["edit", "--rho", "2"], "rho must be"),
+        (["edit", "--format", "gif"], "format must be"),
+        (["edit", "--seeds", "0,0"], "targets must have different names"),
+        (["edit", "--references", "x"], "seeds must look like"),
+        (["edit", "--batch-size", "0"], "batch_size must be"),
+        (["edit", "--network", "toy:sg3"], "toy.safetensors is no catalog that can be used"),
+        (["edit", "--outdir", "text"], "text"),
+    ],
+)
+def test_a_users_error_is_one_line(catalog, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("no catalog")
+    if arguments[0] == "edit":
+        given = ["--catalog", "toy.safetensors", "--seeds", "1", "--references", "2", "--parts", "eyes", *NETWORK]
+        arguments = ["edit", *given, *arguments[1:]]  # the last of an option counts
+    monkeypatch.setattr("sys.argv", ["stylefast", *arguments])
+    before = catalog.read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    # Python prints the text of such an exit and ends with status 1
+    assert isinstance(caught.value.code, str) and re.search(message, caught.value.code)
+    assert caught.value.code.startswith("stylefast: ") and "\n" not in caught.value.code
+    assert "Traceback" not in capsys.readouterr().err
+    assert catalog.read_bytes() == before and not (tmp_path / "x").exists()
+
+
+def test_an_unknown_command_fails(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["stylefast", "paint"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2 and "paint" in capsys.readouterr().err
+
+
+# Demo
+
+
+QUERIES = ["sequential_0.25", "sequential_1", "simultaneous", "random"]
+
+
+def check_demo(out, summary, targets, references):
+    assert strict((out / "summary.json").read_text()) == summary
+    assert list(summary["locality"]) == ["eyes", "nose", "mouth"]
+    lines = [strict(line) for line in (out / "edits" / "manifest.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 * 4 * len(targets) * len(references)
+    for part, queries in summary["locality"].items():
+        assert list(queries) == QUERIES
+        for name, values in queries.items():
+            kind, _, epsilon = name.partition("_")
+            mine = [
+                line["locality"]
+                for line in lines
+                if (line["part"], line["query"]["kind"]) == (part, kind)
+                and (not epsilon or line["query"]["epsilon"] == float(epsilon))
+            ]
+            assert list(values) == ["inside", "outside", "ratio"] and len(mine) == len(targets) * len(references)
+            for side in ("inside", "outside"):
+                found = [line[f"delta_e_{side}"] for line in mine if line[f"delta_e_{side}"] is not None]
+                assert values[side] == pytest.approx(sum(found) / len(found))
+            assert values["outside"] == 0 or values["ratio"] == pytest.approx(values["inside"] / values["outside"])
+    stages = [
+        "load",
+        "catalog",
+        "edits",
+        "figures",
+        *(f"catalog_{s}" for s in ("generator", "clustering", "contribution")),
+    ]
+    assert sorted(summary["seconds"]) == sorted(stages) and all(s >= 0 for s in summary["seconds"].values())
+    assert summary["targets"] == list(targets) and summary["references"] == list(references)
+    for name in ("clusters.png", "contributions.png", "grid.jpg", "heat.png"):
+        Image.open(out / name).load()
+    edited = {line["file"] for line in lines}
+    assert {path.name for path in (out / "edits").iterdir()} == {"manifest.jsonl", *edited}
+    assert Catalog.load(out / "catalog.safetensors", shared("sg2")).parts == summary["parts"]
+
+
+def test_demo_on_few_images(tmp_path):
+    summary = demo.run(
+        tmp_path, network="toy:sg2", images=8, contribution_images=4, targets=(1, 2), references=(3,), batch_size=5
+    )
+    check_demo(tmp_path, summary, (1, 2), (3,))
+    assert summary["network"] == "toy:sg2"
+    lines = demo.table(summary).splitlines()
+    assert lines[0].split() == ["part", *QUERIES] and [line.split()[0] for line in lines[1:]] == [
+        "eyes",
+        "nose",
+        "mouth",
+    ]
+
+
+def test_the_demo_command_falls_back_to_the_toy(tmp_path, monkeypatch):
+    load = generators.load
+
+    def no_network(network):
+        if network == "random-face":
+            raise ConnectionError("random-face cannot be downloaded")
+        return load(network)
+
+    monkeypatch.setattr(generators, "load", no_network)
+    few = {"images": 8, "contribution_images": 4, "references": (2,)}
+    monkeypatch.setattr(demo.run, "__kwdefaults__", demo.run.__kwdefaults__ | few)
+    text = run("demo", "--outdir", tmp_path / "out")
+    assert "random-face cannot be downloaded" in text and "toy generator, without faces" in text
+    check_demo(tmp_path / "out", strict((tmp_path / "out" / "summary.json").read_text()), (1004, 1011, 1027), (2,))
+
+
+def test_the_summary_counts_edits_with_an_inside_only():
+    result, nan = demo.Result(1, 1), math.nan
+    columns = torch.tensor([[4.0, 1.0], [nan, 3.0], [2.0, nan]], dtype=torch.float64).T
+    for part, rows in (("eyes", slice(0, 3)), ("nose", slice(1, 2)), ("mouth", slice(2, 3))):
+        inside, outside = (column[rows] for column in columns)
+        measured = Locality(inside, inside, inside, outside, inside / outside)
+        images = torch.zeros(len(inside), 3, 2, 2)
+        edits = [Edit(0, 0, part, query) for query in [Sequential()] * len(inside)]
+        result.add(EditBatch(edits, torch.zeros(1), images, images, torch.zeros(len(inside), 2, 2).bool(), measured))
+    assert result.locality() == {
+        "eyes": {"sequential_1": {"inside": 3.0, "outside": 2.0, "ratio": 1.5}},
+        "nose": {"sequential_1": {"inside": None, "outside": 3.0, "ratio": None}},
+        "mouth": {"sequential_1": {"inside": 2.0, "outside": None, "ratio": None}},
+    }
+    summary = {"locality": {"nose": {name: {"inside": None, "outside": 3.0, "ratio": None} for name in QUERIES}}}
+    assert "- / 3.00 = -x" in demo.table(summary)
