@@ -25,6 +25,7 @@ FLAGS = [
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
+    "-Wno-maybe-uninitialized",  # GCC 12 gives it, falsely, for its own intrinsics and shared_ptr
     "-Wno-psabi",
     "-Wno-unknown-pragmas",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",

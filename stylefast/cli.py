@@ -17,7 +17,7 @@ from .__main__ import report
 from .catalog import Catalog
 from .editing import Query, Sequential, Simultaneous, Softmax, StyleEditor
 from .output import save_edits
-from .regions import FFHQ_REGIONS
+from .regions import FFHQ_REGIONS, Region
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Local editing of StyleGAN images.")
 catalogs = typer.Typer(no_args_is_help=True, help="Build, look at and annotate catalogs.")
@@ -131,7 +131,7 @@ def annotate(
     if boxes not in ("ffhq", None) or not (part or boxes):
         raise ValueError(f'annotate needs --part name=ids or --boxes "ffhq", got boxes {boxes!r}')
     loaded = Catalog.load(catalog)
-    regions = dict(FFHQ_REGIONS) if boxes == "ffhq" else {}
+    regions: dict[str, Region] = dict(FFHQ_REGIONS) if boxes == "ffhq" else {}
     for text in part or []:
         name, _, ids = text.partition("=")
         if not name or not re.fullmatch(r"\d+(,\d+)*", ids):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -226,7 +226,8 @@ class StyleEditor:
                     )
                     images = self.generator.synthesize(styles, targets[index[:, 0]])
                     bar.update(len(chunk))
-                    yield EditBatch(edits, styles, images, *(measured(edits, images) if measured else ()))
+                    batch = EditBatch(edits, styles, images)
+                    yield measured(batch) if measured else batch
 
         return batches()
 
@@ -253,19 +254,20 @@ class _Measured:
         ]  # [T, h, w], [R, h, w]
         self.originals: dict[int, Tensor] = {}
 
-    def __call__(self, edits: Sequence[Edit], images: Tensor) -> tuple[Tensor, Tensor, Locality]:
-        wanted = dict.fromkeys(edit.target for edit in edits)
+    def __call__(self, batch: EditBatch) -> EditBatch:
+        wanted = dict.fromkeys(edit.target for edit in batch.edits)
         self.originals = {t: image for t, image in self.originals.items() if t in wanted}
         for t in wanted:
             if t not in self.originals:
                 self.originals[t] = self.generator.synthesize(self.target_styles[t : t + 1], self.targets[t : t + 1])
-        before = torch.cat([self.originals[edit.target] for edit in edits])
-        region = torch.cat([self._roi(edit) for edit in edits])  # [E, h, w]
-        return before, region, locality(images, before, region)
+        before = torch.cat([self.originals[edit.target] for edit in batch.edits])
+        region = torch.cat([self._roi(edit) for edit in batch.edits])  # [E, h, w]
+        return replace(batch, targets=before, roi=region, locality=locality(batch.images, before, region))
 
     def _roi(self, edit: Edit) -> Tensor:
         rows = zip(self.labels, (edit.target, edit.reference), strict=True)
-        return roi(*(self.catalog.part_map(labels[i : i + 1], edit.part) for labels, i in rows), self.roi_mode)
+        target, reference = (self.catalog.part_map(labels[i : i + 1], edit.part) for labels, i in rows)
+        return roi(target, reference, self.roi_mode)
 
 
 def _per_site(value: float | tuple[float, ...], sites: Sequence[Site]) -> tuple[float, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The build: one wheel for any Python, a wheel without kernels where there is no compiler, and what the package reports."""
+"""The build: one wheel for any Python, without kernels where there is no compiler; and what the package reports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from cells import skip_unless
 
 import stylefast
+from stylefast import backends
 from stylefast.backends import BACKENDS
 from stylefast.ops import OPS
 
@@ -80,7 +83,29 @@ print(labels.tolist())
     assert done.stdout.splitlines() == [str(site / "stylefast" / "__init__.py"), "[[[0, 0], [0, 0]]]"], done.stderr
     assert done.stderr.count("stylefast runs on its slow 'reference' backend: backend 'cpu' was not built") == 1
 
-    lines = python("-m", "stylefast", folder=site).stdout.splitlines()
-    assert ["CPU", "kernels", "none"] in [line.split() for line in lines]
-    assert [op.name, *("x" if name == "reference" else "-" for name in BACKENDS)] in [x.split() for x in lines]
-    assert lines[-1].startswith("backend 'cpu' was not built")
+    report = python("-m", "stylefast", folder=site).stdout
+    assert rows(report)["CPU"] == ["kernels", "none"]
+    assert all(rows(report)[op.name][list(BACKENDS).index("cpu")] == "-" for op in OPS)
+    assert all(rows(report)[op.name][list(BACKENDS).index("reference")] == "x" for op in OPS)
+    assert "\nbackend 'cpu' was not built" in report
+
+
+def rows(report: str) -> dict[str, list[str]]:
+    """The words of each line behind its first."""
+    return {words[0]: words[1:] for line in report.splitlines() if (words := line.split())}
+
+
+def test_the_report_names_versions_and_what_can_run():
+    report = rows(python("-m", "stylefast").stdout)
+    assert report["stylefast"] == [stylefast.__version__]
+    assert report["torch"] == [torch.__version__]
+    assert report["CPU"] == ["kernels", backends.native.instruction_set() or "none"]
+    for op in OPS:
+        assert report[op.name] == ["x" if reason is None else "-" for reason in backends.available().values()]
+
+
+@pytest.mark.parametrize("isa", [pytest.param(isa, marks=skip_unless("cpu")) for isa in ("sse9", "AVX2")])
+def test_an_unknown_instruction_set_is_refused_by_name(isa: str):
+    done = python("-m", "stylefast", STYLEFAST_ISA=isa)
+    assert done.returncode != 0
+    assert f"STYLEFAST_ISA must be one of avx512 avx2 portable, got {isa}" in done.stderr

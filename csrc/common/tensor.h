@@ -2,16 +2,16 @@
 // The bridge to torch's stable ABI: what every file below its waterline needs.
 #pragma once
 
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
 #include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
-
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include "views.h"
 
@@ -21,20 +21,30 @@ using torch::headeronly::ScalarType;
 using torch::stable::contiguous;
 using torch::stable::Tensor;
 
-template <typename T> inline constexpr ScalarType kScalarType = ScalarType::Float;
-template <> inline constexpr ScalarType kScalarType<double> = ScalarType::Double;
-template <> inline constexpr ScalarType kScalarType<int32_t> = ScalarType::Int;
-template <> inline constexpr ScalarType kScalarType<int64_t> = ScalarType::Long;
+template <typename T>
+inline constexpr ScalarType kScalarType = ScalarType::Float;
+template <>
+inline constexpr ScalarType kScalarType<double> = ScalarType::Double;
+template <>
+inline constexpr ScalarType kScalarType<int32_t> = ScalarType::Int;
+template <>
+inline constexpr ScalarType kScalarType<int64_t> = ScalarType::Long;
 
-template <typename T> struct Type { using type = T; };
+template <typename T>
+struct Type {
+  using type = T;
+};
 
 // Calls f(Type<S>{}) with the element type of a floating tensor.
 template <typename F>
 auto dispatch(const Tensor& tensor, F&& f) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Double: return f(Type<double>{});
-    case ScalarType::Half: return f(Type<half>{});
-    case ScalarType::BFloat16: return f(Type<bfloat16>{});
+    case ScalarType::Double:
+      return f(Type<double>{});
+    case ScalarType::Half:
+      return f(Type<half>{});
+    case ScalarType::BFloat16:
+      return f(Type<bfloat16>{});
     default:
       STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float, "expected a floating tensor");
       return f(Type<float>{});
@@ -42,10 +52,14 @@ auto dispatch(const Tensor& tensor, F&& f) {
 }
 
 template <typename T>
-const T* data(const Tensor& tensor) { return static_cast<const T*>(tensor.const_data_ptr()); }
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
 
 template <typename T>
-T* mutable_data(const Tensor& tensor) { return static_cast<T*>(tensor.mutable_data_ptr()); }
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
 
 template <typename T>
 Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {

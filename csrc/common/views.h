@@ -9,12 +9,22 @@
 
 namespace stylefast {
 
-struct half { uint16_t bits; };
-struct bfloat16 { uint16_t bits; };
+struct half {
+  uint16_t bits;
+};
+struct bfloat16 {
+  uint16_t bits;
+};
 
 // The type in which a kernel computes for elements of type S.
-template <typename S> struct Compute { using type = float; };
-template <> struct Compute<double> { using type = double; };
+template <typename S>
+struct Compute {
+  using type = float;
+};
+template <>
+struct Compute<double> {
+  using type = double;
+};
 
 enum class Features { kRaw, kStandardized, kSquared };
 

@@ -10,17 +10,21 @@ namespace {
 
 // (activations [N,C,H,W], centroids [K,C], features) -> labels [N,H,W], similarity [N,H,W]
 std::tuple<Tensor, Tensor> assign(const Tensor& activations, const Tensor& centroids, const std::string& features) {
-  return dispatch(activations, [&](auto type) {
-    using S = typename decltype(type)::type;
-    using T = typename Compute<S>::type;
-    const auto a = activations_view<S>(activations);
-    const Prepared<S> prepared(a, parse_features(features), contiguous(centroids));
+  return dispatch_computing(activations, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const Source a = source(activations);
+    const Prepared<T> prepared(a, parse_features(features), contiguous(centroids));
     const Tensor labels = empty<int32_t>({a.n, a.h, a.w}, activations);
     const Tensor similarity = empty<T>({a.n, a.h, a.w}, activations);
-    const AssignTask<S> task{a, prepared.features, prepared.statistics, prepared.centroids, centroids.size(0),
-                             mutable_data<int32_t>(labels), mutable_data<T>(similarity)};
+    const AssignTask<T> task{a,
+                             prepared.features,
+                             prepared.statistics,
+                             prepared.centroids,
+                             centroids.size(0),
+                             mutable_data<int32_t>(labels),
+                             mutable_data<T>(similarity)};
     const int64_t parts = parts_for((a.positions() + 31) / 32);
-    const auto kernel = STYLEFAST_PICK(assign_kernel<S>);
+    const auto kernel = STYLEFAST_PICK(assign_kernel<T>);
     parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
     return std::make_tuple(labels, similarity);
   });

@@ -5,17 +5,17 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-template <typename S, typename T = typename Compute<S>::type>
-void assign_kernel(const AssignTask<S>& task, int64_t part, int64_t parts) {
-  const Activations<S>& a = task.a;
+template <typename T>
+void assign_kernel(const AssignTask<T>& task, int64_t part, int64_t parts) {
+  const Source& a = task.a;
   const int64_t positions = a.positions(), pixels = tile_pixels<T>(a.c, positions);
   const int64_t tiles = (positions + pixels - 1) / pixels;
   Buffer<T> tile(a.c * pixels), weight(pixels);
   const Best<T> best(pixels);
   for (int64_t t = share(tiles, part, parts); t < share(tiles, part + 1, parts); ++t) {
     const int64_t first = t * pixels, count = std::min(pixels, positions - first);
-    pack<S, T>(a, first, count, tile, pixels);
-    make_features<S, T>(a, task.features, task.statistics, first, count, tile, pixels);
+    pack<T>(a, first, count, tile, pixels);
+    make_features<T>(a, task.features, task.statistics, first, count, tile, pixels);
     score_tile<T>(tile, pixels, a.c, task.centroids, task.clusters, best);
     finish_labels<T>(best, count, task.labels + first, task.similarity + first, weight);
   }

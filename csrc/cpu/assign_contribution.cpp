@@ -8,42 +8,45 @@
 
 namespace stylefast {
 
-template <typename S>
-void run_moments(MomentsTask<S> task, ContributionOutput<typename Compute<S>::type>& output) {
-  using T = typename Compute<S>::type;
-  const Activations<S>& a = task.a;
+template <typename T>
+void run_moments(MomentsTask<T> task, ContributionOutput<T>& output) {
+  const Source& a = task.a;
   const int64_t threads = parts_for(a.n * ((a.plane() + 31) / 32));
   task.pieces = a.n == 0 ? 1 : (threads + a.n - 1) / a.n;
   const int64_t parts = std::min(threads, std::max<int64_t>(1, a.n * task.pieces));
   task.to = output.allocate(parts);
   std::vector<Moments<T>> pieces;
   for (int64_t i = 0; task.pieces > 1 && i < a.n * task.pieces; ++i) pieces.emplace_back(task.clusters, padded<T>(a.c));
-  const auto kernel = STYLEFAST_PICK(moments_kernel<S>);
+  const auto kernel = STYLEFAST_PICK(moments_kernel<T>);
   parallel(parts, [&](int64_t part) { kernel(task, part, parts, pieces); });
-  if (task.pieces > 1) STYLEFAST_PICK(fold_pieces<S>)(task, pieces);
+  if (task.pieces > 1) STYLEFAST_PICK(fold_pieces<T>)(task, pieces);
   output.reduce(task.pieces > 1 ? 1 : parts, a.positions());
 }
 
 template void run_moments(MomentsTask<float>, ContributionOutput<float>&);
 template void run_moments(MomentsTask<double>, ContributionOutput<double>&);
-template void run_moments(MomentsTask<half>, ContributionOutput<float>&);
-template void run_moments(MomentsTask<bfloat16>, ContributionOutput<float>&);
 
 namespace {
 
 // (activations [N,C,H,W], centroids [K,C], features, standardize, per_image) -> labels [N,H,W], M [K,C] or [N,K,C]
 std::tuple<Tensor, Tensor> assign_contribution(const Tensor& activations, const Tensor& centroids,
                                                const std::string& features, bool standardize, bool per_image) {
-  return dispatch(activations, [&](auto type) {
-    using S = typename decltype(type)::type;
-    using T = typename Compute<S>::type;
-    const auto a = activations_view<S>(activations);
-    const Prepared<S> prepared(a, parse_features(features), contiguous(centroids));
+  return dispatch_computing(activations, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const Source a = source(activations);
+    const Prepared<T> prepared(a, parse_features(features), contiguous(centroids));
     const Tensor labels = empty<int32_t>({a.n, a.h, a.w}, activations);
     ContributionOutput<T> output(activations, centroids.size(0), per_image);
-    const MomentsTask<S> task{a,       prepared.features,            prepared.statistics, prepared.centroids,
-                              nullptr, mutable_data<int32_t>(labels), centroids.size(0),   standardize,
-                              0,       {}};
+    const MomentsTask<T> task{a,
+                              prepared.features,
+                              prepared.statistics,
+                              prepared.centroids,
+                              nullptr,
+                              mutable_data<int32_t>(labels),
+                              centroids.size(0),
+                              standardize,
+                              0,
+                              {}};
     run_moments(task, output);
     return std::make_tuple(labels, output.tensor);
   });

@@ -6,12 +6,19 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-template <typename S, typename T>
+template <typename T>
 class MomentsPass {
  public:
-  MomentsPass(const MomentsTask<S>& task, int64_t row)
-      : task_(task), pixels_(tile_pixels<T>(task.a.c, task.a.plane())), tile_(row * pixels_), features_(row * pixels_),
-        rows_(pixels_ * kLanes<T>), similarity_(pixels_), weight_(pixels_), label_(pixels_), best_(pixels_),
+  MomentsPass(const MomentsTask<T>& task, int64_t row)
+      : task_(task),
+        pixels_(tile_pixels<T>(task.a.c, task.a.plane())),
+        tile_(row * pixels_),
+        features_(row * pixels_),
+        rows_(pixels_ * kLanes<T>),
+        similarity_(pixels_),
+        weight_(pixels_),
+        label_(pixels_),
+        best_(pixels_),
         runs_(pixels_, task.clusters + 1) {
     std::fill(tile_ + task.a.c * pixels_, tile_ + row * pixels_, T(0));
   }
@@ -20,10 +27,10 @@ class MomentsPass {
 
   // Labels tiles [begin, end) of image n and adds their moments.
   void add(int64_t n, int64_t begin, int64_t end, const Moments<T>& to) {
-    const Activations<S>& a = task_.a;
+    const Source& a = task_.a;
     for (int64_t t = begin; t < end; ++t) {
       const int64_t offset = t * pixels_, first = n * a.plane() + offset, count = std::min(pixels_, a.plane() - offset);
-      pack<S, T>(a, first, count, tile_, pixels_);
+      pack<T>(a, first, count, tile_, pixels_);
       for (int64_t c = 0; task_.standardize && t == begin && c < a.c; ++c) {
         to.shift[c] = row_mean<T>(tile_ + c * pixels_, count);
       }
@@ -45,7 +52,7 @@ class MomentsPass {
     const T* points = tile_;
     if (task_.features != Features::kRaw) {
       std::copy(tile_ + 0, tile_ + task_.a.c * pixels_, features_ + 0);
-      make_features<S, T>(task_.a, task_.features, task_.statistics, first, count, features_, pixels_);
+      make_features<T>(task_.a, task_.features, task_.statistics, first, count, features_, pixels_);
       points = features_;
     }
     score_tile<T>(points, pixels_, task_.a.c, task_.centroids, task_.clusters, best_);
@@ -53,7 +60,7 @@ class MomentsPass {
     std::copy(label_ + 0, label_ + count, task_.chosen + first);
   }
 
-  const MomentsTask<S>& task_;
+  const MomentsTask<T>& task_;
   int64_t pixels_;
   Buffer<T> tile_, features_, rows_, similarity_, weight_;
   Buffer<int32_t> label_;
@@ -61,23 +68,23 @@ class MomentsPass {
   Runs runs_;
 };
 
-template <typename S, typename T = typename Compute<S>::type>
-void start_sums(const MomentsTask<S>& task, int64_t part) {
+template <typename T>
+void start_sums(const MomentsTask<T>& task, int64_t part) {
   const int64_t size = task.clusters * padded<T>(task.a.c);
   if (task.to.sums != nullptr) std::fill(task.to.sums + part * size, task.to.sums + (part + 1) * size, 0.0);
 }
 
-template <typename S, typename T = typename Compute<S>::type>
-void fold_image(const MomentsTask<S>& task, int64_t part, int64_t n, const Moments<T>& moments) {
+template <typename T>
+void fold_image(const MomentsTask<T>& task, int64_t part, int64_t n, const Moments<T>& moments) {
   const int64_t c = task.a.c, row = padded<T>(c);
   double* sum = task.to.sums == nullptr ? nullptr : task.to.sums + part * task.clusters * row;
   T* image = task.to.images == nullptr ? nullptr : task.to.images + n * task.clusters * c;
   fold<T>(moments, task.standardize, static_cast<T>(task.a.plane()), c, sum, row, image, c);
 }
 
-template <typename S, typename T = typename Compute<S>::type>
-void moments_kernel(const MomentsTask<S>& task, int64_t part, int64_t parts, std::vector<Moments<T>>& pieces) {
-  MomentsPass<S, T> pass(task, padded<T>(task.a.c));
+template <typename T>
+void moments_kernel(const MomentsTask<T>& task, int64_t part, int64_t parts, std::vector<Moments<T>>& pieces) {
+  MomentsPass<T> pass(task, padded<T>(task.a.c));
   if (task.pieces > 1) {  // every piece keeps its moments until fold_pieces() joins them
     const int64_t units = task.a.n * task.pieces;
     for (int64_t u = share(units, part, parts); u < share(units, part + 1, parts); ++u) {
@@ -96,8 +103,8 @@ void moments_kernel(const MomentsTask<S>& task, int64_t part, int64_t parts, std
   }
 }
 
-template <typename S, typename T = typename Compute<S>::type>
-void fold_pieces(const MomentsTask<S>& task, const std::vector<Moments<T>>& pieces) {
+template <typename T>
+void fold_pieces(const MomentsTask<T>& task, const std::vector<Moments<T>>& pieces) {
   start_sums(task, 0);
   for (int64_t n = 0; n < task.a.n; ++n) {
     const Moments<T>& all = pieces[n * task.pieces];

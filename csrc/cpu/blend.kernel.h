@@ -13,7 +13,8 @@ STYLEFAST_INLINE Vec<T> mix(Vec<T> target, Vec<T> reference, Vec<T> query) {
 }
 
 template <typename S, typename T>
-void blend_row(const S* target, const S* reference, const T* query, T strength, S* out, int64_t width, bool past_caches) {
+void blend_row(const S* target, const S* reference, const T* query, T strength, S* out, int64_t width,
+               bool past_caches) {
   constexpr int L = kLanes<T>;
   const auto one = [&](int64_t i) {
     S t[L] = {target[i]}, r[L] = {reference[i]}, mixed[L];

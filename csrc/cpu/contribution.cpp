@@ -42,8 +42,16 @@ Tensor contribution(const Tensor& activations, const Tensor& labels, int64_t clu
     const Tensor rows = contiguous(labels);
     ContributionOutput<T> output(activations, clusters, per_image);
     if (labels.size(1) == a.h && labels.size(2) == a.w) {
-      const MomentsTask<S> task{a,       Features::kRaw, nullptr,     nullptr, data<int32_t>(rows), nullptr,
-                                clusters, standardize,    0,           {}};
+      const MomentsTask<T> task{source(activations),
+                                Features::kRaw,
+                                nullptr,
+                                nullptr,
+                                data<int32_t>(rows),
+                                nullptr,
+                                clusters,
+                                standardize,
+                                0,
+                                {}};
       run_moments(task, output);
     } else {
       Axis<T> y(labels.size(1), a.h), x(labels.size(2), a.w);

@@ -14,7 +14,11 @@ class Pool {
 
  public:
   explicit Pool(const PoolTask<S>& task)
-      : task_(task), width_(round_up(task.a.w, L)), sums_(2 * 2 * L * width_), block_(L * L), row_(width_),
+      : task_(task),
+        width_(round_up(task.a.w, L)),
+        sums_(2 * 2 * L * width_),
+        block_(L * L),
+        row_(width_),
         cells_(2 * task.x.cells * L) {}
 
   // Adds channels [c, c + kLanes) of image n.
@@ -39,8 +43,11 @@ class Pool {
  private:
   const S* plane(int64_t n, int64_t c) const { return task_.a.data + n * task_.a.stride_n + c * task_.a.stride_c; }
 
-  // Sums of (a - shift) (field 0) and of its square (field 1) over the rows between two rows of cells: two rows are open.
-  T* sums(int64_t cell_row, int field, int64_t lane) { return sums_ + (((cell_row & 1) * 2 + field) * L + lane) * width_; }
+  // Sums of (a - shift) (field 0) and of its square (field 1) over the rows between two rows of cells: two rows are
+  // open.
+  T* sums(int64_t cell_row, int field, int64_t lane) {
+    return sums_ + (((cell_row & 1) * 2 + field) * L + lane) * width_;
+  }
 
   // The mean of 64 positions spread over the plane; exactly its value if all are equal.
   T sample_mean(const S* plane) const {

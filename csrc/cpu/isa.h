@@ -30,7 +30,8 @@ Isa isa();  // the set in use: the best one that the processor has, or the one n
 #define STYLEFAST_ISA avx512
 #define STYLEFAST_BYTES 64
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
@@ -69,7 +70,7 @@ Isa isa();  // the set in use: the best one that the processor has, or the one n
 #undef STYLEFAST_BYTES
 
 #if defined(STYLEFAST_X86)
-#define STYLEFAST_PICK(...)                                           \
+#define STYLEFAST_PICK(...)                                               \
   (::stylefast::isa() == ::stylefast::Isa::kAvx512 ? &avx512::__VA_ARGS__ \
    : ::stylefast::isa() == ::stylefast::Isa::kAvx2 ? &avx2::__VA_ARGS__   \
                                                    : &portable::__VA_ARGS__)

@@ -11,13 +11,12 @@ namespace {
 // (activations [N,C,H,W], centroids [B,K,C], features) -> labels [B,N,H,W], sums [B,K,C], counts [B,K], objective [B]
 std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations, const Tensor& centroids,
                                                       const std::string& features) {
-  return dispatch(activations, [&](auto type) {
-    using S = typename decltype(type)::type;
-    using T = typename Compute<S>::type;
-    const auto a = activations_view<S>(activations);
+  return dispatch_computing(activations, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const Source a = source(activations);
     const int64_t restarts = centroids.size(0), clusters = centroids.size(1), row = padded<T>(a.c);
     const int64_t parts = parts_for((a.positions() + 31) / 32);
-    const Prepared<S> prepared(a, parse_features(features), contiguous(centroids));
+    const Prepared<T> prepared(a, parse_features(features), contiguous(centroids));
     const Tensor labels = empty<int32_t>({restarts, a.n, a.h, a.w}, activations);
     const Tensor sums = empty<T>({restarts, clusters, a.c}, activations);
     const Tensor counts = empty<int64_t>({restarts, clusters}, activations);
@@ -25,9 +24,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
 
     const Buffer<double> part_sums(parts * restarts * clusters * row), part_objective(parts * restarts);
     const Buffer<int64_t> part_counts(parts * restarts * clusters);
-    const LloydTask<S> task{a,           prepared.features, prepared.statistics, prepared.centroids, restarts, clusters,
-                            mutable_data<int32_t>(labels), part_sums, part_counts, part_objective};
-    const auto kernel = STYLEFAST_PICK(lloyd_kernel<S>);
+    const LloydTask<T> task{a,           prepared.features, prepared.statistics,           prepared.centroids,
+                            restarts,    clusters,          mutable_data<int32_t>(labels), part_sums,
+                            part_counts, part_objective};
+    const auto kernel = STYLEFAST_PICK(lloyd_kernel<T>);
     parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
 
     for (int64_t i = 0; i < restarts * clusters; ++i) {

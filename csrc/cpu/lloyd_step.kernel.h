@@ -15,10 +15,10 @@ void flush(T* sums, double* total, int64_t size) {
   }
 }
 
-template <typename S, typename T = typename Compute<S>::type>
-void lloyd_kernel(const LloydTask<S>& task, int64_t part, int64_t parts) {
+template <typename T>
+void lloyd_kernel(const LloydTask<T>& task, int64_t part, int64_t parts) {
   constexpr int L = kLanes<T>;
-  const Activations<S>& a = task.a;
+  const Source& a = task.a;
   const int64_t positions = a.positions(), pixels = tile_pixels<T>(a.c, positions);
   const int64_t tiles = (positions + pixels - 1) / pixels, clusters = task.clusters, restarts = task.restarts;
   const int64_t row = padded<T>(a.c), size = restarts * clusters * row;
@@ -41,8 +41,8 @@ void lloyd_kernel(const LloydTask<S>& task, int64_t part, int64_t parts) {
   const int64_t begin = share(tiles, part, parts), end = share(tiles, part + 1, parts);
   for (int64_t t = begin; t < end; ++t) {
     const int64_t first = t * pixels, count = std::min(pixels, positions - first);
-    pack<S, T>(a, first, count, tile, pixels);
-    make_features<S, T>(a, task.features, task.statistics, first, count, tile, pixels);
+    pack<T>(a, first, count, tile, pixels);
+    make_features<T>(a, task.features, task.statistics, first, count, tile, pixels);
     for (int64_t b = 0; b < restarts; ++b) {
       const T* centroids = task.centroids + b * clusters * a.c;
       score_tile<T>(tile, pixels, a.c, centroids, clusters, best);
@@ -59,7 +59,8 @@ void lloyd_kernel(const LloydTask<S>& task, int64_t part, int64_t parts) {
     std::fill(weight + count, weight + pixels, T(0));
     for (int64_t c = 0; c < row; c += L) {
       const T* w = weight;
-      transpose_block<T>(tile + c * pixels, pixels, pixels, [w](Vec<T> x, int64_t p, int) { return x * load(w + p); }, rows);
+      transpose_block<T>(
+          tile + c * pixels, pixels, pixels, [w](Vec<T> x, int64_t p, int) { return x * load(w + p); }, rows);
       for (int64_t b = 0; b < restarts; ++b) {
         int32_t start = 0;
         for (const Run& run : runs[b]) {

@@ -15,7 +15,8 @@ void add_tile(const T* tile, int64_t pixels, const Runs& runs, T* rows, const Mo
   for (const Run& run : runs) to.n[run.label] += static_cast<T>(run.end - std::exchange(start, run.end));
   for (int64_t c = 0; c < to.row; c += L) {
     const T* shift = to.shift + c;
-    transpose_block<T>(tile + c * pixels, pixels, pixels, [shift](Vec<T> x, int64_t, int i) { return x - shift[i]; }, rows);
+    transpose_block<T>(
+        tile + c * pixels, pixels, pixels, [shift](Vec<T> x, int64_t, int i) { return x - shift[i]; }, rows);
     start = 0;
     for (const Run& run : runs) {
       Vec<T> l[2] = {}, q[2] = {};

@@ -2,8 +2,7 @@
 // The half of assign_contribution and contribution that they share below the waterline.
 #pragma once
 
-#include "../common/tensor.h"
-#include "tasks.h"
+#include "source.h"
 
 namespace stylefast {
 
@@ -11,7 +10,9 @@ namespace stylefast {
 template <typename T>
 struct ContributionOutput {
   ContributionOutput(const Tensor& activations, int64_t clusters, bool per_image)
-      : clusters(clusters), channels(activations.size(1)), per_image(per_image),
+      : clusters(clusters),
+        channels(activations.size(1)),
+        per_image(per_image),
         tensor(empty<T>(per_image ? std::vector<int64_t>{activations.size(0), clusters, channels}
                                   : std::vector<int64_t>{clusters, channels},
                         activations)) {}
@@ -29,7 +30,8 @@ struct ContributionOutput {
       for (int64_t c = 0; c < channels; ++c) {
         double sum = 0;
         for (int64_t p = 0; p < parts; ++p) sum += (*sums)[(p * clusters + k) * row + c];
-        mutable_data<T>(tensor)[k * channels + c] = static_cast<T>(sum / static_cast<double>(std::max<int64_t>(1, positions)));
+        mutable_data<T>(tensor)[k * channels + c] =
+            static_cast<T>(sum / static_cast<double>(std::max<int64_t>(1, positions)));
       }
     }
   }
@@ -41,7 +43,7 @@ struct ContributionOutput {
 };
 
 // Labels (given or chosen) and M in one read, in the kernels that assign_contribution.cpp compiles.
-template <typename S>
-void run_moments(MomentsTask<S> task, ContributionOutput<typename Compute<S>::type>& output);
+template <typename T>
+void run_moments(MomentsTask<T> task, ContributionOutput<T>& output);
 
 }  // namespace stylefast

@@ -17,7 +17,8 @@ class Runs {
     std::fill(count_ + 0, count_ + clusters, 0);
   }
 
-  // Sorts positions [0, count); those with a label below zero are left out. Labels keep the order of their first position.
+  // Sorts positions [0, count); those with a label below zero are left out. Labels keep the order of their first
+  // position.
   void sort(const int32_t* label, int64_t count) {
     size_ = 0;
     for (int64_t i = 0; i < count; ++i) {

@@ -5,26 +5,6 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Centroids a block: kGroup x kBlock sums, kGroup norms, kGroup positions and one centroid stay within the registers
-// (32 of them in AVX-512, else 16).
-inline constexpr int kBlock = STYLEFAST_BYTES == 64 ? 12 : 5;
-
-inline int64_t blocks_of(int64_t clusters) { return (clusters + kBlock - 1) / kBlock; }
-
-// Centroids [B, K, C] in the order in which they are read: for every restart, for every block, [C][clusters of it].
-template <typename T>
-void pack_centroids(const T* from, int64_t restarts, int64_t clusters, int64_t channels, T* to) {
-  const int64_t blocks = blocks_of(clusters);
-  for (int64_t b = 0; b < restarts; ++b) {
-    for (int64_t j = 0; j < blocks; ++j) {
-      const int64_t begin = share(clusters, j, blocks), width = share(clusters, j + 1, blocks) - begin;
-      for (int64_t c = 0; c < channels; ++c) {
-        for (int64_t k = 0; k < width; ++k) *to++ = from[(b * clusters + begin + k) * channels + c];
-      }
-    }
-  }
-}
-
 // Per position of a tile: the best score so far, its cluster, and |x|^2.
 template <typename T>
 struct Best {
@@ -34,76 +14,21 @@ struct Best {
   Buffer<T> norm;
 };
 
-// One group of positions against one block of centroids. The first block starts the argmax and sums |x|^2. Sums run
-// over the channels in order, the same for every centroid, so equal centroids score equally and `>` keeps the lowest.
-template <typename T, int kClusters, bool kFirst>
-void score_block(const T* tile, int64_t pixels, int64_t channels, const T* centroids, int64_t cluster, T* best,
-                 IndexOf<T>* label, T* norm) {
-  constexpr int L = kLanes<T>;
-  Vec<T> sum[kClusters][kGroup] = {}, square[kGroup] = {};
-  for (int64_t c = 0; c < channels; ++c, tile += pixels, centroids += kClusters) {
-    Vec<T> x[kGroup];
-    for (int g = 0; g < kGroup; ++g) x[g] = load(tile + g * L);
-    if constexpr (kFirst) {
-      for (int g = 0; g < kGroup; ++g) square[g] += x[g] * x[g];
-    }
-#pragma GCC unroll 16
-    for (int k = 0; k < kClusters; ++k) {
-      for (int g = 0; g < kGroup; ++g) sum[k][g] += x[g] * centroids[k];
-    }
-  }
-  for (int g = 0; g < kGroup; ++g) {
-    Vec<T> top = kFirst ? splat(-std::numeric_limits<T>::infinity()) : load(best + g * L);
-    Vec<IndexOf<T>> arg = kFirst ? Vec<IndexOf<T>>{} : load(label + g * L);
-#pragma GCC unroll 16
-    for (int k = 0; k < kClusters; ++k) {
-      const auto better = sum[k][g] > top;
-      top = better ? sum[k][g] : top;
-      arg = better ? splat<IndexOf<T>>(cluster + k) : arg;
-    }
-    store(best + g * L, top);
-    store(label + g * L, arg);
-    if constexpr (kFirst) store(norm + g * L, square[g]);
-  }
-}
+// Compiled in score.cpp:
 
-template <typename T, bool kFirst, int... kIndex>
-auto score_function(int64_t clusters, std::integer_sequence<int, kIndex...>) {
-  using Function = void (*)(const T*, int64_t, int64_t, const T*, int64_t, T*, IndexOf<T>*, T*);
-  static constexpr Function kTable[] = {&score_block<T, kIndex + 1, kFirst>...};
-  return kTable[clusters - 1];
-}
+// Centroids [B, K, C] in the order in which they are read: for every restart, for every block, [C][clusters of it].
+template <typename T>
+void pack_centroids(const T* from, int64_t restarts, int64_t clusters, int64_t channels, T* to);
 
 // Scores all positions of a tile against K packed centroids.
 template <typename T>
 void score_tile(const T* tile, int64_t pixels, int64_t channels, const T* centroids, int64_t clusters,
-                const Best<T>& best) {
-  constexpr auto kWidths = std::make_integer_sequence<int, kBlock>{};
-  const int64_t blocks = blocks_of(clusters);
-  for (int64_t j = 0; j < blocks; ++j) {
-    const int64_t begin = share(clusters, j, blocks), width = share(clusters, j + 1, blocks) - begin;
-    const auto function = j == 0 ? score_function<T, true>(width, kWidths) : score_function<T, false>(width, kWidths);
-    for (int64_t p = 0; p < pixels; p += kGroup * kLanes<T>) {
-      function(tile + p, pixels, channels, centroids, begin, best.score + p, best.label + p, best.norm + p);
-    }
-    centroids += width * channels;
-  }
-}
+                const Best<T>& best);
 
 // From scores to results. A point counts if its norm is finite and not zero: weight 1/|x|; else weight 0, label 0 and
 // similarity 0 (zero vector) or NaN.
 template <typename T>
-void finish_labels(const Best<T>& best, int64_t count, int32_t* label, T* similarity, T* weight) {
-  constexpr T kHuge = std::numeric_limits<T>::max(), kNan = std::numeric_limits<T>::quiet_NaN();
-  for (int64_t i = 0; i < count; ++i) {
-    const T square = best.norm[i];
-    const bool finite = square <= kHuge, counts = finite && square > 0;
-    const T norm = std::sqrt(square);
-    label[i] = counts ? static_cast<int32_t>(best.label[i]) : 0;
-    similarity[i] = counts ? best.score[i] / norm : finite ? T(0) : kNan;
-    weight[i] = counts ? 1 / norm : T(0);
-  }
-}
+void finish_labels(const Best<T>& best, int64_t count, int32_t* label, T* similarity, T* weight);
 
 }  // namespace STYLEFAST_ISA
 }  // namespace stylefast

@@ -13,9 +13,16 @@ int64_t padded(int64_t channels) {
   return round_up(channels, kVectorBytes / static_cast<int64_t>(sizeof(T)));
 }
 
-template <typename S, typename T = typename Compute<S>::type>
+enum class Element { kFloat, kDouble, kHalf, kBfloat16 };
+
+// Activations whose element type is looked at when a tile is packed, and nowhere else.
+struct Source : Activations<void> {
+  Element element;
+};
+
+template <typename T>
 struct AssignTask {
-  Activations<S> a;
+  Source a;
   Features features;
   const T* statistics;  // [N][C] mean and 1/std, for standardised features
   const T* centroids;   // packed [K, C]
@@ -24,9 +31,9 @@ struct AssignTask {
   T* similarity;    // [N*H*W]
 };
 
-template <typename S, typename T = typename Compute<S>::type>
+template <typename T>
 struct LloydTask {
-  Activations<S> a;
+  Source a;
   Features features;
   const T* statistics;  // [N][C] mean and 1/std, for standardised features
   const T* centroids;   // packed [B, K, C]
@@ -37,8 +44,8 @@ struct LloydTask {
   double* objective;  // [parts, B]
 };
 
-// The moments of one image (or a piece of it): of K clusters, and in row K of positions whose label is no cluster, which
-// count for mean and variance all the same.
+// The moments of one image (or a piece of it): of K clusters, and in row K of positions whose label is no cluster,
+// which count for mean and variance all the same.
 template <typename T>
 struct Moments {
   Moments(int64_t clusters, int64_t row)
@@ -65,9 +72,9 @@ struct Contributions {
   T* images;     // [N][K][C]
 };
 
-template <typename S, typename T = typename Compute<S>::type>
+template <typename T>
 struct MomentsTask {
-  Activations<S> a;
+  Source a;
   Features features;
   const T* statistics;    // [N][C] mean and 1/std, for standardised features
   const T* centroids;     // packed [K, C]; nullptr where labels are given

@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: Apache-2.0
+#define STYLEFAST_KERNEL "tile.kernel.h"
+#include "isa.h"
