@@ -80,7 +80,7 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Random:
-    """As many channels of every site as `like` takes, drawn at random: the control of an experiment."""
+    """As many channels as `like` takes, drawn at random from all edited sites: the control of an experiment."""
 
     like: Sequential = Sequential()
     seed: int = 0
@@ -92,9 +92,10 @@ class Random:
     def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
         """q [S], zero outside `sites`."""
         q, rng = self.like(catalog, part, sites), torch.Generator().manual_seed(self.seed)
-        for site in sites:
-            q[site.slice] = q[site.slice][torch.randperm(site.channels, generator=rng)]
-        return q
+        channels = torch.cat([torch.arange(site.start, site.stop) for site in sites])
+        drawn = torch.zeros_like(q)
+        drawn[channels[torch.randperm(len(channels), generator=rng)]] = q[channels]
+        return drawn
 
 
 Query = Sequential | Simultaneous | Softmax | Random
