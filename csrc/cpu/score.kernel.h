@@ -79,23 +79,9 @@ void score_tile(const T* tile, int64_t pixels, int64_t channels, const T* centro
   }
 }
 
-template <typename T>
-void finish_labels(const Best<T>& best, int64_t count, int32_t* label, T* similarity, T* weight) {
-  constexpr T kHuge = std::numeric_limits<T>::max(), kNan = std::numeric_limits<T>::quiet_NaN();
-  for (int64_t i = 0; i < count; ++i) {
-    const T square = best.norm[i];
-    const bool finite = square <= kHuge, counts = finite && square > 0;
-    const T norm = std::sqrt(square);
-    label[i] = counts ? static_cast<int32_t>(best.label[i]) : 0;
-    similarity[i] = counts ? best.score[i] / norm : finite ? T(0) : kNan;
-    weight[i] = counts ? 1 / norm : T(0);
-  }
-}
-
-#define STYLEFAST_INSTANTIATE(T)                                                           \
-  template void pack_centroids(const T*, int64_t, int64_t, int64_t, T*);                   \
-  template void score_tile(const T*, int64_t, int64_t, const T*, int64_t, const Best<T>&); \
-  template void finish_labels(const Best<T>&, int64_t, int32_t*, T*, T*);
+#define STYLEFAST_INSTANTIATE(T)                                         \
+  template void pack_centroids(const T*, int64_t, int64_t, int64_t, T*); \
+  template void score_tile(const T*, int64_t, int64_t, const T*, int64_t, const Best<T>&);
 STYLEFAST_INSTANTIATE(double)
 STYLEFAST_INSTANTIATE(float)
 #undef STYLEFAST_INSTANTIATE
