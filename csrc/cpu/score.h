@@ -15,7 +15,7 @@ struct Best {
 };
 
 // From scores to results. A point counts if its norm is finite and not zero: weight 1/|x|; else weight 0, label 0 and
-// similarity 0 (zero vector) or NaN.
+// similarity 0 (zero vector) or NaN. So has a point without a single score that is a number.
 template <typename T>
 void finish_labels(const Best<T>& best, int64_t count, int32_t* label, T* similarity, T* weight) {
   constexpr T kHuge = std::numeric_limits<T>::max(), kNan = std::numeric_limits<T>::quiet_NaN();
@@ -24,7 +24,8 @@ void finish_labels(const Best<T>& best, int64_t count, int32_t* label, T* simila
     const bool finite = square <= kHuge, counts = finite && square > 0;
     const T norm = std::sqrt(square);
     label[i] = counts ? static_cast<int32_t>(best.label[i]) : 0;
-    similarity[i] = counts ? best.score[i] / norm : finite ? T(0) : kNan;
+    const bool scored = best.score[i] > -std::numeric_limits<T>::infinity();
+    similarity[i] = counts && scored ? best.score[i] / norm : finite && !counts ? T(0) : kNan;
     weight[i] = counts ? 1 / norm : T(0);
   }
 }

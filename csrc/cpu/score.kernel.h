@@ -9,6 +9,9 @@ namespace STYLEFAST_ISA {
 // (32 of them in AVX-512, else 16).
 inline constexpr int kBlock = STYLEFAST_BYTES == 64 ? 12 : 5;
 
+// Channels summed at a stretch: rounding grows with them, not with all channels.
+inline constexpr int64_t kStretch = 128;
+
 inline int64_t blocks_of(int64_t clusters) { return (clusters + kBlock - 1) / kBlock; }
 
 template <typename T>
@@ -30,30 +33,38 @@ template <typename T, int kClusters, bool kFirst>
 void score_block(const T* tile, int64_t pixels, int64_t channels, const T* centroids, int64_t cluster, T* best,
                  IndexOf<T>* label, T* norm) {
   constexpr int L = kLanes<T>;
-  Vec<T> sum[kClusters][kGroup] = {}, square[kGroup] = {};
-  for (int64_t c = 0; c < channels; ++c, tile += pixels, centroids += kClusters) {
-    Vec<T> x[kGroup];
-    for (int g = 0; g < kGroup; ++g) x[g] = load(tile + g * L);
-    if constexpr (kFirst) {
-      for (int g = 0; g < kGroup; ++g) square[g] += x[g] * x[g];
-    }
+  Vec<T> total[kClusters][kGroup] = {}, norms[kGroup] = {};
+  for (int64_t begin = 0; begin < channels; begin += kStretch) {
+    Vec<T> sum[kClusters][kGroup] = {}, square[kGroup] = {};
+    const int64_t end = std::min(begin + kStretch, channels);
+    for (int64_t c = begin; c < end; ++c, tile += pixels, centroids += kClusters) {
+      Vec<T> x[kGroup];
+      for (int g = 0; g < kGroup; ++g) x[g] = load(tile + g * L);
+      if constexpr (kFirst) {
+        for (int g = 0; g < kGroup; ++g) square[g] += x[g] * x[g];
+      }
 #pragma GCC unroll 16
-    for (int k = 0; k < kClusters; ++k) {
-      for (int g = 0; g < kGroup; ++g) sum[k][g] += x[g] * centroids[k];
+      for (int k = 0; k < kClusters; ++k) {
+        for (int g = 0; g < kGroup; ++g) sum[k][g] += x[g] * centroids[k];
+      }
     }
+    for (int k = 0; k < kClusters; ++k) {
+      for (int g = 0; g < kGroup; ++g) total[k][g] += sum[k][g];
+    }
+    for (int g = 0; g < kGroup; ++g) norms[g] += square[g];
   }
   for (int g = 0; g < kGroup; ++g) {
     Vec<T> top = kFirst ? splat(-std::numeric_limits<T>::infinity()) : load(best + g * L);
     Vec<IndexOf<T>> arg = kFirst ? Vec<IndexOf<T>>{} : load(label + g * L);
 #pragma GCC unroll 16
     for (int k = 0; k < kClusters; ++k) {
-      const auto better = sum[k][g] > top;
-      top = better ? sum[k][g] : top;
+      const auto better = total[k][g] > top;
+      top = better ? total[k][g] : top;
       arg = better ? splat<IndexOf<T>>(cluster + k) : arg;
     }
     store(best + g * L, top);
     store(label + g * L, arg);
-    if constexpr (kFirst) store(norm + g * L, square[g]);
+    if constexpr (kFirst) store(norm + g * L, norms[g]);
   }
 }
 
