@@ -5,10 +5,14 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
+// Rows are too short for the processor to foresee the next one: it is asked for `ahead` elements before it is read.
 template <typename S, typename T>
-STYLEFAST_INLINE void copy_row(const S* from, T* to, int64_t count) {
+STYLEFAST_INLINE void copy_row(const S* from, T* to, int64_t count, int64_t ahead) {
   int64_t i = 0;
-  for (; i + kLanes<T> <= count; i += kLanes<T>) store(to + i, load(from + i));
+  for (; i + kLanes<T> <= count; i += kLanes<T>) {
+    __builtin_prefetch(from + ahead + i);
+    store(to + i, load(from + i));
+  }
   for (; i < count; ++i) to[i] = load_one(from + i);
 }
 
@@ -31,6 +35,8 @@ void copy_columns(const S* from, int64_t stride_position, T* to, int64_t pixels,
   }
 }
 
+inline constexpr int64_t kRowsAhead = 8;
+
 template <typename S, typename T>
 void pack_as(const Activations<S>& a, int64_t first, int64_t count, T* to, int64_t pixels) {
   const int64_t run = a.rows_join() ? a.plane() : a.w;
@@ -39,7 +45,9 @@ void pack_as(const Activations<S>& a, int64_t first, int64_t count, T* to, int64
     const int64_t length = std::min(count - done, run - offset % run);
     const S* from = a.data + n * a.stride_n + (offset / a.w) * a.stride_h + (offset % a.w) * a.stride_w;
     if (a.stride_w == 1) {
-      for (int64_t c = 0; c < a.c; ++c) copy_row(from + c * a.stride_c, to + c * pixels + done, length);
+      for (int64_t c = 0; c < a.c; ++c) {
+        copy_row(from + c * a.stride_c, to + c * pixels + done, length, kRowsAhead * a.stride_c);
+      }
     } else if (a.stride_c == 1) {
       copy_columns(from, a.stride_w, to + done, pixels, a.c, length);
     } else {
