@@ -16,13 +16,7 @@ std::tuple<Tensor, Tensor> assign(const Tensor& activations, const Tensor& centr
     const Prepared<T> prepared(a, parse_features(features), contiguous(centroids));
     const Tensor labels = empty<int32_t>({a.n, a.h, a.w}, activations);
     const Tensor similarity = empty<T>({a.n, a.h, a.w}, activations);
-    const AssignTask<T> task{a,
-                             prepared.features,
-                             prepared.statistics,
-                             prepared.centroids,
-                             centroids.size(0),
-                             mutable_data<int32_t>(labels),
-                             mutable_data<T>(similarity)};
+    const AssignTask<T> task{prepared.points(), mutable_data<int32_t>(labels), mutable_data<T>(similarity)};
     const int64_t parts = parts_for((a.positions() + 31) / 32);
     const auto kernel = STYLEFAST_PICK(assign_kernel<T>);
     parallel(parts, [&](int64_t part) { kernel(task, part, parts); });

@@ -7,17 +7,17 @@ namespace STYLEFAST_ISA {
 
 template <typename T>
 void assign_kernel(const AssignTask<T>& task, int64_t part, int64_t parts) {
-  const Source& a = task.a;
-  const int64_t positions = a.positions(), pixels = tile_pixels<T>(a.c, positions);
+  const Points<T>& points = task.points;
+  const int64_t positions = points.a.positions(), pixels = tile_pixels<T>(points.a.c, (positions + parts - 1) / parts);
   const int64_t tiles = (positions + pixels - 1) / pixels;
-  Buffer<T> tile(a.c * pixels), weight(pixels);
+  const Tile<T> tile(points.a.c, pixels);
   const Best<T> best(pixels);
+  const Buffer<T> norm(pixels), weight(pixels), scores(scores_size<T>(pixels, points.clusters));
   for (int64_t t = share(tiles, part, parts); t < share(tiles, part + 1, parts); ++t) {
     const int64_t first = t * pixels, count = std::min(pixels, positions - first);
-    pack<T>(a, first, count, tile, pixels);
-    make_features<T>(a, task.features, task.statistics, first, count, tile, pixels);
-    score_tile<T>(tile, pixels, a.c, task.centroids, task.clusters, best);
-    finish_labels<T>(best, count, task.labels + first, task.similarity + first, weight);
+    score_tile<T>(points, first, count, tile, tile, norm, scores);
+    choose<T>(scores, score_columns<T>(points.clusters), 0, points.clusters, count, best);
+    finish_labels<T>(best, norm, count, task.labels + first, task.similarity + first, weight);
   }
 }
 

@@ -10,13 +10,14 @@ namespace stylefast {
 
 template <typename T>
 void run_moments(MomentsTask<T> task, ContributionOutput<T>& output) {
-  const Source& a = task.a;
+  const Source& a = task.points.a;
   const int64_t threads = parts_for(a.n * ((a.plane() + 31) / 32));
   task.pieces = a.n == 0 ? 1 : (threads + a.n - 1) / a.n;
   const int64_t parts = std::min(threads, std::max<int64_t>(1, a.n * task.pieces));
   task.to = output.allocate(parts);
   std::vector<Moments<T>> pieces;
-  for (int64_t i = 0; task.pieces > 1 && i < a.n * task.pieces; ++i) pieces.emplace_back(task.clusters, padded<T>(a.c));
+  for (int64_t i = 0; task.pieces > 1 && i < a.n * task.pieces; ++i)
+    pieces.emplace_back(task.points.clusters, padded<T>(a.c));
   const auto kernel = STYLEFAST_PICK(moments_kernel<T>);
   parallel(parts, [&](int64_t part) { kernel(task, part, parts, pieces); });
   if (task.pieces > 1) STYLEFAST_PICK(fold_pieces<T>)(task, pieces);
@@ -37,16 +38,7 @@ std::tuple<Tensor, Tensor> assign_contribution(const Tensor& activations, const 
     const Prepared<T> prepared(a, parse_features(features), contiguous(centroids));
     const Tensor labels = empty<int32_t>({a.n, a.h, a.w}, activations);
     ContributionOutput<T> output(activations, centroids.size(0), per_image);
-    const MomentsTask<T> task{a,
-                              prepared.features,
-                              prepared.statistics,
-                              prepared.centroids,
-                              nullptr,
-                              mutable_data<int32_t>(labels),
-                              centroids.size(0),
-                              standardize,
-                              0,
-                              {}};
+    const MomentsTask<T> task{prepared.points(), nullptr, mutable_data<int32_t>(labels), standardize, 0, {}};
     run_moments(task, output);
     return std::make_tuple(labels, output.tensor);
   });

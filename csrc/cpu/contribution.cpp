@@ -42,16 +42,8 @@ Tensor contribution(const Tensor& activations, const Tensor& labels, int64_t clu
     const Tensor rows = contiguous(labels);
     ContributionOutput<T> output(activations, clusters, per_image);
     if (labels.size(1) == a.h && labels.size(2) == a.w) {
-      const MomentsTask<T> task{source(activations),
-                                Features::kRaw,
-                                nullptr,
-                                nullptr,
-                                data<int32_t>(rows),
-                                nullptr,
-                                clusters,
-                                standardize,
-                                0,
-                                {}};
+      const Points<T> points{source(activations), Features::kRaw, nullptr, nullptr, clusters};
+      const MomentsTask<T> task{points, data<int32_t>(rows), nullptr, standardize, 0, {}};
       run_moments(task, output);
     } else {
       Axis<T> y(labels.size(1), a.h), x(labels.size(2), a.w);

@@ -112,7 +112,7 @@ class Pool {
       here = std::exchange(next, Vec<T>{});
     };
     for (int64_t x = 0; x < task_.a.w; ++x) {
-      if (x % L == 0) transpose_block<T>(sums + x, L, width_, [](Vec<T> v, int64_t, int) { return v; }, block_);
+      if (x % L == 0) transpose_block(sums + x);
       while (cell < task_.x.low[x]) advance();
       const Vec<T> sum = load(block_ + (x % L) * L);
       const T weight = task_.x.high[x] == cell ? T(0) : task_.x.weight[x];
@@ -120,6 +120,16 @@ class Pool {
       next += weight * sum;
     }
     while (cell < task_.x.cells) advance();
+  }
+
+  // block[position][lane] = sums[lane][position]
+  void transpose_block(const T* sums) {
+    Vec<T> block[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) block[i] = load(sums + i * width_);
+    transpose<T>(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) store(block_ + i * L, block[i]);
   }
 
   const PoolTask<S>& task_;

@@ -24,9 +24,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
 
     const Buffer<double> part_sums(parts * restarts * clusters * row), part_objective(parts * restarts);
     const Buffer<int64_t> part_counts(parts * restarts * clusters);
-    const LloydTask<T> task{a,           prepared.features, prepared.statistics,           prepared.centroids,
-                            restarts,    clusters,          mutable_data<int32_t>(labels), part_sums,
-                            part_counts, part_objective};
+    const LloydTask<T> task{prepared.points(), restarts,    clusters,      mutable_data<int32_t>(labels),
+                            part_sums,         part_counts, part_objective};
     const auto kernel = STYLEFAST_PICK(lloyd_kernel<T>);
     parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
 

@@ -7,49 +7,46 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Adds a packed tile of one image. rows holds pixels x kLanes elements.
+// Adds slab s of positions of one image.
 template <typename T>
-void add_tile(const T* tile, int64_t pixels, const Runs& runs, T* rows, const Moments<T>& to) {
+void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& to) {
   constexpr int L = kLanes<T>;
-  int32_t start = 0;
-  for (const Run& run : runs) to.n[run.label] += static_cast<T>(run.end - std::exchange(start, run.end));
-  for (int64_t c = 0; c < to.row; c += L) {
-    const T* shift = to.shift + c;
-    transpose_block<T>(
-        tile + c * pixels, pixels, pixels, [shift](Vec<T> x, int64_t, int i) { return x - shift[i]; }, rows);
-    start = 0;
-    for (const Run& run : runs) {
-      Vec<T> l[2] = {}, q[2] = {};
-      int32_t i = std::exchange(start, run.end);
-      for (; i + 2 <= run.end; i += 2) {
-        for (int j = 0; j < 2; ++j) {
-          const Vec<T> x = load(rows + runs.order[i + j] * L);
-          l[j] += x;
-          q[j] += x * x;
-        }
+  const Vec<T> shift = load(to.shift + s * L);
+  const int32_t* at = runs.order;
+  for (const Run& run : runs) {
+    const int32_t* end = runs.order + run.end;
+    T* to_l = to.l + (s * (to.clusters + 1) + run.label) * L;
+    T* to_q = to.q + (s * (to.clusters + 1) + run.label) * L;
+    Vec<T> l[2] = {}, q[2] = {};  // summed by run first: fewer roundings at the size of the total
+    for (; at + 2 <= end; at += 2) {
+      for (int j = 0; j < 2; ++j) {
+        const Vec<T> x = load(slab + at[j] * L) - shift;
+        l[j] += x;
+        q[j] += x * x;
       }
-      if (i < run.end) {
-        const Vec<T> x = load(rows + runs.order[i] * L);
-        l[0] += x;
-        q[0] += x * x;
-      }
-      T* to_l = to.l + run.label * to.row + c;
-      T* to_q = to.q + run.label * to.row + c;
-      store(to_l, load(to_l) + (l[0] + l[1]));
-      store(to_q, load(to_q) + (q[0] + q[1]));
     }
+    if (at < end) {
+      const Vec<T> x = load(slab + *at++ * L) - shift;
+      l[0] += x;
+      q[0] += x * x;
+    }
+    store(to_l, load(to_l) + (l[0] + l[1]));
+    store(to_q, load(to_q) + (q[0] + q[1]));
   }
 }
 
 // Adds the moments of another part of the same image, taken about another shift.
 template <typename T>
 void merge(const Moments<T>& from, const Moments<T>& to) {
-  for (int64_t k = 0; k <= to.clusters; ++k) {
-    to.n[k] += from.n[k];
-    for (int64_t c = 0; c < to.row; ++c) {
-      const T s = from.shift[c] - to.shift[c], l = from.l[k * to.row + c];
-      to.q[k * to.row + c] += from.q[k * to.row + c] + 2 * s * l + s * s * from.n[k];
-      to.l[k * to.row + c] += l + s * from.n[k];
+  constexpr int L = kLanes<T>;
+  for (int64_t k = 0; k <= to.clusters; ++k) to.n[k] += from.n[k];
+  for (int64_t c = 0; c < to.row; c += L) {
+    const Vec<T> s = load(from.shift + c) - load(to.shift + c);
+    for (int64_t k = 0; k <= to.clusters; ++k) {
+      const int64_t at = c * (to.clusters + 1) + k * L;
+      const Vec<T> l = load(from.l + at);
+      store(to.q + at, load(to.q + at) + load(from.q + at) + 2 * s * l + s * s * from.n[k]);
+      store(to.l + at, load(to.l + at) + l + s * from.n[k]);
     }
   }
 }
@@ -65,15 +62,16 @@ void fold(const Moments<T>& m, bool standardize, T positions, int64_t width, dou
     if (standardize) {
       Vec<T> square{};
       for (int64_t k = 0; k <= m.clusters; ++k) {
-        d += load(m.l + k * m.row + c);
-        square += load(m.q + k * m.row + c);
+        d += load(m.l + c * (m.clusters + 1) + k * L);
+        square += load(m.q + c * (m.clusters + 1) + k * L);
       }
       d /= positions;
       const Vec<T> variance = square / positions - d * d;
       scale = 1 / ((variance < 0 ? Vec<T>{} : variance) + static_cast<T>(kVarianceEpsilon));
     }
     for (int64_t k = 0; k < m.clusters; ++k) {
-      const Vec<T> l = load(m.l + k * m.row + c), q = load(m.q + k * m.row + c);
+      const int64_t at = c * (m.clusters + 1) + k * L;
+      const Vec<T> l = load(m.l + at), q = load(m.q + at);
       const Vec<T> energy = q - 2 * d * l + d * d * m.n[k];
       const Vec<T> contribution = (energy < 0 ? Vec<T>{} : energy) * scale;
       for (int64_t i = 0; i < std::min<int64_t>(L, width - c); ++i) {

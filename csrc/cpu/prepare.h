@@ -11,9 +11,12 @@ namespace stylefast {
 template <typename T>
 struct Prepared {
   Prepared(const Source& a, Features kind, const Tensor& source)
-      : features(kind), centroids(source.numel()), statistics(kind == Features::kStandardized ? 2 * a.n * a.c : 0) {
-    const int64_t rank = source.dim(), restarts = rank == 3 ? source.size(0) : 1;
-    STYLEFAST_PICK(pack_centroids<T>)(data<T>(source), restarts, source.size(rank - 2), a.c, centroids);
+      : a(a),
+        features(kind),
+        clusters(source.numel() / a.c),
+        centroids(padded<T>(clusters) * padded<T>(a.c)),
+        statistics(kind == Features::kStandardized ? 2 * a.n * padded<T>(a.c) : 0) {
+    STYLEFAST_PICK(pack_centroids<T>)(data<T>(source), clusters, a.c, centroids);
     if (kind == Features::kStandardized) {
       const auto kernel = STYLEFAST_PICK(plane_statistics<T>);
       const int64_t parts = parts_for(a.n);
@@ -22,9 +25,13 @@ struct Prepared {
     }
   }
 
+  Points<T> points() const { return {a, features, statistics, centroids, clusters}; }
+
+  Source a;
   Features features;
+  int64_t clusters;
   Buffer<T> centroids;
-  Buffer<T> statistics;  // [N][C] mean and 1/std
+  Buffer<T> statistics;  // [N][2][padded C] mean and 1/std
 };
 
 }  // namespace stylefast

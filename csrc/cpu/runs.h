@@ -50,32 +50,21 @@ class Runs {
   Buffer<int32_t> count_;
 };
 
-// rows[position][kLanes] = tile[lane][position], as map(vector of positions, first position, lane) leaves it, for the
-// first `count` positions of tile rows of `pixels`.
-template <typename T, typename Map>
-STYLEFAST_INLINE void transpose_block(const T* tile, int64_t count, int64_t pixels, const Map& map, T* rows) {
-  constexpr int L = kLanes<T>;
-  for (int64_t p = 0; p < count; p += L) {
-    Vec<T> block[L];
-#pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) block[i] = map(load(tile + i * pixels + p), p, i);
-    transpose<T>(block);
-#pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) store(rows + (p + i) * L, block[i]);
-  }
-}
-
-// The sum of rows[order[begin, end)], in four interleaved chains.
+// sums[label][kLanes] += weight[i] * slab[i][kLanes] over the positions i of every run, in four interleaved chains.
 template <typename T>
-STYLEFAST_INLINE Vec<T> sum_rows(const T* rows, const int32_t* order, int64_t begin, int64_t end) {
+STYLEFAST_INLINE void add_runs(const T* slab, const T* weight, const Runs& runs, T* sums) {
   constexpr int L = kLanes<T>;
-  Vec<T> sum[4] = {};
-  int64_t i = begin;
-  for (; i + 4 <= end; i += 4) {
-    for (int j = 0; j < 4; ++j) sum[j] += load(rows + order[i + j] * L);
+  const int32_t* at = runs.order;
+  for (const Run& run : runs) {
+    const int32_t* end = runs.order + run.end;
+    Vec<T> sum[4] = {};
+    for (; at + 4 <= end; at += 4) {
+      for (int j = 0; j < 4; ++j) sum[j] += load(slab + at[j] * L) * weight[at[j]];
+    }
+    for (; at < end; ++at) sum[0] += load(slab + *at * L) * weight[*at];
+    T* to = sums + run.label * L;
+    store(to, load(to) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
   }
-  for (; i < end; ++i) sum[0] += load(rows + order[i] * L);
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 }  // namespace STYLEFAST_ISA

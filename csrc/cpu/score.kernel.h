@@ -1,98 +1,110 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores in registers: a group of positions against a block of centroids.
+// Scores in registers: kRows positions against one or two vectors of centroids, 128 channels at a stretch.
 #include "score.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Centroids a block: kGroup x kBlock sums, kGroup norms, kGroup positions and one centroid stay within the registers
-// (32 of them in AVX-512, else 16).
-inline constexpr int kBlock = STYLEFAST_BYTES == 64 ? 12 : 5;
+// kRows x kColumns sums, kColumns centroids and a position fill the registers.
+inline constexpr int kRows = STYLEFAST_BYTES == 64 ? 12 : 6;
+inline constexpr int kColumns = 2;
 
-// Channels summed at a stretch: rounding grows with them, not with all channels.
+// Channels of a stretch: rounding grows with them and not with all channels, and their centroids stay in the
+// first-level cache.
 inline constexpr int64_t kStretch = 128;
 
-inline int64_t blocks_of(int64_t clusters) { return (clusters + kBlock - 1) / kBlock; }
-
 template <typename T>
-void pack_centroids(const T* from, int64_t restarts, int64_t clusters, int64_t channels, T* to) {
-  const int64_t blocks = blocks_of(clusters);
-  for (int64_t b = 0; b < restarts; ++b) {
-    for (int64_t j = 0; j < blocks; ++j) {
-      const int64_t begin = share(clusters, j, blocks), width = share(clusters, j + 1, blocks) - begin;
-      for (int64_t c = 0; c < channels; ++c) {
-        for (int64_t k = 0; k < width; ++k) *to++ = from[(b * clusters + begin + k) * channels + c];
-      }
-    }
-  }
-}
-
-// One group of positions against one block of centroids. The first block starts the argmax and sums |x|^2. Sums run
-// over the channels in order, the same for every centroid, so equal centroids score equally and `>` keeps the lowest.
-template <typename T, int kClusters, bool kFirst>
-void score_block(const T* tile, int64_t pixels, int64_t channels, const T* centroids, int64_t cluster, T* best,
-                 IndexOf<T>* label, T* norm) {
+void pack_centroids(const T* from, int64_t clusters, int64_t channels, T* to) {
   constexpr int L = kLanes<T>;
-  Vec<T> total[kClusters][kGroup] = {}, norms[kGroup] = {};
-  for (int64_t begin = 0; begin < channels; begin += kStretch) {
-    Vec<T> sum[kClusters][kGroup] = {}, square[kGroup] = {};
-    const int64_t end = std::min(begin + kStretch, channels);
-    for (int64_t c = begin; c < end; ++c, tile += pixels, centroids += kClusters) {
-      Vec<T> x[kGroup];
-      for (int g = 0; g < kGroup; ++g) x[g] = load(tile + g * L);
-      if constexpr (kFirst) {
-        for (int g = 0; g < kGroup; ++g) square[g] += x[g] * x[g];
-      }
-#pragma GCC unroll 16
-      for (int k = 0; k < kClusters; ++k) {
-        for (int g = 0; g < kGroup; ++g) sum[k][g] += x[g] * centroids[k];
+  const int64_t columns = score_columns<T>(clusters), row = round_up(channels, L);
+  for (int64_t first = 0; first < row; first += kStretch) {
+    for (int64_t begin = 0; begin < columns; begin += kColumns * L) {
+      const int64_t end = std::min(begin + kColumns * L, columns);
+      for (int64_t c = first; c < std::min(first + kStretch, row); ++c) {
+        for (int64_t k = begin; k < end; ++k) *to++ = k < clusters && c < channels ? from[k * channels + c] : T(0);
       }
     }
-    for (int k = 0; k < kClusters; ++k) {
-      for (int g = 0; g < kGroup; ++g) total[k][g] += sum[k][g];
-    }
-    for (int g = 0; g < kGroup; ++g) norms[g] += square[g];
-  }
-  for (int g = 0; g < kGroup; ++g) {
-    Vec<T> top = kFirst ? splat(-std::numeric_limits<T>::infinity()) : load(best + g * L);
-    Vec<IndexOf<T>> arg = kFirst ? Vec<IndexOf<T>>{} : load(label + g * L);
-#pragma GCC unroll 16
-    for (int k = 0; k < kClusters; ++k) {
-      const auto better = total[k][g] > top;
-      top = better ? total[k][g] : top;
-      arg = better ? splat<IndexOf<T>>(cluster + k) : arg;
-    }
-    store(best + g * L, top);
-    store(label + g * L, arg);
-    if constexpr (kFirst) store(norm + g * L, norms[g]);
   }
 }
 
-template <typename T, bool kFirst, int... kIndex>
-auto score_function(int64_t clusters, std::integer_sequence<int, kIndex...>) {
-  using Function = void (*)(const T*, int64_t, int64_t, const T*, int64_t, T*, IndexOf<T>*, T*);
-  static constexpr Function kTable[] = {&score_block<T, kIndex + 1, kFirst>...};
-  return kTable[clusters - 1];
+// Every sum runs over the channels in order, so equal centroids score equally.
+template <typename T, int kWidth>
+void score_block(const T* x, int64_t slab, int64_t slabs, const T* centroids, T* scores, int64_t columns, bool first) {
+  constexpr int L = kLanes<T>;
+  Vec<T> sum[kRows][kWidth] = {};
+  for (int64_t s = 0; s < slabs; ++s, x += slab) {
+    for (int i = 0; i < L; ++i, centroids += kWidth * L) {
+      Vec<T> y[kWidth];
+      for (int j = 0; j < kWidth; ++j) y[j] = load(centroids + j * L);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        for (int j = 0; j < kWidth; ++j) sum[r][j] += x[r * L + i] * y[j];
+      }
+      __builtin_prefetch(x + slab + i * L);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    for (int j = 0; j < kWidth; ++j) {
+      T* to = scores + r * columns + j * L;
+      store(to, first ? sum[r][j] : load(to) + sum[r][j]);
+    }
+  }
 }
 
 template <typename T>
-void score_tile(const T* tile, int64_t pixels, int64_t channels, const T* centroids, int64_t clusters,
-                const Best<T>& best) {
-  constexpr auto kWidths = std::make_integer_sequence<int, kBlock>{};
-  const int64_t blocks = blocks_of(clusters);
-  for (int64_t j = 0; j < blocks; ++j) {
-    const int64_t begin = share(clusters, j, blocks), width = share(clusters, j + 1, blocks) - begin;
-    const auto function = j == 0 ? score_function<T, true>(width, kWidths) : score_function<T, false>(width, kWidths);
-    for (int64_t p = 0; p < pixels; p += kGroup * kLanes<T>) {
-      function(tile + p, pixels, channels, centroids, begin, best.score + p, best.label + p, best.norm + p);
+void score_tile(const Points<T>& points, int64_t first, int64_t count, const Tile<T>& tile, const Tile<T>& features,
+                T* norm, T* scores) {
+  constexpr int L = kLanes<T>;
+  const int64_t columns = score_columns<T>(points.clusters), stretch = kStretch / L;
+  const bool raw = points.features == Features::kRaw;
+  const T* centroids = points.centroids;
+  std::fill(norm, norm + tile.pixels, T(0));
+  for (int64_t s = 0; s < tile.slabs; s += stretch) {
+    const int64_t end = std::min(s + stretch, tile.slabs), slabs = end - s;
+    pack<T>(points.a, first, count, s, end, tile.slab(s), tile.pixels, raw ? norm : nullptr);
+    if (!raw) make_features<T>(points, first, count, s, end, tile, features, norm);
+    for (int64_t column = 0; column < columns; column += kColumns * L) {
+      const int64_t width = std::min<int64_t>(kColumns, (columns - column) / L);
+      const auto block = width == kColumns ? score_block<T, kColumns> : score_block<T, 1>;
+      for (int64_t p = 0; p < count; p += kRows) {
+        block(features.slab(s) + p * L, tile.pixels * L, slabs, centroids, scores + p * columns + column, columns,
+              s == 0);
+      }
+      centroids += slabs * L * width * L;
     }
-    centroids += width * channels;
   }
 }
 
-#define STYLEFAST_INSTANTIATE(T)                                         \
-  template void pack_centroids(const T*, int64_t, int64_t, int64_t, T*); \
-  template void score_tile(const T*, int64_t, int64_t, const T*, int64_t, const Best<T>&);
+template <typename T>
+void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, int64_t count, const Best<T>& best) {
+  constexpr int L = kLanes<T>;
+  for (int64_t p = 0; p < count; p += L) {
+    Vec<T> top = splat(-std::numeric_limits<T>::infinity());
+    Vec<IndexOf<T>> arg{};
+    for (int64_t k = 0; k < clusters; k += L) {
+      Vec<T> block[L];
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) block[i] = load(scores + (p + i) * columns + first + k);
+      transpose<T>(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) {
+        if (k + i < clusters) {
+          const auto better = block[i] > top;
+          top = better ? block[i] : top;
+          arg = better ? splat(static_cast<IndexOf<T>>(k + i)) : arg;
+        }
+      }
+    }
+    store(best.score + p, top);
+    store(best.label + p, arg);
+  }
+}
+
+#define STYLEFAST_INSTANTIATE(T)                                                                        \
+  template void pack_centroids(const T*, int64_t, int64_t, T*);                                         \
+  template void score_tile(const Points<T>&, int64_t, int64_t, const Tile<T>&, const Tile<T>&, T*, T*); \
+  template void choose(const T*, int64_t, int64_t, int64_t, int64_t, const Best<T>&);
 STYLEFAST_INSTANTIATE(double)
 STYLEFAST_INSTANTIATE(float)
 #undef STYLEFAST_INSTANTIATE

@@ -37,6 +37,13 @@ STYLEFAST_INLINE void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
+template <typename T>
+STYLEFAST_INLINE T lane_sum(Vec<T> v) {
+  T sum = 0;
+  for (int i = 0; i < kLanes<T>; ++i) sum += v[i];
+  return sum;
+}
+
 template <typename To, typename From>
 STYLEFAST_INLINE To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From));

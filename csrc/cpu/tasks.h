@@ -17,26 +17,36 @@ enum class Element { kFloat, kDouble, kHalf, kBfloat16 };
 
 // Activations whose element type is looked at when a tile is packed, and nowhere else.
 struct Source : Activations<void> {
+  int64_t element_size() const { return element == Element::kDouble ? 8 : element == Element::kFloat ? 4 : 2; }
+  const char* address(int64_t position, int64_t channel) const {
+    const int64_t image = position / plane(), offset = position % plane();
+    return static_cast<const char*>(data) +
+           element_size() * (image * stride_n + channel * stride_c + (offset / w) * stride_h + (offset % w) * stride_w);
+  }
+
   Element element;
+};
+
+// What is assigned, and to what.
+template <typename T>
+struct Points {
+  Source a;
+  Features features;
+  const T* statistics;  // [N][2][padded C] mean and 1/std, for standardised features
+  const T* centroids;   // packed
+  int64_t clusters;     // of all restarts
 };
 
 template <typename T>
 struct AssignTask {
-  Source a;
-  Features features;
-  const T* statistics;  // [N][C] mean and 1/std, for standardised features
-  const T* centroids;   // packed [K, C]
-  int64_t clusters;
+  Points<T> points;
   int32_t* labels;  // [N*H*W]
   T* similarity;    // [N*H*W]
 };
 
 template <typename T>
 struct LloydTask {
-  Source a;
-  Features features;
-  const T* statistics;  // [N][C] mean and 1/std, for standardised features
-  const T* centroids;   // packed [B, K, C]
+  Points<T> points;
   int64_t restarts, clusters;
   int32_t* labels;    // [B, N*H*W]
   double* sums;       // [parts, B, K, padded C]
@@ -61,7 +71,7 @@ struct Moments {
 
   int64_t clusters, row;
   Buffer<T> shift;  // [row]
-  Buffer<T> l, q;   // [K + 1][row]: sum of U (a - shift), of U (a - shift)^2
+  Buffer<T> l, q;   // [row / kLanes][K + 1][kLanes]: sum of U (a - shift), of U (a - shift)^2
   Buffer<T> n;      // [K + 1]: sum of U
 };
 
@@ -74,13 +84,9 @@ struct Contributions {
 
 template <typename T>
 struct MomentsTask {
-  Source a;
-  Features features;
-  const T* statistics;    // [N][C] mean and 1/std, for standardised features
-  const T* centroids;     // packed [K, C]; nullptr where labels are given
+  Points<T> points;       // without centroids where labels are given
   const int32_t* labels;  // [N*H*W], read if they are given
   int32_t* chosen;        // [N*H*W], written if they are not
-  int64_t clusters;
   bool standardize;
   int64_t pieces;  // parts of an image: 1 unless there are fewer images than threads
   Contributions<T> to;

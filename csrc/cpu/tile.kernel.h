@@ -5,136 +5,185 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Rows are too short for the processor to foresee the next one: it is asked for `ahead` elements before it is read.
-template <typename S, typename T>
-STYLEFAST_INLINE void copy_row(const S* from, T* to, int64_t count, int64_t ahead) {
-  int64_t i = 0;
-  for (; i + kLanes<T> <= count; i += kLanes<T>) {
-    __builtin_prefetch(from + ahead + i);
-    store(to + i, load(from + i));
-  }
-  for (; i < count; ++i) to[i] = load_one(from + i);
+// `width` elements, `stride` apart, and zeros in the lanes behind them.
+template <typename S, typename T = typename Compute<S>::type>
+STYLEFAST_INLINE Vec<T> gather(const S* from, int64_t stride, int64_t width) {
+  if (stride == 1 && width == kLanes<T>) return load(from);
+  T lanes[kLanes<T>] = {};
+  for (int64_t i = 0; i < width; ++i) lanes[i] = load_one(from + i * stride);
+  return load(lanes);
 }
 
-// Channels are contiguous (channels_last): blocks of kLanes positions x kLanes channels are transposed.
+// A piece of a tile: positions [done, done + count) of slabs [begin, end), from one run of positions in memory.
 template <typename S, typename T>
-void copy_columns(const S* from, int64_t stride_position, T* to, int64_t pixels, int64_t channels, int64_t count) {
+struct Piece {
+  const S* from;
+  int64_t stride_c, stride_w, channels, count;
+  int64_t begin, end, done;
+  T* to;  // slab `begin`
+  int64_t pixels;
+  T* norm;
+
+  T* line(int64_t s, int64_t p) const { return to + ((s - begin) * pixels + done + p) * kLanes<T>; }
+};
+
+// Positions in the lanes: blocks of kLanes channels x kLanes positions are transposed. The processor cannot foresee the
+// next rows: they are asked for.
+template <typename S, typename T>
+void pack_planes(const Piece<S, T>& piece) {
   constexpr int L = kLanes<T>;
-  for (int64_t p = 0; p < count; p += L) {
-    const int64_t width = std::min<int64_t>(L, count - p);
-    int64_t c = 0;
-    for (; width == L && c + L <= channels; c += L) {
+  const int64_t stride_c = piece.stride_c, stride_w = piece.stride_w;
+  for (int64_t s = piece.begin; s < piece.end; ++s) {
+    const int64_t rows = std::min<int64_t>(L, piece.channels - s * L);
+    const S* row = piece.from + s * L * stride_c;
+    for (int64_t p = 0; p < piece.count; p += L) {
+      const int64_t width = std::min<int64_t>(L, piece.count - p);
       Vec<T> block[L];
-      for (int i = 0; i < L; ++i) block[i] = load(from + (p + i) * stride_position + c);
-      transpose<T>(block);
-      for (int i = 0; i < L; ++i) store(to + (c + i) * pixels + p, block[i]);
-    }
-    for (; c < channels; ++c) {
-      for (int64_t i = 0; i < width; ++i) to[c * pixels + p + i] = load_one(from + (p + i) * stride_position + c);
-    }
-  }
-}
-
-inline constexpr int64_t kRowsAhead = 8;
-
-template <typename S, typename T>
-void pack_as(const Activations<S>& a, int64_t first, int64_t count, T* to, int64_t pixels) {
-  const int64_t run = a.rows_join() ? a.plane() : a.w;
-  for (int64_t done = 0; done < count;) {
-    const int64_t n = (first + done) / a.plane(), offset = (first + done) % a.plane();
-    const int64_t length = std::min(count - done, run - offset % run);
-    const S* from = a.data + n * a.stride_n + (offset / a.w) * a.stride_h + (offset % a.w) * a.stride_w;
-    if (a.stride_w == 1) {
-      for (int64_t c = 0; c < a.c; ++c) {
-        copy_row(from + c * a.stride_c, to + c * pixels + done, length, kRowsAhead * a.stride_c);
-      }
-    } else if (a.stride_c == 1) {
-      copy_columns(from, a.stride_w, to + done, pixels, a.c, length);
-    } else {
-      for (int64_t c = 0; c < a.c; ++c) {
-        for (int64_t i = 0; i < length; ++i) {
-          to[c * pixels + done + i] = load_one(from + c * a.stride_c + i * a.stride_w);
+      if (rows == L && width == L && stride_w == 1) {
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) {
+          __builtin_prefetch(row + (L + i) * stride_c + p, 0, 2);
+          block[i] = load(row + i * stride_c + p);
+        }
+      } else {
+        for (int64_t i = 0; i < L; ++i) {
+          block[i] = i < rows ? gather(row + i * stride_c + p * stride_w, stride_w, width) : Vec<T>{};
         }
       }
+      if (piece.norm != nullptr) {
+        T* norm = piece.norm + piece.done + p;
+        Vec<T> square = load(norm);
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) square += block[i] * block[i];
+        store(norm, square);
+      }
+      transpose<T>(block);
+      T* line = piece.line(s, p);
+      if (width == L) {
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) store(line + i * L, block[i]);
+      } else {
+        for (int64_t i = 0; i < width; ++i) store(line + i * L, block[i]);
+      }
+    }
+  }
+}
+
+// Channels in the lanes as they are in memory (channels_last).
+template <typename S, typename T>
+void pack_pixels(const Piece<S, T>& piece) {
+  constexpr int L = kLanes<T>;
+  for (int64_t p = 0; p < piece.count; ++p) {
+    Vec<T> square{};
+    for (int64_t s = piece.begin; s < piece.end; ++s) {
+      const Vec<T> x = gather(piece.from + p * piece.stride_w + s * L, 1, std::min<int64_t>(L, piece.channels - s * L));
+      square += x * x;
+      store(piece.line(s, p), x);
+    }
+    if (piece.norm != nullptr) piece.norm[piece.done + p] += lane_sum<T>(square);
+  }
+}
+
+template <typename S, typename T>
+void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t pixels,
+             T* norm) {
+  constexpr int L = kLanes<T>;
+  const int64_t run = a.rows_join() ? a.plane() : a.w;
+  for (int64_t done = 0; done < count;) {
+    const int64_t length = std::min(count - done, run - (first + done) % run);
+    const S* from = reinterpret_cast<const S*>(a.address(first + done, 0));
+    const Piece<S, T> piece{from, a.stride_c, a.stride_w, a.c, length, begin, end, done, to, pixels, norm};
+    if (a.stride_c == 1 && a.c > 1) {
+      pack_pixels(piece);
+    } else {
+      pack_planes(piece);
     }
     done += length;
   }
-  for (int64_t c = 0; count < pixels && c < a.c; ++c) std::fill(to + c * pixels + count, to + (c + 1) * pixels, T(0));
-}
-
-template <typename S, typename T>
-void pack_source(const Source& a, int64_t first, int64_t count, T* to, int64_t pixels) {
-  pack_as<S, T>({static_cast<const S*>(a.data), a.n, a.c, a.h, a.w, a.stride_n, a.stride_c, a.stride_h, a.stride_w},
-                first, count, to, pixels);
-}
-
-template <typename T>
-void pack(const Source& a, int64_t first, int64_t count, T* to, int64_t pixels) {
-  if constexpr (std::is_same_v<T, double>) {
-    pack_source<double>(a, first, count, to, pixels);
-  } else if (a.element == Element::kHalf) {
-    pack_source<half>(a, first, count, to, pixels);
-  } else if (a.element == Element::kBfloat16) {
-    pack_source<bfloat16>(a, first, count, to, pixels);
-  } else {
-    pack_source<float>(a, first, count, to, pixels);
+  for (int64_t s = 0; count < pixels && s < end - begin; ++s) {
+    std::fill(to + (s * pixels + count) * L, to + (s + 1) * pixels * L, T(0));
   }
 }
 
 template <typename T>
-void make_features(const Source& a, Features features, const T* statistics, int64_t first, int64_t count, T* tile,
-                   int64_t pixels) {
-  if (features == Features::kSquared) {
-    for (int64_t i = 0; i < a.c * pixels; ++i) tile[i] *= tile[i];
-  } else if (features == Features::kStandardized) {
-    for (int64_t done = 0; done < count;) {
-      const int64_t n = (first + done) / a.plane();
-      const int64_t end = std::min(count, (n + 1) * a.plane() - first);
-      for (int64_t c = 0; c < a.c; ++c) {
-        const T mean = statistics[2 * (n * a.c + c)], scale = statistics[2 * (n * a.c + c) + 1];
-        for (int64_t i = done; i < end; ++i) tile[c * pixels + i] = (tile[c * pixels + i] - mean) * scale;
+void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t pixels, T* norm) {
+  if constexpr (std::is_same_v<T, double>) {
+    pack_as<double>(a, first, count, begin, end, to, pixels, norm);
+  } else if (a.element == Element::kHalf) {
+    pack_as<half>(a, first, count, begin, end, to, pixels, norm);
+  } else if (a.element == Element::kBfloat16) {
+    pack_as<bfloat16>(a, first, count, begin, end, to, pixels, norm);
+  } else {
+    pack_as<float>(a, first, count, begin, end, to, pixels, norm);
+  }
+}
+
+template <typename T>
+void make_features(const Points<T>& points, int64_t first, int64_t count, int64_t begin, int64_t end,
+                   const Tile<T>& from, const Tile<T>& to, T* norm) {
+  constexpr int L = kLanes<T>;
+  const int64_t row = padded<T>(points.a.c);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t n = (first + i) / points.a.plane();
+    Vec<T> square{};
+    for (int64_t s = begin; s < end; ++s) {
+      Vec<T> x = load(from.slab(s) + i * L);
+      if (points.features == Features::kStandardized) {
+        const T* mean = points.statistics + 2 * n * row + s * L;
+        x = (x - load(mean)) * load(mean + row);
+      } else {
+        x *= x;
       }
-      done = end;
+      square += x * x;
+      store(to.slab(s) + i * L, x);
     }
+    norm[i] += lane_sum<T>(square);
   }
 }
 
 template <typename T>
 void plane_statistics(const Source& a, int64_t begin, int64_t end, T* statistics) {
-  const int64_t pixels = tile_pixels<T>(a.c, a.plane());
-  Buffer<T> tile(a.c * pixels);
-  std::vector<double> shift(a.c), sum(a.c), square(a.c);
+  constexpr int L = kLanes<T>;
+  const Tile<T> tile(a.c, tile_pixels<T>(a.c, a.plane()));
+  const int64_t row = padded<T>(a.c);
+  const Buffer<double> sum(row), square(row);
   for (int64_t n = begin; n < end; ++n) {
-    std::fill(sum.begin(), sum.end(), 0.0);
-    std::fill(square.begin(), square.end(), 0.0);
-    for (int64_t p = 0; p < a.plane(); p += pixels) {
-      const int64_t count = std::min(pixels, a.plane() - p);
-      pack<T>(a, n * a.plane() + p, count, tile, pixels);
-      for (int64_t c = 0; c < a.c; ++c) {
-        const T* row = tile + c * pixels;
-        if (p == 0) shift[c] = row_mean(row, count);
-        const T s = static_cast<T>(shift[c]);
-        T l = 0, q = 0;
-#pragma omp simd reduction(+ : l, q)
+    T* mean = statistics + 2 * n * row;
+    T* scale = mean + row;
+    std::fill(sum + 0, sum + row, 0.0);
+    std::fill(square + 0, square + row, 0.0);
+    std::fill(mean, mean + 2 * row, T(0));
+    for (int64_t p = 0; p < a.plane(); p += tile.pixels) {
+      const int64_t count = std::min(tile.pixels, a.plane() - p);
+      pack<T>(a, n * a.plane() + p, count, 0, tile.slabs, tile.data, tile.pixels, nullptr);
+      for (int64_t s = 0; s < tile.slabs; ++s) {
+        const T* slab = tile.slab(s);
+        if (p == 0) store(mean + s * L, slab_mean(slab, count));
+        const Vec<T> shift = load(mean + s * L);
+        Vec<T> l{}, q{};
         for (int64_t i = 0; i < count; ++i) {
-          l += row[i] - s;
-          q += (row[i] - s) * (row[i] - s);
+          const Vec<T> x = load(slab + i * L) - shift;
+          l += x;
+          q += x * x;
         }
-        sum[c] += l;
-        square[c] += q;
+        for (int i = 0; i < L; ++i) {
+          sum[s * L + i] += l[i];
+          square[s * L + i] += q[i];
+        }
       }
     }
     for (int64_t c = 0; c < a.c; ++c) {
       const double offset = sum[c] / a.plane(), variance = square[c] / a.plane() - offset * offset;
-      statistics[2 * (n * a.c + c)] = static_cast<T>(shift[c] + offset);
-      statistics[2 * (n * a.c + c) + 1] = static_cast<T>(1 / std::sqrt(std::max(variance, 0.0) + kVarianceEpsilon));
+      mean[c] = static_cast<T>(mean[c] + offset);
+      scale[c] = static_cast<T>(1 / std::sqrt(std::max(variance, 0.0) + kVarianceEpsilon));
     }
   }
 }
 
-#define STYLEFAST_INSTANTIATE(T)                                                                 \
-  template void pack(const Source&, int64_t, int64_t, T*, int64_t);                              \
-  template void make_features(const Source&, Features, const T*, int64_t, int64_t, T*, int64_t); \
+#define STYLEFAST_INSTANTIATE(T)                                                                                    \
+  template void pack(const Source&, int64_t, int64_t, int64_t, int64_t, T*, int64_t, T*);                           \
+  template void make_features(const Points<T>&, int64_t, int64_t, int64_t, int64_t, const Tile<T>&, const Tile<T>&, \
+                              T*);                                                                                  \
   template void plane_statistics(const Source&, int64_t, int64_t, T*);
 STYLEFAST_INSTANTIATE(double)
 STYLEFAST_INSTANTIATE(float)
