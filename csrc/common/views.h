@@ -38,6 +38,7 @@ struct Activations {
 
   int64_t plane() const { return h * w; }
   int64_t positions() const { return n * h * w; }
+  bool channels_last() const { return stride_c == 1 && c > 1; }
   bool rows_join() const { return h == 1 || stride_h == w * stride_w; }  // a plane is one run of stride_w
 };
 

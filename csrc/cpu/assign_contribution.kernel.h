@@ -17,7 +17,8 @@ class MomentsPass {
         given_(task.points.centroids == nullptr),
         raw_(task.points.features == Features::kRaw),
         pixels_(tile_pixels<T>(a_.c, (a_.plane() + task.pieces - 1) / task.pieces)),
-        tile_(given_ ? L : a_.c, pixels_),
+        by_slab_(given_ && !a_.channels_last()),
+        tile_(by_slab_ ? L : a_.c, pixels_),
         features_(raw_ ? 0 : a_.c, pixels_),
         scores_(given_ ? 0 : scores_size<T>(pixels_, task.points.clusters)),
         norm_(pixels_),
@@ -36,6 +37,7 @@ class MomentsPass {
                     count = std::min(pixels_, a_.plane() - offset);
       if (given_) {
         read_labels(first, count);
+        if (!by_slab_) pack<T>(a_, first, count, 0, tile_.slabs, tile_.data, pixels_, nullptr);
       } else {
         choose_labels(first, count);
       }
@@ -43,8 +45,8 @@ class MomentsPass {
       int32_t start = 0;
       for (const Run& run : runs_) to.n[run.label] += static_cast<T>(run.end - std::exchange(start, run.end));
       for (int64_t s = 0; s * L < a_.c; ++s) {
-        if (given_) pack<T>(a_, first, count, s, s + 1, tile_.data, pixels_, nullptr);
-        const T* slab = tile_.slab(given_ ? 0 : s);
+        if (by_slab_) pack<T>(a_, first, count, s, s + 1, tile_.data, pixels_, nullptr);
+        const T* slab = tile_.slab(by_slab_ ? 0 : s);
         if (task_.standardize && t == begin) store(to.shift + s * L, slab_mean(slab, count));
         add_slab<T>(slab, s, runs_, to);
       }
@@ -69,8 +71,9 @@ class MomentsPass {
 
   const MomentsTask<T>& task_;
   const Source& a_;
-  bool given_, raw_;
+  bool given_, raw_;  // labels, features
   int64_t pixels_;
+  bool by_slab_;  // labels are known before a tile is read: a slab at a time will do
   Tile<T> tile_, features_;
   Buffer<T> scores_, norm_, similarity_, weight_;
   Buffer<int32_t> label_;

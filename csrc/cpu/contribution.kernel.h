@@ -1,19 +1,114 @@
 // SPDX-License-Identifier: Apache-2.0
 // stylefast::contribution where the label grid has another size than the layer. The layer is pooled onto the grid with
-// the adjoint of the resize, then summed by label, so the number of clusters does not multiply its traffic:
-// rows that lie between the same two rows of cells are added up in the lanes of positions, and only the few sums are
-// transposed to lanes of channels, pooled along the row and added to their labels.
+// the adjoint of the resize, then summed by label, so the number of clusters does not multiply its traffic.
 #include "moments.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
+// Adds a row of pooled cells [2][cells][channels], sums of (a - shift) and of its square, to their labels.
 template <typename S, typename T>
-class Pool {
+void add_cells(const PoolTask<S>& task, int64_t n, int64_t y, const T* cells, const Moments<T>& to) {
+  constexpr int L = kLanes<T>;
+  const int32_t* labels = task.labels + (n * task.y.cells + y) * task.x.cells;
+  for (int64_t x = 0; x < task.x.cells; ++x) {
+    const int64_t k = labels[x] >= 0 && labels[x] < task.clusters ? labels[x] : task.clusters;
+    to.n[k] += task.y.area[y] * task.x.area[x];
+    for (int64_t c = 0; c < to.row; c += L) {
+      T* l = to.l + c * (to.clusters + 1) + k * L;
+      T* q = to.q + c * (to.clusters + 1) + k * L;
+      store(l, load(l) + load(cells + x * to.row + c));
+      store(q, load(q) + load(cells + (task.x.cells + x) * to.row + c));
+    }
+  }
+}
+
+// Channels in the lanes (channels_last): positions are added to the two cells of their row between which they lie, rows
+// to the two rows of cells.
+template <typename S, typename T>
+class PixelPool {
   static constexpr int L = kLanes<T>;
 
  public:
-  explicit Pool(const PoolTask<S>& task)
+  PixelPool(const PoolTask<S>& task, int64_t row)
+      : task_(task), row_(row), size_(2 * task.x.cells * row), cells_(size_), open_(2 * size_) {}
+
+  // Adds channels [c, c + channels) of image n.
+  void add(int64_t n, int64_t c, int64_t channels, const Moments<T>& to) {
+    const S* from = task_.a.data + n * task_.a.stride_n + c;
+    if (task_.standardize) sample_mean(from, channels, to.shift);
+    std::fill(open_ + 0, open_ + 2 * size_, T(0));
+    int64_t done = 0;
+    for (int64_t y = 0; y < task_.a.h; ++y) {
+      const int32_t low = task_.y.low[y], high = task_.y.high[y];
+      for (; done < low; ++done) finish_row(n, done, to);
+      pool_row(from + y * task_.a.stride_h, channels, to.shift);
+      const T weight = low == high ? T(0) : task_.y.weight[y];
+      add_row(1 - weight, open(low));
+      if (weight != 0) add_row(weight, open(high));
+    }
+    for (; done < task_.y.cells; ++done) finish_row(n, done, to);
+  }
+
+ private:
+  T* open(int64_t y) const { return open_ + (y & 1) * size_; }  // two rows of cells are open
+
+  // The mean of 64 positions spread over the plane; exactly their value if all are equal.
+  void sample_mean(const S* from, int64_t channels, T* mean) const {
+    const int64_t size = task_.a.plane(), samples = std::min<int64_t>(size, 64);
+    for (int64_t c = 0; c < channels; c += L) {
+      const int64_t width = std::min<int64_t>(L, channels - c);
+      const Vec<T> first = gather(from + c, 1, width);
+      Vec<T> total{};
+      for (int64_t i = 1; i < samples; ++i) {
+        const int64_t p = size * i / samples, y = p / task_.a.w, x = p % task_.a.w;
+        total += gather(from + y * task_.a.stride_h + x * task_.a.stride_w + c, 1, width) - first;
+      }
+      store(mean + c, first + total / static_cast<T>(samples));
+    }
+  }
+
+  void pool_row(const S* from, int64_t channels, const T* shift) {
+    std::fill(cells_ + 0, cells_ + size_, T(0));
+    for (int64_t x = 0; x < task_.a.w; ++x, from += task_.a.stride_w) {
+      const T next = task_.x.low[x] == task_.x.high[x] ? T(0) : task_.x.weight[x], here = 1 - next;
+      T* l = cells_ + task_.x.low[x] * row_;
+      T* q = l + task_.x.cells * row_;
+      const int64_t step = (task_.x.high[x] - task_.x.low[x]) * row_;
+      for (int64_t c = 0; c < row_; c += L) {
+        const Vec<T> d = gather(from + c, 1, std::min<int64_t>(L, channels - c)) - load(shift + c);
+        store(l + c, load(l + c) + here * d);
+        store(q + c, load(q + c) + here * (d * d));
+        if (next != 0) {
+          store(l + step + c, load(l + step + c) + next * d);
+          store(q + step + c, load(q + step + c) + next * (d * d));
+        }
+      }
+    }
+  }
+
+  void add_row(T weight, T* to) const {
+    for (int64_t i = 0; i < size_; i += L) store(to + i, load(to + i) + weight * load(cells_ + i));
+  }
+
+  void finish_row(int64_t n, int64_t y, const Moments<T>& to) const {
+    add_cells<S, T>(task_, n, y, open(y), to);
+    std::fill(open(y), open(y) + size_, T(0));
+  }
+
+  const PoolTask<S>& task_;
+  int64_t row_, size_;
+  Buffer<T> cells_, open_;
+};
+
+// Positions in the lanes: rows that lie between the same two rows of cells are added up, and only the few sums are
+// transposed to lanes of channels and pooled along the row.
+template <typename S, typename T>
+class PlanePool {
+  static constexpr int L = kLanes<T>;
+
+ public:
+  explicit PlanePool(const PoolTask<S>& task)
       : task_(task),
         width_(round_up(task.a.w, L)),
         sums_(2 * 2 * L * width_),
@@ -21,23 +116,21 @@ class Pool {
         row_(width_),
         cells_(2 * task.x.cells * L) {}
 
-  // Adds channels [c, c + kLanes) of image n.
-  void add(int64_t n, int64_t c, const Moments<T>& to) {
+  // Adds channels [c, c + channels) of image n: at most kLanes.
+  void add(int64_t n, int64_t c, int64_t channels, const Moments<T>& to) {
     const Activations<S>& a = task_.a;
-    const int64_t channels = std::min<int64_t>(L, a.c - c);
     std::fill(sums_ + 0, sums_ + 2 * 2 * L * width_, T(0));
     for (int64_t i = 0; task_.standardize && i < channels; ++i) to.shift[i] = sample_mean(plane(n, c + i));
-    const int32_t* labels = task_.labels + n * task_.y.cells * task_.x.cells;
     int64_t done = 0;
     for (int64_t y = 0; y < a.h; ++y) {
       const int32_t low = task_.y.low[y], high = task_.y.high[y];
-      for (; done < low; ++done) finish_row(done, labels, to);
+      for (; done < low; ++done) finish_row(n, done, to);
       for (int64_t i = 0; i < channels; ++i) {
         add_row(plane(n, c + i) + y * a.stride_h, to.shift[i], low == high ? T(0) : task_.y.weight[y], sums(low, 0, i),
                 sums(high, 0, i));
       }
     }
-    for (; done < task_.y.cells; ++done) finish_row(done, labels, to);
+    for (; done < task_.y.cells; ++done) finish_row(n, done, to);
   }
 
  private:
@@ -91,16 +184,10 @@ class Pool {
     }
   }
 
-  // A row of cells is complete: pools its sums along x, adds every cell to its label, and clears them for a later row.
-  void finish_row(int64_t y, const int32_t* labels, const Moments<T>& to) {
+  // A row of cells is complete: pools its sums along x and clears them for a later row.
+  void finish_row(int64_t n, int64_t y, const Moments<T>& to) {
     for (int field = 0; field < 2; ++field) pool_row(sums(y, field, 0), cells_ + field * task_.x.cells * L);
-    for (int64_t x = 0; x < task_.x.cells; ++x) {
-      const int32_t label = labels[y * task_.x.cells + x];
-      const int64_t k = label >= 0 && label < task_.clusters ? label : task_.clusters;
-      to.n[k] += task_.y.area[y] * task_.x.area[x];
-      store(to.l + k * L, load(to.l + k * L) + load(cells_ + x * L));
-      store(to.q + k * L, load(to.q + k * L) + load(cells_ + (task_.x.cells + x) * L));
-    }
+    add_cells<S, T>(task_, n, y, cells_, to);
     std::fill(sums(y, 0, 0), sums(y, 0, 0) + 2 * L * width_, T(0));
   }
 
@@ -137,22 +224,30 @@ class Pool {
   Buffer<T> sums_, block_, row_, cells_;
 };
 
-template <typename S, typename T = typename Compute<S>::type>
-void pool_kernel(const PoolTask<S>& task, int64_t part, int64_t parts) {
-  constexpr int L = kLanes<T>;
-  const int64_t c = task.a.c, row = padded<T>(c), blocks = (c + L - 1) / L, units = blocks * task.a.n;
+// Units of work are an image's channels in `width`s: whole vectors.
+template <typename Pool, typename S, typename T>
+void pool_units(const PoolTask<S>& task, int64_t width, int64_t part, int64_t parts, Pool&& pool) {
+  const int64_t c = task.a.c, row = padded<T>(c), blocks = (c + width - 1) / width, units = blocks * task.a.n;
   double* sums = task.to.sums == nullptr ? nullptr : task.to.sums + part * task.clusters * row;
   if (sums != nullptr) std::fill(sums, sums + task.clusters * row, 0.0);
-  Pool<S, T> pool(task);
-  Moments<T> moments(task.clusters, L);
+  Moments<T> moments(task.clusters, width);
   for (int64_t u = share(units, part, parts); u < share(units, part + 1, parts); ++u) {
-    const int64_t n = u / blocks, first = u % blocks * L;
+    const int64_t n = u / blocks, first = u % blocks * width, channels = std::min(width, c - first);
     moments.clear();
-    pool.add(n, first, moments);
+    pool.add(n, first, channels, moments);
     T* image = task.to.images == nullptr ? nullptr : task.to.images + n * task.clusters * c + first;
-    fold<T>(moments, task.standardize, static_cast<T>(task.a.plane()), std::min<int64_t>(L, c - first),
+    fold<T>(moments, task.standardize, static_cast<T>(task.a.plane()), channels,
             sums == nullptr ? nullptr : sums + first, row, image, c);
   }
+}
+
+template <typename S, typename T = typename Compute<S>::type>
+void pool_kernel(const PoolTask<S>& task, int64_t part, int64_t parts) {
+  constexpr int64_t L = kLanes<T>;
+  if (!task.a.channels_last()) return pool_units<PlanePool<S, T>, S, T>(task, L, part, parts, PlanePool<S, T>(task));
+  const int64_t splits = task.a.n == 0 ? 1 : (parts + task.a.n - 1) / task.a.n;
+  const int64_t width = std::min<int64_t>(round_up((task.a.c + splits - 1) / splits, L), 512);
+  pool_units<PixelPool<S, T>, S, T>(task, width, part, parts, PixelPool<S, T>(task, width));
 }
 
 }  // namespace STYLEFAST_ISA

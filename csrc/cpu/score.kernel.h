@@ -62,7 +62,10 @@ void score_tile(const Points<T>& points, int64_t first, int64_t count, const Til
   std::fill(norm, norm + tile.pixels, T(0));
   for (int64_t s = 0; s < tile.slabs; s += stretch) {
     const int64_t end = std::min(s + stretch, tile.slabs), slabs = end - s;
-    pack<T>(points.a, first, count, s, end, tile.slab(s), tile.pixels, raw ? norm : nullptr);
+    if (!points.a.channels_last() || s == 0) {  // where channels are contiguous, all are read at once
+      pack<T>(points.a, first, count, s, points.a.channels_last() ? tile.slabs : end, tile.slab(s), tile.pixels,
+              raw ? norm : nullptr);
+    }
     if (!raw) make_features<T>(points, first, count, s, end, tile, features, norm);
     for (int64_t column = 0; column < columns; column += kColumns * L) {
       const int64_t width = std::min<int64_t>(kColumns, (columns - column) / L);

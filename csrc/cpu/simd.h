@@ -85,6 +85,15 @@ STYLEFAST_INLINE typename Compute<S>::type load_one(const S* p) {
   }
 }
 
+// `width` elements, `stride` apart, and zeros in the lanes behind them.
+template <typename S, typename T = typename Compute<S>::type>
+STYLEFAST_INLINE Vec<T> gather(const S* from, int64_t stride, int64_t width) {
+  if (stride == 1 && width == kLanes<T>) return load(from);
+  T lanes[kLanes<T>] = {};
+  for (int64_t i = 0; i < width; ++i) lanes[i] = load_one(from + i * stride);
+  return load(lanes);
+}
+
 STYLEFAST_INLINE void store(bfloat16* p, Vec<float> v) {
   const Vec<uint32_t> bits = bit_cast<Vec<uint32_t>>(v);
   const Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even

@@ -5,15 +5,6 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// `width` elements, `stride` apart, and zeros in the lanes behind them.
-template <typename S, typename T = typename Compute<S>::type>
-STYLEFAST_INLINE Vec<T> gather(const S* from, int64_t stride, int64_t width) {
-  if (stride == 1 && width == kLanes<T>) return load(from);
-  T lanes[kLanes<T>] = {};
-  for (int64_t i = 0; i < width; ++i) lanes[i] = load_one(from + i * stride);
-  return load(lanes);
-}
-
 // A piece of a tile: positions [done, done + count) of slabs [begin, end), from one run of positions in memory.
 template <typename S, typename T>
 struct Piece {
@@ -93,7 +84,7 @@ void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64
     const int64_t length = std::min(count - done, run - (first + done) % run);
     const S* from = reinterpret_cast<const S*>(a.address(first + done, 0));
     const Piece<S, T> piece{from, a.stride_c, a.stride_w, a.c, length, begin, end, done, to, pixels, norm};
-    if (a.stride_c == 1 && a.c > 1) {
+    if (a.channels_last()) {
       pack_pixels(piece);
     } else {
       pack_planes(piece);
