@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -126,7 +126,7 @@ class Catalog:
             features=features,
             centroids=centroids.cpu(),
             runs=torch.stack([r.centroids.float() for r in kmeans.runs_]).cpu(),
-            contributions=_at_sites(totals, generator.sites, n_measured),
+            contributions=torch.cat([totals[site.tensor] for site in generator.sites], 1).div(n_measured).float().cpu(),
             occupancy=occupancy.cpu(),
             provenance={
                 "images": len(w),
@@ -215,9 +215,11 @@ class Catalog:
     def load(cls, path: str | os.PathLike[str], generator: Generator | None = None) -> Catalog:
         """Reads a catalog, and checks that it belongs to `generator` if one is given.
 
-        Raises: FileNotFoundError; ValueError that names the file if it is truncated, foreign or of another generator.
+        Raises: FileNotFoundError; ValueError that names what is a folder, truncated, foreign or of another generator.
         """
         try:
+            if os.path.isdir(path):
+                raise ValueError("it is a folder")
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
@@ -287,13 +289,10 @@ def _measure(
 
         with clock.running("generator"):
             generator.visit(batch, add)
+        for site in generator.sites:
+            if not totals[site.tensor].isfinite().all():
+                where = f"in the batch of images {begin} to {begin + len(batch) - 1}"
+                raise ValueError(f"activations of site {site.name} must be finite, got NaN or Inf {where}")
         batches.update(len(batch))
     clock.seconds["generator"] -= clock.seconds.get("contribution", 0.0)
     return totals
-
-
-def _at_sites(totals: dict[str, Tensor], sites: Sequence[Site], n_images: int) -> Tensor:
-    for site in sites:
-        if not totals[site.tensor].isfinite().all():
-            raise ValueError(f"activations of site {site.name} must be finite, got NaN or Inf")
-    return torch.cat([totals[site.tensor] for site in sites], dim=1).div(n_images).float().cpu()  # [K, S]

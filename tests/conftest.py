@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for the whole session: required backends, poisoned memory, two threads, reproducible hypothesis."""
+"""Required backends, poisoned memory, two threads, reproducible hypothesis; and editors for all who ask for one."""
 
 import ctypes
 import os
@@ -8,9 +8,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is import
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from editors import editor_of  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from stylefast.backends import available  # noqa: E402
+from stylefast.editing import StyleEditor  # noqa: E402
 
 settings.register_profile("stylefast", derandomize=True, deadline=None, max_examples=25, database=None)
 settings.load_profile("stylefast")
@@ -42,3 +44,9 @@ def poison_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc's M_PERTURB: malloc fills with the complement of 0x80, 0x7F
         libc.mallopt(-6, 0x80)
+
+
+@pytest.fixture(params=["sg1", "sg2", "sg3"])
+def editor(request: pytest.FixtureRequest) -> StyleEditor:
+    """One of each kind of toy network."""
+    return editor_of(request.param)

@@ -197,6 +197,17 @@ def test_public_names_are_frozen():
         _ = stylefast.abacus
 
 
+def test_every_public_name_resolves_to_what_it_names():
+    python("""
+import stylefast
+eager = dict(vars(stylefast))
+for name in stylefast.__all__:
+    value = eager[name] if name in eager else stylefast.__getattr__(name)  # not what an earlier import has left there
+    assert value is getattr(stylefast, name), name
+    assert value.__name__ in (name, f"stylefast.{name}"), (name, value)
+""")
+
+
 def test_every_op_is_registered_for_every_backend():
     for op in OPS:
         schemas = {"": op.schema} if op.out_schema is None else {"": op.schema, ".out": op.out_schema}

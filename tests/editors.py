@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Editors of the toy generators that tests share, and the catalogs that they work from."""
+
+from functools import cache
+
+from networks import shared
+
+from stylefast.catalog import Catalog
+from stylefast.editing import StyleEditor
+
+LAYERS = {"sg1": 16, "sg2": 16, "sg3": 36}  # rows of the layer to cluster
+
+
+@cache
+def catalog_of(kind):
+    generator = shared(kind)
+    w = generator.latents(range(6))
+    catalog = Catalog.build(generator, w, n_clusters=6, resolution=LAYERS[kind], n_init=1, progress=False)
+    return catalog.annotate({"eyes": [0], "nose": [1, 4], "mouth": [2]})
+
+
+def editor_of(kind, **options):
+    return StyleEditor(shared(kind), catalog_of(kind), **options)
+
+
+def latents(editor, *seeds):
+    return editor.generator.latents(seeds)
