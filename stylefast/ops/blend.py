@@ -48,7 +48,7 @@ def blend(
     Source: "Editing in Style" (Collins et al., CVPR 2020), equation 3 (and 2: the same query for all channels).
     """
     check(target, reference, query, edits, strength, out)
-    target, reference, query = (x.reshape(-1, x.shape[-1]) for x in (target, reference, query))
+    target, reference, query = (x if x.dim() == 2 else x.unsqueeze(0) for x in (target, reference, query))
     query = query.to(accumulator(target.dtype))
     edits = None if edits is None else edits.to(torch.int64)
     if strength is not None:

@@ -57,11 +57,20 @@ class Op:
 
     def __call__(self, backend: str | None, first: Tensor, *args: Any) -> Any:
         """Calls the cell of `backend`, or of the backend that suits the first tensor's device."""
-        return self.cells[select(backend, first.device)](first, *args)
+        cell = self.cells[select(backend, first.device)]
+        if torch.compiler.is_compiling() or _records(first, *args):
+            return cell(first, *args)
+        with torch._C._AutoDispatchBelowAutograd():  # autograd's layer of a custom op is Python: half of a small call
+            return cell(first, *args)
 
     def write(self, backend: str | None, first: Tensor, *args: Any, out: Tensor) -> None:
         """The same, into `out`."""
         self.cells[select(backend, first.device) + ".out"](first, *args, out=out)
+
+
+def _records(*args: Any) -> bool:
+    """Whether autograd has to see this call."""
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
