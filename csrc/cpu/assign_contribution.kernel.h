@@ -110,7 +110,7 @@ void moments_kernel(const MomentsTask<T>& task, int64_t part, int64_t parts, std
   Moments<T> moments(task.points.clusters, padded<T>(task.points.a.c));
   start_sums(task, part);
   for (int64_t n = share(task.points.a.n, part, parts); n < share(task.points.a.n, part + 1, parts); ++n) {
-    moments.clear();
+    clear<T>(moments);
     pass.add(n, 0, pass.tiles(), moments);
     fold_image(task, part, n, moments);
   }

@@ -233,7 +233,7 @@ void pool_units(const PoolTask<S>& task, int64_t width, int64_t part, int64_t pa
   Moments<T> moments(task.clusters, width);
   for (int64_t u = share(units, part, parts); u < share(units, part + 1, parts); ++u) {
     const int64_t n = u / blocks, first = u % blocks * width, channels = std::min(width, c - first);
-    moments.clear();
+    clear<T>(moments);
     pool.add(n, first, channels, moments);
     T* image = task.to.images == nullptr ? nullptr : task.to.images + n * task.clusters * c + first;
     fold<T>(moments, task.standardize, static_cast<T>(task.a.plane()), channels,

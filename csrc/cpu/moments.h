@@ -7,6 +7,21 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
+// For the next image: only what was added to is written.
+template <typename T>
+void clear(const Moments<T>& m) {
+  constexpr int L = kLanes<T>;
+  for (int64_t c = 0; c < m.row; c += L) {
+    for (int64_t k = 0; k <= m.clusters; ++k) {
+      if (m.n[k] == 0) continue;
+      store(m.l + c * (m.clusters + 1) + k * L, Vec<T>{});
+      store(m.q + c * (m.clusters + 1) + k * L, Vec<T>{});
+    }
+  }
+  std::fill(m.shift + 0, m.shift + m.row, T(0));
+  std::fill(m.n + 0, m.n + m.clusters + 1, T(0));
+}
+
 // Adds slab s of positions of one image.
 template <typename T>
 void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& to) {
@@ -51,35 +66,46 @@ void merge(const Moments<T>& from, const Moments<T>& to) {
   }
 }
 
-// M of one image from its moments: `width` channels of every cluster are added to sum [K][sum_row] or, divided by the
-// number of positions, written to image [K][image_row].
+// M of one image from its moments: `width` channels of every cluster are added to sum [K][sum_row] (rows of whole
+// vectors) or, divided by the number of positions, written to image [K][image_row]. Clusters without a position cost
+// nothing.
 template <typename T>
 void fold(const Moments<T>& m, bool standardize, T positions, int64_t width, double* sum, int64_t sum_row, T* image,
           int64_t image_row) {
   constexpr int L = kLanes<T>;
+  using Doubles = typename VecOf<double, L * sizeof(double)>::type;
   for (int64_t c = 0; c < width; c += L) {
+    const T* l = m.l + c * (m.clusters + 1);
+    const T* q = m.q + c * (m.clusters + 1);
     Vec<T> d{}, scale = splat(T(1));
     if (standardize) {
       Vec<T> square{};
       for (int64_t k = 0; k <= m.clusters; ++k) {
-        d += load(m.l + c * (m.clusters + 1) + k * L);
-        square += load(m.q + c * (m.clusters + 1) + k * L);
+        if (m.n[k] == 0) continue;
+        d += load(l + k * L);
+        square += load(q + k * L);
       }
       d /= positions;
       const Vec<T> variance = square / positions - d * d;
       scale = 1 / ((variance < 0 ? Vec<T>{} : variance) + static_cast<T>(kVarianceEpsilon));
     }
+    const Vec<T> nothing = d - d;  // of a cluster without a position: NaN in a channel that is not finite
+    const bool skip = lane_sum<T>(nothing) == 0;
     for (int64_t k = 0; k < m.clusters; ++k) {
-      const int64_t at = c * (m.clusters + 1) + k * L;
-      const Vec<T> l = load(m.l + at), q = load(m.q + at);
-      const Vec<T> energy = q - 2 * d * l + d * d * m.n[k];
-      const Vec<T> contribution = (energy < 0 ? Vec<T>{} : energy) * scale;
-      for (int64_t i = 0; i < std::min<int64_t>(L, width - c); ++i) {
-        if (image != nullptr) {
-          image[k * image_row + c + i] = contribution[i] / positions;
-        } else {
-          sum[k * sum_row + c + i] += contribution[i];
-        }
+      Vec<T> contribution = nothing;
+      if (m.n[k] != 0) {
+        const Vec<T> energy = load(q + k * L) - 2 * d * load(l + k * L) + d * d * m.n[k];
+        contribution = (energy < 0 ? Vec<T>{} : energy) * scale;
+      }
+      if (image != nullptr) {
+        const Vec<T> mean = contribution / positions;
+        std::memcpy(image + k * image_row + c, &mean, sizeof(T) * std::min<int64_t>(L, width - c));
+      } else if (m.n[k] != 0 || !skip) {
+        Doubles total;
+        double* to = sum + k * sum_row + c;
+        std::memcpy(&total, to, sizeof total);
+        total += __builtin_convertvector(contribution, Doubles);
+        std::memcpy(to, &total, sizeof total);
       }
     }
   }

@@ -60,12 +60,9 @@ template <typename T>
 struct Moments {
   Moments(int64_t clusters, int64_t row)
       : clusters(clusters), row(row), shift(row), l((clusters + 1) * row), q((clusters + 1) * row), n(clusters + 1) {
-    clear();
-  }
-  void clear() {
-    std::fill(shift + 0, shift + row, T(0));
     std::fill(l + 0, l + (clusters + 1) * row, T(0));
     std::fill(q + 0, q + (clusters + 1) * row, T(0));
+    std::fill(shift + 0, shift + row, T(0));
     std::fill(n + 0, n + clusters + 1, T(0));
   }
 
