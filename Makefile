@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: test lint demo
+.PHONY: test lint demo bench
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -13,16 +13,24 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/limits.cpp
 
 demo: .venv/installed
 	$(BIN)/stylefast demo --outdir demo
+
+bench: .venv/installed .venv/bench
+	OMP_PROC_BIND=true $(BIN)/python benchmarks/peers.py --record
+	$(BIN)/python benchmarks/record.py
 
 # torch goes first, so that no later requirement picks another one.
 .venv/requirements: requirements-test.txt Makefile
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install $(TORCH)
 	$(BIN)/pip install -r requirements-test.txt
+	touch $@
+
+.venv/bench: .venv/requirements requirements-bench.txt
+	$(BIN)/pip install -r requirements-bench.txt
 	touch $@
 
 .venv/installed: .venv/requirements pyproject.toml setup.py $(NATIVE)

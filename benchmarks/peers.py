@@ -1,142 +1,158 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ratios of the CPU ops to the best torch formulations and to the machine's limits, in one interleaved run.
+"""The CPU ops, the best of others' formulations and the machine's limits, in turn, round after round.
 
-    python benchmarks/peers.py [--rounds 15] [--threads 2]
+    python benchmarks/peers.py [--rounds 15] [--threads 2] [--only K32] [--record]
 
-Every formulation is checked against the reference before anything is timed; a wrong one ends the run. Times are not
-printed: on a shared machine only ratios of the same run mean something. The floor of an op is the larger of its least
-bytes / bandwidth and its flops / peak, with the bandwidth of torch.sum and the rate of a large torch.mm, both measured
-in the same rounds.
+Every formulation is verified against the reference before anything is timed; a wrong one ends the run. Times are not
+printed: on a shared machine only ratios of the same rounds mean something. The floor of an op is the larger of its
+least bytes / bandwidth and its flops / peak.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import environment
+import formulations as by
+import limits
+import record
 import torch
+from timing import Candidate, Figure, figure, race
 from torch import Tensor
-from torch.nn.functional import normalize
-from tqdm import tqdm
+from verify import verify, verify_centroids
+from workloads import WORKLOADS, Workload
 
 import stylefast
-from stylefast.ops import ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
-from stylefast.ops.op import Cost
+from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
+from stylefast.ops.op import Op
 
-N, C, SIDE, GRID = 64, 512, 32, 32
-
-
-def lloyd_by_matmul(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """One spherical Lloyd step from NCHW read in place: batched matrix products with images as [C, H W]."""
-    flat = x.flatten(2)  # [N, C, P]
-    labels = torch.matmul(centroids, flat).argmax(1)  # [N, P]
-    one_hot = torch.nn.functional.one_hot(labels, len(centroids)).to(x.dtype)  # [N, P, K]
-    weighted = one_hot / flat.square().sum(1).sqrt().unsqueeze(2)
-    return labels, torch.matmul(flat, weighted).sum(0).t()  # [K, C]
+Calls = dict[str, Callable[[], Any]]
 
 
-def contribution_by_matmul(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M from labels of the layer's own size, a matrix product an image."""
-    flat = x.flatten(2)
-    variance, mean = torch.var_mean(flat, 2, correction=0, keepdim=True)
-    squared = ((flat - mean) * (variance + 1e-5).rsqrt()).square()
-    one_hot = torch.nn.functional.one_hot(labels.flatten(1).long(), k).to(x.dtype)  # [N, P, K]
-    return torch.matmul(squared, one_hot).mean(0).t() / flat.shape[2]
+def ours(op: Op, inputs: dict[str, Any], key: str = "cpu") -> Candidate:
+    """The public function on a backend; an `.out` cell writes into a tensor that is recycled."""
+    arguments = {**inputs, "backend": key.removesuffix(".out")}
+    if key.endswith(".out"):
+        arguments["out"] = op.fake(*inputs.values())
+    return Candidate(partial(op.public, **arguments), partial(verify, op, inputs))
 
 
-def pooled_by_matmul(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M of a large layer: the one-hot resized, then a matrix product an image."""
-    one_hot = torch.nn.functional.one_hot(labels.long(), k).movedim(-1, 1).to(x.dtype)  # [N, K, h, w]
-    total = torch.zeros(k, x.shape[1])
-    for image, hot in zip(x, one_hot, strict=True):
-        u = torch.nn.functional.interpolate(hot[None], size=image.shape[1:], mode="bilinear")[0].flatten(1)  # [K, P]
-        variance, mean = torch.var_mean(image.flatten(1), 1, correction=0, keepdim=True)
-        total += u @ ((image.flatten(1) - mean) * (variance + 1e-5).rsqrt()).square().t()
-    return total / (x.shape[0] * x.shape[2] * x.shape[3])
+def compiled(function: Callable[..., Any], *inputs: Any) -> Callable[[], Any]:
+    """The function compiled by torch for exactly these sizes."""
+    torch.compiler.reset()
+    return partial(torch.compile(function, dynamic=False), *inputs)
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call in every round, the calls in turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in tqdm(range(rounds), delay=2, leave=False):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - begin)
-    return times
+def lloyd(inputs: dict[str, Any], threads: int) -> Calls:
+    x, c = inputs["activations"], inputs["centroids"][0]
+    calls: Calls = {
+        "torch.compile, matmul on NCHW": compiled(by.lloyd_by_matmul, x, c),
+        "torch, matmul on NCHW": partial(by.lloyd_by_matmul, x, c),
+        "torch, matmul an image": partial(by.lloyd_by_image, x, c),
+        "NumPy, matmul an image": partial(by.lloyd_in_numpy, x.numpy(), c.numpy()),
+        "scikit-learn": partial(by.SklearnStep(threads), x, c),
+    }
+    if environment.load("faiss") is not None:
+        calls["faiss"] = partial(by.FaissStep(threads), x, c)
+    return calls
 
 
-def require_close(name: str, got: Tensor, truth: Tensor, tolerance: float = 1e-4) -> None:
-    error = float((got.double() - truth.double()).abs().max() / truth.double().abs().max())
-    if not error <= tolerance:
-        raise SystemExit(f"{name} is wrong by {error:.1e} of the largest value: nothing is timed")
+def assigning(inputs: dict[str, Any], threads: int) -> Calls:
+    x, c = inputs["activations"], inputs["centroids"]
+    return {
+        "torch.compile, matmul on NCHW": compiled(by.assign_by_matmul, x, c),
+        "torch, matmul on NCHW": partial(by.assign_by_matmul, x, c),
+    }
 
 
-def compare(name: str, ours: Callable[[], Any], peers: dict[str, Callable[[], Any]], cost: Cost, rounds: int) -> None:
-    x, a, b = torch.ones(N * C * SIDE * SIDE), torch.ones(2048, 2048), torch.ones(2048, 2048)
-    limits = {"read": lambda: x.sum(), "mm": lambda: torch.mm(a, b)}
-    times = interleaved({"ours": ours, **peers, **limits}, rounds)
-    best = {key: min(values) for key, values in times.items()}
-    middle = {key: statistics.median(values) for key, values in times.items()}
-    floor = max(cost.bytes / (x.nbytes / best["read"]), cost.flops / (2 * 2048**3 / best["mm"]))
-    ratios = "  ".join(
-        f"{peer} {best[peer] / best['ours']:.1f}x (median {middle[peer] / middle['ours']:.1f}x)" for peer in peers
-    )
-    print(f"{name:34} {best['ours'] / floor:4.1f} x floor   {ratios}", flush=True)
+def assigning_and_contribution(inputs: dict[str, Any], threads: int) -> Calls:
+    """Each way to assign, then the best way to M."""
+    x, c = inputs["activations"], inputs["centroids"]
+
+    def sequence(assign: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        labels = assign()[0].view(len(x), *x.shape[2:])
+        return labels, by.contribution_by_image(x, labels, len(c))
+
+    return {f"{name}; then an image": partial(sequence, call) for name, call in assigning(inputs, threads).items()}
 
 
-def lloyd(rounds: int) -> None:
-    x = torch.randn(N, C, SIDE, SIDE)
-    for k in (8, 16, 32, 64, 128):
-        c = normalize(torch.randn(k, C), dim=1)
-        truth = stylefast.lloyd_step(x, c, backend="reference")
-        compiled = torch.compile(lloyd_by_matmul)
-        require_close("lloyd_step", stylefast.lloyd_step(x, c, backend="cpu").sums, truth.sums)
-        require_close("matmul", lloyd_by_matmul(x, c)[1], truth.sums)
-        require_close("compiled matmul", compiled(x, c)[1], truth.sums)
-        peers = {"compiled": lambda: compiled(x, c), "eager": lambda: lloyd_by_matmul(x, c)}  # noqa: B023
-        cost = LLOYD_STEP.cost(x, c[None], "raw")
-        compare(f"lloyd_step K={k}", lambda: stylefast.lloyd_step(x, c, backend="cpu"), peers, cost, rounds)  # noqa: B023
-        both = {"in sequence": lambda: contribution_by_matmul(x, compiled(x, c)[0].view(N, SIDE, SIDE), k)}  # noqa: B023
-        cost = ASSIGN_CONTRIBUTION.cost(x, c, "raw", True, False)
-        call = lambda: stylefast.assign_contribution(x, c, backend="cpu")  # noqa: B023, E731
-        compare(f"assign_contribution K={k}", call, both, cost, rounds)
+def contributing(inputs: dict[str, Any], threads: int) -> Calls:
+    x, labels, k = inputs["activations"], inputs["labels"], inputs["n_clusters"]
+    same = {
+        "torch, matmul an image": by.contribution_by_image,
+        "torch.bmm on a one-hot": by.contribution_by_bmm,
+        "torch.index_add": by.contribution_by_index_add,
+    }
+    pooled = {"torch, resized one-hot": by.pooled_by_one_hot, "torch, adjoint by matmul": by.pooled_by_adjoint}
+    peers = same if labels.shape[1:] == x.shape[2:] else pooled
+    return {name: partial(peer, x, labels, k) for name, peer in peers.items()}
 
 
-def contributions(rounds: int) -> None:
-    x, large = torch.randn(N, C, SIDE, SIDE), torch.randn(4, 64, 512, 512)
-    for k in (8, 32, 128):
-        for name, a, peer in (("", x, contribution_by_matmul), (" 64x512x512", large, pooled_by_matmul)):
-            coarse = torch.randint(k, (len(a), GRID // 4, GRID // 4))
-            labels = coarse.repeat_interleave(4, 1).repeat_interleave(4, 2).int()  # coherent, as real labels are
-            truth = stylefast.contribution(a, labels, k, backend="reference")
-            require_close("contribution", stylefast.contribution(a, labels, k, backend="cpu"), truth)
-            require_close("matmul", peer(a, labels, k), truth)
-            ours = lambda: stylefast.contribution(a, labels, k, backend="cpu")  # noqa: B023, E731
-            cost = CONTRIBUTION.cost(a, labels, k, True, "bilinear", False)
-            compare(f"contribution{name} K={k}", ours, {"matmul": lambda: peer(a, labels, k)}, cost, rounds)  # noqa: B023
+def blending(inputs: dict[str, Any], threads: int) -> Calls:
+    t, r, q = inputs["target"], inputs["reference"], inputs["query"]
+    out = BLEND.fake(*inputs.values())
+    if inputs["edits"] is not None:  # all pairs, which broadcasting does without indices
+        t, r, out = t.unsqueeze(1), r.unsqueeze(0), out.view(len(t), len(r), -1)
+    return {
+        "torch.lerp(out=)": lambda: torch.lerp(t, r, q, out=out),
+        "torch.lerp": lambda: torch.lerp(t, r, q),
+        "torch, in place": lambda: by.blend_in_place(t, r, q, out),
+    }
 
 
-def blending(rounds: int) -> None:
-    t, r, q = torch.randn(4096, 9088), torch.randn(4096, 9088), torch.rand(9088)
-    out, other = torch.empty_like(t), torch.empty_like(t)
-    require_close("blend", stylefast.blend(t, r, q, out=out, backend="cpu"), torch.lerp(t, r, q), 1e-6)
-    peers = {"lerp(out=)": lambda: torch.lerp(t, r, q, out=other), "lerp": lambda: torch.lerp(t, r, q)}
-    cost = BLEND.cost(t, r, q[None], None, None)
-    compare("blend 4096 x 9088", lambda: stylefast.blend(t, r, q, out=out, backend="cpu"), peers, cost, rounds)
+PEERS = {
+    LLOYD_STEP.name: lloyd,
+    ASSIGN.name: assigning,
+    ASSIGN_CONTRIBUTION.name: assigning_and_contribution,
+    CONTRIBUTION.name: contributing,
+    BLEND.name: blending,
+}
+
+
+def compare(workload: Workload, rounds: int, threads: int) -> Iterator[Figure]:
+    """The workload against its peers and its floor; the one that arithmetic bounds most, on one thread, too."""
+    inputs = workload.make()
+    op = workload.op
+    mine = ours(op, inputs, "cpu" if op.out_schema is None else "cpu.out")
+    peers = PEERS[op.name](inputs, threads) if workload.peers else {}
+    judges = {"faiss": partial(verify_centroids, inputs)}
+    others = {name: Candidate(call, judges.get(name, mine.verify)) for name, call in peers.items()}
+    yield figure(workload, threads, inputs, race({"ours": mine, **others}, limits.probes(threads), rounds))
+    if op is LLOYD_STEP and workload.k == 128 and peers and threads > 1:
+        candidates = {"ours": mine, "1 thread": mine._replace(call=partial(on_one_thread, mine.call, threads))}
+        times = race(candidates, limits.probes(threads), rounds)
+        yield figure(workload, threads, inputs, times, variant=f" on {threads} threads, not 1")
+
+
+def on_one_thread(call: Callable[[], Any], threads: int) -> Any:
+    torch.set_num_threads(1)
+    try:
+        return call()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
+    parser.add_argument("--only", default="", metavar="REGEX", help="workloads with this in their id")
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {stylefast.backends.native.instruction_set()}")
+    print("ours / floor, best peer / ours: minima of the interleaved rounds (and medians)", flush=True)
+    native = (w for w in WORKLOADS if not w.name.endswith(("unaligned", "channels_last")))  # which bench_ops.py has
+    for workload in (w for w in native if re.search(arguments.only, w.id)):
+        for result in compare(workload, arguments.rounds, arguments.threads):
+            print(record.line(result), flush=True)
+            if arguments.record:
+                record.append(result)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {stylefast.backends.native.instruction_set()}")
-    print("ours to the floor; peers to ours, minima of the interleaved rounds (and medians)")
-    for part in (lloyd, contributions, blending):
-        part(arguments.rounds)
+    main()

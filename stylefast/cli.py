@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `stylefast demo | catalog build | catalog show | catalog annotate | edit | info`."""
+"""The command line: `stylefast demo | catalog build | catalog show | catalog annotate | edit | bench | info`."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -193,6 +194,20 @@ def edit(
         suffix=f".{image_format}",
     )
     print(f"{sum(len(batch.edits) for batch in saved)} edits and manifest.jsonl are in {outdir}/")
+
+
+@app.command()
+def bench(
+    rounds: Annotated[int, typer.Option(help="Timed calls of every candidate, in turn.")] = 15,
+    only: Annotated[str, typer.Option(help="Workloads with this regular expression in their id.")] = "",
+    record: Annotated[bool, typer.Option(help="Append to benchmarks/results/.")] = False,
+) -> None:
+    """Compare the CPU kernels with other ways to do the same, and with this machine's limits (in a checkout)."""
+    script = Path(__file__).parents[1] / "benchmarks" / "peers.py"
+    if not script.is_file():
+        raise FileNotFoundError("the benchmarks are in the source repository: run this in a checkout, pip install -e .")
+    options = ["--rounds", str(rounds), "--only", only, *(["--record"] if record else [])]
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *options]).returncode)  # threads bind at its start
 
 
 @app.command()

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images a second into a catalog, edits a second out of it, and where the time goes.
+
+    python benchmarks/bench_editing.py [--network random-face] [--images 16] [--edits 8]
+
+The default is the toy network; "random-face" are real faces, which are fetched once (research only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import environment  # noqa: F401
+import torch
+from timing import percentile
+
+from stylefast import Catalog, StyleEditor, generators
+from stylefast.editing import Sequential
+from stylefast.generators import Generator
+
+
+def build(generator: Generator, images: int, clusters: int) -> tuple[Catalog, float]:
+    """A catalog whose clusters are all one part each, and the seconds it took."""
+    w = generator.latents(range(images), truncation=0.7)
+    generator.synthesize(generator.styles(w[:1]), w[:1])  # first calls allocate
+    begin = time.perf_counter()
+    catalog = Catalog.build(generator, w, n_clusters=clusters)
+    seconds = time.perf_counter() - begin
+    return catalog.annotate({f"cluster{k}": [k] for k in range(clusters)}), seconds
+
+
+def edit(generator: Generator, catalog: Catalog, edits: int, batch_size: int) -> list[float]:
+    """Seconds of every edit, in batches: one target, one reference, a part each."""
+    w = generator.latents([10_001, 10_002], truncation=0.7)
+    parts = [f"cluster{k % catalog.n_clusters}" for k in range(edits)]
+    editor, seconds = StyleEditor(generator, catalog), []
+    begin = time.perf_counter()
+    for batch in editor.edit(w[:1], w[1:], parts, queries=Sequential(1.0), batch_size=batch_size):
+        end = time.perf_counter()
+        seconds += [(end - begin) / len(batch.edits)] * len(batch.edits)
+        begin = end
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--network", default="toy:sg2")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--edits", type=int, default=8)
+    parser.add_argument("--clusters", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    generator = generators.load(arguments.network)
+    catalog, seconds = build(generator, arguments.images, arguments.clusters)
+    stages = catalog.provenance["seconds"]
+    shares = ", ".join(f"{stage} {100 * spent / seconds:.0f} %" for stage, spent in stages.items())
+    rest = 100 * (1 - sum(stages.values()) / seconds)
+    print(f"{generator.name}, {arguments.threads} threads")
+    print(f"catalog: {arguments.images / seconds:.2f} images/s ({shares}, rest {rest:.0f} %)")
+    own = stages["clustering"] + stages["contribution"]
+    print(f"clustering and M take {100 * own / stages['generator']:.0f} % of the generator's own time")
+    times = edit(generator, catalog, arguments.edits, arguments.batch_size)
+    print(f"edits: {len(times) / sum(times):.2f} a second (p50 {1 / percentile(times, 50):.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures as data: one JSON line each in results/<machine>.jsonl; README's table shows the newest of each.
+
+python benchmarks/record.py            # prints the table
+python benchmarks/record.py --readme   # writes it into README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import environment
+import torch
+from timing import Figure
+from workloads import CLUSTERS
+
+import stylefast
+from stylefast.backends.native import instruction_set
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- measured: python benchmarks/record.py --readme -->", "<!-- /measured -->"
+
+
+def line(figure: Figure) -> str:
+    """A figure for people, ratios alone: the best peer on its line, the others below."""
+    name = f"{figure.op} {figure.workload}" + ("" if figure.k is None else f" K={figure.k}")
+    floor = f"{figure.to_floor:5.2f} x floor ({figure.median_to_floor:.2f})"
+    if figure.peer is None:
+        return f"{name:<56}{floor}"
+    others = "".join(f"\n{'':<80}{ratio:5.1f}x{'':8}{peer}" for peer, ratio in list(figure.peers.items())[1:])
+    return f"{name:<56}{floor}  {figure.to_peer:5.1f}x ({figure.median_to_peer:.1f}x) {figure.peer}{others}"
+
+
+def append(figure: Figure, folder: Path = RESULTS) -> None:
+    """Appends a figure, with all that is needed to make it again, to the machine's file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{machine()}.jsonl").open("a") as file:
+        file.write(json.dumps(context() | asdict(figure)) + "\n")
+
+
+def machine() -> str:
+    """The processor's name and how many of it there are, fit for a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{processor()} {len(environment.CPUS)} cores".lower()).strip("-")
+
+
+def processor() -> str:
+    named = re.search(r"^model name\s*: (.*)$", environment.PROCESSOR, re.MULTILINE)
+    return named[1] if named else environment.PROCESSOR or platform.machine()
+
+
+@cache
+def context() -> dict[str, Any]:
+    """When, where and with what this run measures."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "cores": len(environment.CPUS),
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--", "stylefast", "csrc", "setup.py", "benchmarks/*.py")),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "stylefast": stylefast.__version__,
+        "instruction_set": instruction_set(),
+    }
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def newest(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The last record of every figure, in the order in which figures first appear.
+
+    Raises: FileNotFoundError if there is none.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for text in path.read_text().splitlines():
+            entry = json.loads(text)
+            found[(path.stem, *(entry[name] for name in ("threads", "op", "workload", "k")))] = entry
+    if not found:
+        raise FileNotFoundError(f"no record in {folder}: run `make bench`")
+    return list(found.values())
+
+
+def table(entries: Iterable[dict[str, Any]]) -> str:
+    """Markdown: for every machine and number of threads a caption, and a row for every op and workload."""
+    machines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for entry in entries:
+        machines.setdefault((entry["processor"], entry["cores"], entry["threads"]), []).append(entry)
+    return "\n\n".join(_machine(*key, each) for key, each in machines.items())
+
+
+def _machine(processor: str, cores: int, threads: int, entries: list[dict[str, Any]]) -> str:
+    versions = ", ".join(sorted({f"torch {entry['torch']}, {entry['instruction_set']}" for entry in entries}))
+    rows: dict[tuple[str, str], dict[int | None, dict[str, Any]]] = {}
+    for entry in entries:
+        rows.setdefault((entry["op"], entry["workload"]), {})[entry["k"]] = entry
+    lines = [
+        f"{processor}, {cores} cores, {threads} threads, {versions}. Cells: times the best peer (times the floor).",
+        "",
+        "| op | on | best peer | " + " | ".join(f"K = {k}" if k == CLUSTERS[0] else str(k) for k in CLUSTERS) + " |",
+        "| --- " * (3 + len(CLUSTERS)) + "|",
+    ]
+    for (op, workload), by_k in rows.items():
+        peers = "; ".join(dict.fromkeys(e["peer"] for e in by_k.values() if e["peer"] is not None))
+        cells = [_cell(by_k.get(k)) for k in CLUSTERS]
+        if None in by_k:  # an op without clusters
+            cells[0] = _cell(by_k[None])
+        lines.append(f"| `{op}` | {workload} | {peers} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    floor = f"({entry['to_floor']:.2f})"
+    return floor if entry["to_peer"] is None else f"{entry['to_peer']:.1f}x {floor}"
+
+
+def with_table(readme: str, text: str) -> str:
+    """README with the table between its two markers. Raises ValueError if they are not there, once and in order."""
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
+        raise ValueError(f"README.md must hold {BEGIN} and then {END}, once each")
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
+    written = table(newest())
+    if parser.parse_args().readme:
+        path = ROOT / "README.md"
+        path.write_text(with_table(path.read_text(), written))
+    else:
+        print(written)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sizes that are measured: layers and edit grids of real StyleGANs. Inputs are the same on every machine.
+
+Layers that are clustered have 512 channels at 16 x 16 or 32 x 32 (StyleGAN1 and 2); layers that M is measured on reach
+64 x 512 x 512; a row of styles of StyleGAN2 at 1024 x 1024 holds 9,088 channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
+from stylefast.ops.op import Op
+
+CLUSTERS = (8, 16, 32, 64, 128)
+VARIED = (8, 32)
+HALVES = (torch.bfloat16, torch.float16)
+MAIN = (64, 512, 32)  # N, C, H = W: 134 MB
+COARSE = (256, 512, 16)
+LARGE = (4, 64, 512)  # labels at 32 x 32
+STYLES = 9088
+EDITS = (16, 256)  # targets, references: all pairs
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A named call of an op: `make` gives the op's arguments, in the order of its schema; `peers` can run it, too."""
+
+    op: Op
+    name: str
+    k: int | None
+    make: Callable[[], dict[str, Any]]
+    peers: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.op.name} {self.name}".replace(" ", "-") + ("" if self.k is None else f"-K{self.k}")
+
+
+def coherent(n: int, side: int, k: int, rng: torch.Generator) -> Tensor:
+    """Labels [N, H, W] int32 in smooth regions, as clusters of real activations have: argmax of K random fields."""
+    fields = (torch.randn(1, k, 8, 8, generator=rng) for _ in range(n))
+    smooth = (F.interpolate(field, size=(side, side), mode="bilinear") for field in fields)
+    return torch.cat([field.argmax(1) for field in smooth]).int()
+
+
+def activations(n: int, c: int, side: int, k: int, dtype: torch.dtype, layout: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations around coherent clusters [N, C, H, W], unit centroids [K, C], labels [N, H, W]."""
+    rng = torch.Generator().manual_seed(k)
+    centroids = F.normalize(torch.randn(k, c, generator=rng), dim=1)
+    labels = coherent(n, side, k, rng)
+    x = torch.randn(n, c, side, side, generator=rng).mul_(0.5)
+    for image, label in zip(x, labels.long(), strict=True):
+        image += 4 * centroids[label].movedim(2, 0)
+    x = x.to(dtype)
+    if layout == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    if layout == "unaligned":
+        shift = 4 // x.itemsize
+        x = torch.empty(x.numel() + shift, dtype=dtype)[shift:].view(x.shape).copy_(x)
+    return x, centroids, labels
+
+
+def clustered(
+    op: Op, size: tuple[int, int, int], k: int, dtype: torch.dtype, layout: str, restarts: int = 1
+) -> dict[str, Any]:
+    """Arguments of an op that assigns; restarts share the K clusters."""
+    x, centroids, _ = activations(*size, k, dtype, layout)
+    if op is LLOYD_STEP:
+        return {"activations": x, "centroids": centroids.view(restarts, k // restarts, -1), "features": "raw"}
+    arguments = {"activations": x, "centroids": centroids, "features": "raw"}
+    return arguments if op is ASSIGN else {**arguments, "standardize": True, "per_image": False}
+
+
+def labelled(size: tuple[int, int, int], k: int, dtype: torch.dtype, layout: str) -> dict[str, Any]:
+    """Arguments of contribution; a large layer has the labels of a coarse one."""
+    x, _, labels = activations(*size, k, dtype, layout)
+    labels = labels if size[2] <= 32 else coherent(size[0], 32, k, torch.Generator().manual_seed(k))
+    return {
+        "activations": x, "labels": labels, "n_clusters": k, "standardize": True, "resize": "bilinear",
+        "per_image": False,
+    }  # fmt: skip
+
+
+def edited(gathered: bool, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of blend: every reference on every target, gathered by index or already laid out in pairs."""
+    targets, references = EDITS
+    edits = torch.cartesian_prod(torch.arange(targets), torch.arange(references))  # [E, 2]
+    edits = torch.cat([edits, torch.zeros(len(edits), 1, dtype=torch.int64)], 1)
+    rng = torch.Generator().manual_seed(0)
+    t, r = (torch.randn(rows, STYLES, generator=rng).to(dtype) for rows in EDITS)
+    q = torch.rand(1, STYLES, generator=rng)
+    if not gathered:
+        t, r, edits = t[edits[:, 0]], r[edits[:, 1]], None
+    return {"target": t, "reference": r, "query": q, "edits": edits, "strength": None}
+
+
+def _layers(op: Op, size: tuple[int, int, int], name: str, make: Callable[..., dict[str, Any]]) -> Iterator[Workload]:
+    """float32 at every K; the other dtypes and layouts at two."""
+    for k in CLUSTERS:
+        yield Workload(op, name, k, partial(make, size, k, torch.float32, "nchw"), peers=True)
+    for k in VARIED:
+        for dtype in HALVES:
+            yield Workload(op, f"{name} {dtype}".replace("torch.", ""), k, partial(make, size, k, dtype, "nchw"))
+        for layout in ("unaligned", "channels_last"):
+            yield Workload(op, f"{name} {layout}", k, partial(make, size, k, torch.float32, layout))
+
+
+def _workloads() -> Iterator[Workload]:
+    main, coarse, large = ("x".join(map(str, (*size, size[2]))) for size in (MAIN, COARSE, LARGE))
+    for op in (LLOYD_STEP, ASSIGN, ASSIGN_CONTRIBUTION):
+        yield from _layers(op, MAIN, main, partial(clustered, op))
+    yield Workload(LLOYD_STEP, coarse, 32, partial(clustered, LLOYD_STEP, COARSE, 32, torch.float32, "nchw"))
+    restarts = partial(clustered, LLOYD_STEP, MAIN, 128, torch.float32, "nchw", 8)
+    yield Workload(LLOYD_STEP, f"{main} 8 restarts of 16", 128, restarts)
+    yield from _layers(CONTRIBUTION, MAIN, main, labelled)
+    yield from _layers(CONTRIBUTION, LARGE, f"{large} from 32x32", labelled)
+    yield Workload(BLEND, "4096x9088 gathered", None, partial(edited, True, torch.float32), peers=True)
+    yield Workload(BLEND, "4096x9088 pairs", None, partial(edited, False, torch.float32), peers=True)
+    for dtype in HALVES:
+        yield Workload(BLEND, f"4096x9088 pairs {dtype}".replace("torch.", ""), None, partial(edited, False, dtype))
+
+
+WORKLOADS = tuple(_workloads())
