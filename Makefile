@@ -4,16 +4,19 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: test lint demo bench
+.PHONY: test sanitize lint demo bench
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+sanitize: .venv/installed
+	$(BIN)/python tests/sanitize.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/limits.cpp
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/limits.cpp tests/sanitize.h
 
 demo: .venv/installed
 	$(BIN)/stylefast demo --outdir demo

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""More than 2^31 elements: 4.3 GB of bfloat16, which `-m "not large"` leaves out. Images repeat: results are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from problems import around
+from torch import Tensor
+
+import stylefast
+
+pytestmark = pytest.mark.large
+
+FEW, C, SIDE, K = 3, 512, 32, 4
+N = 2**31 // (C * SIDE * SIDE) + 2  # 4098 images
+
+
+def test_blend():
+    width = 2**14
+    edits = torch.cartesian_prod(torch.arange(257), torch.arange(511), torch.arange(1))  # [E, 3]
+    target, reference, query = (torch.rand(rows, width).bfloat16() for rows in (257, 511, 1))
+    out = stylefast.blend(target, reference, query, edits=edits, backend="cpu")
+    assert out.numel() > 2**31
+    for last in (1, 2, 70_000, len(edits)):
+        t, r, _ = edits[-last]
+        assert torch.equal(out[-last], stylefast.blend(target[t], reference[r], query[0], backend="cpu")[0])
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Tensor, Tensor]:
+    """A few images [FEW, C, H, W] bfloat16 and centroids [K, C]."""
+    x, centroids = around(FEW, C, SIDE, SIDE, K, torch.float32, seed=0)
+    return x.bfloat16().contiguous(), centroids
+
+
+@pytest.fixture(scope="module", params=["images", "channels"])
+def many(request: pytest.FixtureRequest, images: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
+    """The few images over and over [N, C, H, W]; in memory images follow each other, or planes of one channel do."""
+    shape = (N, C, SIDE, SIDE) if request.param == "images" else (C, N, SIDE, SIDE)
+    memory = torch.empty(shape, dtype=torch.bfloat16)
+    x = memory if request.param == "images" else memory.transpose(0, 1)
+    for i in range(FEW):
+        x[i::FEW] = images[0][i]
+    assert x.numel() > 2**31
+    yield x
+
+
+def turns(few: Tensor) -> Tensor:
+    """The few images' results [FEW, ...], over and over [N, ...]."""
+    return few[torch.arange(N) % FEW]
+
+
+def mean(few: Tensor) -> Tensor:
+    """The mean over all images of a result for each of the few."""
+    return turns(few.double()).mean(0).float()
+
+
+def test_assign(many: Tensor, images: tuple[Tensor, Tensor]):
+    x, centroids = images
+    few = stylefast.assign(x, centroids, backend="cpu")
+    got = stylefast.assign(many, centroids, backend="cpu")
+    assert torch.equal(got.labels, turns(few.labels)) and torch.equal(got.similarity, turns(few.similarity))
+
+
+def test_lloyd_step(many: Tensor, images: tuple[Tensor, Tensor]):
+    x, centroids = images
+    few = [stylefast.lloyd_step(image[None], centroids, backend="cpu") for image in x]
+    got = stylefast.lloyd_step(many, centroids, backend="cpu")
+    assert torch.equal(got.labels, turns(torch.cat([step.labels for step in few])))
+    assert torch.equal(got.counts, turns(torch.stack([step.counts for step in few])).sum(0))
+    torch.testing.assert_close(got.sums, N * mean(torch.stack([step.sums for step in few])), rtol=1e-5, atol=1e-2)
+
+
+def test_contribution(many: Tensor, images: tuple[Tensor, Tensor]):
+    x, centroids = images
+    labels = stylefast.assign(x, centroids, backend="cpu").labels
+    for grid in (1, 2):  # the layer's own, and a coarser one
+        few = stylefast.contribution(x, labels[:, ::grid, ::grid], K, per_image=True, backend="cpu")
+        got = stylefast.contribution(many, turns(labels[:, ::grid, ::grid]), K, backend="cpu")
+        torch.testing.assert_close(got, mean(few), rtol=1e-5, atol=1e-6)
+
+
+def test_assign_contribution(many: Tensor, images: tuple[Tensor, Tensor]):
+    x, centroids = images
+    labels, few = stylefast.assign_contribution(x, centroids, per_image=True, backend="cpu")
+    got_labels, got = stylefast.assign_contribution(many, centroids, backend="cpu")
+    assert torch.equal(got_labels, turns(labels))
+    torch.testing.assert_close(got, mean(few), rtol=1e-5, atol=1e-6)
