@@ -22,7 +22,8 @@ demo: .venv/installed
 	$(BIN)/stylefast demo --outdir demo
 
 bench: .venv/installed .venv/bench
-	OMP_PROC_BIND=true $(BIN)/python benchmarks/peers.py --record
+	$(BIN)/python benchmarks/peers.py --record
+	$(BIN)/python benchmarks/bench_fit.py --record
 	$(BIN)/python benchmarks/record.py
 
 # torch goes first, so that no later requirement picks another one.

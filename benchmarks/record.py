@@ -35,11 +35,11 @@ BEGIN, END = "<!-- measured: python benchmarks/record.py --readme -->", "<!-- /m
 def line(figure: Figure) -> str:
     """A figure for people, ratios alone: the best peer on its line, the others below."""
     name = f"{figure.op} {figure.workload}" + ("" if figure.k is None else f" K={figure.k}")
-    floor = f"{figure.to_floor:5.2f} x floor ({figure.median_to_floor:.2f})"
+    floor = "" if figure.to_floor is None else f"{figure.to_floor:5.2f} x floor ({figure.median_to_floor:.2f})"
     if figure.peer is None:
-        return f"{name:<56}{floor}"
+        return f"{name:<56}{floor}".rstrip()
     others = "".join(f"\n{'':<80}{ratio:5.1f}x{'':8}{peer}" for peer, ratio in list(figure.peers.items())[1:])
-    return f"{name:<56}{floor}  {figure.to_peer:5.1f}x ({figure.median_to_peer:.1f}x) {figure.peer}{others}"
+    return f"{name:<56}{floor:<22}  {figure.to_peer:5.1f}x ({figure.median_to_peer:.1f}x) {figure.peer}{others}"
 
 
 def append(figure: Figure, folder: Path = RESULTS) -> None:
@@ -125,8 +125,9 @@ def _machine(processor: str, cores: int, threads: int, entries: list[dict[str, A
 def _cell(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return ""
-    floor = f"({entry['to_floor']:.2f})"
-    return floor if entry["to_peer"] is None else f"{entry['to_peer']:.1f}x {floor}"
+    peer = "" if entry["to_peer"] is None else f"{entry['to_peer']:.1f}x"
+    floor = "" if entry["to_floor"] is None else f"({entry['to_floor']:.2f})"
+    return f"{peer} {floor}".strip()
 
 
 def with_table(readme: str, text: str) -> str:

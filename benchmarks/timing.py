@@ -83,8 +83,8 @@ def bound(op: Op, inputs: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """One op on one workload. Ratios are of minima (`floor` is from the best limits of the same rounds) and, with
-    `median_`, of medians; `to_peer` is the best peer's time by ours."""
+    """One op on one workload, or a whole fit, which has no floor. Ratios are of minima (`floor` is from the best limits
+    of the same rounds) and, with `median_`, of medians; `to_peer` is the best peer's time by ours."""
 
     op: str
     workload: str
@@ -94,12 +94,12 @@ class Figure:
     p20: float
     p50: float
     p80: float
-    bytes: int
-    flops: int
-    limit: str
-    floor: float
-    to_floor: float
-    median_to_floor: float
+    bytes: int | None = None
+    flops: int | None = None
+    limit: str | None = None
+    floor: float | None = None
+    to_floor: float | None = None
+    median_to_floor: float | None = None
     peer: str | None = None
     to_peer: float | None = None
     median_to_peer: float | None = None

@@ -148,3 +148,11 @@ def test_readme_keeps_what_is_around_the_table():
 def test_readme_without_its_markers_is_refused(readme: str):
     with pytest.raises(ValueError, match="README.md must hold"):
         record.with_table(readme, "new")
+
+
+def test_a_figure_without_a_floor_or_a_peer_shows_what_it_has():
+    fit = Figure("SphericalKMeans.fit", "all", None, 2, 1.0, 1.1, 1.2, 1.3, peer="a", to_peer=7.0, median_to_peer=6.5)
+    assert record.line(fit).split() == ["SphericalKMeans.fit", "all", "7.0x", "(6.5x)", "a"]
+    assert record.line(replace(FIGURE, peer=None)).endswith("2.00 x floor (2.10)")
+    where = {"processor": "Abacus", "cores": 4, "torch": "2.13.0", "instruction_set": "avx512"}
+    assert record.table([where | asdict(fit)]).endswith("| `SphericalKMeans.fit` | all | a | 7.0x |  |  |  |  |")
