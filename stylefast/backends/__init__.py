@@ -9,22 +9,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 
-from . import native
+from . import native, triton
 
 __all__ = ["BACKENDS", "Backend", "available", "use"]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One column: its dispatch key, the devices it serves (None: all), and why it cannot run here (None: it can)."""
+    """One column: its dispatch key, the devices it serves (None: all), why it cannot run here (None: it can), whether
+    a call that names no backend may take it, and its implementation of an op where that is Python's."""
 
     name: str
     key: str
     devices: tuple[str, ...] | None
     reason: Callable[[], str | None]
+    automatic: bool = True
+    launcher: Callable[[str, str], Callable[..., Any]] | None = None
 
     def refuses(self, device: torch.device) -> str | None:
         """Why this backend cannot work on tensors of `device`, in one sentence; None if it can."""
@@ -38,6 +42,9 @@ class Backend:
 # In order of preference.
 BACKENDS: dict[str, Backend] = {
     "cpu": Backend("cpu", "CPU", ("cpu",), native.cpu_reason),
+    "triton": Backend(
+        "triton", triton.DEVICE.upper(), (triton.DEVICE,), triton.reason, not triton.INTERPRETED, triton.launcher
+    ),
     "reference": Backend("reference", "CompositeExplicitAutograd", None, lambda: None),
 }
 
@@ -76,7 +83,7 @@ def select(name: str | None, device: torch.device) -> str:
             raise RuntimeError(reason)
         return name
     for backend in BACKENDS.values():
-        if backend.refuses(device) is None:
+        if backend.automatic and backend.refuses(device) is None:
             if backend.name == "reference" and device.type == "cpu":
                 _say_once(BACKENDS["cpu"].reason())
             return backend.name

@@ -86,6 +86,8 @@ def register(op: Op, library: torch.library.Library) -> None:
         torch.library.register_fake(f"stylefast::{name}", op.fake, lib=library)
         if backend.name == "reference":
             library.impl(name, op.reference, backend.key)
+        if backend.launcher is not None:
+            library.impl(name, backend.launcher(op.name, "launch"), backend.key)
         setup_context, backward = op.gradient or (None, _no_gradient(op.name))
         torch.library.register_autograd(f"stylefast::{name}", backward, setup_context=setup_context, lib=library)
         packet = getattr(torch.ops.stylefast, name)
@@ -95,6 +97,8 @@ def register(op: Op, library: torch.library.Library) -> None:
             torch.library.register_fake(f"stylefast::{name}.out", lambda *args, **kwargs: None, lib=library)
             if backend.name == "reference":
                 library.impl(f"{name}.out", _into_out(op.reference), backend.key)
+            if backend.launcher is not None:
+                library.impl(f"{name}.out", backend.launcher(op.name, "launch_out"), backend.key)
             op.cells[f"{backend.name}.out"] = packet.out
 
 

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernels share: views of activations, tiles of them, exact products, and one function that sizes them all."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...ops.op import accumulator
+from . import INTERPRETED
+
+
+class View(NamedTuple):
+    """Activations [N, C, H, W] where they lie: `plane` = H W positions an image, `width` = W."""
+
+    data: Any
+    images: Any
+    channels: Any
+    plane: Any
+    width: Any
+    stride_n: Any
+    stride_c: Any
+    stride_h: Any
+    stride_w: Any
+
+
+def view(x: Tensor) -> View:
+    """A row of positions wherever the rows of a plane join: then positions need no division, and load in 16 bytes."""
+    n, c, h, w = x.shape
+    if x.stride(2) == w * x.stride(3) or h == 1:
+        return View(x, n, c, h * w, h * w, x.stride(0), x.stride(1), 0, x.stride(3))
+    return View(x, n, c, h * w, w, *x.stride())
+
+
+class Tiles(NamedTuple):
+    """Sizes of the blocks: positions, channels and clusters of scores, channels and clusters of sums; warps."""
+
+    positions: int
+    channels: int
+    clusters: int
+    sum_channels: int
+    sum_clusters: int
+    warps: int
+
+
+def tiles(channels: int, clusters: int, itemsize: int, shared: int) -> Tiles:
+    """The sizes for C, K, the bytes of an element and those of the device's shared memory.
+
+    A row of a tile is at least a line of 128 bytes (64 positions of 16 bits). Sums stay in registers: 8,192 a block
+    are 32 a thread for each moment. Two pieces of a tile of float32 must fit into shared memory.
+    """
+    if INTERPRETED:  # fewer, larger programs
+        return Tiles(256, 256, 32, 512, 32, 1)
+    most = 8192 if shared >= 100_000 else 4096
+    sum_clusters = _power(clusters, 16, 64)
+    sum_channels = _power(channels, 16, most // sum_clusters)
+    scored = 64 if itemsize <= 4 else 16
+    return Tiles(64 if itemsize <= 4 else 32, _power(channels, 16, scored), _power(clusters, 16, 128), sum_channels,
+                 sum_clusters, 8)  # fmt: skip
+
+
+def _power(size: int, least: int, most: int) -> int:
+    return min(max(triton.next_power_of_2(size), least), most)
+
+
+def tiles_for(x: Tensor, clusters: int) -> Tiles:
+    return tiles(x.shape[1], clusters, accumulator(x.dtype).itemsize if x.element_size() == 8 else x.element_size(),
+                 shared_memory(x.device))  # fmt: skip
+
+
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a program can have."""
+    if INTERPRETED:
+        return 1 << 20
+    return triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """How many programs keep the device busy, without a second wave of them."""
+    return 3 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def precision(x: Tensor) -> str:
+    """How float32 is multiplied: three products of TF32 halves on NVIDIA, its own units elsewhere; never plain TF32.
+
+    "widened" is for the interpreter, which cannot multiply bfloat16: in float32 these products are exact.
+    """
+    if INTERPRETED:
+        return "widened"
+    return "ieee" if torch.version.hip or x.dtype == torch.float64 else "tf32x3"
+
+
+@triton.jit
+def load_tile(a, n, o_c, o_p):
+    """Channels o_c of positions o_p of image n: [channels, positions] in their own type, zero outside."""
+    if a.stride_h == 0:
+        at = o_p * a.stride_w
+    else:
+        at = o_p // a.width * a.stride_h + o_p % a.width * a.stride_w
+    at = n * a.stride_n + (o_c.to(tl.int64) * a.stride_c)[:, None] + at[None, :]
+    return tl.load(a.data + at, mask=(o_c < a.channels)[:, None] & (o_p < a.plane)[None, :], other=0)
+
+
+@triton.jit
+def transform(x, points, n, o_c, channels, FEATURES: tl.constexpr):
+    """The points of a tile [channels, positions]: raw in their own type, else in what the op computes in."""
+    if FEATURES == "raw":
+        return x
+    wide: tl.constexpr = tl.float64 if x.dtype == tl.float64 else tl.float32
+    if FEATURES == "squared":
+        return x.to(wide) * x.to(wide)
+    at = n * channels + o_c
+    mean = tl.load(points.mean + at, mask=o_c < channels, other=0)
+    rstd = tl.load(points.rstd + at, mask=o_c < channels, other=0)
+    return (x.to(wide) - mean[:, None]) * rstd[:, None]
+
+
+@triton.jit
+def product(x, y, total, PRECISION: tl.constexpr):
+    """x y + total: 16-bit numbers in their own type, float32 as PRECISION says, sums in float32 (float64 for float64)."""
+    if PRECISION == "widened":
+        return tl.dot(x.to(total.dtype), y.to(total.dtype), total, input_precision="ieee", out_dtype=total.dtype)
+    return tl.dot(x, y, total, input_precision=PRECISION, out_dtype=total.dtype)
+
+
+@triton.jit
+def sum_by_label(x, hot, PRECISION: tl.constexpr):
+    """Sums of the positions of each label, x [channels, positions] hot [positions, clusters], where hot is 0 or 1.
+
+    Zeros and ones are exact in TF32, so two products with the two halves of x are as good as float32.
+    """
+    zeros = tl.zeros([x.shape[0], hot.shape[1]], x.dtype)
+    hot = hot.to(x.dtype)
+    if PRECISION != "tf32x3":
+        return product(x, hot, zeros, PRECISION)
+    high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    low = tl.dot(x - high, hot, zeros, input_precision="tf32")
+    return tl.dot(high, hot, low, input_precision="tf32")
+
+
+@triton.jit
+def added(total, part):
+    """total + part, as an operation of its own: matrix units truncate what they add up, so they only add up a tile."""
+    return tl.fma(part, tl.full(part.shape, 1.0, part.dtype), total)
+
+
+@triton.jit
+def sampled_mean(a, n, o_c):
+    """The mean of 64 positions of the plane, in four runs; exactly their value if all are equal: [channels]."""
+    i = tl.arange(0, 64).to(tl.int64)
+    some = tl.minimum(a.plane, 64)
+    o_p = tl.where(a.plane < 64, i, i // 16 * (a.plane // 4) + i % 16)
+    wide: tl.constexpr = tl.float64 if a.data.dtype.element_ty == tl.float64 else tl.float32
+    x = load_tile(a, n, o_c, o_p).to(wide)
+    first = tl.sum(tl.where((i == 0)[None, :], x, 0.0), 1)
+    return first + tl.sum(tl.where((i < some)[None, :], x - first[:, None], 0.0), 1) / some.to(wide)
+
+
+@triton.jit
+def statistics_kernel(a, mean, rstd, BP: tl.constexpr, BC: tl.constexpr):
+    """Mean and 1 / sqrt(var + 1e-5) of channels of an image, by moments about a sampled mean."""
+    blocks = tl.cdiv(a.channels, BC)
+    n = (tl.program_id(0) // blocks).to(tl.int64)
+    o_c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
+    shift = sampled_mean(a, n, o_c)
+    first, second = tl.zeros_like(shift), tl.zeros_like(shift)
+    for start in range(0, a.plane, BP):
+        o_p = start + tl.arange(0, BP).to(tl.int64)
+        d = tl.where((o_p < a.plane)[None, :], load_tile(a, n, o_c, o_p).to(shift.dtype) - shift[:, None], 0.0)
+        first += tl.sum(d, 1)
+        second += tl.sum(d * d, 1)
+    size = tl.full([1], 1.0, shift.dtype) * a.plane
+    offset = first / size
+    variance = second / size - offset * offset
+    variance = tl.where(variance < 0, 0.0, variance)  # NaN stays
+    at = n * a.channels + o_c
+    tl.store(mean + at, shift + offset, mask=o_c < a.channels)
+    tl.store(rstd + at, 1 / tl.sqrt(variance + 1e-5), mask=o_c < a.channels)
+
+
+def statistics(x: Tensor, features: str) -> tuple[Tensor | None, Tensor | None]:
+    """mean and 1 / std [N, C] where features are standardised."""
+    if features != "standardized":
+        return None, None
+    mean, rstd = x.new_empty((2, *x.shape[:2]), dtype=accumulator(x.dtype))
+    channels = 16
+    statistics_kernel[(x.shape[0] * triton.cdiv(x.shape[1], channels),)](view(x), mean, rstd, BP=256, BC=channels)
+    return mean, rstd
