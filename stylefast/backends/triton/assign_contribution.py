@@ -94,26 +94,27 @@ def moments(
     centroids: Tensor | None = None, features: str = "raw", pooled: Pooled | None = None,
 ) -> Tensor:  # fmt: skip
     """M; labels [N, cells] are given, or written if centroids are given."""
-    (n, c, h, w), t, wide = x.shape, tiles_for(x, clusters), accumulator(x.dtype)
+    (n, c, h, w), t, wide = x.shape, tiles_for(x, clusters, moments=2), accumulator(x.dtype)
     slices = count_slices(x, clusters)
-    groups = n if per_image else min(n, triton.cdiv(2 * processors(x.device), slices))
+    groups = n if per_image else min(n, triton.cdiv(2 * processors(x), slices))
     m = x.new_empty((groups, clusters, c), dtype=wide)
     if groups > 0:
         points, options = None, {"FEATURES": features, "PIECES": 1, "PRECISION": precision(x)}
         if centroids is not None:
             points, options = prepare(x, centroids, features)
-        sizes = {"BP": t.positions, "BC": t.channels, "BK": t.clusters, "SC": t.sum_channels, "SK": t.sum_clusters}
+        positions = t.positions if pooled is None else max(16, t.positions // 2)  # two tiles are read
+        sizes = {"BP": positions, "BC": t.channels, "BK": t.clusters, "SC": t.sum_channels, "SK": t.sum_clusters}
         moments_kernel[(groups * slices,)](
             view(x), points, pooled, labels, m, labels[0].numel(), clusters,
             LABELLED=centroids is None, STANDARDIZE=standardize, PER_IMAGE=per_image, **options, **sizes,
-            num_warps=t.warps,
+            num_warps=t.warps, num_stages=2,
         )  # fmt: skip
     return m if per_image else (m.sum(0, dtype=torch.float64) / max(1, n * h * w)).to(wide)
 
 
 def count_slices(x: Tensor, clusters: int) -> int:
     """How many programs it takes to hold the sums of all channels and clusters."""
-    t = tiles_for(x, clusters)
+    t = tiles_for(x, clusters, moments=2)
     return triton.cdiv(x.shape[1], t.sum_channels) * triton.cdiv(clusters, t.sum_clusters)
 
 

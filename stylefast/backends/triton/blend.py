@@ -36,9 +36,7 @@ def blend_kernel(
     tl.store(out + e * width + o_s, mixed.to(out.dtype.element_ty), mask=m_s)
 
 
-def launch(
-    target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None
-) -> Tensor:
+def launch(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None) -> Tensor:
     out = target.new_empty((count_edits(target, reference, query, edits), target.shape[1]))
     launch_out(target, reference, query, edits, strength, out=out)
     return out

@@ -56,18 +56,18 @@ def pool_kernel(
     for start in range(left, right, BX):
         i = start + tl.arange(0, BX)
         m_x = (i < right)[None, :] & (o_c < a.channels)[:, None]
-        l, q, area_y = tl.zeros([BC, BX], wide), tl.zeros([BC, BX], wide), tl.zeros([1], wide)
+        sums, squares, area_y = tl.zeros([BC, BX], wide), tl.zeros([BC, BX], wide), tl.zeros([1], wide)
         for j in range(top, bottom):
             weight = weights(j + tl.zeros([1], tl.int64), height, y, rows, step_y, wide, BILINEAR)
             d = tl.where(m_x, load_tile(a, n, o_c, j * width + tl.minimum(i, width - 1)).to(wide) - shift[:, None], 0.0)
-            l += weight[None, :] * d
-            q += weight[None, :] * (d * d)
+            sums += weight[None, :] * d
+            squares += weight[None, :] * (d * d)
             area_y += weight
         along = weights(i[:, None], width, o_x[None, :], columns, step_x, wide, BILINEAR)  # [BX, CELLS]
         along = tl.where((i < right)[:, None], along, 0.0)
         area_x += tl.sum(along, 0)
-        first = tl.dot(l, along, first, input_precision="ieee", out_dtype=wide)
-        second = tl.dot(q, along, second, input_precision="ieee", out_dtype=wide)
+        first = tl.dot(sums, along, first, input_precision="ieee", out_dtype=wide)
+        second = tl.dot(squares, along, second, input_precision="ieee", out_dtype=wide)
     at = ((n * a.channels + o_c) * rows + y)[:, None] * columns + o_x[None, :]
     mask = (o_c < a.channels)[:, None] & (o_x < columns)[None, :]
     tl.store(pooled.first + at, first, mask=mask)
@@ -86,7 +86,7 @@ def pool(x: Tensor, grid: tuple[int, int], standardize: bool, bilinear: bool) ->
     if programs > 0:
         pool_kernel[(programs,)](
             view(x), pooled, h, *grid, grid[0] / h, grid[1] / w,
-            STANDARDIZE=standardize, BILINEAR=bilinear, BC=channels, BX=64, CELLS=CELLS, num_warps=4,
+            STANDARDIZE=standardize, BILINEAR=bilinear, BC=channels, BX=64, CELLS=CELLS, num_warps=8,
         )  # fmt: skip
     return pooled
 

@@ -21,7 +21,7 @@ def lloyd_kernel(
     FUSED: tl.constexpr, FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr,
     BP: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, SC: tl.constexpr, SK: tl.constexpr,
 ):  # fmt: skip
-    """Sums of SC channels x SK clusters of one restart over every `groups`-th tile: programs of a group run together."""
+    """Sums of SC channels x SK clusters of one restart over every `groups`-th tile; a group runs together."""
     slices_c, slices_k = tl.cdiv(a.channels, SC), tl.cdiv(points.clusters, SK)
     restarts = points.rows // points.clusters
     members = slices_c * slices_k * restarts
@@ -68,8 +68,10 @@ def launch(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tenso
         cosines, weights = activations.new_empty((b, n, h, w), dtype=wide), None
     else:
         labels, cosines, weights = label_all(activations, centroids, features, weigh=True)
+        t = tiles_for(activations, k, moments=2)  # fewer sums a program: nothing is labelled twice
+        slices = triton.cdiv(c, t.sum_channels) * triton.cdiv(k, t.sum_clusters)
     blocks = n * triton.cdiv(h * w, t.positions)
-    groups = min(blocks, triton.cdiv(2 * processors(activations.device), slices * b))
+    groups = min(blocks, triton.cdiv(2 * processors(activations), slices * b))
     sums = activations.new_empty((groups, b, k, c), dtype=wide)
     counts = activations.new_empty((groups, b, k), dtype=torch.int64)
     if groups > 0:

@@ -33,7 +33,7 @@ def view(x: Tensor) -> View:
     """A row of positions wherever the rows of a plane join: then positions need no division, and load in 16 bytes."""
     n, c, h, w = x.shape
     if x.stride(2) == w * x.stride(3) or h == 1:
-        return View(x, n, c, h * w, h * w, x.stride(0), x.stride(1), 0, x.stride(3))
+        return View(x, n, c, h * w, h * w, x.stride(0), x.stride(1), None, x.stride(3))
     return View(x, n, c, h * w, w, *x.stride())
 
 
@@ -48,61 +48,64 @@ class Tiles(NamedTuple):
     warps: int
 
 
-def tiles(channels: int, clusters: int, itemsize: int, shared: int) -> Tiles:
+def tiles(channels: int, clusters: int, itemsize: int, shared: int, moments: int = 1) -> Tiles:
     """The sizes for C, K, the bytes of an element and those of the device's shared memory.
 
-    A row of a tile is at least a line of 128 bytes (64 positions of 16 bits). Sums stay in registers: 8,192 a block
-    are 32 a thread for each moment. Two pieces of a tile of float32 must fit into shared memory.
+    A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers, beside
+    as many of the tile that is added and the tile itself: the more moments, the fewer. All sizes are such that no
+    register is spilled (tests/triton_aot.py), which warp groups, with operands in shared memory, need fewer of.
     """
     if INTERPRETED:  # fewer, larger programs
         return Tiles(256, 256, 32, 512, 32, 1)
-    most = 8192 if shared >= 100_000 else 4096
-    sum_clusters = _power(clusters, 16, 64)
-    sum_channels = _power(channels, 16, most // sum_clusters)
-    scored = 64 if itemsize <= 4 else 16
-    return Tiles(64 if itemsize <= 4 else 32, _power(channels, 16, scored), _power(clusters, 16, 128), sum_channels,
-                 sum_clusters, 8)  # fmt: skip
+    groups = shared >= 200_000  # of warps, whose matrix units take operands from shared memory
+    positions = 64 if itemsize <= 4 else 16
+    most = (8192 if moments == 1 else 2048) // (1 if groups else 2) * 4 // max(4, itemsize)
+    most = min(most, shared // (16 * positions) * 32)
+    sum_clusters = _power(clusters, 16, 16 if moments > 1 and not groups else 32)
+    sum_channels = _power(channels, 16, max(16, _power(most // 32 + 1, 1, 1 << 20) // 2))
+    return Tiles(
+        positions, _power(channels, 16, 64 if itemsize <= 2 else 32), _power(clusters, 16, 128), sum_channels,
+        sum_clusters, 8,
+    )  # fmt: skip
 
 
 def _power(size: int, least: int, most: int) -> int:
     return min(max(triton.next_power_of_2(size), least), most)
 
 
-def tiles_for(x: Tensor, clusters: int) -> Tiles:
-    return tiles(x.shape[1], clusters, accumulator(x.dtype).itemsize if x.element_size() == 8 else x.element_size(),
-                 shared_memory(x.device))  # fmt: skip
+def tiles_for(x: Tensor, clusters: int, moments: int = 1) -> Tiles:
+    return tiles(x.shape[1], clusters, x.element_size(), device_properties(x.device.index)[0], moments)
 
 
 @cache
-def shared_memory(device: torch.device) -> int:
-    """Bytes that a program can have."""
+def device_properties(index: int | None) -> tuple[int, int]:
+    """Bytes of shared memory that a program can have, and how many programs run at once."""
     if INTERPRETED:
-        return 1 << 20
-    return triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
+        return 1 << 20, 3
+    found = triton.runtime.driver.active.utils.get_device_properties(index)
+    return found["max_shared_mem"], found["multiprocessor_count"]
 
 
-@cache
-def processors(device: torch.device) -> int:
-    """How many programs keep the device busy, without a second wave of them."""
-    return 3 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
+def processors(x: Tensor) -> int:
+    return device_properties(x.device.index)[1]
 
 
 def precision(x: Tensor) -> str:
-    """How float32 is multiplied: three products of TF32 halves on NVIDIA, its own units elsewhere; never plain TF32.
+    """How float32 is multiplied: as three products of TF32 on NVIDIA, in its own units elsewhere; never as one of TF32.
 
     "widened" is for the interpreter, which cannot multiply bfloat16: in float32 these products are exact.
     """
     if INTERPRETED:
         return "widened"
-    return "ieee" if torch.version.hip or x.dtype == torch.float64 else "tf32x3"
+    nvidia = triton.runtime.driver.active.get_current_target().backend == "cuda"
+    return "tf32x3" if nvidia and x.dtype != torch.float64 else "ieee"
 
 
 @triton.jit
 def load_tile(a, n, o_c, o_p):
     """Channels o_c of positions o_p of image n: [channels, positions] in their own type, zero outside."""
-    if a.stride_h == 0:
-        at = o_p * a.stride_w
-    else:
+    at = o_p * a.stride_w
+    if a.stride_h is not None:
         at = o_p // a.width * a.stride_h + o_p % a.width * a.stride_w
     at = n * a.stride_n + (o_c.to(tl.int64) * a.stride_c)[:, None] + at[None, :]
     return tl.load(a.data + at, mask=(o_c < a.channels)[:, None] & (o_p < a.plane)[None, :], other=0)
@@ -111,20 +114,20 @@ def load_tile(a, n, o_c, o_p):
 @triton.jit
 def transform(x, points, n, o_c, channels, FEATURES: tl.constexpr):
     """The points of a tile [channels, positions]: raw in their own type, else in what the op computes in."""
-    if FEATURES == "raw":
-        return x
     wide: tl.constexpr = tl.float64 if x.dtype == tl.float64 else tl.float32
     if FEATURES == "squared":
-        return x.to(wide) * x.to(wide)
-    at = n * channels + o_c
-    mean = tl.load(points.mean + at, mask=o_c < channels, other=0)
-    rstd = tl.load(points.rstd + at, mask=o_c < channels, other=0)
-    return (x.to(wide) - mean[:, None]) * rstd[:, None]
+        x = x.to(wide) * x.to(wide)
+    elif FEATURES == "standardized":
+        at = n * channels + o_c
+        mean = tl.load(points.mean + at, mask=o_c < channels, other=0)
+        rstd = tl.load(points.rstd + at, mask=o_c < channels, other=0)
+        x = (x.to(wide) - mean[:, None]) * rstd[:, None]
+    return x
 
 
 @triton.jit
 def product(x, y, total, PRECISION: tl.constexpr):
-    """x y + total: 16-bit numbers in their own type, float32 as PRECISION says, sums in float32 (float64 for float64)."""
+    """x y + total: 16-bit numbers in their own type, float32 as PRECISION says; sums in the type of total."""
     if PRECISION == "widened":
         return tl.dot(x.to(total.dtype), y.to(total.dtype), total, input_precision="ieee", out_dtype=total.dtype)
     return tl.dot(x, y, total, input_precision=PRECISION, out_dtype=total.dtype)
