@@ -4,10 +4,24 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: test sanitize lint demo bench
+.PHONY: test triton triton-aot gpu sanitize lint demo bench
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# Triton's kernels on CPU tensors, in its interpreter: every sample of every op, and of the rest what it has time for.
+SLOW := same_bits or surroundings or large_layers or many_clusters or caches_hold
+triton: .venv/installed
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest --require triton -k "triton and not ($(SLOW))" \
+	    tests/test_ops.py tests/test_edges.py tests/test_laws.py tests/test_contribution_laws.py tests/test_blend_laws.py
+
+# The same kernels compiled for GPUs that are not here; what they need is compared with tests/triton_resources.json.
+triton-aot: .venv/installed
+	$(BIN)/python tests/triton_aot.py
+
+# On a machine with an NVIDIA GPU: uses what is installed (PYTHON), downloads nothing.
+gpu:
+	PYTHON=$(PYTHON) benchmarks/gpu.sh
 
 sanitize: .venv/installed
 	$(BIN)/python tests/sanitize.py

@@ -63,10 +63,8 @@ def tiles(channels: int, clusters: int, itemsize: int, shared: int, moments: int
     most = min(most, shared // (16 * positions) * 32)
     sum_clusters = _power(clusters, 16, 16 if moments > 1 and not groups else 32)
     sum_channels = _power(channels, 16, max(16, _power(most // 32 + 1, 1, 1 << 20) // 2))
-    return Tiles(
-        positions, _power(channels, 16, 64 if itemsize <= 2 else 32), _power(clusters, 16, 128), sum_channels,
-        sum_clusters, 8,
-    )  # fmt: skip
+    scored = _power(channels, 16, 64 if itemsize <= 2 else 32), _power(clusters, 16, 128 if groups else 64)
+    return Tiles(positions, *scored, sum_channels, sum_clusters, 8)
 
 
 def _power(size: int, least: int, most: int) -> int:

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `triton` column without a GPU: why it cannot run, when it is chosen, and the tools that judge what it compiles to
+and record what it measures. Its results are tested by the battery: `make triton`, or any run on a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gpu
+import pytest
+import record
+import triton_aot
+from gpu_workloads import GPU_WORKLOADS
+
+from stylefast.ops import OPS
+
+NEED = {"registers": 200, "shared": 65536, "spills": 0, "matrix": 8, "wide_loads": 4}
+
+
+def python(script: str, **variables: str) -> list[str]:
+    """The lines that a script prints in an interpreter without a GPU."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", **variables}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_without_a_gpu_or_without_triton_it_says_so():
+    script = "from stylefast.backends import available; print(available()['triton'])"
+    (no_gpu,) = python(script, TRITON_INTERPRET="0")
+    assert no_gpu.startswith("backend 'triton' needs a GPU that torch can use")
+    hidden = "import stylefast.backends.triton as t; t.find_spec = lambda name: None; "
+    (missing,) = python(hidden + script, TRITON_INTERPRET="1")
+    assert missing == "backend 'triton' needs Triton, which is not installed: pip install triton"
+
+
+def test_interpreted_it_works_on_cpu_tensors_but_only_where_it_is_named():
+    chosen, blended, refused = python(
+        """
+import torch, stylefast
+from stylefast import backends
+cpu = torch.device("cpu")
+print(backends.select(None, cpu))
+t, r, q = torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([0.0, 0.5, 1.0])
+blended = stylefast.blend(t, r, q, backend="triton")
+print(blended[0].tolist())
+try:
+    backends.select("triton", torch.device("cuda"))
+except RuntimeError as error:
+    print(error)
+""",
+        TRITON_INTERPRET="1",
+    )
+    assert chosen != "triton" and blended == "[0.0, 0.5, 1.0]"
+    assert refused == "backend 'triton' works on cpu tensors, got tensors on cuda"
+
+
+def test_kernels_that_must_not_be_are_found():
+    good = {f"sm_90 {kernel} of x": NEED for kernel in ("assign_kernel", "lloyd_kernel", "moments_kernel")}
+    assert triton_aot.faults({**good, "gfx942 pool_kernel of x": {**NEED, "matrix": 0, "wide_loads": 0}}) == []
+    for name, change, message in (
+        ("sm_80 pool_kernel of x", {"spills": 8}, "spills 8"),
+        ("gfx942 assign_kernel of x", {"shared": 65537}, "65537 bytes of shared memory of 65536"),
+        ("sm_100 moments_kernel of x", {"matrix": 0}, "no matrix instruction"),
+        ("sm_90 blend_kernel of x", {"wide_loads": 0}, "no load of 16 bytes"),
+    ):
+        (fault,) = triton_aot.faults({**good, name: {**NEED, **change}})
+        assert fault.startswith(name) and message in fault
+
+
+def test_the_table_must_be_what_was_found():
+    assert triton_aot.differences({"a": NEED}, {"a": dict(NEED)}) == []
+    assert len(triton_aot.differences({"a": NEED}, {"a": {**NEED, "registers": 201}})) == 1
+    assert len(triton_aot.differences({"a": NEED, "new": NEED}, {"a": NEED, "gone": NEED})) == 2
+
+
+def test_the_table_holds_every_device_and_no_fault():
+    expected = json.loads(triton_aot.TABLE.read_text())
+    assert {name.split()[0] for name in expected} == set(triton_aot.DEVICES)
+    assert triton_aot.faults(expected) == []
+
+
+def test_instructions_are_told_apart():
+    sass = "HMMA.1688.F32.TF32 R4; HGMMA.64x32x8.F32.TF32 R8; LDG.E.128 R4; LDG.E R5; LDGSTS.E.BYPASS.128 [R1]; FFMA R1"
+    assert len(triton_aot.MATRIX.findall(sass)) == 2 and len(triton_aot.WIDE_LOADS.findall(sass)) == 2
+    amd = "v_mfma_f32_32x32x8_bf16 a[0:15]; global_load_dwordx4 v[0:3]; global_load_dword v4; buffer_load_dwordx4 v5"
+    assert len(triton_aot.MATRIX.findall(amd)) == 1 and len(triton_aot.WIDE_LOADS.findall(amd)) == 2
+
+
+def test_gpu_workloads_name_every_op_once_each():
+    names = [(workload.op.name, workload.name) for workload in GPU_WORKLOADS]
+    assert len(set(names)) == len(names) and {op for op, _ in names} == {op.name for op in OPS}
+    for workload in GPU_WORKLOADS:
+        inputs = workload.make("meta", 1024)
+        assert workload.op.cost(*inputs.values()).bytes > 0 and workload.op.fake(*inputs.values()) is not None
+
+
+def test_a_gpu_record_says_how_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    workload = GPU_WORKLOADS[0]
+    inputs = workload.make("meta", 1024)
+    moved = workload.op.cost(*inputs.values()).bytes
+    times = {"triton": [2.0, 3.0, 2.0], "torch, eager": [6.0, 6.0, 7.0]}
+    found = gpu.summary(workload, "triton", inputs, times, [moved / 1.5, moved / 1.0, moved / 1.0])
+    assert found.median_to_floor == pytest.approx(2.0) and found.median_to_peer == pytest.approx(3.0)
+    assert "50 % of copy" in gpu.line(found) and "3.0x torch, eager" in gpu.line(found)
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    gpu.append(found, {"device": "NVIDIA H100", "driver": "1.2", "cuda": "13.0", "triton": "3.6.0"})
+    (entry,) = map(json.loads, (tmp_path / "gpu" / "nvidia-h100.jsonl").read_text().splitlines())
+    assert entry["limit"] == "copy" and entry["driver"] == "1.2" and entry["torch"] and entry["commit"]
+    with pytest.raises(FileNotFoundError):
+        record.newest(tmp_path)  # the CPU's table does not read them
+
+
+def test_without_a_gpu_nothing_is_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 2 and "needs a GPU" in capsys.readouterr().err
