@@ -17,7 +17,7 @@ triton: .venv/installed
 
 # The same kernels compiled for GPUs that are not here; what they need is compared with tests/triton_resources.json.
 triton-aot: .venv/installed
-	$(BIN)/python tests/triton_aot.py
+	PYTHONPATH=benchmarks $(BIN)/python tests/triton_aot.py
 
 # On a machine with an NVIDIA GPU: uses what is installed (PYTHON), downloads nothing.
 gpu:

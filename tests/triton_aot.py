@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles every kernel that a GPU workload launches for GPUs that are not there, and checks what the binaries need.
 
-    python tests/triton_aot.py            # fails unless all compile, nothing spills, and the table is right
-    python tests/triton_aot.py --update   # writes the table, tests/triton_resources.json
+    make triton-aot                                              # fails unless all compile, nothing spills, and the
+                                                                 # table, tests/triton_resources.json, is right
+    PYTHONPATH=benchmarks python tests/triton_aot.py --update    # writes the table
 
 The launchers run on tensors without data, for a driver without a device: what is compiled is what they launch.
 """

@@ -56,7 +56,7 @@ def tiles(channels: int, clusters: int, itemsize: int, shared: int, moments: int
     register is spilled (tests/triton_aot.py), which warp groups, with operands in shared memory, need fewer of.
     """
     if INTERPRETED:  # fewer, larger programs
-        return Tiles(256, 256, 32, 512, 32, 1)
+        return Tiles(256, 256, 64, 512, 64, 1)
     groups = shared >= 200_000  # of warps, whose matrix units take operands from shared memory
     positions = 64 if itemsize <= 4 else 16
     most = (8192 if moments == 1 else 2048) // (1 if groups else 2) * 4 // max(4, itemsize)
