@@ -71,7 +71,6 @@ def use(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-@torch.compiler.assume_constant_result
 def select(name: str | None, device: torch.device) -> str:
     """The backend that a call takes: the named one or an error that says why not; unnamed, the first that can.
 
@@ -88,6 +87,10 @@ def select(name: str | None, device: torch.device) -> str:
                 _say_once(BACKENDS["cpu"].reason())
             return backend.name
     raise AssertionError("the reference backend never refuses")
+
+
+# As torch.compiler.assume_constant_result marks it, which would import the compiler, and with it Triton.
+select._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _known(name: str) -> Backend:
