@@ -9,8 +9,8 @@ NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp')
 test: .venv/installed
 	$(BIN)/python -m pytest
 
-# Triton's kernels on CPU tensors, in its interpreter: every sample of every op, and of the rest what it has time for.
-SLOW := same_bits or surroundings or large_layers or many_clusters or caches_hold
+# Triton's kernels on CPU tensors, in its interpreter: all but the tests that run every sample again or are too large.
+SLOW := same_bits or surroundings or large_layers or many_clusters or caches_hold or as_interpolate_would or the_resize_of_labels
 triton: .venv/installed
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest --require triton -k "triton and not ($(SLOW))" \
 	    tests/test_ops.py tests/test_edges.py tests/test_laws.py tests/test_contribution_laws.py tests/test_blend_laws.py
