@@ -52,15 +52,15 @@ def tiles(channels: int, clusters: int, itemsize: int, shared: int, moments: int
     """The sizes for C, K, the bytes of an element and those of the device's shared memory.
 
     A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers, beside
-    as many of the tile that is added and the tile itself: the more moments, the fewer. All sizes are such that no
-    register is spilled (tests/triton_aot.py), which warp groups, with operands in shared memory, need fewer of.
+    as many of the tile that is added and the tile itself: the more moments, the fewer. Sizes are such that no
+    register is spilled (tests/triton_aot.py holds the exceptions), which warp groups, with operands in shared memory, need fewer of.
     """
     if INTERPRETED:  # fewer, larger programs
         return Tiles(256, 256, 64, 512, 64, 1)
     groups = shared >= 200_000  # of warps, whose matrix units take operands from shared memory
     positions = 64 if itemsize <= 4 else 16
     most = (8192 if moments == 1 else 2048) // (1 if groups else 2) * 4 // max(4, itemsize)
-    most = min(most, shared // (16 * positions) * 32)
+    most = min(most, shared * 5 // 8 // (8 * positions) * 32)
     sum_clusters = _power(clusters, 16, 16 if moments > 1 and not groups else 32)
     sum_channels = _power(channels, 16, max(16, _power(most // 32 + 1, 1, 1 << 20) // 2))
     scored = _power(channels, 16, 64 if itemsize <= 2 else 32), _power(clusters, 16, 128 if groups else 64)
