@@ -51,9 +51,9 @@ class Tiles(NamedTuple):
 def tiles(channels: int, clusters: int, itemsize: int, shared: int, moments: int = 1) -> Tiles:
     """The sizes for C, K, the bytes of an element and those of the device's shared memory.
 
-    A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers, beside
-    as many of the tile that is added and the tile itself: the more moments, the fewer. Sizes are such that no
-    register is spilled (tests/triton_aot.py holds the exceptions), which warp groups, with operands in shared memory, need fewer of.
+    A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers, beside as many of the tile that is
+    added and the tile itself: the more moments, the fewer. Sizes are such that no register is spilled
+    (tests/triton_aot.py holds the exceptions), which warp groups, with operands in shared memory, need fewer of.
     """
     if INTERPRETED:  # fewer, larger programs
         return Tiles(256, 256, 64, 512, 64, 1)
