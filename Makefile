@@ -9,10 +9,11 @@ NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp')
 test: .venv/installed
 	$(BIN)/python -m pytest
 
-# Triton's kernels on CPU tensors, in its interpreter: all but the tests that run every sample again or are too large.
-SLOW := same_bits or surroundings or large_layers or many_clusters or caches_hold or as_interpolate_would or the_resize_of_labels
+# Triton's kernels on CPU tensors, in its interpreter: all tests but those that take it minutes; two processes.
+SLOW := surroundings or large_layers or many_clusters or caches_hold or as_interpolate_would or the_resize_of_labels
 triton: .venv/installed
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest --require triton -k "triton and not ($(SLOW))" \
+	printf '%s\n' 1/2 2/2 | TRITON_INTERPRET=1 xargs -P 2 -I{} \
+	    $(BIN)/python -m pytest -q --require triton --share {} -k "triton and not ($(SLOW))" \
 	    tests/test_ops.py tests/test_edges.py tests/test_laws.py tests/test_contribution_laws.py tests/test_blend_laws.py
 
 # The same kernels compiled for GPUs that are not here; what they need is compared with tests/triton_resources.json.

@@ -21,6 +21,11 @@ from stylefast.ops.op import Cost
 FIGURE = Figure("lloyd_step", "2x3x4x4", 8, 2, 1.0, 1.1, 1.2, 1.3, 40, 50, "read", 0.5, 2.0, 2.1, "torch", 4.0, 4.1)
 
 
+def test_readme_shows_the_newest_record_of_every_figure():
+    readme = (record.ROOT / "README.md").read_text()
+    assert record.with_table(readme, record.table(record.newest())) == readme
+
+
 def test_percentiles_by_hand():
     assert [percentile([5, 1, 4, 2, 3, 6], p) for p in (0, 20, 50, 80, 100)] == [1, 2, 3.5, 5, 6]
     assert percentile([7], 80) == 7

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -132,14 +135,19 @@ def _cuobjdump(cubin: bytes, option: str) -> str:
 def table() -> dict[str, dict[str, int]]:
     """What every kernel needs on every device: "device kernel of op workload" -> needs, by the first of the workloads
     that launch it."""
-    found, seen = {}, set()
-    for name, device in DEVICES.items():
-        for workload in tqdm(GPU_WORKLOADS, desc=name, disable=None):
-            for kernel, binary in compiled(workload, device).items():
-                if binary.hash in seen:
-                    continue
-                seen.add(binary.hash)
-                found[f"{name} {kernel} of {workload.op.name} {workload.name}"] = needs(binary, device)
+    with ProcessPoolExecutor(min(len(DEVICES), os.cpu_count() or 1), get_context("spawn")) as pool:
+        return {name: need for found in pool.map(table_of, DEVICES) for name, need in found.items()}
+
+
+def table_of(name: str) -> dict[str, dict[str, int]]:
+    """The table's lines of one device."""
+    found, seen, device = {}, set(), DEVICES[name]
+    for workload in tqdm(GPU_WORKLOADS, desc=name, disable=None):
+        for kernel, binary in compiled(workload, device).items():
+            if binary.hash in seen:
+                continue
+            seen.add(binary.hash)
+            found[f"{name} {kernel} of {workload.op.name} {workload.name}"] = needs(binary, device)
     return found
 
 
