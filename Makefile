@@ -9,8 +9,9 @@ NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp')
 test: .venv/installed
 	$(BIN)/python -m pytest
 
-# Triton's kernels on CPU tensors, in its interpreter: all tests but those that take it minutes; two processes.
-SLOW := surroundings or large_layers or many_clusters or caches_hold or as_interpolate_would or the_resize_of_labels
+# Triton's kernels on CPU tensors, in its interpreter, in two processes. Left out: what takes it minutes, and bits that
+# are the same each time, of which it cannot tell, as it runs one program after the other.
+SLOW := same_bits or surroundings or large_layers or many_clusters or caches_hold or as_interpolate_would or the_resize_of_labels
 triton: .venv/installed
 	printf '%s\n' 1/2 2/2 | TRITON_INTERPRET=1 xargs -P 2 -I{} \
 	    $(BIN)/python -m pytest -q --require triton --share {} -k "triton and not ($(SLOW))" \
