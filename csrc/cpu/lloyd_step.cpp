@@ -29,16 +29,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
     const auto kernel = STYLEFAST_PICK(lloyd_kernel<T>);
     parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
 
+    reduce_parts<T>(part_sums, parts, restarts * clusters, a.c, 1, mutable_data<T>(sums));
     for (int64_t i = 0; i < restarts * clusters; ++i) {
       int64_t count = 0;
       for (int64_t p = 0; p < parts; ++p) count += part_counts[p * restarts * clusters + i];
       mutable_data<int64_t>(counts)[i] = count;
-      T* to = mutable_data<T>(sums) + i * a.c;
-      for (int64_t c = 0; c < a.c; ++c) {
-        double sum = 0;
-        for (int64_t p = 0; p < parts; ++p) sum += part_sums[(p * restarts * clusters + i) * row + c];
-        to[c] = static_cast<T>(sum);
-      }
     }
     for (int64_t b = 0; b < restarts; ++b) {
       double sum = 0;

@@ -12,7 +12,8 @@ template <typename T>
 void flush(T* sums, int64_t slabs, int64_t clusters, double* total, int64_t row) {
   for (int64_t s = 0; s < slabs; ++s) {
     for (int64_t k = 0; k < clusters; ++k, sums += kLanes<T>) {
-      for (int i = 0; i < kLanes<T>; ++i) total[k * row + s * kLanes<T> + i] += std::exchange(sums[i], T(0));
+      add_to<T>(total + k * row + s * kLanes<T>, load(sums));
+      store(sums, Vec<T>{});
     }
   }
 }

@@ -73,7 +73,6 @@ template <typename T>
 void fold(const Moments<T>& m, bool standardize, T positions, int64_t width, double* sum, int64_t sum_row, T* image,
           int64_t image_row) {
   constexpr int L = kLanes<T>;
-  using Doubles = typename VecOf<double, L * sizeof(double)>::type;
   for (int64_t c = 0; c < width; c += L) {
     const T* l = m.l + c * (m.clusters + 1);
     const T* q = m.q + c * (m.clusters + 1);
@@ -101,11 +100,7 @@ void fold(const Moments<T>& m, bool standardize, T positions, int64_t width, dou
         const Vec<T> mean = contribution / positions;
         std::memcpy(image + k * image_row + c, &mean, sizeof(T) * std::min<int64_t>(L, width - c));
       } else if (m.n[k] != 0 || !skip) {
-        Doubles total;
-        double* to = sum + k * sum_row + c;
-        std::memcpy(&total, to, sizeof total);
-        total += __builtin_convertvector(contribution, Doubles);
-        std::memcpy(to, &total, sizeof total);
+        add_to<T>(sum + k * sum_row + c, contribution);
       }
     }
   }

@@ -25,15 +25,8 @@ struct ContributionOutput {
 
   void reduce(int64_t parts, int64_t positions) {
     if (per_image) return;
-    const int64_t row = padded<T>(channels);
-    T* to = mutable_data<T>(tensor);
-    for (int64_t k = 0; k < clusters; ++k) {
-      for (int64_t c = 0; c < channels; ++c) {
-        double sum = 0;
-        for (int64_t p = 0; p < parts; ++p) sum += (*sums)[(p * clusters + k) * row + c];
-        to[k * channels + c] = static_cast<T>(sum / static_cast<double>(std::max<int64_t>(1, positions)));
-      }
-    }
+    const double divisor = static_cast<double>(std::max<int64_t>(1, positions));
+    reduce_parts<T>(*sums, parts, clusters, channels, divisor, mutable_data<T>(tensor));
   }
 
   int64_t clusters, channels;

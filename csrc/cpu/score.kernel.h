@@ -19,9 +19,16 @@ void pack_centroids(const T* from, int64_t clusters, int64_t channels, T* to) {
   const int64_t columns = score_columns<T>(clusters), row = round_up(channels, L);
   for (int64_t first = 0; first < row; first += kStretch) {
     for (int64_t begin = 0; begin < columns; begin += kColumns * L) {
-      const int64_t end = std::min(begin + kColumns * L, columns);
-      for (int64_t c = first; c < std::min(first + kStretch, row); ++c) {
-        for (int64_t k = begin; k < end; ++k) *to++ = k < clusters && c < channels ? from[k * channels + c] : T(0);
+      const int64_t width = std::min<int64_t>(kColumns * L, columns - begin);
+      for (int64_t c = first; c < std::min(first + kStretch, row); c += L, to += L * width) {
+        for (int64_t k = begin; k < begin + width; k += L) {
+          Vec<T> block[L] = {};
+          for (int64_t i = 0; i < std::min<int64_t>(L, clusters - k); ++i) {
+            std::memcpy(&block[i], from + (k + i) * channels + c, sizeof(T) * std::min<int64_t>(L, channels - c));
+          }
+          transpose<T>(block);
+          for (int i = 0; i < L; ++i) store(to + i * width + k - begin, block[i]);
+        }
       }
     }
   }

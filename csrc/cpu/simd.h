@@ -37,6 +37,16 @@ STYLEFAST_INLINE void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
+// to[i] += v[i]
+template <typename T>
+STYLEFAST_INLINE void add_to(double* to, Vec<T> v) {
+  using Doubles = typename VecOf<double, kLanes<T> * sizeof(double)>::type;
+  Doubles total;
+  std::memcpy(&total, to, sizeof total);
+  total += __builtin_convertvector(v, Doubles);
+  std::memcpy(to, &total, sizeof total);
+}
+
 template <typename T>
 STYLEFAST_INLINE T lane_sum(Vec<T> v) {
   T sum = 0;

@@ -48,8 +48,9 @@ def blend(
     Source: "Editing in Style" (Collins et al., CVPR 2020), equation 3 (and 2: the same query for all channels).
     """
     check(target, reference, query, edits, strength, out)
-    target, reference, query = (x if x.dim() == 2 else x.unsqueeze(0) for x in (target, reference, query))
-    query = query.to(accumulator(target.dtype))
+    target, reference, query = _rows(target), _rows(reference), _rows(query)
+    if query.dtype != (dtype := accumulator(target.dtype)):
+        query = query.to(dtype)
     edits = None if edits is None else edits.to(torch.int64)
     if strength is not None:
         rows = count_edits(target, reference, query, edits)
@@ -73,11 +74,11 @@ def check(
     check_tensor("query", query, "[Q, S] or [S]", 1, 2, like=target)
     if reference.dtype != target.dtype:
         raise TypeError(f"reference must have target's dtype {target.dtype}, got {reference.dtype}")
-    width = target.shape[-1]
+    width = target.size(-1)
     for name, tensor in (("reference", reference), ("query", query)):
-        if tensor.shape[-1] != width:
+        if tensor.size(-1) != width:
             raise ValueError(f"{name} must have S = {width} channels to match target, got {tuple(tensor.shape)}")
-    counts = tuple(1 if x.dim() == 1 else x.shape[0] for x in (target, reference, query))
+    counts = _rows(target).size(0), _rows(reference).size(0), _rows(query).size(0)
     rows = _paired(counts) if edits is None else _check_edits(edits, counts, target)
     if isinstance(strength, Tensor) and strength.dim() > 0 and tuple(strength.shape) != (rows,):
         raise ValueError(f"strength must be a number or have shape [E] with E = {rows}, got {tuple(strength.shape)}")
@@ -88,14 +89,19 @@ def check(
             raise ValueError("out cannot be used with inputs that require gradients")
 
 
-def _paired(counts: tuple[int, ...]) -> int:
-    rows = next((count for count in counts if count != 1), 1)
-    if any(count not in (1, rows) for count in counts):
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dim() == 2 else tensor.unsqueeze(0)
+
+
+def _paired(counts: tuple[int, int, int]) -> int:
+    t, r, q = counts
+    rows = t if t != 1 else r if r != 1 else q
+    if r not in (1, rows) or q not in (1, rows):
         raise ValueError(f"without edits, rows of target, reference and query must pair up or be one, got {counts}")
     return rows
 
 
-def _check_edits(edits: Tensor, counts: tuple[int, ...], target: Tensor) -> int:
+def _check_edits(edits: Tensor, counts: tuple[int, int, int], target: Tensor) -> int:
     if not isinstance(edits, Tensor) or edits.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"edits must be an int64 or int32 tensor [E, 3], got {getattr(edits, 'dtype', type(edits))}")
     if edits.dim() != 2 or edits.shape[1] != 3:

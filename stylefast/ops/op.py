@@ -70,7 +70,11 @@ class Op:
 
 def _records(*args: Any) -> bool:
     """Whether autograd has to see this call."""
-    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)
+    if torch.is_grad_enabled():
+        for x in args:
+            if isinstance(x, Tensor) and x.requires_grad:
+                return True
+    return False
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
