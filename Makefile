@@ -39,7 +39,9 @@ demo: .venv/installed
 
 bench: .venv/installed .venv/bench
 	$(BIN)/python benchmarks/peers.py --record
-	$(BIN)/python benchmarks/bench_fit.py --record
+	$(BIN)/python benchmarks/bench_calls.py --record
+	$(BIN)/python benchmarks/bench_fit.py --seeds 5 --record
+	$(BIN)/python benchmarks/bench_editing.py --network random-face --images 64 --record
 	$(BIN)/python benchmarks/record.py
 
 # torch goes first, so that no later requirement picks another one.

@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import time
 
-import environment  # noqa: F401
+import environment
+import record
 import torch
-from timing import percentile
+from timing import Figure, percentile
 
 from stylefast import Catalog, StyleEditor, generators
 from stylefast.editing import Sequential
@@ -43,6 +44,17 @@ def edit(generator: Generator, catalog: Catalog, edits: int, batch_size: int) ->
     return seconds
 
 
+def catalog_figure(name: str, images: int, clusters: int, threads: int, stages: dict[str, float]) -> Figure:
+    """Clustering and M, with the generator's own time as the peer."""
+    own = stages["clustering"] + stages["contribution"]
+    ratio = stages["generator"] / own
+    work, peer = f"{name}, {images} images, {clusters} clusters: clustering and M", "the generator alone"
+    return Figure(
+        "Catalog.build", work, None, threads, own, own, own, own,
+        peer=peer, to_peer=ratio, median_to_peer=ratio, peers={peer: ratio},
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--network", default="toy:sg2")
@@ -51,6 +63,7 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     generator = generators.load(arguments.network)
@@ -60,9 +73,11 @@ def main() -> None:
     rest = 100 * (1 - sum(stages.values()) / seconds)
     print(f"{generator.name}, {arguments.threads} threads")
     print(f"catalog: {arguments.images / seconds:.2f} images/s ({shares}, rest {rest:.0f} %)")
-    own = stages["clustering"] + stages["contribution"]
-    print(f"clustering and M take {100 * own / stages['generator']:.0f} % of the generator's own time")
+    figure = catalog_figure(generator.name, arguments.images, arguments.clusters, arguments.threads, stages)
+    print(record.line(figure))
     times = edit(generator, catalog, arguments.edits, arguments.batch_size)
+    if arguments.record:
+        record.append(figure)
     print(f"edits: {len(times) / sum(times):.2f} a second (p50 {1 / percentile(times, 50):.2f})")
 
 

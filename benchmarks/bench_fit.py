@@ -4,7 +4,7 @@
     python benchmarks/bench_fit.py [--seeds 1] [--record]
 
 204,800 points of 512 channels in NCHW, 20 clusters of 60 directions that overlap, 10 restarts; scikit-learn's time
-includes the transposition and the normalisation that it needs. Minutes a seed.
+includes the transposition and the normalisation that it needs. Minutes a seed: theirs.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ HALVES = (torch.bfloat16, torch.float16)
 MAIN = (64, 512, 32)  # N, C, H = W: 134 MB
 COARSE = (256, 512, 16)
 LARGE = (4, 64, 512)  # labels at 32 x 32
+SMALL = (1, 512, 16)  # what a call costs
 STYLES = 9088
 EDITS = (16, 256)  # targets, references: all pairs
 
@@ -89,13 +90,13 @@ def labelled(size: tuple[int, int, int], k: int, dtype: torch.dtype, layout: str
     }  # fmt: skip
 
 
-def edited(gathered: bool, dtype: torch.dtype) -> dict[str, Any]:
+def edited(gathered: bool, dtype: torch.dtype, grid: tuple[int, int] | None = None) -> dict[str, Any]:
     """Arguments of blend: every reference on every target, gathered by index or already laid out in pairs."""
-    targets, references = EDITS
+    targets, references = grid = grid or EDITS
     edits = torch.cartesian_prod(torch.arange(targets), torch.arange(references))  # [E, 2]
     edits = torch.cat([edits, torch.zeros(len(edits), 1, dtype=torch.int64)], 1)
     rng = torch.Generator().manual_seed(0)
-    t, r = (torch.randn(rows, STYLES, generator=rng).to(dtype) for rows in EDITS)
+    t, r = (torch.randn(rows, STYLES, generator=rng).to(dtype) for rows in grid)
     q = torch.rand(1, STYLES, generator=rng)
     if not gathered:
         t, r, edits = t[edits[:, 0]], r[edits[:, 1]], None
@@ -128,4 +129,13 @@ def _workloads() -> Iterator[Workload]:
         yield Workload(BLEND, f"4096x9088 pairs {dtype}".replace("torch.", ""), None, partial(edited, False, dtype))
 
 
+def _small() -> Iterator[Workload]:
+    name = f"1x512x16x16, {CLUSTERS[1]} clusters"
+    for op in (LLOYD_STEP, ASSIGN, ASSIGN_CONTRIBUTION):
+        yield Workload(op, name, None, partial(clustered, op, SMALL, CLUSTERS[1], torch.float32, "nchw"))
+    yield Workload(CONTRIBUTION, name, None, partial(labelled, SMALL, CLUSTERS[1], torch.float32, "nchw"))
+    yield Workload(BLEND, "1x9088", None, partial(edited, False, torch.float32, (1, 1)))
+
+
 WORKLOADS = tuple(_workloads())
+SMALL_CALLS = tuple(_small())

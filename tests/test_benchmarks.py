@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bench_calls
 import limits
 import numpy as np
 import peers
@@ -144,6 +147,28 @@ def test_limits_are_those_of_a_processor(monkeypatch: pytest.MonkeyPatch):
     assert 1e9 < measured.fma < 1e12
     with pytest.raises(ValueError, match="threads must be at most the processors"):
         limits.probes(10_000)
+
+
+def test_small_calls_are_verified_before_they_are_timed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench_calls, "CALLS", 2)
+    for workload in workloads.SMALL_CALLS:
+        figure = bench_calls.small(workload, 2, 1)
+        assert figure.peer == "one torch." + {"blend": "lerp", "contribution": "square"}.get(figure.op, "matmul")
+        wrong = replace(workload.op, public=partial(off_by_one, workload.op.public))
+        with pytest.raises(WrongResult):
+            bench_calls.small(replace(workload, op=wrong), 2, 1)
+
+
+def off_by_one(public: Callable[..., Any], **arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(x + 1 for x in outputs(public(**arguments)))
+
+
+def test_instruction_sets_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    def other(command: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 0, "[6.0, 8.0]" if env["STYLEFAST_ISA"] == "portable" else "[2.0]")
+
+    monkeypatch.setattr(subprocess, "run", other)
+    assert bench_calls.instruction_sets(1).to_peer == 3.0
 
 
 def test_command_runs_the_benchmarks_of_the_checkout(monkeypatch: pytest.MonkeyPatch):

@@ -25,8 +25,8 @@ struct ContributionOutput {
 
   void reduce(int64_t parts, int64_t positions) {
     if (per_image) return;
-    const double divisor = static_cast<double>(std::max<int64_t>(1, positions));
-    reduce_parts<T>(*sums, parts, clusters, channels, divisor, mutable_data<T>(tensor));
+    const double scale = 1 / static_cast<double>(std::max<int64_t>(1, positions));
+    reduce_parts<T>(*sums, parts, clusters, channels, scale, mutable_data<T>(tensor));
   }
 
   int64_t clusters, channels;

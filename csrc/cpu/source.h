@@ -25,16 +25,16 @@ auto dispatch_computing(const Tensor& tensor, F&& f) {
   return f(Type<float>{});
 }
 
-// to[rows][width] = the sums of all parts [parts][rows][padded width], in the order of parts, by the divisor. They are
-// added up in place.
+// to[rows][width] = scale * the sums of all parts [parts][rows][padded width], in the order of parts. They are added up
+// in place.
 template <typename T>
-void reduce_parts(double* sums, int64_t parts, int64_t rows, int64_t width, double divisor, T* to) {
+void reduce_parts(double* sums, int64_t parts, int64_t rows, int64_t width, double scale, T* to) {
   const int64_t row = padded<T>(width), size = rows * row;
   for (int64_t p = 1; p < parts; ++p) {
     for (int64_t i = 0; i < size; ++i) sums[i] += sums[p * size + i];
   }
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < width; ++c) to[r * width + c] = static_cast<T>(sums[r * row + c] / divisor);
+    for (int64_t c = 0; c < width; ++c) to[r * width + c] = static_cast<T>(sums[r * row + c] * scale);
   }
 }
 
