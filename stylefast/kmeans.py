@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .ops.assign import FEATURES
 from .ops.lloyd_step import LloydStep
 from .ops.op import check_choice
-from .seeding import Array, Points, check_init, farthest, seeds
+from .seeding import Array, Points, check_init, directions, farthest, seeds
 
 __all__ = ["EmptyClusterWarning", "Run", "SphericalKMeans"]
 
@@ -70,6 +70,7 @@ class SphericalKMeans:
         n_init: restarts; the best objective wins. Not used if `init` is an array.
         init: "k-means++" (greedy, weights 1 - max cosine) or "random" (distinct points), either from a random sample of
             max(4096, 64 K) points a call, which all restarts share; or centroids [K, C], or [B, K, C] for B restarts.
+            Of 40 times as many points each restart takes the best of four "k-means++" after ten steps on the sample.
         max_iter: most updates of a run.
         tol: relative gain of the objective. Activations of generators creep through plateaus where a step gains some
             1e-5 but all steps together some 1e-3; 1e-4 is faster and stops on them.
@@ -183,7 +184,7 @@ class SphericalKMeans:
         if step.objective.isnan():
             points.assign(centroids)  # raises
         sums, counts, n_reseeded = before[0] + step.sums.double(), before[1] + step.counts, before[2]
-        updated = _directions(sums, centroids)
+        updated = directions(sums, centroids)
         empty = (counts == 0).nonzero().squeeze(1)
         if len(empty):
             rows = farthest(points, points.nonzero(self._rng()), updated[counts > 0], len(empty))
@@ -243,7 +244,7 @@ class SphericalKMeans:
         with tqdm(total=self.max_iter, desc="k-means", unit="step", delay=2, disable=not progress) as bar:
             while True:
                 step = points.step(centroids)
-                updated = _directions(step.sums, centroids)
+                updated = directions(step.sums, centroids)
                 moves = (updated != centroids).flatten(1).any(1).tolist()
                 empty = step.counts == 0  # [B, K]
                 objective, n_empty = step.objective.tolist(), empty.sum(1).tolist()
@@ -266,12 +267,6 @@ class SphericalKMeans:
                 centroids, going = updated[keep], [going[i] for i in keep]
                 bar.set_postfix(runs=len(keep), refresh=False)
                 bar.update()
-
-
-def _directions(sums: Tensor, centroids: Tensor) -> Tensor:
-    """sums / |sums|, and where a sum is zero the centroid that was there, in the centroids' dtype."""
-    norm = torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
-    return torch.where(norm > 0, (sums / norm).to(centroids.dtype), centroids)
 
 
 def _mean(similarity: Tensor) -> float:
