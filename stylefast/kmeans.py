@@ -70,7 +70,7 @@ class SphericalKMeans:
         n_init: restarts; the best objective wins. Not used if `init` is an array.
         init: "k-means++" (greedy, weights 1 - max cosine) or "random" (distinct points), either from a random sample of
             max(4096, 64 K) points a call, which all restarts share; or centroids [K, C], or [B, K, C] for B restarts.
-            Of 40 times as many points each restart takes the best of four "k-means++" after ten steps on the sample.
+            Of 40 times as many points each restart takes the best of 16 "k-means++" after five steps on the sample.
         max_iter: most updates of a run.
         tol: relative gain of the objective. Activations of generators creep through plateaus where a step gains some
             1e-5 but all steps together some 1e-3; 1e-4 is faster and stops on them.

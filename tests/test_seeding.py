@@ -67,7 +67,7 @@ def test_seed_changes_the_choice():
     assert not torch.equal(one.centroids_, two.centroids_)
 
 
-def test_of_many_points_each_restart_takes_the_best_of_four_seedings_after_ten_steps(monkeypatch: pytest.MonkeyPatch):
+def test_of_many_points_each_restart_takes_the_best_of_16_seedings_after_five_steps(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(seeding, "SAMPLE", 1)  # so 64 K points are drawn
     k, n_init, size = 6, 3, 64 * 6
     x = normalize(torch.randn(40 * size, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
@@ -78,13 +78,13 @@ def test_of_many_points_each_restart_takes_the_best_of_four_seedings_after_ten_s
 
     rng = torch.Generator().manual_seed(1)
     sample = x[torch.randperm(len(x), generator=rng)[:size].sort().values]
-    centroids = sample[seeding._k_means_plus_plus(sample, k, 4 * n_init, rng)]  # [4 n_init, K, C]
-    for _ in range(10):
-        labels = (centroids @ sample.T).argmax(1)  # [4 n_init, m]
+    centroids = sample[seeding._k_means_plus_plus(sample, k, 16 * n_init, rng)]  # [16 n_init, K, C]
+    for _ in range(5):
+        labels = (centroids @ sample.T).argmax(1)  # [16 n_init, m]
         centroids = normalize(one_hot(labels, k).mT.double() @ sample, dim=2)
-    objective = (centroids @ sample.T).amax(1).mean(1).view(n_init, 4)
+    objective = (centroids @ sample.T).amax(1).mean(1).view(n_init, 16)
     assert (objective.amax(1) - objective.amin(1) > 1e-4).all()
-    best = centroids.view(n_init, 4, k, -1)[torch.arange(n_init), objective.argmax(1)]
+    best = centroids.view(n_init, 16, k, -1)[torch.arange(n_init), objective.argmax(1)]
     assert torch.allclose(seeds(len(x)), best)
     of_points = (seeds(len(x) - 1) @ x.T).amax(2)  # a point fewer: the seeds are points
     assert torch.allclose(of_points, torch.ones_like(of_points))
