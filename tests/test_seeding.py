@@ -10,6 +10,8 @@ import torch
 from mixtures import directions, fit, mixture
 
 from stylefast import seeding
+from stylefast.points import Points
+from stylefast.ranks import ALONE
 
 
 @pytest.mark.parametrize("init", ["k-means++", "random"])
@@ -38,9 +40,8 @@ def test_k_means_plus_plus_draws_by_one_minus_cosine_and_takes_the_best_of_two()
     cosine = torch.cos(angle[:, None] - angle)
     n_init = 20_000
     x = torch.stack((angle.cos(), angle.sin()), dim=1)
-    points = seeding.Points.of(x, "raw", None)
     rng = torch.Generator().manual_seed(0)
-    found = seeding.seeds(points, torch.arange(5), "k-means++", 2, n_init, rng)  # [n_init, 2, C]
+    found = seeding.seeds(Points(x, "raw", None, ALONE, rng), "k-means++", 2, n_init, rng)  # [n_init, 2, C]
     pairs = (found @ x.T).argmax(2)  # [n_init, 2]
     observed = torch.zeros(5, 5).index_put_((pairs[:, 0], pairs[:, 1]), torch.tensor(1 / n_init), accumulate=True)
     expected = torch.zeros(5, 5)
