@@ -35,27 +35,33 @@ def replacing(path: PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_tensors(path: PathLike, kind: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: PathLike, kind: str, tensors: Mapping[str, Tensor], *, of: Mapping[str, Any] | None = None, **header: Any
+) -> None:
     """Writes a safetensors file with a JSON header, whole or not at all; equal contents give equal bytes.
 
     Args:
         path: where.
-        kind: what the file is, such as "stylefast-catalog-1"; `read_tensors` wants the same.
-        header: as JSON can hold it.
+        kind: what the file is, such as "stylefast-catalog-1".
         tensors: by name, any layout and device.
+        of: what job the file belongs to, as JSON can hold it.
+        header: what else it shall hold, likewise.
     """
     dense = torch.contiguous_format
     copies = {name: x.detach().to("cpu", copy=True, memory_format=dense) for name, x in tensors.items()}
     # The order in which safetensors writes several entries of metadata differs from process to process: one entry.
-    metadata = {kind: json.dumps({"crc32": checksum(copies), **header})}
+    metadata = {kind: json.dumps({"crc32": checksum(copies), "of": of, **header})}
     with replacing(path) as temporary:
         save_file(copies, temporary, metadata=metadata)
 
 
-def read_tensors(path: PathLike, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a file that `write_tensors` wrote.
+def read_tensors(
+    path: PathLike, kind: str, *, of: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that `write_tensors` wrote.
 
-    Raises: FileNotFoundError; ValueError that says why it is no such file: a folder, truncated, foreign or damaged.
+    Raises: FileNotFoundError; ValueError that says why it cannot be used: it is a folder, truncated, foreign, damaged,
+    or of another job than `of`, with the first thing that differs.
     """
     try:
         if os.path.isdir(path):
@@ -68,9 +74,13 @@ def read_tensors(path: PathLike, kind: str) -> tuple[dict[str, Any], dict[str, T
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         if checksum(tensors) != header.pop("crc32"):
             raise ValueError("its contents do not have the checksum that was written with them")
+        theirs = header.pop("of") or {}
+        for name, value in (of or {}).items():
+            if theirs.get(name) != value:
+                raise ValueError(f"it is of another job: its {name} is {theirs.get(name)!r}, not {value!r}")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
-    return header, tensors
+    return tensors, header
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:

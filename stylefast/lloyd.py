@@ -91,15 +91,12 @@ class Lockstep:
             if run.centroids is not None:
                 tensors |= {f"{name}.{place}": getattr(run, name) for name in _TENSORS}
         runs = [{name: getattr(run, name) for name in _NUMBERS} for run in self.runs]
-        write_tensors(path, FORMAT, {"fit": fit, "going": self.going, "runs": runs}, tensors)
+        write_tensors(path, FORMAT, tensors, of=fit, going=self.going, runs=runs)
 
     @classmethod
     def load(cls, path: PathLike, fit: Mapping[str, Any], device: torch.device) -> Lockstep:
         """Reads the state of a fit. Raises ValueError that says what differs if it is of another fit."""
-        header, tensors = read_tensors(path, FORMAT)
-        for name, value in fit.items():
-            if (theirs := header["fit"].get(name)) != value:
-                raise ValueError(f"{path} is the state of another fit: its {name} is {theirs!r}, not {value!r}")
+        tensors, header = read_tensors(path, FORMAT, of=fit)
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         state = cls(tensors["next"])
         state.going, state.runs = header["going"], []

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from .ops import assign as assignment
 from .ops.lloyd_step import LloydStep, lloyd_step
 from .ops.op import accumulator, check_tensor
 from .ranks import Ranks
-from .streams import Array, Stream, ahead, check_stream
+from .streams import Array, Stream, ahead, array_of, check_stream
 
 CHUNK = 1 << 22  # elements of the piece of the activations that is standardised at a time
 
@@ -214,12 +214,8 @@ class Points:
         if self.in_memory:
             yield Batch.of(self._data, self._features, self._backend)
             return
-        batches: Iterable[Any] = self._data
-        for index, batch in enumerate(ahead(batches)):
-            array: Any = batch
-            if isinstance(batch, (tuple, list)) and len(batch) and isinstance(batch[0], (Tensor, np.ndarray)):
-                array = batch[0]
-            yield Batch.of(array, self._features, self._backend, f"batch {index} of activations")
+        for index, batch in enumerate(ahead(self._data)):
+            yield Batch.of(array_of(batch), self._features, self._backend, f"batch {index} of activations")
 
 
 def as_tensor(name: str, value: Array, letters: str, *ranks: int) -> Tensor:

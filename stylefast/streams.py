@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -29,6 +29,12 @@ def check_stream(name: str, stream: Iterable[T]) -> Iterable[T]:
             "which ends: give a list, a DataLoader, or an object whose __iter__ starts anew"
         )
     return stream
+
+
+def array_of(batch: Any) -> Any:
+    """The batch's array: the batch, or the first of a tuple or list, as the batches of a DataLoader may be."""
+    first = next(iter(batch), None) if isinstance(batch, (tuple, list)) else None
+    return batch if first is None or not isinstance(first, (Tensor, np.ndarray)) else first
 
 
 def ahead(batches: Iterable[T], depth: int = DEPTH) -> Iterator[T]:

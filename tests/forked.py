@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
 
 def _answer(answers: Connection) -> Any:
     assert answers.poll(SECONDS), "a rank does not answer"
-    fine, value = answers.recv()
+    fine, value = pickle.loads(answers.recv_bytes())
     assert fine, value
     return value
 
@@ -62,7 +63,7 @@ def _rank(
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-        out.send((True, function(rank, *arguments)))
+        out.send_bytes(pickle.dumps((True, function(rank, *arguments))))  # send would share tensors, which end here
     except BaseException:  # handed to the test
-        out.send((False, traceback.format_exc()))
+        out.send_bytes(pickle.dumps((False, traceback.format_exc())))
     dist.destroy_process_group()

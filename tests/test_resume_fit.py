@@ -96,7 +96,9 @@ def test_an_array_too_and_a_finished_fit_is_not_done_again(tmp_path: Path):
 def test_the_state_of_another_fit_is_refused(tmp_path: Path, options: dict[str, Any], data: Any, message: str):
     fit(X, tmp_path / "state", max_iter=2)
     before = (tmp_path / "state").read_bytes()
-    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'state'} is the state of another fit: {message}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{tmp_path / 'state'} cannot be used: it is of another job: {message}")
+    ):
         fit(data, tmp_path / "state", max_iter=2, **options)
     assert (tmp_path / "state").read_bytes() == before
 
