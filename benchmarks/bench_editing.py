@@ -68,7 +68,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     generator = generators.load(arguments.network)
     catalog, seconds = build(generator, arguments.images, arguments.clusters)
-    stages = catalog.provenance["seconds"]
+    stages = catalog.seconds
     shares = ", ".join(f"{stage} {100 * spent / seconds:.0f} %" for stage, spent in stages.items())
     rest = 100 * (1 - sum(stages.values()) / seconds)
     print(f"{generator.name}, {arguments.threads} threads")

@@ -3,27 +3,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
+from torch.distributed import ProcessGroup
 
-from .clock import Clock
-from .files import replacing
+from .building import Build, Latents
+from .files import PathLike, read_tensors, write_tensors
 from .generators import Generator, Site
 from .kmeans import SphericalKMeans
 from .ops.assign import assign
-from .ops.contribution import contribution
+from .ranks import Ranks
 from .regions import Region, name_clusters
 
-FORMAT = "stylefast-catalog-1"
+FORMAT = "stylefast-catalog-2"
 
 
 @dataclass(eq=False)
@@ -42,6 +40,7 @@ class Catalog:
         occupancy: [K, h, w] float32: the share of images in which a position of the layer has the cluster's label.
         parts: name -> cluster ids.
         provenance: how the catalog was made, as JSON can hold it.
+        seconds: what the stages of the build took; not saved.
     """
 
     generator: str
@@ -55,12 +54,13 @@ class Catalog:
     occupancy: Tensor
     parts: dict[str, list[int]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def build(
         cls,
         generator: Generator,
-        w: Tensor,
+        w: Tensor | Iterable[Any],
         *,
         n_clusters: int = 32,
         layer: str | None = None,
@@ -73,15 +73,21 @@ class Catalog:
         batch_size: int = 4,
         backend: str | None = None,
         progress: bool = True,
+        dtype: torch.dtype = torch.float32,
+        workdir: PathLike | None = None,
+        shard_images: int = 64,
+        group: ProcessGroup | None = None,
     ) -> Catalog:
         """Clusters one layer's activations of N images, then measures M at every site while the generator runs again.
 
-        Memory: the clustered layer's activations of all images, and one batch of any other layer at a time. Sites that
-        read the same tensor are measured once. M is the mean over images of equation 1, with labels resized bilinearly.
+        Memory: without a workdir the clustered layer's activations of all images, else those of three shards, and one
+        batch of any other layer at a time. Sites that read the same tensor are measured once. M is the mean over images
+        of equation 1, with labels resized bilinearly.
 
         Args:
             generator: where activations come from.
-            w: latents of the N images, as `generator.latents` gives them.
+            w: latents of the N images, as `generator.latents` gives them; or an iterable of batches of them that gives
+                the same batches every time, each of which is a shard.
             n_clusters: K.
             layer: name of a site that reads the tensor to cluster; default: the last one of `resolution` rows.
             resolution: rows of the tensor to cluster, if `layer` is None.
@@ -90,34 +96,41 @@ class Catalog:
             contribution_images: the first so many images measure M; default: all.
             batch_size: images a forward pass.
             progress: show progress bars on anything longer than two seconds.
+            dtype: in which the clustered layer's activations are kept or written.
+            workdir: folder for the state of a long build: activations in shards, k-means after every iteration, sums of
+                M by shard. What is there already is taken, so that a build that was stopped goes on, to the same bits;
+                what is another build's is refused. It may be removed when the build has ended.
+            shard_images: images a shard, if w is a tensor.
+            group: process group whose ranks share the build: all call it with the same arguments, each works on some of
+                the shards, and all get the same catalog, that of one process to rounding; they share the workdir.
 
         Raises:
-            ValueError: no such layer, no images, fewer points than clusters, activations or M with NaN or Inf.
+            TypeError: w is an iterator, which cannot be read again.
+            ValueError: no such layer, no images, fewer points than clusters, activations or M with NaN or Inf,
+                activations that dtype cannot hold, a file in workdir that is damaged or another build's.
 
         Source: "Editing in Style" (Collins et al., CVPR 2020), section 3.
         """
-        n_measured = len(w) if contribution_images is None else min(contribution_images, len(w))
-        for name, n in (("the rows of w", len(w)), ("batch_size", batch_size), ("contribution_images", n_measured)):
+        ranks = Ranks(group)
+        for name, n in (("batch_size", batch_size), ("shard_images", shard_images)):
             if n < 1:
                 raise ValueError(f"{name} must be >= 1, got {n}")
+        if contribution_images is not None and contribution_images < 1:
+            raise ValueError(f"contribution_images must be >= 1, got {contribution_images}")
         if run is not None and not 0 <= run < n_init:
             raise ValueError(f"run must be in [0, {n_init}), got {run}")
+        latents = Latents(w, shard_images, ranks)
+        n_measured = min(contribution_images or latents.images, latents.images)
+        layer = generator.select([layer])[0].tensor if layer is not None else _layer_of(generator, resolution)
         kmeans = SphericalKMeans(n_clusters, n_init=n_init, seed=seed, features=features, backend=backend)
-        layer = layer or _layer_of(generator, resolution)
-        clock = Clock()
-        batches = tqdm(total=len(w) + n_measured, desc="catalog", unit="image", delay=2, disable=not progress)
-
-        layer, points = _collect(generator, w, layer, batch_size, batches, clock)
-        with clock.running("clustering"):
-            kmeans.fit(points, progress=progress)
-            run = max(range(n_init), key=lambda i: kmeans.runs_[i].objective) if run is None else run
-            centroids = kmeans.runs_[run].centroids.float()
-            labels = assign(points, centroids, features=features, backend=backend).labels  # [N, h, w]
-            occupancy = torch.stack([(labels == k).float().mean(0) for k in range(n_clusters)])  # [K, h, w]
-        del points
-
-        totals = _measure(generator, w[:n_measured], labels, n_clusters, batch_size, backend, batches, clock)
-        batches.close()
+        where = None if workdir is None else Path(workdir)
+        options: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "workdir": where}
+        build = Build(generator, latents, layer, kmeans, n_measured, ranks=ranks, progress=progress, **options)
+        build.collect()
+        build.cluster()
+        run = max(range(n_init), key=lambda i: kmeans.runs_[i].objective) if run is None else run
+        centroids = kmeans.runs_[run].centroids.float()
+        contributions, occupancy = build.measure(centroids)
         return cls(
             generator=generator.name,
             fingerprint=dict(generator.fingerprint),
@@ -126,18 +139,18 @@ class Catalog:
             features=features,
             centroids=centroids.cpu(),
             runs=torch.stack([r.centroids.float() for r in kmeans.runs_]).cpu(),
-            contributions=torch.cat([totals[site.tensor] for site in generator.sites], 1).div(n_measured).float().cpu(),
-            occupancy=occupancy.cpu(),
+            contributions=contributions.div(n_measured).float(),
+            occupancy=occupancy.double().div(latents.images).float(),
             provenance={
-                "images": len(w),
+                "images": latents.images,
                 "contribution_images": n_measured,
                 "seed": seed,
                 "run": run,
                 "objectives": [r.objective for r in kmeans.runs_],
                 "n_reseeded": kmeans.n_reseeded_,
                 "torch": torch.__version__,
-                "seconds": {name: round(value, 3) for name, value in clock.seconds.items()},
             },
+            seconds=build.clock.seconds,
         )
 
     @property
@@ -204,34 +217,26 @@ class Catalog:
         if self.fingerprint != generator.fingerprint:
             raise ValueError(f"catalog of {self.generator!r} does not belong to {generator.name!r}: other weights")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a safetensors file, whole or not at all."""
-        tensors = {name: getattr(self, name).clone(memory_format=torch.contiguous_format) for name in _TENSORS}
+    def save(self, path: PathLike) -> None:
+        """Writes a safetensors file, whole or not at all; equal catalogs give equal bytes."""
         header = {name: getattr(self, name) for name in _HEADER} | {"sites": [asdict(site) for site in self.sites]}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": FORMAT, "catalog": json.dumps(header)})
+        write_tensors(path, FORMAT, {name: getattr(self, name) for name in _TENSORS}, catalog=header)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], generator: Generator | None = None) -> Catalog:
+    def load(cls, path: PathLike, generator: Generator | None = None) -> Catalog:
         """Reads a catalog, and checks that it belongs to `generator` if one is given.
 
         Raises: FileNotFoundError; ValueError that names what is a folder, truncated, foreign or of another generator.
         """
+        tensors, header = read_tensors(path, FORMAT)
         try:
-            if os.path.isdir(path):
-                raise ValueError("it is a folder")
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-                header = json.loads(metadata["catalog"])
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            header["sites"] = tuple(Site(**{**site, "size": tuple(site["size"])}) for site in header["sites"])
-            catalog = cls(**header, **tensors)
+            known: dict[str, Any] = {**header["catalog"], **tensors}
+            known["sites"] = tuple(Site(**{**site, "size": tuple(site["size"])}) for site in known["sites"])
+            catalog = cls(**known)
             if generator is not None:
                 catalog.check(generator)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)} is no catalog that can be used: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
         return catalog
 
 
@@ -246,53 +251,3 @@ def _layer_of(generator: Generator, resolution: int) -> str:
         sizes = ", ".join(f"{h}x{w}" for h, w in sorted({site.size for site in convs}))
         raise ValueError(f"resolution must be that of a layer of {generator.name} ({sizes}), got {resolution}")
     return fitting[-1]
-
-
-def _collect(
-    generator: Generator, w: Tensor, layer: str, batch_size: int, batches: Any, clock: Clock
-) -> tuple[str, Tensor]:
-    """The key of a layer's tensor and the tensor of all images [N, C, h, w]."""
-    points = None
-    for begin in range(0, len(w), batch_size):
-        with clock.running("generator"):
-            ((layer, batch),) = generator.activations(w[begin : begin + batch_size], [layer]).items()
-        points = batch.new_empty(len(w), *batch.shape[1:]) if points is None else points
-        points[begin : begin + len(batch)] = batch
-        batches.update(len(batch))
-    assert points is not None
-    return layer, points
-
-
-def _measure(
-    generator: Generator,
-    w: Tensor,
-    labels: Tensor,
-    n_clusters: int,
-    batch_size: int,
-    backend: str | None,
-    batches: Any,
-    clock: Clock,
-) -> dict[str, Tensor]:
-    """N M [K, C] float64 of every distinct tensor."""
-    normalized = {site.tensor: site.normalized for site in generator.sites}
-    totals: dict[str, Tensor] = {}
-    for begin in range(0, len(w), batch_size):
-        batch = w[begin : begin + batch_size]
-        batch_labels = labels[begin : begin + len(batch)]  # of more images than w has
-
-        def add(key: str, tensor: Tensor, batch_labels: Tensor = batch_labels) -> None:
-            with clock.running("contribution"):
-                m = contribution(
-                    tensor, batch_labels, n_clusters, standardize=not normalized[key], per_image=False, backend=backend
-                )
-                totals[key] = totals.get(key, torch.zeros_like(m, dtype=torch.float64)) + m.double() * len(batch_labels)
-
-        with clock.running("generator"):
-            generator.visit(batch, add)
-        for site in generator.sites:
-            if not totals[site.tensor].isfinite().all():
-                where = f"in the batch of images {begin} to {begin + len(batch) - 1}"
-                raise ValueError(f"activations of site {site.name} must be finite, got NaN or Inf {where}")
-        batches.update(len(batch))
-    clock.seconds["generator"] -= clock.seconds.get("contribution", 0.0)
-    return totals

@@ -91,7 +91,7 @@ def run(
         "references": list(references),
         "truncation": truncation,
         "locality": result.locality(),
-        "seconds": clock.seconds | {f"catalog_{name}": s for name, s in catalog.provenance["seconds"].items()},
+        "seconds": clock.seconds | {f"catalog_{name}": s for name, s in catalog.seconds.items()},
     }
     with replacing(directory / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")

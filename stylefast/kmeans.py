@@ -4,51 +4,32 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
+from .files import PathLike, checksum
+from .lloyd import Lockstep, Run, directions
 from .ops.assign import FEATURES
 from .ops.lloyd_step import LloydStep
 from .ops.op import check_choice
-from .seeding import Array, Points, check_init, directions, farthest, seeds
+from .points import Batch, Points
+from .ranks import ALONE, Ranks
+from .seeding import check_init, seeds
+from .streams import Array, Stream
 
 __all__ = ["EmptyClusterWarning", "Run", "SphericalKMeans"]
 
 
 class EmptyClusterWarning(UserWarning):
     """Clusters without points were re-seeded."""
-
-
-@dataclass(eq=False)
-class Run:
-    """One restart, in its last state. Arrays are tensors or NumPy arrays, like the data.
-
-    Args:
-        centroids: [K, C], unit norm.
-        sums: [K, C], of the unit-normalised points of every cluster; not normalised.
-        counts: [K] int64, points that are not zero of every cluster.
-        objective: mean cosine of all points to the centroids of their labels.
-        n_iter: how often the centroids were updated.
-        converged: False if `max_iter` ended the run.
-        n_reseeded: how many times a cluster without points was re-seeded.
-        n_empty: clusters without points in the end.
-    """
-
-    centroids: Any = None
-    sums: Any = None
-    counts: Any = None
-    objective: float = -math.inf
-    n_iter: int = 0
-    converged: bool = False
-    n_reseeded: int = 0
-    n_empty: int = 0
 
 
 class SphericalKMeans:
@@ -59,6 +40,8 @@ class SphericalKMeans:
     Data are activations [N, C, H, W] or points [M, C], torch tensors or NumPy arrays (read where they are, any
     strides), float32, float64, float16 or (tensors) bfloat16. Labels are [N, H, W] or [M] int32; results are of the
     data's kind. A zero vector has label 0, adds nothing to centroids, and counts with cosine 0 in the objective.
+    `fit` and `score` also take a stream of them: an iterable of batches that can be read again. The sums of its batches
+    are the sums of the whole, so the result is that of the whole to rounding; results of a stream are tensors.
 
     Restarts run in lockstep: one read of the data serves all that still run. A run ends when no centroid moves or when
     the objective gains less than `tol` of itself, but not while re-seeding still fills empty clusters. A cluster
@@ -80,7 +63,7 @@ class SphericalKMeans:
 
     Attributes:
         centroids_: [K, C] float32 (float64 for float64 data), unit norm.
-        labels_: of the data given to `fit`; equal to `predict` of them.
+        labels_: of the data given to `fit`, unless they are a stream; equal to `predict` of them.
         objective_: of the data given to `fit`; equal to `score` of them.
         runs_: list of `Run`, one a restart; `centroids_` are those of the best.
         n_reseeded_: how many times a cluster was re-seeded, over all runs and later calls of `partial_fit`.
@@ -124,30 +107,50 @@ class SphericalKMeans:
         self.features = features
         self.backend = backend
 
-    def fit(self, activations: Array, *, progress: bool = True) -> SphericalKMeans:
+    def fit(
+        self,
+        activations: Array | Stream,
+        *,
+        progress: bool = True,
+        checkpoint: PathLike | None = None,
+        group: ProcessGroup | None = None,
+    ) -> SphericalKMeans:
         """Cluster the data from scratch.
 
         Args:
-            activations: [N, C, H, W], or points [M, C].
+            activations: [N, C, H, W], or points [M, C]; or an iterable of such batches that gives the same batches
+                every time: a list of memory-mapped arrays, a DataLoader that does not shuffle, an object whose
+                `__iter__` starts anew. A thread reads two batches ahead; memory does not depend on their number.
             progress: show a progress bar if it takes longer than two seconds.
+            checkpoint: a file for the state after every iteration. If it exists the fit goes on from there, to the same
+                bits; if it is of another fit it is refused.
+            group: process group whose ranks each give their own part of the data (some may give none); the data are the
+                parts, rank 0's first. All get the same centroids, those of one process to rounding; `labels_` are of
+                the rank's own part. None is this process alone.
 
         Returns:
             self.
 
         Raises:
-            TypeError, ValueError: wrong type, dtype, rank or shape; fewer points other than zero than clusters; NaN or
-                Inf in a point (the message says in how many, and where the first is).
+            TypeError, ValueError: wrong type, dtype, rank or shape; an iterator, which cannot be read again; fewer
+                points other than zero than clusters; NaN or Inf in a point (the message says in how many, and where the
+                first is); a checkpoint of other data or arguments, or a damaged one.
         """
-        points = Points.of(activations, self.features, self.backend)
-        runs = self._lloyd(points, *self._seed(points), progress)
+        ranks, rng = Ranks(group), self._rng()
+        points = Points(activations, self.features, self.backend, ranks, rng)
+        runs = self._lloyd(points, ranks, rng, checkpoint, progress)
         best = max(runs, key=lambda run: run.objective)
-        labels, similarity = points.assign(best.centroids)
-        best.objective = self.objective_ = _mean(similarity)
+        self.__dict__.pop("labels_", None)
+        if points.in_memory:
+            labels, similarity = points.only().assign(best.centroids)
+            (cosines,) = ranks.total(similarity.double().sum())
+            best.objective = cosines.item() / points.total
+            self.labels_ = _like(activations, labels.flatten() if points.only().rows else labels)
+        self.objective_ = best.objective
         self._sums, self._counts = best.sums.double(), best.counts
         for run in runs:
             run.centroids, run.sums, run.counts = (_like(activations, x) for x in (run.centroids, run.sums, run.counts))
         self.runs_, self.centroids_ = runs, best.centroids
-        self.labels_ = _like(activations, labels.flatten() if points.rows else labels)
         self.n_reseeded_ = sum(run.n_reseeded for run in runs)
         _warn(self.n_reseeded_, best.n_empty)
         return self
@@ -175,8 +178,8 @@ class SphericalKMeans:
             step = points.step(centroids)
             before = self._sums, self._counts, self.n_reseeded_
         else:
-            points = Points.of(batch, self.features, self.backend)
-            _, first = self._seed(points)
+            points, rng = Batch.of(batch, self.features, self.backend), self._rng()
+            first = self._seed(Points(batch, self.features, self.backend, ALONE, rng), rng)
             steps = points.step(first)
             best = int(steps.objective.argmax())
             centroids, step = first[best], LloydStep(*(x[best] for x in steps))
@@ -187,7 +190,8 @@ class SphericalKMeans:
         updated = directions(sums, centroids)
         empty = (counts == 0).nonzero().squeeze(1)
         if len(empty):
-            rows = farthest(points, points.nonzero(self._rng()), updated[counts > 0], len(empty))
+            everyone = Points(batch, self.features, self.backend, ALONE, self._rng())
+            rows = everyone.farthest(updated[counts > 0], len(empty))
             updated[empty[: len(rows)]] = rows.to(updated.dtype)
             n_reseeded += len(rows)
             _warn(len(rows), 0)
@@ -206,19 +210,23 @@ class SphericalKMeans:
         labels = points.assign(centroids).labels
         return _like(activations, labels.flatten() if points.rows else labels)
 
-    def score(self, activations: Array) -> float:
+    def score(self, activations: Array | Stream) -> float:
         """The mean cosine of all points to the centroids of their labels, 0 of no points.
 
         Raises: as `predict`.
         """
-        points, centroids = self._fitted(activations)
-        return _mean(points.assign(centroids).similarity)
+        cosines, total = 0.0, 0
+        for data in [activations] if isinstance(activations, (Tensor, np.ndarray)) else activations:
+            points, centroids = self._fitted(data)
+            cosines += points.assign(centroids).similarity.double().sum().item()
+            total += len(points)
+        return cosines / max(1, total)
 
-    def _fitted(self, activations: Array) -> tuple[Points, Tensor]:
+    def _fitted(self, activations: Array) -> tuple[Batch, Tensor]:
         if not hasattr(self, "centroids_"):
             raise RuntimeError("SphericalKMeans has no centroids yet: call fit or partial_fit first")
-        points, centroids = Points.of(activations, self.features, self.backend), torch.as_tensor(self.centroids_)
-        if points.activations.shape[1] != centroids.shape[1]:
+        points, centroids = Batch.of(activations, self.features, self.backend), torch.as_tensor(self.centroids_)
+        if points.channels != centroids.shape[1]:
             raise ValueError(
                 f"activations must have C = {centroids.shape[1]} like the centroids, got {tuple(activations.shape)}"
             )
@@ -227,53 +235,40 @@ class SphericalKMeans:
     def _rng(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)  # on the CPU, so that the device does not change the choices
 
-    def _seed(self, points: Points) -> tuple[Tensor, Tensor]:
-        """Flat positions of the points that are not zero, and first centroids [B, K, C]."""
-        rng, x = self._rng(), points.activations
-        nonzero = points.nonzero(rng)
-        if len(nonzero) < self.n_clusters:
+    def _seed(self, points: Points, rng: torch.Generator) -> Tensor:
+        """First centroids [B, K, C]."""
+        if points.n_nonzero < self.n_clusters:
             raise ValueError(
                 f"n_clusters must be at most the number of points other than zero, got K = {self.n_clusters} for "
-                f"{len(nonzero)} of {x.numel() // x.shape[1]} points"
+                f"{points.n_nonzero} of {points.total} points"
             )
-        return nonzero, seeds(points, nonzero, self.init, self.n_clusters, self.n_init, rng)
+        return seeds(points, self.init, self.n_clusters, self.n_init, rng)
 
-    def _lloyd(self, points: Points, nonzero: Tensor, centroids: Tensor, progress: bool) -> list[Run]:
-        """Lloyd iterations of restarts [B, K, C] in lockstep. A run keeps the centroids that were evaluated last."""
-        runs = going = [Run() for _ in centroids]
-        with tqdm(total=self.max_iter, desc="k-means", unit="step", delay=2, disable=not progress) as bar:
-            while True:
-                step = points.step(centroids)
-                updated = directions(step.sums, centroids)
-                moves = (updated != centroids).flatten(1).any(1).tolist()
-                empty = step.counts == 0  # [B, K]
-                objective, n_empty = step.objective.tolist(), empty.sum(1).tolist()
-                keep = []
-                for i, run in enumerate(going):
-                    settled = not moves[i] or objective[i] - run.objective < self.tol * abs(objective[i])
-                    # With fewer directions than clusters some stay empty, however often they are re-seeded.
-                    run.converged = settled and (n_empty[i] == 0 or 0 < run.n_empty <= n_empty[i])
-                    run.objective, run.n_empty = objective[i], n_empty[i]
-                    run.centroids, run.sums, run.counts = centroids[i], step.sums[i], step.counts[i]
-                    if run.converged or run.n_iter == self.max_iter:
-                        continue
-                    if n_empty[i]:
-                        updated[i, empty[i]] = farthest(points, nonzero, updated[i, ~empty[i]], n_empty[i])
-                        run.n_reseeded += n_empty[i]
-                    run.n_iter += 1
-                    keep.append(i)
-                if not keep:
-                    return runs
-                centroids, going = updated[keep], [going[i] for i in keep]
-                bar.set_postfix(runs=len(keep), refresh=False)
-                bar.update()
+    def _lloyd(
+        self, points: Points, ranks: Ranks, rng: torch.Generator, checkpoint: PathLike | None, progress: bool
+    ) -> list[Run]:
+        """Lloyd iterations of all restarts in lockstep, from the checkpoint on if there is one."""
+        names = ("n_clusters", "n_init", "max_iter", "tol", "seed", "features")
+        fit: dict[str, Any] = {name: getattr(self, name) for name in names}
+        fit["init"] = checksum({"init": self.init}) if isinstance(self.init, Tensor) else self.init
+        fit |= {"channels": points.channels, "points": points.total, "n_nonzero": points.n_nonzero}
+        if checkpoint is not None and ranks.first(os.path.exists(checkpoint)):
+            state = Lockstep.load(checkpoint, fit, points.device)
+        else:
+            state = Lockstep(ranks.first(self._seed(points, rng).cpu()).to(points.device))
+        done = max(run.n_iter for run in state.runs)
+        off = not progress or ranks.rank > 0
+        with tqdm(total=self.max_iter, initial=done, desc="k-means", unit="step", delay=2, disable=off) as bar:
+            while state.going:
+                state.advance(points, self.tol, self.max_iter)
+                if checkpoint is not None and ranks.rank == 0:
+                    state.save(checkpoint, fit)
+                bar.set_postfix(runs=len(state.going), refresh=False)
+                bar.update(bool(state.going))
+        return state.runs
 
 
-def _mean(similarity: Tensor) -> float:
-    return similarity.double().sum().item() / max(1, similarity.numel())
-
-
-def _like(data: Array, result: Tensor) -> Any:
+def _like(data: Any, result: Tensor) -> Any:
     return result.numpy() if isinstance(data, np.ndarray) else result
 
 

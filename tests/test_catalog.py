@@ -11,7 +11,7 @@ from catalogs import K, N, build, built
 from networks import shared
 from torch.nn import functional as F
 
-from stylefast import Catalog, SphericalKMeans, catalog, kmeans
+from stylefast import Catalog, SphericalKMeans, building, kmeans
 from stylefast.generators.toy import toy
 
 
@@ -77,7 +77,7 @@ def test_columns_of_m_sum_to_the_share_of_the_variance_that_standardizing_leaves
 
 def test_a_build_holds_one_batch_and_the_clustered_layer(monkeypatch):
     generator = toy("sg2")
-    visit, activations, assign = generator.visit, generator.activations, catalog.assign
+    visit, activations, assign = generator.visit, generator.activations, building.assign
     visits, batches, points = [], [], []
 
     def watched_visit(w, callback, sites=None, **options):
@@ -106,7 +106,7 @@ def test_a_build_holds_one_batch_and_the_clustered_layer(monkeypatch):
 
     monkeypatch.setattr(generator, "visit", watched_visit)
     monkeypatch.setattr(generator, "activations", watched_activations)
-    monkeypatch.setattr(catalog, "assign", watched_assign)
+    monkeypatch.setattr(building, "assign", watched_assign)
     build(generator)
     distinct = ["convs.0", "torgbs.0", "convs.2", "torgbs.1", "convs.4", "torgbs.2", "convs.6", "torgbs.3"]
     assert visits[:3] == [(n, ["torgbs.2"], ["torgbs.2"]) for n in (2, 2, 1)]
@@ -204,7 +204,7 @@ def test_the_batch_whose_activations_are_not_finite_is_named(image, batch):
 def test_progress_shows_the_images_of_both_passes_unless_it_is_off_or_short(monkeypatch, capfd):
     build(shared("sg2"), progress=True)
     assert capfd.readouterr().err == ""
-    for module in (catalog, kmeans):
+    for module in (building, kmeans):
         bar = module.tqdm
         monkeypatch.setattr(module, "tqdm", lambda *args, bar=bar, **options: bar(*args, **{**options, "delay": 0}))
     build(shared("sg2"), progress=True, contribution_images=3)
@@ -215,5 +215,5 @@ def test_progress_shows_the_images_of_both_passes_unless_it_is_off_or_short(monk
 
 
 def test_the_stages_of_a_build_are_timed():
-    seconds = built("sg2").provenance["seconds"]
+    seconds = built("sg2").seconds
     assert set(seconds) == {"generator", "clustering", "contribution"} and min(seconds.values()) > 0

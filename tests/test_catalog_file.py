@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of catalogs: what they give back, and which are refused, by name."""
 
+import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,9 @@ from catalogs import built
 from networks import shared
 from safetensors.torch import save_file
 
-from stylefast import Catalog, catalog
+from stylefast import Catalog, files
+from stylefast.catalog import FORMAT
+from stylefast.files import checksum
 from stylefast.generators.toy import toy
 
 TENSORS = ("centroids", "runs", "contributions", "occupancy")
@@ -45,6 +48,12 @@ def test_saving_again_and_into_a_new_folder(saved):
     assert Catalog.load(saved.parent / "new" / "folder" / "faces").parts == {"other": [5]}
 
 
+def test_equal_catalogs_are_equal_files(tmp_path):
+    for i in range(8):
+        replace(built("sg2"), seconds={"generator": i}).save(tmp_path / str(i))
+    assert len({(tmp_path / str(i)).read_bytes() for i in range(8)}) == 1
+
+
 def test_tensors_that_are_views_are_saved_as_they_look(tmp_path):
     made = built("sg2")
     flipped = replace(made, contributions=made.contributions.T.contiguous().T, centroids=made.runs[0])
@@ -55,7 +64,7 @@ def test_tensors_that_are_views_are_saved_as_they_look(tmp_path):
 
 def test_a_catalog_of_another_kind_is_refused_with_the_first_site_that_differs(saved):
     message = (
-        f"{saved} is no catalog that can be used: catalog of 'toy:sg2' does not belong to generator 'toy:sg1': the "
+        f"{saved} cannot be used: catalog of 'toy:sg2' does not belong to generator 'toy:sg1': the "
         "first site that differs is convs.0 (4, 4) x 32 in the catalog, layers.0 (4, 4) x 32 in the generator"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -74,27 +83,35 @@ def test_the_first_site_that_differs_may_be_any_and_so_may_the_count():
 
 def test_a_catalog_of_other_weights_is_refused(saved):
     Catalog.load(saved, toy("sg2")).check(toy("sg2"))
-    with pytest.raises(ValueError, match=re.escape(f"{saved} is no catalog that can be used: ") + ".* other weights"):
+    with pytest.raises(ValueError, match=re.escape(f"{saved} cannot be used: ") + ".* other weights"):
         Catalog.load(saved, toy("sg2", seed=1))
 
 
 def test_files_that_are_no_catalogs_are_refused_by_name(saved, tmp_path):
     whole = saved.read_bytes()
-    wrong = {"half": whole[: len(whole) // 2], "short": whole[:100], "less": whole[:-1]}
+    wrong = {
+        "half": whole[: len(whole) // 2],
+        "short": whole[:100],
+        "less": whole[:-1],
+        "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+    }
     wrong |= {"empty": b"", "text": b"no tensors, only words " * 9}
     for name, content in wrong.items():
         (tmp_path / name).write_bytes(content)
     tensors = {name: getattr(built("sg2"), name) for name in TENSORS}
     save_file(tensors, tmp_path / "foreign")
-    save_file(tensors, tmp_path / "later", metadata={"format": "stylefast-catalog-2", "catalog": "{}"})
-    save_file(tensors, tmp_path / "headless", metadata={"format": catalog.FORMAT})
-    save_file(tensors, tmp_path / "garbled", metadata={"format": catalog.FORMAT, "catalog": "{"})
-    save_file(tensors, tmp_path / "hollow", metadata={"format": catalog.FORMAT, "catalog": '{"sites": []}'})
-    save_file({}, tmp_path / "bare", metadata={"format": catalog.FORMAT, "catalog": "{}"})
-    for name in (*wrong, "foreign", "later", "headless", "garbled", "hollow", "bare"):
-        with pytest.raises(ValueError, match=re.escape(f"{tmp_path / name} is no catalog that can be used: ")):
+    whole_header = {"crc32": checksum(tensors), "of": None, "catalog": {"sites": []}}
+    headers = {"later": {"stylefast-catalog-9": "{}"}, "garbled": {FORMAT: "{"}, "headless": {FORMAT: "{}"}}
+    headers |= {
+        "hollow": {FORMAT: json.dumps(whole_header)},
+        "swapped": {FORMAT: json.dumps({**whole_header, "crc32": 1})},
+    }
+    for name, metadata in headers.items():
+        save_file(tensors, tmp_path / name, metadata=metadata)
+    for name in (*wrong, *headers, "foreign"):
+        with pytest.raises(ValueError, match=re.escape(f"{tmp_path / name} cannot be used: ")):
             Catalog.load(tmp_path / name)
-    with pytest.raises(ValueError, match="its format is None, not 'stylefast-catalog-1'"):
+    with pytest.raises(ValueError, match=f"its format is None, not {FORMAT}"):
         Catalog.load(tmp_path / "foreign")
     with pytest.raises(FileNotFoundError, match="missing"):
         Catalog.load(tmp_path / "missing")
@@ -102,7 +119,7 @@ def test_files_that_are_no_catalogs_are_refused_by_name(saved, tmp_path):
 
 def test_a_folder_is_refused_by_name(tmp_path):
     for path in (tmp_path, str(tmp_path)):
-        with pytest.raises(ValueError, match=re.escape(f"{tmp_path} is no catalog that can be used: it is a folder")):
+        with pytest.raises(ValueError, match=re.escape(f"{tmp_path} cannot be used: it is a folder")):
             Catalog.load(path)
 
 
@@ -113,7 +130,7 @@ def test_an_interrupted_save_leaves_the_old_file_and_nothing_else(saved, monkeyp
         Path(path).write_bytes(before[: len(before) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(catalog, "save_file", interrupted)
+    monkeypatch.setattr(files, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         built("sg2").save(saved)
     assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]

@@ -162,7 +162,7 @@ def test_info_prints_the_grid():
         ([*BUILD, "--out", "x", "--resolution", "999"], "resolution must be"),
         ([*BUILD, "--out", "toy.safetensors/x"], "toy.safetensors"),
         (["catalog", "show", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["catalog", "show", "text"], "text is no catalog"),
+        (["catalog", "show", "text"], "text cannot be used"),
         (["catalog", "annotate", "toy.safetensors"], "annotate needs"),
         (["catalog", "annotate", "toy.safetensors", "--boxes", "lsun"], "annotate needs"),
         (["catalog", "annotate", "toy.safetensors", "--part", "eyes"], "part must look like"),
@@ -178,7 +178,7 @@ def test_info_prints_the_grid():
         (["edit", "--seeds", "0,0"], "targets must have different names"),
         (["edit", "--references", "x"], "seeds must look like"),
         (["edit", "--batch-size", "0"], "batch_size must be"),
-        (["edit", "--network", "toy:sg3"], "toy.safetensors is no catalog that can be used"),
+        (["edit", "--network", "toy:sg3"], "toy.safetensors cannot be used"),
         (["edit", "--outdir", "text"], "text"),
     ],
 )

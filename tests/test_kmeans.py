@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import stylefast
-from stylefast import SphericalKMeans, seeding
+from stylefast import SphericalKMeans
 from stylefast.kmeans import EmptyClusterWarning
 
 E1, E2, E3 = torch.eye(3)
@@ -144,7 +144,7 @@ def test_length_of_points_order_of_images_and_repetition_do_not_matter():
 
 @pytest.mark.parametrize("init", ["k-means++", "random", directions(4, 8).abs()])
 def test_features_are_those_of_the_transformed_tensor(init: str | Tensor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(seeding, "CHUNK", 3 * 2 * 5 * 7)  # three channels at a time
+    monkeypatch.setattr("stylefast.points.CHUNK", 3 * 2 * 5 * 7)  # three channels at a time
     x = mixture(2, 8, 5, 7, 4, 0.5) + 3
     standardized = torch.nn.functional.instance_norm(x, eps=1e-5)
     for features, transformed in (("standardized", standardized), ("squared", x.square())):

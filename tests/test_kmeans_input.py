@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stylefast import SphericalKMeans, kmeans, seeding
 from stylefast.kmeans import EmptyClusterWarning
+from stylefast.points import Batch
 
 
 def test_layout_does_not_matter():
@@ -52,7 +53,7 @@ def test_numpy_in_numpy_out_without_a_copy(x: Tensor, recwarn: pytest.WarningsRe
     assert isinstance(other.predict(array), np.ndarray)
     assert isinstance(other.predict(x), Tensor)
     assert isinstance(fit(x, 4, init=other.centroids_).centroids_, Tensor)
-    assert seeding.Points.of(array, "raw", None).activations.data_ptr() == array.ctypes.data
+    assert Batch.of(array, "raw", None).activations.data_ptr() == array.ctypes.data
     assert not [w for w in recwarn if "writable" in str(w.message)]
 
 
@@ -85,7 +86,7 @@ class _Allocations(TorchDispatchMode):
 @pytest.mark.parametrize("features", ["raw", "standardized", "squared"])
 def test_nothing_of_the_size_of_the_activations_is_allocated(features: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(seeding, "SAMPLE", 512)
-    monkeypatch.setattr(seeding, "CHUNK", 1 << 16)
+    monkeypatch.setattr("stylefast.points.CHUNK", 1 << 16)
     x = mixture(3, 64, 64, 64, 10, 1.0).half()
     init = directions(8, 64)[[0, 0, 2, 3, 4, 5, 6, 7]]  # a cluster to re-seed
     for data, points in ((x, x), (x.numpy(), x), (rows(x), rows(x))):

@@ -11,6 +11,8 @@ from mixtures import directions, fit, mixture
 from torch.nn.functional import normalize, one_hot
 
 from stylefast import seeding
+from stylefast.points import Points
+from stylefast.ranks import ALONE
 
 
 @pytest.mark.parametrize("init", ["k-means++", "random"])
@@ -39,9 +41,8 @@ def test_k_means_plus_plus_draws_by_one_minus_cosine_and_takes_the_best_of_two()
     cosine = torch.cos(angle[:, None] - angle)
     n_init = 20_000
     x = torch.stack((angle.cos(), angle.sin()), dim=1)
-    points = seeding.Points.of(x, "raw", None)
     rng = torch.Generator().manual_seed(0)
-    found = seeding.seeds(points, torch.arange(5), "k-means++", 2, n_init, rng)  # [n_init, 2, C]
+    found = seeding.seeds(Points(x, "raw", None, ALONE, rng), "k-means++", 2, n_init, rng)  # [n_init, 2, C]
     pairs = (found @ x.T).argmax(2)  # [n_init, 2]
     observed = torch.zeros(5, 5).index_put_((pairs[:, 0], pairs[:, 1]), torch.tensor(1 / n_init), accumulate=True)
     expected = torch.zeros(5, 5)
@@ -73,10 +74,11 @@ def test_of_many_points_each_restart_takes_the_best_of_16_seedings_after_five_st
     x = normalize(torch.randn(40 * size, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
 
     def seeds(count: int) -> torch.Tensor:
-        points, rng = seeding.Points.of(x[:count], "raw", None), torch.Generator().manual_seed(1)
-        return seeding.seeds(points, torch.arange(count), "k-means++", k, n_init, rng)  # [n_init, K, C]
+        rng = torch.Generator().manual_seed(1)
+        return seeding.seeds(Points(x[:count], "raw", None, ALONE, rng), "k-means++", k, n_init, rng)  # [n_init, K, C]
 
     rng = torch.Generator().manual_seed(1)
+    torch.randn(4, 10, generator=rng)  # Points draws them
     sample = x[torch.randperm(len(x), generator=rng)[:size].sort().values]
     centroids = sample[seeding._k_means_plus_plus(sample, k, 16 * n_init, rng)]  # [16 n_init, K, C]
     for _ in range(5):

@@ -164,7 +164,7 @@ class Generator:
             ValueError: w or styles of another shape or on another device, or an unknown site.
             RuntimeError: the callback runs the generator that is calling it.
         """
-        waiting = {site.tensor for site in self._select(sites)}
+        waiting = {site.tensor for site in self.select(sites)}
         self._check("w", w, ("rows", "D")[-len(self.w_shape) :], self.w_shape)
         if styles is not None:
             self._check("styles", styles, ("S",), (self.style_width,))
@@ -238,7 +238,8 @@ class Generator:
             finally:
                 self._running = False
 
-    def _select(self, names: Iterable[str] | None) -> list[Site]:
+    def select(self, names: Iterable[str] | None) -> list[Site]:
+        """The sites of these names (None: all), in their order. Raises ValueError with all names for an unknown one."""
         table = {site.name: site for site in self.sites}
         names = table if names is None else list(names)
         unknown = [name for name in names if name not in table]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions run in processes of their own, alone or as ranks of a gloo group, forked from one that has torch loaded."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import tempfile
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["torch", "stylefast.cli"])
+SECONDS = 300  # after which a process that has not answered is a failure
+
+
+def start(function: Callable[..., Any], *arguments: Any) -> ForkServerProcess:
+    """A process that runs a function on one thread."""
+    process = FORK.Process(target=_alone, args=(function, arguments), daemon=True)
+    process.start()
+    return process
+
+
+def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What function(rank, *arguments) gives in each of `size` ranks of `torch.distributed.group.WORLD`."""
+    with tempfile.TemporaryDirectory() as folder:
+        pipes = [FORK.Pipe(duplex=False) for _ in range(size)]
+        given = [(function, arguments, rank, size, f"{folder}/store", out) for rank, (_, out) in enumerate(pipes)]
+        processes = [FORK.Process(target=_rank, args=each, daemon=True) for each in given]
+        for process in processes:
+            process.start()
+        try:
+            return [_answer(answers) for answers, _ in pipes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+def _answer(answers: Connection) -> Any:
+    assert answers.poll(SECONDS), "a rank does not answer"
+    fine, value = pickle.loads(answers.recv_bytes())
+    assert fine, value
+    return value
+
+
+def _alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    function(*arguments)
+
+
+def _rank(
+    function: Callable[..., Any], arguments: tuple[Any, ...], rank: int, size: int, store: str, out: Connection
+) -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+        out.send_bytes(pickle.dumps((True, function(rank, *arguments))))  # send would share tensors, which end here
+    except BaseException:  # handed to the test
+        out.send_bytes(pickle.dumps((False, traceback.format_exc())))
+    dist.destroy_process_group()
