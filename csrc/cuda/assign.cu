@@ -5,14 +5,15 @@ namespace stylefast {
 namespace {
 
 template <typename S, bool kRaw>
-__global__ void __launch_bounds__(kThreads) assign_kernel(Points<S> points, int channels, int32_t* labels,
-                                                          typename Row<S>::T* similarity) {
+__global__ void __launch_bounds__(kThreads)
+    assign_kernel(Points<S> points, int channels, int32_t* labels, typename Row<S>::T* similarity) {
   Carver carver(shared_memory());
   const LabelMemory<S> memory(carver, channels);
   const int64_t plane = points.a.plane(), blocks = (plane + Row<S>::kPixels - 1) / Row<S>::kPixels;
   for (int64_t tile = blockIdx.x; tile < points.a.n * blocks; tile += gridDim.x) {
     const int64_t n = tile / blocks, first = tile % blocks * Row<S>::kPixels;
-    label_tile<S, kRaw>(points, n, first, memory, {labels, similarity, nullptr, n * plane + first, points.a.positions()});
+    label_tile<S, kRaw>(points, n, first, memory,
+                        {labels, similarity, nullptr, n * plane + first, points.a.positions()});
   }
 }
 

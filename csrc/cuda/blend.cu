@@ -94,8 +94,8 @@ void blend_out(const Tensor& target, const Tensor& reference, const Tensor& quer
     const Device device(target);
     const std::optional<Tensor> index = edits.has_value() ? std::optional(contiguous(*edits)) : std::nullopt;
     const std::optional<Tensor> scale = strength.has_value() ? std::optional(contiguous(*strength)) : std::nullopt;
-    BlendTask<S> task{rows<S>(target), rows<S>(reference), rows<T>(query), nullptr, nullptr, mutable_data<S>(out),
-                      out.size(0), out.size(1)};
+    BlendTask<S> task{rows<S>(target), rows<S>(reference),   rows<T>(query), nullptr,
+                      nullptr,         mutable_data<S>(out), out.size(0),    out.size(1)};
     if (index.has_value()) task.edits = data<int64_t>(*index);
     if (scale.has_value()) task.strength = data<T>(*scale);
     constexpr int64_t kVector = 16 / sizeof(S), kQueries = 16 / sizeof(T);

@@ -34,7 +34,8 @@ template <typename S>
 __device__ void find_labels(const MomentTask<S>& task, const LabelGrid& grid, int64_t n, int64_t p, int32_t* label,
                             typename Row<S>::T* weight) {
   using T = typename Row<S>::T;
-  const Between y(p / task.a.w, grid.h, grid.step_h, grid.bilinear), x(p % task.a.w, grid.w, grid.step_w, grid.bilinear);
+  const Between y(p / task.a.w, grid.h, grid.step_h, grid.bilinear),
+      x(p % task.a.w, grid.w, grid.step_w, grid.bilinear);
   const int count = taps(task.a, grid);
   for (int i = 0; i < count; ++i) {
     const bool below = i / 2 != 0, right = i % 2 != 0;

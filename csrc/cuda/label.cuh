@@ -26,7 +26,8 @@ struct LabelMemory {
   T* weight;   // [kPixels]: 1 / |x|, 0 where |x| is zero or not finite
 };
 
-// Where the labels of a tile go: all rows of one restart follow each other, and `similarity` and `objective` may be null.
+// Where the labels of a tile go: all rows of one restart follow each other, and `similarity` and `objective` may be
+// null.
 template <typename T>
 struct Labels {
   int32_t* label;       // [B, N, H, W]
@@ -46,8 +47,8 @@ struct Best {
 };
 
 template <typename S>
-__device__ void add_squares(const Points<S>& points, int64_t n, const LabelMemory<S>& memory, int64_t channel, int begin,
-                            int end, typename Row<S>::T (&square)[Row<S>::kPack]) {
+__device__ void add_squares(const Points<S>& points, int64_t n, const LabelMemory<S>& memory, int64_t channel,
+                            int begin, int end, typename Row<S>::T (&square)[Row<S>::kPack]) {
   using R = Row<S>;
   const int word = static_cast<int>(threadIdx.x) % 32;
   if (word >= R::kWords) return;

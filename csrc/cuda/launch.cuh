@@ -75,8 +75,8 @@ class Device {
   cudaStream_t stream_;
 };
 
-// Lays arrays behind each other, on borders of 16 bytes: in a block's shared memory, in global memory, or, from nullptr,
-// nowhere, to learn their size.
+// Lays arrays behind each other, on borders of 16 bytes: in a block's shared memory, in global memory, or, from
+// nullptr, nowhere, to learn their size.
 class Carver {
  public:
   __host__ __device__ explicit Carver(void* from) : begin_(reinterpret_cast<uintptr_t>(from)), at_(begin_) {}

@@ -148,8 +148,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
     const Tensor counts = empty<int64_t>({restarts, clusters}, activations);
     const Tensor objective = empty<double>({restarts}, activations);
 
-    LloydTask<S> task{points, {}, mutable_data<int32_t>(labels), nullptr, 0, 0, mutable_data<T>(sums),
-                      mutable_data<int64_t>(counts), mutable_data<double>(objective)};
+    LloydTask<S> task{points,
+                      {},
+                      mutable_data<int32_t>(labels),
+                      nullptr,
+                      0,
+                      0,
+                      mutable_data<T>(sums),
+                      mutable_data<int64_t>(counts),
+                      mutable_data<double>(objective)};
     task.bytes = task.block_sums(nullptr).bytes;
     task.plan = plan(device, points, [&](Carver& carver, bool inside) {
       Runs<T>(carver, Row<S>::kPixels);

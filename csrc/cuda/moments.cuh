@@ -22,7 +22,8 @@ struct MomentSums {
   int64_t bytes;  // of the carver
 };
 
-// M of a layer, and how blocks share it: a block has `width` channels of every groups-th image, or of some of its tiles.
+// M of a layer, and how blocks share it: a block has `width` channels of every groups-th image, or of some of its
+// tiles.
 template <typename S>
 struct MomentTask {
   using T = typename Row<S>::T;
@@ -89,7 +90,8 @@ __device__ void add_moments(const Runs<typename Row<S>::T>& runs, int width, int
   }
 }
 
-// M of channels [channel, channel + rows) of image n; the moments of its other pieces follow `apart` bytes after another.
+// M of channels [channel, channel + rows) of image n; the moments of its other pieces follow `apart` bytes after
+// another.
 template <typename S>
 __device__ void finish_image(const MomentTask<S>& task, int64_t n, int64_t group, int64_t channel, int rows,
                              const MomentSums<typename Row<S>::T>& sums, int64_t apart) {

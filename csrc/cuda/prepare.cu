@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "prepare.cuh"
-
 #include "shift.cuh"
 
 namespace stylefast {
@@ -10,8 +9,8 @@ constexpr int kSlice = 128;  // channels of a block, and its threads
 
 // Mean and 1 / sqrt(var + 1e-5) of every plane, from moments about a sampled mean.
 template <typename S>
-__global__ void __launch_bounds__(kSlice) statistics_kernel(View<S> a, typename Row<S>::T* mean,
-                                                            typename Row<S>::T* rstd) {
+__global__ void __launch_bounds__(kSlice)
+    statistics_kernel(View<S> a, typename Row<S>::T* mean, typename Row<S>::T* rstd) {
   using R = Row<S>;
   using T = typename R::T;
   Carver carver(shared_memory());
@@ -19,7 +18,8 @@ __global__ void __launch_bounds__(kSlice) statistics_kernel(View<S> a, typename 
   const int64_t slices = (a.c + kSlice - 1) / kSlice, n = blockIdx.x / slices, channel = blockIdx.x % slices * kSlice;
   const int rows = static_cast<int>(min(a.c - channel, static_cast<int64_t>(kSlice)));
   const int c = static_cast<int>(threadIdx.x);
-  T shift = 0, first = 0, second = 0;
+  T shift = 0;
+  double first = 0, second = 0;
   sample_tile(a, n, channel, rows, tile);
   if (c < rows) shift = sampled_mean<S>(tile + c * R::kPitch, a.plane());
   for (int64_t p = 0; p < a.plane(); p += R::kPixels) {
@@ -28,19 +28,20 @@ __global__ void __launch_bounds__(kSlice) statistics_kernel(View<S> a, typename 
     __syncthreads();
     if (c >= rows) continue;
     const int count = static_cast<int>(min(a.plane() - p, static_cast<int64_t>(R::kPixels)));
-    T l = 0, q = 0;  // of the tile first: fewer roundings at the size of the total
+    T l = 0, q = 0;
     for (int i = 0; i < count; ++i) {
       const T d = R::pixel(tile + c * R::kPitch, i) - shift;
       l += d;
       q = fma(d, d, q);
     }
-    first += l;
-    second += q;
+    first += static_cast<double>(l);
+    second += static_cast<double>(q);
   }
   if (c >= rows) return;
-  const T size = static_cast<T>(a.plane()), offset = first / size, variance = second / size - offset * offset;
-  mean[n * a.c + channel + c] = shift + offset;
-  rstd[n * a.c + channel + c] = 1 / sqrt((variance < 0 ? T(0) : variance) + static_cast<T>(kVarianceEpsilon));
+  const double size = static_cast<double>(a.plane()), offset = first / size;
+  const double variance = second / size - offset * offset;
+  mean[n * a.c + channel + c] = static_cast<T>(static_cast<double>(shift) + offset);
+  rstd[n * a.c + channel + c] = static_cast<T>(1 / sqrt((variance < 0 ? 0 : variance) + kVarianceEpsilon));
 }
 
 // to[c][k] = from[k][c], zero behind the last row.
@@ -74,8 +75,8 @@ __device__ int exponent_of(const float* row, int64_t channels) {
 
 // Row blockIdx.x of centroids in pieces of 16 bits [kPieces, columns, padded].
 template <typename S>
-__global__ void __launch_bounds__(kSlice) split_kernel(const float* from, int64_t rows, int64_t channels, int64_t padded,
-                                                       uint16_t* pieces, float* scale) {
+__global__ void __launch_bounds__(kSlice)
+    split_kernel(const float* from, int64_t rows, int64_t channels, int64_t padded, uint16_t* pieces, float* scale) {
   const int64_t k = blockIdx.x, columns = gridDim.x;
   const float* row = k < rows ? from + k * channels : nullptr;
   const int exponent = exponent_of<S>(row, channels);

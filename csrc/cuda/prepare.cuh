@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the ops that assign need before their kernels: statistics of standardised planes, centroids in the kernels' order.
+// What the ops that assign need before their kernels: statistics of standardised planes, centroids in the kernels'
+// order.
 #pragma once
 
 #include "label.cuh"

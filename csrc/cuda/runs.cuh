@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums by label without atomics: a tile's positions are sorted by label, and a thread, which owns a channel, adds up each
-// run of equal labels in registers. One sum a run is then written.
+// Sums by label without atomics: a tile's positions are sorted by label, and a thread, which owns a channel, adds up
+// each run of equal labels in registers. One sum a run is then written.
 #pragma once
 
 #include "tile.cuh"
@@ -18,7 +18,10 @@ struct alignas(16) Entry {
 template <typename T>
 struct Runs {
   __host__ __device__ Runs(Carver& carver, int size)
-      : size(size), label(carver.take<int32_t>(size)), weight(carver.take<T>(size)), entry(carver.take<Entry<T>>(size)) {}
+      : size(size),
+        label(carver.take<int32_t>(size)),
+        weight(carver.take<T>(size)),
+        entry(carver.take<Entry<T>>(size)) {}
 
   // Sorts the entries (label, weight) by label, then by their order; `share` entries belong to a position.
   __device__ void sort(int share) const {
@@ -48,10 +51,10 @@ struct Runs {
     }
   }
 
-  int size;           // a multiple of 4
-  int32_t* label;     // [size]
-  T* weight;          // [size]
-  Entry<T>* entry;    // [size], sorted
+  int size;         // a multiple of 4
+  int32_t* label;   // [size]
+  T* weight;        // [size]
+  Entry<T>* entry;  // [size], sorted
 };
 
 // Gives the elements of a channel's row, with their weights, to `sum`, and at the end of each run its label.

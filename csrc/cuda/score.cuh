@@ -19,13 +19,13 @@ template <typename S>
 struct Points {
   using T = typename Compute<S>::type;
   View<S> a;
-  const T *mean, *rstd;    // [N, C] of standardised features, else null
+  const T *mean, *rstd;  // [N, C] of standardised features, else null
   bool squared;
-  const T* centroids;      // [C, columns]; null where pieces are
-  const uint16_t* pieces;  // [kPieces, columns, channels]: they add up to centroid / scale
-  const T* scale;          // [columns]
-  int64_t clusters;        // K of a restart
-  int64_t rows;            // centroids of all restarts
+  const T* centroids;         // [C, columns]; null where pieces are
+  const uint16_t* pieces;     // [kPieces, columns, channels]: they add up to centroid / scale
+  const T* scale;             // [columns]
+  int64_t clusters;           // K of a restart
+  int64_t rows;               // centroids of all restarts
   int64_t columns, channels;  // rows and C, rounded up to 32; zeros behind them
 
   __host__ __device__ bool raw() const { return mean == nullptr && !squared; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mma.m16n8k16 of a warp of fibers, by the layout of registers that the PTX manual gives. Matrix units truncate what they
-// add up: so does this.
+// mma.m16n8k16 of a warp of fibers, by the layout of registers that the PTX manual gives. Matrix units truncate what
+// they add up: so does this.
 #pragma once
 
 #include "cuda_runtime.h"
