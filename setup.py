@@ -54,7 +54,7 @@ def compiler() -> str | None:
 
 def nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME")
-    found = (os.environ.get("CUDACXX"), home and os.path.join(home, "bin", "nvcc"), "nvcc", "/usr/local/cuda/bin/nvcc")
+    found = (os.environ.get("CUDACXX"), home and os.path.join(home, "bin", "nvcc"), "nvcc")
     return next((c for c in found if c and shutil.which(c)), None)
 
 

@@ -5,7 +5,7 @@ namespace stylefast {
 namespace {
 
 template <typename S, bool kRaw>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     assign_kernel(Points<S> points, int channels, int32_t* labels, typename Row<S>::T* similarity) {
   Carver carver(shared_memory());
   const LabelMemory<S> memory(carver, channels);

@@ -7,7 +7,7 @@ namespace {
 
 // A block labels whole images and keeps their moments in shared memory.
 template <typename S, bool kRaw>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     assign_moments_kernel(Points<S> points, MomentTask<S> task, int channels, int32_t* labels) {
   using T = typename Row<S>::T;
   constexpr int kPixels = Row<S>::kPixels;

@@ -84,7 +84,7 @@ __device__ void add_tile(const LloydTask<S>& task, int64_t n, int64_t first, con
 }
 
 template <typename S, bool kRaw>
-__global__ void __launch_bounds__(kThreads) lloyd_kernel(LloydTask<S> task) {
+__global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
   using T = typename Row<S>::T;
   constexpr int kPixels = Row<S>::kPixels;
   Carver carver(shared_memory());

@@ -43,14 +43,14 @@ namespace on_cpu {
 void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel);
 
 // Until all threads of the block, or of the warp, are at the same line.
-void meet_block(int line);
-void meet_warp(int line);
+void meet_block(const char* file, int line);
+void meet_warp();
 
 int attribute(cudaDeviceAttr name);
 
 }  // namespace on_cpu
 
-#define __syncthreads() on_cpu::meet_block(__LINE__)
+#define __syncthreads() on_cpu::meet_block(__FILE__, __LINE__)
 
 inline const char* cudaGetErrorString(cudaError_t) { return "an invalid value"; }
 

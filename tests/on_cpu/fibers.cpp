@@ -2,7 +2,6 @@
 // Blocks of fibers. A fiber runs until it comes to a barrier; in which order they run can be chosen, and results must
 // not depend on it: they do wherever a barrier is missing.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <ucontext.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -20,6 +19,28 @@
 #define ASAN_UNPOISON_MEMORY_REGION(address, size)
 #endif
 
+// Saves the registers that a call must keep, and the stack, of one fiber, and goes on with another.
+extern "C" void on_cpu_switch(void** from, void* to);
+asm(R"(
+.text
+on_cpu_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+)");
+
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace stylefast {
@@ -33,11 +54,13 @@ namespace {
 constexpr size_t kStack = 64 << 10;
 
 int processors = 3, shared_limit = 166912, order = 0;
+const char* skipped_file = "";
+int skipped_line = 0;
 
 enum class State { kReady, kAtBlock, kAtWarp, kDone };
 
 struct Fiber {
-  ucontext_t context;
+  void* top;  // of the stack, where its registers are saved
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
   State state;
   int line;
@@ -46,25 +69,25 @@ struct Fiber {
 
 std::vector<Fiber> fibers;
 std::vector<Operands> given;  // [warps, 2, 32]: of one exchange and the next
-ucontext_t scheduler;
+void* scheduler;
 int current;
 const std::function<void()>* body;
 
-void switch_to(ucontext_t& from, ucontext_t& to, [[maybe_unused]] const void* stack, [[maybe_unused]] size_t size) {
+void switch_to(void** from, void* to, [[maybe_unused]] const void* stack, [[maybe_unused]] size_t size) {
 #if defined(__SANITIZE_ADDRESS__)
   void* fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, stack, size);
-  swapcontext(&from, &to);
+  on_cpu_switch(from, to);
   __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #else
-  swapcontext(&from, &to);
+  on_cpu_switch(from, to);
 #endif
 }
 
 const void* scheduler_stack = nullptr;
 size_t scheduler_size = 0;
 
-void leave() { switch_to(fibers[current].context, scheduler, scheduler_stack, scheduler_size); }
+void leave() { switch_to(&fibers[current].top, scheduler, scheduler_stack, scheduler_size); }
 
 void enter() {
 #if defined(__SANITIZE_ADDRESS__)
@@ -90,22 +113,22 @@ bool release(int begin, int end, State state) {
   return true;
 }
 
+void start(Fiber& fiber) {
+  fiber.state = State::kReady;
+  fiber.exchanges = 0;
+  auto* top = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(fiber.stack.get() + kStack) / 16 * 16);
+  top[-2] = reinterpret_cast<void*>(&enter);  // where on_cpu_switch returns to
+  fiber.top = top - 8;                        // below six registers
+}
+
 void run_block(int threads) {
-  for (int i = 0; i < threads; ++i) {
-    Fiber& fiber = fibers[i];
-    fiber.state = State::kReady;
-    fiber.exchanges = 0;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack = {fiber.stack.get(), 0, kStack};
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, enter, 0);
-  }
+  for (int i = 0; i < threads; ++i) start(fibers[i]);
   for (bool going = true; going;) {
     for (int i = 0; i < threads; ++i) {
       current = order == 0 ? i : order == 1 ? threads - 1 - i : i ^ (order % threads);
       if (fibers[current].state != State::kReady) continue;
       threadIdx.x = static_cast<unsigned>(current);
-      switch_to(scheduler, fibers[current].context, fibers[current].stack.get(), kStack);
+      switch_to(&scheduler, fibers[current].top, fibers[current].stack.get(), kStack);
     }
     going = release(0, threads, State::kAtBlock);
     for (int i = 0; i < threads; i += 32) going |= release(i, std::min(i + 32, threads), State::kAtWarp);
@@ -121,13 +144,17 @@ void run_block(int threads) {
 
 int attribute(cudaDeviceAttr name) { return name == cudaDevAttrMultiProcessorCount ? processors : shared_limit; }
 
-void meet_block(int line) { wait(State::kAtBlock, line); }
-void meet_warp(int line) { wait(State::kAtWarp, line); }
+void meet_block(const char* file, int line) {
+  if (line == skipped_line && std::strstr(file, skipped_file) != nullptr) return;
+  wait(State::kAtBlock, line);
+}
+
+void meet_warp() { wait(State::kAtWarp, 0); }
 
 const Operands* exchange(const Operands& own) {
   Operands* warp = &given[static_cast<size_t>(current / 32 * 64 + fibers[current].exchanges++ % 2 * 32)];
   warp[current % 32] = own;
-  meet_warp(-1);
+  meet_warp();
   return warp;
 }
 
@@ -155,6 +182,10 @@ void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) 
 extern "C" __attribute__((visibility("default"))) void on_cpu_order(int order) { on_cpu::order = order; }
 extern "C" __attribute__((visibility("default"))) void on_cpu_device(int processors, int shared_limit) {
   on_cpu::processors = processors, on_cpu::shared_limit = shared_limit;
+}
+// From now on the barrier at this line lets every thread pass.
+extern "C" __attribute__((visibility("default"))) void on_cpu_skip(const char* file, int line) {
+  on_cpu::skipped_file = strdup(file), on_cpu::skipped_line = line;
 }
 
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
