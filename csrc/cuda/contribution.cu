@@ -168,7 +168,7 @@ Tensor contribute(const Device& device, const Tensor& activations, const LabelGr
   task.clusters = clusters, task.standardize = standardize, task.per_image = per_image;
   const View<S>& a = task.a;
   const int64_t shared = choose_width(device, task, Row<S>::kPixels * taps(a, grid));
-  const int threads = std::max(64, task.width);
+  const int threads = static_cast<int>(round_up(task.width, 64));
   task.slices = (a.c + task.width - 1) / task.width;
 
   const int64_t resident = device.resident(moments_kernel<S>, threads, shared);
