@@ -25,6 +25,7 @@ triton-aot: .venv/installed
 # compiled for this processor, the battery, and the order in which their threads run.
 cuda: .venv/installed
 	PYTHONPATH=benchmarks $(BIN)/python tests/cuda_aot.py
+	PYTHONPATH=benchmarks $(BIN)/python tests/cuda_on_cpu.py shared
 	$(BIN)/python tests/cuda_on_cpu.py battery
 	$(BIN)/python tests/cuda_on_cpu.py order
 

@@ -6,12 +6,15 @@ block is a fiber, on CPU tensors: `make cuda`.
     python tests/cuda_on_cpu.py order     # every sample, under AddressSanitizer: the same bits in whichever order
                                           # threads and blocks run; and without any one of the barriers, this shows
 
+    PYTHONPATH=benchmarks python tests/cuda_on_cpu.py shared [--update]   # what the table of shared memory says
+
 Needs GCC on x86-64.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import subprocess
@@ -21,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +38,7 @@ from stylefast.ops import OPS
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = ROOT / "build" / "cuda_on_cpu"
+TABLE = HERE / "cuda_shared.json"
 COMPILER = os.environ.get("CXX", "g++")
 FLAGS = (
     "-std=c++17 -g1 -fPIC -fvisibility=hidden -ffp-contract=fast -mfma -mf16c -fno-strict-aliasing -Wall -Wextra "
@@ -43,7 +48,8 @@ FLAGS = (
 ADDRESS = SANITIZERS[0]
 BATTERY = ("ops", "edges", "laws", "contribution_laws", "blend_laws")
 SLOW = "same_bits or surroundings or large_layers or caches_hold or 210-200"  # minutes, and the other check's affair
-FEW = "f32-2x64x9x15|same-2x64x9x15|f32-3x5x3x7| float16|standardized$|resized-True"  # samples that need every barrier
+# Samples that need every barrier.
+FEW = "f32-2x64x9x15|same-2x64x9x15|same-1x33x16x16|f32-3x5x3x7| float16|standardized$|resized-True"
 ORDERS = (1, 37)  # of threads and blocks, beside the natural one: backwards, and shuffled
 AMPERE, TINY = (3, 166912), (1, 20000)  # processors, and bytes of shared memory: with 20000 little fits
 
@@ -125,6 +131,33 @@ def same_in_every_order(on_cpu: ctypes.CDLL, cells: dict[str, Cell], *devices: t
                 assert all(map(torch.equal, got, expected)), f"{name}: other bits in order {order} on {device}"
 
 
+def shared(library: str, update: bool) -> None:
+    """Compares the shared memory of the blocks that GPU workloads launch with tests/cuda_shared.json."""
+    from gpu_workloads import GPU_WORKLOADS
+
+    on_cpu, found = load(library), {}
+    for name, device in {"sm_80": (108, 166912), "sm_90": (132, 232448), "sm_100": (148, 232448)}.items():
+        on_cpu.on_cpu_device(*device)
+        for workload in GPU_WORKLOADS:
+            arguments = [unwritten(value) for value in workload.make("meta", 8).values()]
+            on_cpu.on_cpu_largest()
+            workload.op.cells["cuda"](*arguments)
+            found[f"{name} {workload.op.name} {workload.name}"] = on_cpu.on_cpu_largest()
+    if update:
+        TABLE.write_text(json.dumps(found, indent=0) + "\n")
+    expected = json.loads(TABLE.read_text())
+    wrong = [f"{at}: the table says {expected.get(at)}, found {n}" for at, n in found.items() if expected.get(at) != n]
+    assert not wrong and len(found) == len(expected), "\n".join(wrong)
+    print(f"{len(found)} launches as large as in the table")
+
+
+def unwritten(value: Any) -> Any:
+    """A tensor on the CPU in place of one without data: no memory, as nobody touches it."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+
+
 def order(library: str) -> None:
     on_cpu = load(library)
     torch.set_num_threads(1)
@@ -149,21 +182,24 @@ def order(library: str) -> None:
     print(f"{len(cells)} samples: the same bits in every order; {len(list(barriers()))} barriers, none to spare")
 
 
-def main(check: str) -> None:
-    if check == "battery":
-        library = build("plain", "-O2")
-        shares = [subprocess.Popen([sys.executable, __file__, check, library, f"{i}/2"]) for i in (1, 2)]
+def main(check: str, *options: str) -> None:
+    if check == "order":
+        library = build("address", "-O1", *ADDRESS.flags.split())
+        preload = " ".join(map(runtime, (ADDRESS.runtime, "libstdc++.so.6")))
+        environment = {**os.environ, **ADDRESS.options, "LD_PRELOAD": preload, "OPENBLAS_NUM_THREADS": "1"}
+        sys.exit(subprocess.run([sys.executable, __file__, "in", check, library], env=environment).returncode)
+    library = build("plain", "-O2")
+    if check == "shared":
+        shared(str(library), "--update" in options)
+    else:
+        shares = [subprocess.Popen([sys.executable, __file__, "in", check, library, f"{i}/2"]) for i in (1, 2)]
         sys.exit(max(process.wait() for process in shares))
-    library = build("address", "-O1", *ADDRESS.flags.split())
-    preload = {"LD_PRELOAD": f"{runtime(ADDRESS.runtime)} {runtime('libstdc++.so.6')}", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, __file__, check, library], env={**os.environ, **ADDRESS.options, **preload})
-    sys.exit(done.returncode)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        main(sys.argv[1])
-    elif sys.argv[1] == "battery":
-        sys.exit(battery(*sys.argv[2:]))
+    if sys.argv[1:3] == ["in", "battery"]:
+        sys.exit(battery(*sys.argv[3:]))
+    elif sys.argv[1:3] == ["in", "order"]:
+        order(sys.argv[3])
     else:
-        order(sys.argv[2])
+        main(*sys.argv[1:])

@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(128, 4) moments_kernel(MomentTask<S> task, Lab
     if (task.pieces == 1) finish_image(task, n, group, channel, rows, sums, 0);
   }
   if (task.pieces == 1 || !task.inside) return;
-  __syncthreads();
+  __syncthreads();  // all has been added
   for (int64_t i = threadIdx.x; i < task.bytes / 16; i += blockDim.x) {
     reinterpret_cast<uint4*>(own)[i] = static_cast<const uint4*>(begin)[i];
   }

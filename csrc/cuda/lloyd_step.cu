@@ -95,7 +95,6 @@ __global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
   const LloydSums<T> sums = task.block_sums(begin);
   const auto words = static_cast<uint4*>(begin);
   for (int64_t i = threadIdx.x; i < task.bytes / 16; i += kThreads) words[i] = {};
-  __syncthreads();
   const int64_t plane = task.points.a.plane(), blocks = (plane + kPixels - 1) / kPixels;
   for (int64_t tile = blockIdx.x; tile < task.points.a.n * blocks; tile += gridDim.x) {
     const int64_t n = tile / blocks, first = tile % blocks * kPixels;
@@ -103,12 +102,11 @@ __global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
                         {task.labels, nullptr, sums.objective, n * plane + first, task.points.a.positions()});
     add_tile<S, kRaw>(task, n, first, memory, runs, sums);
   }
-  __syncthreads();
   for (int64_t b = threadIdx.x; b < task.restarts(); b += kThreads) {
     for (int p = 1; p < kPixels; ++p) sums.objective[b * kPixels] += sums.objective[b * kPixels + p];
   }
   if (!task.plan.inside) return;
-  __syncthreads();
+  __syncthreads();  // all has been added
   for (int64_t i = threadIdx.x; i < task.bytes / 16; i += kThreads) reinterpret_cast<uint4*>(own)[i] = words[i];
 }
 

@@ -57,20 +57,11 @@ __global__ void transpose_kernel(const T* from, int64_t rows, int64_t channels, 
 template <typename S>
 __device__ int exponent_of(const float* row, int64_t channels) {
   if (!std::is_same_v<S, half>) return 127 + 14;  // bfloat16 has the range of float
-  float* largest = Carver(shared_memory()).take<float>(kSlice);
-  largest[threadIdx.x] = 0;
-  for (int64_t c = threadIdx.x; row != nullptr && c < channels; c += kSlice) {
-    const float size = fabsf(row[c]);
-    if (size < INFINITY && size > largest[threadIdx.x]) largest[threadIdx.x] = size;
+  float largest = 0;
+  for (int64_t c = 0; row != nullptr && c < channels; ++c) {
+    if (fabsf(row[c]) < INFINITY) largest = fmaxf(largest, fabsf(row[c]));
   }
-  for (int step = kSlice / 2; step > 0; step /= 2) {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < step) {
-      largest[threadIdx.x] = fmaxf(largest[threadIdx.x], largest[threadIdx.x + step]);
-    }
-  }
-  __syncthreads();
-  return min(max(static_cast<int>(__float_as_uint(largest[0]) >> 23), 15), 253);
+  return min(max(static_cast<int>(__float_as_uint(largest) >> 23), 15), 253);
 }
 
 // Row blockIdx.x of centroids in pieces of 16 bits [kPieces, columns, padded].
@@ -124,8 +115,7 @@ Prepared<S>::Prepared(const Device& device, const Tensor& activations, const Ten
       auto* pieces = mutable_data<uint16_t>(owned_.back());
       owned_.push_back(empty<float>({points.columns}, activations));
       float* scale = mutable_data<float>(owned_.back());
-      device.launch(split_kernel<S>, {points.columns, kSlice, kSlice * sizeof(float)}, from, points.rows, c,
-                    points.channels, pieces, scale);
+      device.launch(split_kernel<S>, {points.columns, kSlice}, from, points.rows, c, points.channels, pieces, scale);
       points.pieces = pieces, points.scale = scale;
       return;
     }

@@ -6,9 +6,9 @@
 
 namespace stylefast {
 
+// A tile of positions all over the plane, where no thread uses the last tile any more.
 template <typename S>
 __device__ void sample_tile(const View<S>& a, int64_t n, int64_t channel, int rows, typename Row<S>::Word* tile) {
-  __syncthreads();  // the last tile has been used
   load_tile(a, n, sample_of<S>(a.plane()), channel, rows, static_cast<int>(round_up(rows, 32)), tile);
   __syncthreads();
 }

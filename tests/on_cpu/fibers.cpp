@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "emulated_mma.h"
@@ -54,6 +55,8 @@ namespace {
 constexpr size_t kStack = 64 << 10;
 
 int processors = 3, shared_limit = 166912, order = 0;
+int largest = 0;   // bytes of shared memory of the launches so far
+bool dry = false;  // whether launches are only counted
 const char* skipped_file = "";
 int skipped_line = 0;
 
@@ -159,6 +162,8 @@ const Operands* exchange(const Operands& own) {
 }
 
 void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
+  largest = std::max(largest, static_cast<int>(config.dynamicSmemBytes));
+  if (dry) return;
   const int threads = static_cast<int>(config.blockDim.x);
   if (threads > static_cast<int>(fibers.size())) fibers = std::vector<Fiber>(static_cast<size_t>(threads));
   given.resize(static_cast<size_t>((threads + 31) / 32 * 64));
@@ -182,6 +187,11 @@ void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) 
 extern "C" __attribute__((visibility("default"))) void on_cpu_order(int order) { on_cpu::order = order; }
 extern "C" __attribute__((visibility("default"))) void on_cpu_device(int processors, int shared_limit) {
   on_cpu::processors = processors, on_cpu::shared_limit = shared_limit;
+}
+// From now on launches do nothing; the bytes of shared memory of the largest since the last call.
+extern "C" __attribute__((visibility("default"))) int on_cpu_largest() {
+  on_cpu::dry = true;
+  return std::exchange(on_cpu::largest, 0);
 }
 // From now on the barrier at this line lets every thread pass.
 extern "C" __attribute__((visibility("default"))) void on_cpu_skip(const char* file, int line) {
