@@ -42,9 +42,10 @@ def build() -> Path:
 
 
 def cuobjdump(library: Path, option: str) -> str:
-    """What the toolkit's tool says, or the one that comes with Triton."""
+    """What the toolkit's tool says, or the one that comes with Triton, without the bytes of the instructions."""
     tool = shutil.which("cuobjdump") or Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    return subprocess.run([tool, option, library], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run([tool, option, library], check=True, capture_output=True, text=True).stdout
+    return "\n".join(line.partition("/* 0x")[0].strip() for line in text.splitlines())
 
 
 def sections(text: str) -> Iterator[tuple[str, str]]:

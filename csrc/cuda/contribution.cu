@@ -135,14 +135,14 @@ int64_t shared_bytes(MomentTask<S>& task, int pixels, int width, bool inside) {
 template <typename S>
 int64_t choose_width(const Device& device, MomentTask<S>& task, int pixels) {
   const int64_t limit = device.shared_limit();
-  const int most = static_cast<int>(std::min<int64_t>(128, round_up(task.a.c, 32)));
-  for (const int64_t part : {4, 1}) {
-    for (int width = most; width >= 32; width -= 32) {
-      const int64_t bytes = shared_bytes(task, pixels, part == 1 ? 32 : width, true);
-      if (bytes <= limit / part) return bytes;
-    }
+  int widest = 128;
+  while (widest > 32 && widest / 2 >= task.a.c) widest /= 2;
+  for (int width = widest; width >= 32; width /= 2) {
+    const int64_t bytes = shared_bytes(task, pixels, width, true);
+    if (bytes <= limit / 4) return bytes;
   }
-  return shared_bytes(task, pixels, most, false);
+  const int64_t bytes = shared_bytes(task, pixels, 32, true);
+  return bytes <= limit ? bytes : shared_bytes(task, pixels, widest, false);
 }
 
 }  // namespace
