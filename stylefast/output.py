@@ -14,8 +14,8 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
+from torch import Tensor
 from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
@@ -134,9 +134,11 @@ class Job:
                 if not places:
                     continue
                 batch = self.make(edits)
-                for place, pixels in zip(places, to_bytes(batch.images[places]).numpy(), strict=True):
+                images = batch.images.cpu()
+                for place in places:
                     record = described[place] | dict.fromkeys(WRITTEN) | {"locality": _locality(batch, place)}
-                    waiting.append((record, pool.submit(self._write, pixels, self._file(edits[place]))))
+                    written = pool.submit(self._write, images[place : place + 1], self._file(edits[place]))
+                    waiting.append((record, written))
                 finish(2 * self.writers)
                 yield batch
             finish(0)
@@ -148,9 +150,9 @@ class Job:
                     self.made += 1
             journal.close()
 
-    def _write(self, pixels: np.ndarray, file: str) -> dict[str, Any]:
+    def _write(self, image: Tensor, file: str) -> dict[str, Any]:
         encoded = io.BytesIO()
-        Image.fromarray(pixels).save(encoded, **FORMATS[self.suffix])
+        Image.fromarray(to_bytes(image)[0].numpy()).save(encoded, **FORMATS[self.suffix])
         with replacing(self.directory / file) as temporary:
             temporary.write_bytes(encoded.getbuffer())
         return {"bytes": len(encoded.getbuffer()), "sha256": sha256(encoded.getbuffer()).hexdigest()}

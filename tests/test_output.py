@@ -291,15 +291,16 @@ def test_what_a_killed_writer_left_is_taken_away(tmp_path: Path, whole: dict[str
 
 def test_few_images_wait_for_the_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     gate, most, waiting, lock, write = threading.Event(), 0, 0, threading.Lock(), Job._write
-    to_bytes = output.to_bytes
+    make = output.Maker.__call__
 
-    def counted(images: Any) -> Any:
+    def counted(self: Any, edits: Any) -> Any:
         nonlocal most, waiting
         with lock:
-            waiting += len(images)
+            waiting += len(edits)
             most = max(most, waiting)
-            gate.set() if most == 3 else None
-        return to_bytes(images)
+            if most == 3:
+                gate.set()
+        return make(self, edits)
 
     def slow(self: Job, pixels: Any, file: str) -> Any:
         nonlocal waiting
@@ -309,7 +310,7 @@ def test_few_images_wait_for_the_writers(tmp_path: Path, monkeypatch: pytest.Mon
         return write(self, pixels, file)
 
     monkeypatch.setattr(Job, "_write", slow)
-    monkeypatch.setattr(output, "to_bytes", counted)
+    monkeypatch.setattr(output.Maker, "__call__", counted)
     run(tmp_path, writers=1, batch_size=1)
     assert 3 <= most <= 4
 
