@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
 
-from stylefast.locality import rgb_to_lab
+from stylefast.locality import check_images, rgb_to_lab
 
 Colour = tuple[int, int, int]
 
@@ -23,6 +23,7 @@ INK: Colour = (31, 35, 40)
 FAINT: Colour = (118, 127, 137)
 # Dark to light in even steps of CIELAB lightness: 6, 19, … 97.
 HEAT = ("09122a", "242763", "752a84", "c32481", "f64e66", "ff9048", "ffc954", "fff9ba")
+PIECE = (1 << 15) - 1  # values that are converted at a time: they stay in cache, and torch takes one thread for them
 FIRST = ("2f7fe6", "f2683c", "22b573", "e8b11c", "a45de0", "e8488b")  # a few parts get these
 
 
@@ -58,6 +59,31 @@ def distinct_colours(n: int) -> tuple[Colour, ...]:
 def picture(pixels: Tensor) -> Image.Image:
     """[H, W, 3] in 0..255 -> RGB image."""
     return Image.fromarray(pixels.round().byte().cpu().numpy())
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Convert images to 8 bits, as files hold them.
+
+    Args:
+        images: [N, 3, H, W] floating in [0, 1]; clamped, then rounded.
+
+    Returns:
+        [N, H, W, 3] uint8 on the CPU.
+
+    Raises:
+        TypeError, ValueError: images of another type or shape, or NaN in them.
+    """
+    check_images("images", images)
+    n, _, h, w = images.shape
+    pixels = torch.empty(n, h, w, 3, dtype=torch.uint8, device=images.device)
+    rows = max(1, PIECE // (3 * w))
+    for i, (image, place) in enumerate(zip(images.detach(), pixels, strict=True)):
+        for piece, written in zip(image.split(rows, 1), place.split(rows, 0), strict=True):
+            scaled = piece.float().clamp(0, 1).mul_(255).round_()
+            if scaled.amax().isnan():
+                raise ValueError(f"images must not hold NaN, got some in image {i}")
+            written.copy_(scaled.byte().permute(1, 2, 0))
+    return pixels.cpu()
 
 
 def fit(size: Sequence[int], cell: int) -> tuple[int, int]:

@@ -255,7 +255,7 @@ def test_inputs_that_do_not_fit_are_refused():
     images, labels = torch.rand(2, 3, 8, 8), torch.zeros(2, 2, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"images must have shape \[N, 3, H, W\], got \(3, 8, 8\)"):
         figures.to_pil(images[0])
-    with pytest.raises(ValueError, match=r"images must not hold NaN, got 3"):
+    with pytest.raises(ValueError, match=r"images must not hold NaN, got some in image \d"):
         figures.to_pil(torch.full((1, 3, 1, 1), math.nan))
     with pytest.raises(ValueError, match=r"images must hold at least one image, got \(0, 3, 8, 8\)"):
         figures.cluster_overlay(images[:0], labels[:0], n_clusters=1)

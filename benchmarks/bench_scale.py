@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Large jobs against their limits: the pipeline and the bare generator, memory and the number of edits, blending alone.
+
+    python benchmarks/bench_scale.py overhead [--network random-face] [--edits 200] [--format png]
+    python benchmarks/bench_scale.py memory [--edits 10000]
+    python benchmarks/bench_scale.py blend [--edits 131072]
+    python benchmarks/bench_scale.py stream [--images 512]
+
+What is compared takes turns in one run; ratios are of medians and, in brackets, of minima.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import starmap
+from pathlib import Path
+
+import environment
+import limits
+import torch
+from bench_editing import build
+from timing import percentile
+from torch import Tensor
+from workloads import STYLES
+
+from stylefast import SphericalKMeans, StyleEditor, blend, generators
+from stylefast.editing import Grid, Maker
+from stylefast.files import read_tensors, write_tensors
+from stylefast.generators import Generator
+from stylefast.images import Seeds
+from stylefast.output import Job
+
+ROUNDS = 10
+BUFFERS = (128, 256, 1024, 4096)  # edits a buffer of styles
+SHARD = (64, 512, 32)  # N, C, H = W of a shard of activations
+
+
+def grid(generator: Generator, edits: int) -> Grid:
+    """All pairs of some twenty references and as many targets as it takes, one part."""
+    catalog, _ = build(generator, 8, 8)
+    own, others = Seeds(generator, range(1000, 1000 + -(-edits // 20))), Seeds(generator, range(20))
+    return Grid(StyleEditor(generator, catalog), own, others, "cluster0")
+
+
+def seconds(work: Iterable[object]) -> float:
+    """What it takes to go through some work that is done as it is gone through."""
+    begin = time.perf_counter()
+    deque(work, maxlen=0)
+    return time.perf_counter() - begin
+
+
+def overhead(network: str, edits: int, suffix: str, batch_size: int) -> str:
+    """The whole pipeline's time over that of the generator alone, on the same batches."""
+    generator = generators.load(network)
+    plan = grid(generator, edits)
+    make = Maker(plan, batch_size=batch_size)
+    bare, whole = list[float](), list[float]()
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(ROUNDS):
+            made = [make(each) for each in plan.batches(batch_size, (i, ROUNDS))]
+            inputs = [(b.styles, torch.cat([plan.targets.w(e.target) for e in b.edits])) for b in made]
+            del made
+            job = Job(plan, folder, suffix=suffix, batch_size=batch_size, share=(i, ROUNDS), progress=False)
+            bare.append(seconds(starmap(generator.synthesize, inputs)))
+            whole.append(seconds(job))
+        files = [path.stat().st_size for path in Path(folder).glob(f"*{suffix}")]
+    ratio, best = percentile(whole, 50) / percentile(bare, 50), min(whole) / min(bare)
+    return (
+        f"{network}, {len(files)} edits by {batch_size} to {suffix} of {sum(files) / len(files) / 1e6:.2f} MB: "
+        f"pipeline / generator = {ratio:.3f} ({best:.3f}), {len(files) / sum(whole):.2f} edits/s"
+    )
+
+
+def peak(edits: int, send: Callable[[int], None]) -> None:
+    """Runs a job of the toy generator; sends the most memory that the process ever held, in kB."""
+    torch.set_num_threads(1)
+    plan = grid(generators.load("toy:sg2"), edits)
+    with tempfile.TemporaryDirectory() as folder:
+        made = sum(len(batch.edits) for batch in Job(plan, folder, batch_size=16, progress=False))
+        assert made == len(plan) >= edits
+    send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def memory(edits: int) -> str:
+    """Peak memory of many edits over that of 100, each in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    peaks = []
+    for n in (100, edits):
+        answer, send = context.Pipe(duplex=False)
+        process = context.Process(target=peak, args=(n, send.send))
+        process.start()
+        peaks.append(answer.recv())
+        process.join()
+    return f"peak memory of {edits} edits / of 100 = {peaks[1] / peaks[0]:.3f} ({peaks[0] >> 10} MB)"
+
+
+def blending(edits: int, threads: int) -> Iterator[str]:
+    """Rate at which blended styles are written into two buffers in turn, over that of streaming stores."""
+    rng = torch.Generator().manual_seed(0)
+    targets, references = torch.randn(512, STYLES, generator=rng), torch.randn(256, STYLES, generator=rng)
+    queries = torch.rand(5, STYLES, generator=rng)
+    rows = torch.cartesian_prod(torch.arange(512), torch.arange(256), torch.zeros(1, dtype=torch.int64))[:edits]
+    rows[:, 2] = torch.arange(len(rows)) % 5
+    store = limits.probes(threads)["store"]
+    for size in BUFFERS:
+        buffers = [torch.zeros(size, STYLES) for _ in range(2)]
+        chunks = [chunk for chunk in rows.split(size) if len(chunk) == size]
+        rates, limit = list[float](), list[float]()
+        for i, chunk in enumerate(chunks):
+            begin = time.perf_counter()
+            blend(targets, references, queries, edits=chunk, out=buffers[i % 2])
+            spent = time.perf_counter() - begin
+            if i >= 2:  # the buffers' pages are there
+                rates.append(buffers[0].nbytes / spent)
+                limit.append(store())
+        ratio, best = percentile(rates, 50) / percentile(limit, 50), max(rates) / max(limit)
+        written = f"{len(chunks) * size} edits x {STYLES} into buffers of {size}"
+        yield f"{written}: {ratio:.2f} ({best:.2f}) of the streaming-store bandwidth"
+
+
+def stream(images: int) -> Iterator[str]:
+    """What a pass of a build over spilled activations takes: writing, reading and checking, one Lloyd iteration."""
+    n, c, side = SHARD
+    shards = -(-images // n)
+    x: Tensor = torch.randn(n, c, side, side).half()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{i}.safetensors" for i in range(shards)]
+        spent = seconds(write_tensors(path, "bench", {"x": x}) for path in paths)
+        yield f"write shards of {x.nbytes / 1e6:.0f} MB, float16: {shards * x.nbytes / spent / 1e9:.2f} GB/s"
+        spent = seconds(read_tensors(path, "bench") for path in paths)
+        yield f"read and check them: {shards * x.nbytes / spent / 1e9:.2f} GB/s"
+
+        class Files:
+            def __iter__(self) -> Iterator[Tensor]:
+                return (read_tensors(path, "bench")[0]["x"] for path in paths)
+
+        kmeans = SphericalKMeans(32, n_init=8, max_iter=3, tol=0)
+        spent = seconds(kmeans.fit(files, progress=False) for files in [Files()])
+        passes = 3 + 4  # first batch, points other than zero, sample, and four evaluations
+        yield f"a fit of 8 restarts of 32, {passes} passes: {shards * n * passes / spent:.0f} images/s a pass"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=("overhead", "memory", "blend", "stream"))
+    parser.add_argument("--network", default="random-face")
+    parser.add_argument("--edits", type=int)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--format", default="png")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.what == "overhead":
+        print(overhead(given.network, given.edits or 200, f".{given.format}", given.batch_size))
+    elif given.what == "memory":
+        print(memory(given.edits or 10_000))
+    else:
+        lines = blending(given.edits or 131_072, given.threads) if given.what == "blend" else stream(given.images)
+        for line in lines:
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
