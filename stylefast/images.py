@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,8 +18,10 @@ from torch import Tensor
 
 from .files import PathLike, checksum
 from .generators import Generator
+from .table import Table
 
-KEPT = 1024  # latents of seeds that are not computed again
+CACHE = 1 << 26  # bytes of latents of seeds that are kept
+PIECE = 1024  # rows that are looked at at a time
 SEEDS = range(1 << 32)
 _UNREADABLE = (ValueError, TypeError, KeyError, EOFError, RuntimeError, SafetensorError, UnpicklingError, BadZipFile)
 
@@ -81,7 +82,7 @@ class Seeds(Images):
             if seed not in SEEDS:
                 raise ValueError(f"seeds must be in [0, 2**32), got {seed}")
         self.generator, self.seeds, self.truncation = generator, seeds, truncation
-        self._w = lru_cache(KEPT)(lambda row: generator.latents([seeds[row]], truncation=truncation))
+        self._w = Table(lambda row: generator.latents([seeds[row]], truncation=truncation), 1, len(seeds), CACHE)
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -97,7 +98,8 @@ class Seeds(Images):
             raise ValueError(f"there is no image {name!r} among {len(self)} seeds") from None
 
     def w(self, row: int) -> Tensor:
-        return self._w(row)
+        places, kept = self._w([(row,)])
+        return kept[places]
 
     @property
     def origin(self) -> Any:
@@ -129,8 +131,8 @@ class Stored(Images):
         given: dict[Any, Tensor] = {k: x for k, x in (("w", w), ("styles", styles)) if x is not None}
         for argument, tensor in given.items():
             generator.check(argument, tensor)
-            for begin in range(0, len(tensor), KEPT):
-                finite = tensor[begin : begin + KEPT].flatten(1).isfinite().all(1)
+            for begin in range(0, len(tensor), PIECE):
+                finite = tensor[begin : begin + PIECE].flatten(1).isfinite().all(1)
                 if not finite.all():
                     row = begin + int(finite.int().argmin())
                     raise ValueError(f"{argument} must be finite, got NaN or Inf in row {row}")
