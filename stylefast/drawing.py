@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -23,7 +24,6 @@ INK: Colour = (31, 35, 40)
 FAINT: Colour = (118, 127, 137)
 # Dark to light in even steps of CIELAB lightness: 6, 19, … 97.
 HEAT = ("09122a", "242763", "752a84", "c32481", "f64e66", "ff9048", "ffc954", "fff9ba")
-PIECE = (1 << 15) - 1  # values that are converted at a time: they stay in cache, and torch takes one thread for them
 FIRST = ("2f7fe6", "f2683c", "22b573", "e8b11c", "a45de0", "e8488b")  # a few parts get these
 
 
@@ -75,15 +75,16 @@ def to_bytes(images: Tensor) -> Tensor:
     """
     check_images("images", images)
     n, _, h, w = images.shape
-    pixels = torch.empty(n, h, w, 3, dtype=torch.uint8, device=images.device)
-    rows = max(1, PIECE // (3 * w))
-    for i, (image, place) in enumerate(zip(images.detach(), pixels, strict=True)):
-        for piece, written in zip(image.split(rows, 1), place.split(rows, 0), strict=True):
-            scaled = piece.float().clamp(0, 1).mul_(255).round_()
-            if scaled.amax().isnan():
+    pixels = np.empty((n, h, w, 3), np.uint8)
+    for i, image in enumerate(images.detach()):
+        for c, plane in enumerate(image.float().cpu().numpy()):
+            scaled = np.clip(plane, 0, 1)
+            scaled *= 255
+            np.rint(scaled, out=scaled)
+            if np.isnan(scaled.max()):
                 raise ValueError(f"images must not hold NaN, got some in image {i}")
-            written.copy_(scaled.byte().permute(1, 2, 0))
-    return pixels.cpu()
+            pixels[i, ..., c] = scaled
+    return torch.from_numpy(pixels)
 
 
 def fit(size: Sequence[int], cell: int) -> tuple[int, int]:
