@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Large jobs against their limits: the pipeline and the bare generator, memory and the number of edits, blending alone.
 
-    python benchmarks/bench_scale.py overhead [--network random-face] [--edits 200] [--format png]
+    python benchmarks/bench_scale.py overhead [--network random-face] [--edits 200] [--format png] [--record]
     python benchmarks/bench_scale.py memory [--edits 10000]
     python benchmarks/bench_scale.py blend [--edits 131072]
     python benchmarks/bench_scale.py stream [--images 512]
@@ -23,9 +23,10 @@ from pathlib import Path
 
 import environment
 import limits
+import record
 import torch
 from bench_editing import build
-from timing import percentile
+from timing import Figure, percentile
 from torch import Tensor
 from workloads import STYLES
 
@@ -55,8 +56,8 @@ def seconds(work: Iterable[object]) -> float:
     return time.perf_counter() - begin
 
 
-def overhead(network: str, edits: int, suffix: str, batch_size: int) -> str:
-    """The whole pipeline's time over that of the generator alone, on the same batches."""
+def overhead(network: str, edits: int, suffix: str, batch_size: int, threads: int) -> Figure:
+    """The whole pipeline, with the generator alone on the same batches as the peer."""
     generator = generators.load(network)
     plan = grid(generator, edits)
     make = Maker(plan, batch_size=batch_size)
@@ -70,11 +71,14 @@ def overhead(network: str, edits: int, suffix: str, batch_size: int) -> str:
             bare.append(seconds(starmap(generator.synthesize, inputs)))
             whole.append(seconds(job))
         files = [path.stat().st_size for path in Path(folder).glob(f"*{suffix}")]
-    ratio, best = percentile(whole, 50) / percentile(bare, 50), min(whole) / min(bare)
-    return (
-        f"{network}, {len(files)} edits by {batch_size} to {suffix} of {sum(files) / len(files) / 1e6:.2f} MB: "
-        f"pipeline / generator = {ratio:.3f} ({best:.3f}), {len(files) / sum(whole):.2f} edits/s"
-    )
+    assert len(files) == len(plan), f"{len(files)} files of {len(plan)} edits"
+    work = f"{generator.name}, {len(files)} edits by {batch_size} to {suffix}"
+    p20, p50, p80 = (percentile(whole, share) for share in (20, 50, 80))
+    peer, best = "the generator alone", min(bare) / min(whole)
+    return Figure(
+        "stylefast edit", work, None, threads, min(whole), p20, p50, p80,
+        peer=peer, to_peer=best, median_to_peer=percentile(bare, 50) / percentile(whole, 50), peers={peer: best},
+    )  # fmt: skip
 
 
 def peak(edits: int, send: Callable[[int], None]) -> None:
@@ -154,11 +158,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--format", default="png")
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.what == "overhead":
-        print(overhead(given.network, given.edits or 200, f".{given.format}", given.batch_size))
+        figure = overhead(given.network, given.edits or 200, f".{given.format}", given.batch_size, given.threads)
+        print(record.line(figure), f"median {figure.median_to_peer:.3f}")
+        if given.record:
+            record.append(figure)
     elif given.what == "memory":
         print(memory(given.edits or 10_000))
     else:
