@@ -17,6 +17,7 @@ from networks import shared
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stylefast import images
 from stylefast.images import SEEDS, LatentBatches, Seeds, Stored
 
 
@@ -44,6 +45,16 @@ def test_latents_of_seeds_are_computed_once(monkeypatch: pytest.MonkeyPatch):
     for row in (0, 1, 0, 0, 1):
         images.w(row)
     assert calls == [[7], [3]]
+
+
+def test_latents_of_seeds_stay_when_others_take_their_place(monkeypatch: pytest.MonkeyPatch):
+    generator = shared("sg2")
+    expected = [generator.latents([seed]) for seed in (7, 3, 9)]
+    monkeypatch.setattr(images, "CACHE", 2 * expected[0].nbytes)
+    seeds = Seeds(generator, [7, 3, 9])
+    for rows in ((0, 1, 2), (2, 0, 1)):
+        found = [seeds.w(row) for row in rows]
+        assert all(map(torch.equal, found, [expected[row] for row in rows]))
 
 
 def test_all_seeds_there_are_cost_nothing():
