@@ -2,9 +2,9 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
-NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp')
+NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: test triton triton-aot gpu sanitize lint demo bench
+.PHONY: test triton triton-aot cuda gpu sanitize lint demo bench
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -21,6 +21,14 @@ triton: .venv/installed
 triton-aot: .venv/installed
 	PYTHONPATH=benchmarks $(BIN)/python tests/triton_aot.py
 
+# The CUDA kernels without a GPU: compiled by nvcc for three, what they need compared with tests/cuda_resources.json; and
+# compiled for this processor, the battery, and the order in which their threads run.
+cuda: .venv/installed
+	PYTHONPATH=benchmarks $(BIN)/python tests/cuda_aot.py
+	PYTHONPATH=benchmarks $(BIN)/python tests/cuda_on_cpu.py shared
+	$(BIN)/python tests/cuda_on_cpu.py battery
+	$(BIN)/python tests/cuda_on_cpu.py order
+
 # On a machine with an NVIDIA GPU: uses what is installed (PYTHON), downloads nothing.
 gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh
@@ -32,7 +40,8 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/limits.cpp tests/sanitize.h
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/limits.cpp tests/sanitize.h \
+	    $(wildcard tests/on_cpu/*)
 
 demo: .venv/installed
 	$(BIN)/stylefast demo --outdir demo

@@ -14,7 +14,7 @@ CHECK
 "$python" setup.py build_ext --inplace
 
 require=(--require triton)
-if "$python" -c 'import sys; from stylefast.backends import BACKENDS; sys.exit("cuda" not in BACKENDS)'; then
+if "$python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
   require+=(--require cuda)
 fi
 logs=$(mktemp -d)
@@ -34,5 +34,14 @@ for share in $(seq "$shares"); do
   tail -n 1 "$logs/$share"
 done
 [ "$failed" = 0 ]
+
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck synccheck; do
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "$python" -m pytest -q -p no:cacheprovider "${require[@]}" -k "test_agrees and cuda" tests/test_ops.py
+  done
+else
+  echo "compute-sanitizer is not installed: memory and races are not checked"
+fi
 
 "$python" benchmarks/gpu.py --record

@@ -20,7 +20,7 @@ from stylefast.backends import BACKENDS
 from stylefast.ops import OPS
 
 ROOT = Path(stylefast.__file__).parent.parent
-CPU_LIBRARY = "stylefast/libstylefast_cpu.so"
+CPU_LIBRARY, CUDA_LIBRARY = (f"stylefast/libstylefast_{name}.so" for name in ("cpu", "cuda"))
 
 
 def wheel(folder: Path, **environment: str) -> Path:
@@ -56,8 +56,55 @@ def one_command(tmp_path: Path) -> Path:
     return command
 
 
+@pytest.fixture
+def toolkit(one_command: Path) -> Path:
+    """The same for nvcc: one that knows two of the architectures and more, and notes what it is asked."""
+    command, log = one_command.with_name("nvcc"), one_command.with_name("log")
+    knows = '[ "$1" = --list-gpu-code ] && printf "sm_75\\nsm_80\\nsm_90\\n" && exit\n'
+    command.write_text(f'#!/bin/sh\n{knows}echo "$@" >> {log}\nexec {one_command} "$@"\n')
+    command.chmod(0o755)
+    return command
+
+
+def libraries(built: Path) -> list[str]:
+    return sorted(file for file in zipfile.ZipFile(built).namelist() if file.endswith(".so"))
+
+
+def test_cuda_kernels_are_built_for_what_the_toolkit_knows(tmp_path: Path, one_command: Path, toolkit: Path):
+    built = wheel(tmp_path, CXX=str(one_command), CUDACXX=str(toolkit), STYLEFAST_CUDA="1")
+    assert libraries(built) == [CPU_LIBRARY, CUDA_LIBRARY]
+    calls = toolkit.with_name("log").read_text().splitlines()
+    sources = [word for call in calls for word in call.split() if word.endswith(".cu")]
+    assert sorted(sources) == sorted(f"csrc/cuda/{path.name}" for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
+    codes = {"compute_80,code=sm_80", "compute_90,code=sm_90", "compute_90,code=compute_90"}
+    assert all({word[14:] for word in call.split() if word.startswith("-gencode=")} == codes for call in calls)
+
+
+def test_cuda_kernels_are_left_out_where_nothing_asks_for_them(tmp_path: Path, one_command: Path, toolkit: Path):
+    script = "import sys, torch; torch.version.cuda = sys.argv[1] or None; import setup; print(setup.wants_cuda())"
+    quiet = "import setuptools; setuptools.setup = lambda **_: None; "
+    compilers = {"CXX": str(one_command), "CUDACXX": str(toolkit)}
+    missing = {"CXX": str(one_command), "CUDACXX": "", "CUDA_HOME": "", "PATH": str(tmp_path)}
+    for choice, cuda, tools, answer in (
+        ("auto", "", compilers, "False"),
+        ("auto", "13.0", compilers, "True"),
+        ("0", "13.0", compilers, "False"),
+        ("1", "", compilers, "True"),
+        ("auto", "13.0", missing, "False"),
+    ):
+        done = python("-c", quiet + script, cuda, **tools, STYLEFAST_CUDA=choice)
+        assert done.stdout.strip() == answer, (choice, cuda, done.stderr)
+    assert "no nvcc found; installing without CUDA kernels" in done.stderr
+    for choice, message in (
+        ("1", "STYLEFAST_CUDA=1 needs a C++ compiler and nvcc"),
+        ("on", "must be auto, 0 or 1, got on"),
+    ):
+        done = python("-c", quiet + script, "13.0", **missing, STYLEFAST_CUDA=choice)
+        assert done.returncode != 0 and message in done.stderr
+
+
 def test_the_wheel_serves_any_python(tmp_path: Path, one_command: Path):
-    built = wheel(tmp_path, CXX=str(one_command))
+    built = wheel(tmp_path, CXX=str(one_command), STYLEFAST_CUDA="0")
     name, version, *tag = built.stem.split("-")
     assert (name, version, tag[:2]) == ("stylefast", stylefast.__version__, ["py3", "none"])
     assert len(tag) == 3 and tag[2] != "any"

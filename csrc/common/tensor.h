@@ -26,6 +26,8 @@ inline constexpr ScalarType kScalarType = ScalarType::Float;
 template <>
 inline constexpr ScalarType kScalarType<double> = ScalarType::Double;
 template <>
+inline constexpr ScalarType kScalarType<uint16_t> = ScalarType::UInt16;
+template <>
 inline constexpr ScalarType kScalarType<int32_t> = ScalarType::Int;
 template <>
 inline constexpr ScalarType kScalarType<int64_t> = ScalarType::Long;

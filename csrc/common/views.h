@@ -36,16 +36,16 @@ struct Activations {
   int64_t n, c, h, w;
   int64_t stride_n, stride_c, stride_h, stride_w;  // in elements
 
-  int64_t plane() const { return h * w; }
-  int64_t positions() const { return n * h * w; }
-  bool channels_last() const { return stride_c == 1 && c > 1; }
-  bool rows_join() const { return h == 1 || stride_h == w * stride_w; }  // a plane is one run of stride_w
+  constexpr int64_t plane() const { return h * w; }
+  constexpr int64_t positions() const { return n * h * w; }
+  constexpr bool channels_last() const { return stride_c == 1 && c > 1; }
+  constexpr bool rows_join() const { return h == 1 || stride_h == w * stride_w; }  // a plane is one run of stride_w
 };
 
-inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // Item `part` of `parts` nearly equal, contiguous shares of [0, count) starts here.
-inline int64_t share(int64_t count, int64_t part, int64_t parts) { return count * part / parts; }
+constexpr int64_t share(int64_t count, int64_t part, int64_t parts) { return count * part / parts; }
 
 // An uninitialised array on cache-line borders.
 template <typename T>

@@ -21,7 +21,8 @@ __all__ = ["BACKENDS", "Backend", "available", "use"]
 @dataclass(frozen=True)
 class Backend:
     """One column: its dispatch key, the devices it serves (None: all), why it cannot run here (None: it can), whether
-    a call that names no backend may take it, and its implementation of an op where that is Python's."""
+    a call that names no backend may take it, its implementation of an op where that is Python's, and why it does not
+    support one of its devices (None: it does)."""
 
     name: str
     key: str
@@ -29,6 +30,7 @@ class Backend:
     reason: Callable[[], str | None]
     automatic: bool = True
     launcher: Callable[[str, str], Callable[..., Any]] | None = None
+    supports: Callable[[torch.device], str | None] = lambda device: None
 
     def refuses(self, device: torch.device) -> str | None:
         """Why this backend cannot work on tensors of `device`, in one sentence; None if it can."""
@@ -36,12 +38,13 @@ class Backend:
             return reason
         if self.devices is not None and device.type not in self.devices:
             return f"backend '{self.name}' works on {' and '.join(self.devices)} tensors, got tensors on {device}"
-        return None
+        return self.supports(device)
 
 
 # In order of preference.
 BACKENDS: dict[str, Backend] = {
     "cpu": Backend("cpu", "CPU", ("cpu",), native.cpu_reason),
+    "cuda": Backend("cuda", "CUDA", ("cuda",), native.cuda_reason, supports=native.cuda_supports),
     "triton": Backend(
         "triton", triton.DEVICE.upper(), (triton.DEVICE,), triton.reason, not triton.INTERPRETED, triton.launcher
     ),

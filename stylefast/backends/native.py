@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the compiled library, which fills the `cpu` cells of the op table by itself."""
+"""Loads the compiled libraries, which fill the `cpu` and `cuda` cells of the op table by themselves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 CPU_LIBRARY = Path(__file__).parent.parent / "libstylefast_cpu.so"
+CUDA_LIBRARY = CPU_LIBRARY.with_name("libstylefast_cuda.so")
+CAPABILITY = (8, 0)  # the least that the CUDA kernels are compiled for
 
 
 @cache
@@ -16,10 +18,36 @@ def cpu_reason() -> str | None:
     """None if the compiled CPU kernels are loaded, else why they are not, in one sentence."""
     if not CPU_LIBRARY.exists():
         return "backend 'cpu' was not built: install a C++17 compiler, then install stylefast again"
+    return _load("cpu", CPU_LIBRARY)
+
+
+@cache
+def cuda_reason() -> str | None:
+    """None if the compiled CUDA kernels are loaded and there is a GPU, else why not, in one sentence."""
+    if torch.version.cuda is None:
+        return f"backend 'cuda' needs a torch built for CUDA, got {torch.__version__}"
+    if not CUDA_LIBRARY.exists():
+        return "backend 'cuda' was not built: install the CUDA toolkit (nvcc), then install stylefast again"
+    if not torch.cuda.is_available():
+        return "backend 'cuda' needs an NVIDIA GPU that torch can use"
+    return _load("cuda", CUDA_LIBRARY)
+
+
+@cache
+def cuda_supports(device: torch.device) -> str | None:
+    """None if the CUDA kernels are compiled for this GPU, else why they are not, in one sentence."""
+    found = torch.cuda.get_device_capability(device)
+    if found >= CAPABILITY:
+        return None
+    least, has = (".".join(map(str, version)) for version in (CAPABILITY, found))
+    return f"backend 'cuda' needs a GPU of compute capability {least} or later, {device} has {has}"
+
+
+def _load(name: str, library: Path) -> str | None:
     try:
-        torch.ops.load_library(str(CPU_LIBRARY))
+        torch.ops.load_library(str(library))
     except OSError as error:
-        return f"backend 'cpu' cannot be loaded with torch {torch.__version__}: {error}"
+        return f"backend '{name}' cannot be loaded with torch {torch.__version__}: {error}"
     return None
 
 

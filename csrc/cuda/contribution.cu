@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moments.cuh"
+
+namespace stylefast {
+namespace {
+
+constexpr int64_t kScratch = 128 << 20;  // bytes that blocks may have in global memory together
+
+// Between which cells of an axis position i lies: torch.nn.functional.interpolate(align_corners=False).
+struct Between {
+  int64_t low, high;
+  double weight;  // of high
+
+  __device__ Between(int64_t i, int64_t cells, double step, bool bilinear) {
+    if (bilinear) {
+      const double source = max(0.0, (static_cast<double>(i) + 0.5) * step - 0.5);
+      low = min(static_cast<int64_t>(source), cells - 1);
+      high = min(low + 1, cells - 1);
+      weight = low == high ? 0 : source - static_cast<double>(low);
+    } else {  // torch computes the nearest cell in float
+      low = high = min(static_cast<int64_t>(static_cast<float>(i) * static_cast<float>(step)), cells - 1);
+      weight = 0;
+    }
+  }
+};
+
+template <typename S>
+__host__ __device__ int taps(const View<S>& a, const LabelGrid& grid) {
+  return grid.bilinear && (grid.h != a.h || grid.w != a.w) ? 4 : 1;
+}
+
+// The labels of position p of the plane, and their weights: those of the cells between which it lies.
+template <typename S>
+__device__ void find_labels(const MomentTask<S>& task, const LabelGrid& grid, int64_t n, int64_t p, int32_t* label,
+                            typename Row<S>::T* weight) {
+  using T = typename Row<S>::T;
+  const Between y(p / task.a.w, grid.h, grid.step_h, grid.bilinear),
+      x(p % task.a.w, grid.w, grid.step_w, grid.bilinear);
+  const int count = taps(task.a, grid);
+  for (int i = 0; i < count; ++i) {
+    const bool below = i / 2 != 0, right = i % 2 != 0;
+    const T share_y = static_cast<T>(below ? y.weight : 1 - y.weight);
+    const T share_x = static_cast<T>(right ? x.weight : 1 - x.weight);
+    const int64_t cell = (n * grid.h + (below ? y.high : y.low)) * grid.w + (right ? x.high : x.low);
+    const int32_t given = grid.labels[cell];
+    label[i] = given >= 0 && given < task.clusters ? given : static_cast<int32_t>(task.clusters);
+    weight[i] = share_y * share_x;
+    for (int j = 0; j < i; ++j) {
+      if (label[j] != label[i]) continue;
+      weight[j] += weight[i];
+      label[i] = kNone;
+    }
+    if (weight[i] == 0) label[i] = kNone;
+  }
+}
+
+template <typename S>
+__device__ void label_positions(const MomentTask<S>& task, const LabelGrid& grid, int64_t n, int64_t first,
+                                const Runs<typename Row<S>::T>& runs) {
+  const int count = taps(task.a, grid), i = static_cast<int>(threadIdx.x);
+  if (i >= Row<S>::kPixels) return;
+  for (int j = 0; j < count; ++j) runs.label[i * count + j] = kNone, runs.weight[i * count + j] = 0;
+  if (first + i >= task.a.plane()) return;
+  find_labels(task, grid, n, first + i, runs.label + i * count, runs.weight + i * count);
+}
+
+template <typename S>
+__global__ void __launch_bounds__(128, 4) moments_kernel(MomentTask<S> task, LabelGrid grid) {
+  using R = Row<S>;
+  using T = typename R::T;
+  Carver carver(shared_memory());
+  auto* tile = carver.take<typename R::Word>(task.width * R::kPitch);
+  const int share_of_runs = taps(task.a, grid);
+  const Runs<T> runs(carver, R::kPixels * share_of_runs);
+  unsigned char* own = task.scratch + blockIdx.x * task.bytes;
+  void* begin = task.inside ? carver.take<unsigned char>(task.bytes) : own;
+  const MomentSums<T> sums = task.sums(begin);
+
+  const int64_t channel = blockIdx.x % task.slices * task.width, group = blockIdx.x / task.slices % task.groups;
+  const int64_t piece = blockIdx.x / task.slices / task.groups;
+  const int64_t tiles = (task.a.plane() + R::kPixels - 1) / R::kPixels;
+  const int64_t first = share(tiles, piece, task.pieces), last = share(tiles, piece + 1, task.pieces);
+  const int rows = static_cast<int>(min(task.a.c - channel, static_cast<int64_t>(task.width)));
+  for (int64_t n = group; n < task.a.n; n += task.groups) {
+    start_image(task, n, channel, rows, tile, sums);
+    for (int64_t t = first; t < last; ++t) {
+      __syncthreads();  // the last tile has been used
+      load_tile(task.a, n, span_of<S>(t * R::kPixels), channel, rows, static_cast<int>(round_up(rows, 32)), tile);
+      label_positions(task, grid, n, t * R::kPixels, runs);
+      runs.sort(share_of_runs);
+      add_moments<S>(runs, task.width, rows, tile, sums);
+    }
+    if (task.pieces == 1) finish_image(task, n, group, channel, rows, sums, 0);
+  }
+  if (task.pieces == 1 || !task.inside) return;
+  __syncthreads();  // all has been added
+  for (int64_t i = threadIdx.x; i < task.bytes / 16; i += blockDim.x) {
+    reinterpret_cast<uint4*>(own)[i] = static_cast<const uint4*>(begin)[i];
+  }
+}
+
+// Joins the pieces of every image: they have the same shift.
+template <typename S>
+__global__ void __launch_bounds__(128) join_kernel(MomentTask<S> task) {
+  const int64_t channel = blockIdx.x % task.slices * task.width, n = blockIdx.x / task.slices;
+  const int rows = static_cast<int>(min(task.a.c - channel, static_cast<int64_t>(task.width)));
+  const auto sums = task.sums(task.scratch + blockIdx.x * task.bytes);
+  finish_image(task, n, n, channel, rows, sums, task.slices * task.groups * task.bytes);
+}
+
+template <typename T>
+__global__ void mean_kernel(const T* m, int64_t groups, int64_t size, double images, T* to) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= size) return;
+  double sum = 0;
+#pragma unroll 4
+  for (int64_t group = 0; group < groups; ++group) sum += static_cast<double>(m[group * size + i]);
+  to[i] = static_cast<T>(images > 0 ? sum / images : 0);
+}
+
+template <typename S>
+int64_t shared_bytes(MomentTask<S>& task, int pixels, int width, bool inside) {
+  using R = Row<S>;
+  Carver carver(nullptr);
+  task.width = width;
+  task.inside = inside;
+  task.bytes = task.sums(nullptr).bytes;
+  carver.take<typename R::Word>(width * R::kPitch);
+  Runs<typename R::T>(carver, pixels);
+  if (inside) carver.take<unsigned char>(task.bytes);
+  return carver.bytes();
+}
+
+// As many channels as let several blocks run on a processor; else as few as fit; else moments in global memory.
+template <typename S>
+int64_t choose_width(const Device& device, MomentTask<S>& task, int pixels) {
+  const int64_t limit = device.shared_limit();
+  const int most = static_cast<int>(std::min<int64_t>(128, round_up(task.a.c, 32)));
+  for (const int64_t part : {4, 1}) {
+    for (int width = most; width >= 32; width -= 32) {
+      const int64_t bytes = shared_bytes(task, pixels, part == 1 ? 32 : width, true);
+      if (bytes <= limit / part) return bytes;
+    }
+  }
+  return shared_bytes(task, pixels, most, false);
+}
+
+}  // namespace
+
+template <typename T>
+Tensor mean_of_groups(const Device& device, const Tensor& m, int64_t images) {
+  const Tensor mean = empty<T>({m.size(1), m.size(2)}, m);
+  const int64_t size = mean.numel();
+  device.launch(mean_kernel<T>, {(size + kThreads - 1) / kThreads, kThreads}, data<T>(m), m.size(0), size,
+                static_cast<double>(images), mutable_data<T>(mean));
+  return mean;
+}
+
+template Tensor mean_of_groups<float>(const Device&, const Tensor&, int64_t);
+template Tensor mean_of_groups<double>(const Device&, const Tensor&, int64_t);
+
+template <typename S>
+Tensor contribute(const Device& device, const Tensor& activations, const LabelGrid& grid, int64_t clusters,
+                  bool standardize, bool per_image) {
+  using T = typename Row<S>::T;
+  MomentTask<S> task{};
+  task.a = view<S>(activations);
+  task.clusters = clusters, task.standardize = standardize, task.per_image = per_image;
+  const View<S>& a = task.a;
+  const int64_t shared = choose_width(device, task, Row<S>::kPixels * taps(a, grid));
+  const int threads = static_cast<int>(round_up(task.width, 64));
+  task.slices = (a.c + task.width - 1) / task.width;
+
+  const int64_t resident = device.resident(moments_kernel<S>, threads, shared);
+  const int64_t tiles = (a.plane() + Row<S>::kPixels - 1) / Row<S>::kPixels;
+  const int64_t output = clusters * a.c * static_cast<int64_t>(sizeof(T));
+  const int64_t most = std::max<int64_t>(1, kScratch / (output + (task.inside ? 0 : task.bytes * task.slices)));
+  task.groups = std::min({a.n, std::max<int64_t>(1, resident / task.slices), most});
+  task.pieces = 1;
+  if (task.groups == a.n && a.n > 0 && task.inside) {
+    task.pieces = std::clamp<int64_t>(resident / (a.n * task.slices), 1, tiles);
+  }
+  const int64_t blocks = task.slices * task.groups * task.pieces;
+  const bool outside = task.pieces > 1 || !task.inside;
+  const Tensor scratch = empty<double>({outside ? blocks * task.bytes / 8 : 0}, activations);
+  task.scratch = static_cast<unsigned char*>(scratch.mutable_data_ptr());
+  const Tensor m = empty<T>({per_image ? a.n : task.groups, clusters, a.c}, activations);
+  task.m = mutable_data<T>(m);
+  device.launch(moments_kernel<S>, {blocks, threads, shared}, task, grid);
+  if (task.pieces > 1) device.launch(join_kernel<S>, {task.slices * task.groups, threads}, task);
+  return per_image ? m : mean_of_groups<T>(device, m, a.n);
+}
+
+template Tensor contribute<float>(const Device&, const Tensor&, const LabelGrid&, int64_t, bool, bool);
+template Tensor contribute<double>(const Device&, const Tensor&, const LabelGrid&, int64_t, bool, bool);
+template Tensor contribute<half>(const Device&, const Tensor&, const LabelGrid&, int64_t, bool, bool);
+template Tensor contribute<bfloat16>(const Device&, const Tensor&, const LabelGrid&, int64_t, bool, bool);
+
+namespace {
+
+// (activations [N,C,H,W], labels [N,h,w], K, standardize, resize, per_image) -> M [K,C] or [N,K,C]
+Tensor contribution(const Tensor& activations, const Tensor& labels, int64_t clusters, bool standardize,
+                    const std::string& resize, bool per_image) {
+  STD_TORCH_CHECK(resize == "bilinear" || resize == "nearest", "unknown resize ", resize);
+  return dispatch(activations, [&](auto type) {
+    const Device device(activations);
+    const Tensor rows = contiguous(labels);
+    const LabelGrid grid(data<int32_t>(rows), rows.size(1), rows.size(2), activations, resize == "bilinear");
+    return contribute<typename decltype(type)::type>(device, activations, grid, clusters, standardize, per_image);
+  });
+}
+
+}  // namespace
+}  // namespace stylefast
+
+STABLE_TORCH_LIBRARY_IMPL(stylefast, CUDA, m) { m.impl("contribution_cuda", TORCH_BOX(&stylefast::contribution)); }

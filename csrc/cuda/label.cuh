@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// Labels of a tile: blocks of scores, from which one thread a position keeps the best.
+#pragma once
+
+#include "score.cuh"
+
+namespace stylefast {
+
+template <typename S>
+struct LabelMemory {
+  using R = Row<S>;
+  using T = typename R::T;
+  static constexpr int kPitch = R::kPixels + 1;  // of a row of scores
+
+  __host__ __device__ LabelMemory(Carver& carver, int channels)
+      : channels(channels),
+        tile(carver.take<typename R::Word>(channels * R::kPitch)),
+        scores(carver.take<T>(kSlots * kColumns * kPitch)),
+        squares(carver.take<T>(kWarps * R::kPixels)),
+        weight(carver.take<T>(R::kPixels)) {}
+
+  int channels;  // that the tile has room for
+  typename R::Word* tile;
+  T* scores;   // [kSlots, kColumns, kPitch]
+  T* squares;  // [kWarps, kPixels]
+  T* weight;   // [kPixels]: 1 / |x|, 0 where |x| is zero or not finite
+};
+
+// Where the labels of a tile go: all rows of one restart follow each other, and `similarity` and `objective` may be
+// null.
+template <typename T>
+struct Labels {
+  int32_t* label;       // [B, N, H, W]
+  T* similarity;        // [B, N, H, W]
+  double* objective;    // [B, kPixels], added to
+  int64_t at, restart;  // offsets of the tile's first position, and from one restart to the next
+};
+
+// The best centroid of a position so far. Exactly as in the reference: of equal scores the lowest wins, NaN never does.
+template <typename T>
+struct Best {
+  T score;
+  int32_t label;
+  int64_t cluster, restart;  // of the next score
+
+  __device__ void start() { score = -INFINITY, label = 0, cluster = 0; }
+};
+
+template <typename S>
+__device__ void add_squares(const Points<S>& points, int64_t n, const LabelMemory<S>& memory, int64_t channel,
+                            int begin, int end, typename Row<S>::T (&square)[Row<S>::kPack]) {
+  using R = Row<S>;
+  const int word = static_cast<int>(threadIdx.x) % 32;
+  if (word >= R::kWords) return;
+#pragma unroll 4
+  for (int c = begin; c < end; ++c) {
+    const Feature<S> feature(points, n, channel + c);
+    const typename R::Word x = memory.tile[c * R::kPitch + word];
+#pragma unroll
+    for (int i = 0; i < R::kPack; ++i) {
+      const auto value = points.raw() ? R::value(x, i) : feature(R::value(x, i));
+      square[i] = fma(value, value, square[i]);
+    }
+  }
+}
+
+// The warps' partial sums, kSlots warps at a time.
+template <typename S, typename Sums>
+__device__ void add_up(const Sums& sums, const LabelMemory<S>& memory) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  typename Row<S>::T* slot = memory.scores + warp % kSlots * kColumns * LabelMemory<S>::kPitch;
+  for (int turn = kWarps / kSlots - 1; turn >= 0; --turn) {
+    if (warp / kSlots == turn) {
+      sums.each([&](int p, int k, typename Row<S>::T score) {
+        typename Row<S>::T& to = slot[k * LabelMemory<S>::kPitch + p];
+        to = turn == kWarps / kSlots - 1 ? score : to + score;
+      });
+    }
+    __syncthreads();
+  }
+}
+
+// From the best score to the outputs of position p of the tile.
+template <typename S>
+__device__ void finish(const Best<typename Row<S>::T>& best, int p, const LabelMemory<S>& memory,
+                       const Labels<typename Row<S>::T>& to) {
+  using T = typename Row<S>::T;
+  T square = 0;
+  for (int warp = 0; warp < kWarps; ++warp) square += memory.squares[warp * Row<S>::kPixels + p];
+  const bool finite = square < static_cast<T>(INFINITY), counts = finite && square > 0;
+  const T norm = sqrt(square), nan = static_cast<T>(NAN);
+  const bool scored = best.score > static_cast<T>(-INFINITY);
+  const T cosine = counts && scored ? best.score / norm : finite && !counts ? T(0) : nan;
+  const int64_t at = to.at + best.restart * to.restart + p;
+  to.label[at] = counts ? best.label : 0;
+  memory.weight[p] = counts ? 1 / norm : T(0);
+  if (to.similarity != nullptr) to.similarity[at] = cosine;
+  if (to.objective != nullptr) to.objective[best.restart * Row<S>::kPixels + p] += static_cast<double>(cosine);
+}
+
+// Takes scores of centroids [column, column + kColumns) of position p.
+template <typename S>
+__device__ void choose(const Points<S>& points, int64_t column, int p, const LabelMemory<S>& memory,
+                       Best<typename Row<S>::T>& best, const Labels<typename Row<S>::T>& to) {
+  constexpr int kPitch = LabelMemory<S>::kPitch;
+  for (int k = 0; k < kColumns && column + k < points.rows; ++k) {
+    typename Row<S>::T score = 0;
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) score += memory.scores[(slot * kColumns + k) * kPitch + p];
+    if (points.scale != nullptr) score *= points.scale[column + k];
+    if (score > best.score) {
+      best.score = score;
+      best.label = static_cast<int32_t>(best.cluster);
+    }
+    if (++best.cluster == points.clusters) {
+      finish<S>(best, p, memory, to);
+      best.start();
+      ++best.restart;
+    }
+  }
+}
+
+// Labels positions [first, first + kPixels) of image n for all restarts. Channels that do not fit are read in pieces,
+// again for each block of centroids; if all fit, they stay in memory.tile.
+template <typename S, bool kRaw>
+__device__ void label_tile(const Points<S>& points, int64_t n, int64_t first, const LabelMemory<S>& memory,
+                           const Labels<typename Row<S>::T>& to) {
+  using R = Row<S>;
+  using T = typename R::T;
+  constexpr bool kMatrix = kRaw && R::kPack == 2;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int p = static_cast<int>(threadIdx.x);
+  const bool chooses = p < R::kPixels && first + p < points.a.plane();
+  Best<T> best{};
+  best.start();
+  for (int64_t column = 0; column < points.rows; column += kColumns) {
+    Scores<S, kMatrix> sums;
+    T square[R::kPack]{};
+    for (int64_t channel = 0; channel < points.channels; channel += memory.channels) {
+      const int rows = static_cast<int>(min(points.a.c - channel, static_cast<int64_t>(memory.channels)));
+      const int padded = static_cast<int>(round_up(rows, 32));
+      if (column == 0 || points.channels > memory.channels) {
+        __syncthreads();  // the last tile has been used
+        load_tile(points.a, n, span_of<S>(first), channel, rows, padded, memory.tile);
+        __syncthreads();
+      }
+      const int each = kMatrix ? static_cast<int>(round_up((padded + kWarps - 1) / kWarps, 32)) : padded / kWarps;
+      const int begin = min(warp * each, rows), end = min(begin + each, rows);
+      if (column == 0) add_squares(points, n, memory, channel, begin, end, square);
+      sums.template add<kRaw>(points, n, memory.tile, channel, begin, end, column);
+    }
+    if (column == 0 && lane < R::kWords) {
+#pragma unroll
+      for (int i = 0; i < R::kPack; ++i) memory.squares[warp * R::kPixels + lane * R::kPack + i] = square[i];
+    }
+    add_up(sums, memory);
+    if (chooses) choose(points, column, p, memory, best, to);
+    __syncthreads();  // the scores have been used
+  }
+}
+
+}  // namespace stylefast

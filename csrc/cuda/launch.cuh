@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a kernel gets its device, stream, shared memory and grid: every launch goes through here.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "../common/tensor.h"
+
+namespace stylefast {
+
+inline constexpr int kThreads = 256;  // of a block that labels
+inline constexpr int kWarps = kThreads / 32;
+
+inline void check(cudaError_t error) { STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error)); }
+
+struct Grid {
+  int64_t blocks;
+  int threads;
+  int64_t shared = 0;  // bytes
+  int64_t rows = 1;    // of the grid: at most 65535
+};
+
+// The device and current stream of a tensor, and launches on them: nothing waits, so calls can be captured in graphs.
+class Device {
+ public:
+  explicit Device(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  int64_t processors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+  int64_t shared_limit() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }  // of a block, in bytes
+
+  // How many blocks of a kernel run at once.
+  template <typename... Args>
+  int64_t resident(void (*kernel)(Args...), int threads, int64_t shared) const {
+    allow(kernel, shared);
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, static_cast<size_t>(shared)));
+    return std::max(1, blocks) * processors();
+  }
+
+  // A grid without blocks is no launch.
+  template <typename... Args, typename... Given>
+  void launch(void (*kernel)(Args...), const Grid& grid, const Given&... given) const {
+    if (grid.blocks == 0 || grid.rows == 0) return;
+    STD_TORCH_CHECK(grid.blocks <= INT32_MAX, "a grid of ", grid.blocks, " blocks is too large");
+    allow(kernel, grid.shared);
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.rows));
+    config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+    config.dynamicSmemBytes = static_cast<size_t>(grid.shared);
+    config.stream = stream_;
+    check(cudaLaunchKernelEx(&config, kernel, Args(given)...));
+  }
+
+ private:
+  int64_t attribute(cudaDeviceAttr name) const {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, name, index_));
+    return value;
+  }
+
+  template <typename... Args>
+  static void allow(void (*kernel)(Args...), int64_t shared) {
+    if (shared <= 48 << 10) return;  // more must be asked for
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  }
+
+  int32_t index_;
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+// Lays arrays behind each other, on borders of 16 bytes: in a block's shared memory, in global memory, or, from
+// nullptr, nowhere, to learn their size.
+class Carver {
+ public:
+  __host__ __device__ explicit Carver(void* from) : begin_(reinterpret_cast<uintptr_t>(from)), at_(begin_) {}
+
+  template <typename T>
+  __host__ __device__ T* take(int64_t size) {
+    T* taken = reinterpret_cast<T*>(at_);
+    at_ += static_cast<uintptr_t>(round_up(size * static_cast<int64_t>(sizeof(T)), 16));
+    return taken;
+  }
+
+  __host__ __device__ int64_t bytes() const { return static_cast<int64_t>(at_ - begin_); }
+
+ private:
+  uintptr_t begin_, at_;
+};
+
+__device__ inline void* shared_memory() {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  return shared_bytes;
+}
+
+}  // namespace stylefast

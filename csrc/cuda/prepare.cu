@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "prepare.cuh"
+#include "shift.cuh"
+
+namespace stylefast {
+namespace {
+
+constexpr int kSlice = 128;  // channels of a block, and its threads
+
+// Mean and 1 / sqrt(var + 1e-5) of every plane, from moments about a sampled mean.
+template <typename S>
+__global__ void __launch_bounds__(kSlice)
+    statistics_kernel(View<S> a, typename Row<S>::T* mean, typename Row<S>::T* rstd) {
+  using R = Row<S>;
+  using T = typename R::T;
+  Carver carver(shared_memory());
+  auto* tile = carver.take<typename R::Word>(kSlice * R::kPitch);
+  const int64_t slices = (a.c + kSlice - 1) / kSlice, n = blockIdx.x / slices, channel = blockIdx.x % slices * kSlice;
+  const int rows = static_cast<int>(min(a.c - channel, static_cast<int64_t>(kSlice)));
+  const int c = static_cast<int>(threadIdx.x);
+  T shift = 0;
+  double first = 0, second = 0;
+  sample_tile(a, n, channel, rows, tile);
+  if (c < rows) shift = sampled_mean<S>(tile + c * R::kPitch, a.plane());
+  for (int64_t p = 0; p < a.plane(); p += R::kPixels) {
+    __syncthreads();
+    load_tile(a, n, span_of<S>(p), channel, rows, static_cast<int>(round_up(rows, 32)), tile);
+    __syncthreads();
+    if (c >= rows) continue;
+    const int count = static_cast<int>(min(a.plane() - p, static_cast<int64_t>(R::kPixels)));
+    T l = 0, q = 0;
+    for (int i = 0; i < count; ++i) {
+      const T d = R::pixel(tile + c * R::kPitch, i) - shift;
+      l += d;
+      q = fma(d, d, q);
+    }
+    first += static_cast<double>(l);
+    second += static_cast<double>(q);
+  }
+  if (c >= rows) return;
+  const double size = static_cast<double>(a.plane()), offset = first / size;
+  const double variance = second / size - offset * offset;
+  mean[n * a.c + channel + c] = static_cast<T>(static_cast<double>(shift) + offset);
+  rstd[n * a.c + channel + c] = static_cast<T>(1 / sqrt((variance < 0 ? 0 : variance) + kVarianceEpsilon));
+}
+
+// to[c][k] = from[k][c], zero behind the last row.
+template <typename T>
+__global__ void transpose_kernel(const T* from, int64_t rows, int64_t channels, int64_t columns, T* to) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= channels * columns) return;
+  to[i] = i % columns < rows ? from[i % columns * channels + i / columns] : T(0);
+}
+
+// The power of two that brings the largest finite number of a row to 2^14, so that its pieces are normal numbers of 16
+// bits; its inverse restores the scores. The exponent is kept where both are normal numbers.
+template <typename S>
+__device__ int exponent_of(const float* row, int64_t channels) {
+  if (!std::is_same_v<S, half>) return 127 + 14;  // bfloat16 has the range of float
+  float largest = 0;
+  for (int64_t c = 0; row != nullptr && c < channels; ++c) {
+    if (fabsf(row[c]) < INFINITY) largest = fmaxf(largest, fabsf(row[c]));
+  }
+  return min(max(static_cast<int>(__float_as_uint(largest) >> 23), 15), 253);
+}
+
+// Row blockIdx.x of centroids in pieces of 16 bits [kPieces, columns, padded].
+template <typename S>
+__global__ void __launch_bounds__(kSlice)
+    split_kernel(const float* from, int64_t rows, int64_t channels, int64_t padded, uint16_t* pieces, float* scale) {
+  const int64_t k = blockIdx.x, columns = gridDim.x;
+  const float* row = k < rows ? from + k * channels : nullptr;
+  const int exponent = exponent_of<S>(row, channels);
+  const float factor = __uint_as_float(static_cast<uint32_t>(254 + 14 - exponent) << 23);
+  if (threadIdx.x == 0) scale[k] = __uint_as_float(static_cast<uint32_t>(exponent - 14) << 23);
+  for (int64_t c = threadIdx.x; c < padded; c += kSlice) {
+    float rest = row != nullptr && c < channels ? row[c] * factor : 0.0f;
+#pragma unroll
+    for (int piece = 0; piece < kPieces<S>; ++piece) {
+      const S part = narrow<S>(rest);
+      pieces[(piece * columns + k) * padded + c] = part.bits;
+      rest -= widen(part);
+      if (!(fabsf(rest) < INFINITY)) rest = 0;  // of infinity and NaN the first piece is all
+    }
+  }
+}
+
+}  // namespace
+
+template <typename S>
+Prepared<S>::Prepared(const Device& device, const Tensor& activations, const Tensor& centroids, Features features) {
+  using T = typename Row<S>::T;
+  points.a = view<S>(activations);
+  const int64_t c = points.a.c, images = points.a.n;
+  points.squared = features == Features::kSquared;
+  points.clusters = centroids.size(-2);
+  points.rows = centroids.numel() / c;
+  points.columns = round_up(points.rows, kColumns);
+  points.channels = round_up(c, 32);
+  points.mean = points.rstd = points.scale = points.centroids = nullptr;
+  points.pieces = nullptr;
+  if (features == Features::kStandardized) {
+    owned_.push_back(empty<T>({2, images, c}, activations));
+    T* mean = mutable_data<T>(owned_.back());
+    points.mean = mean, points.rstd = mean + images * c;
+    constexpr int64_t kShared = kSlice * Row<S>::kPitch * sizeof(typename Row<S>::Word);
+    device.launch(statistics_kernel<S>, {images * ((c + kSlice - 1) / kSlice), kSlice, kShared}, points.a, mean,
+                  mean + images * c);
+  }
+  owned_.push_back(contiguous(centroids));
+  const T* from = data<T>(owned_.back());
+  if constexpr (sizeof(S) == 2) {
+    if (features == Features::kRaw) {
+      owned_.push_back(empty<uint16_t>({kPieces<S>, points.columns, points.channels}, activations));
+      auto* pieces = mutable_data<uint16_t>(owned_.back());
+      owned_.push_back(empty<float>({points.columns}, activations));
+      float* scale = mutable_data<float>(owned_.back());
+      device.launch(split_kernel<S>, {points.columns, kSlice}, from, points.rows, c, points.channels, pieces, scale);
+      points.pieces = pieces, points.scale = scale;
+      return;
+    }
+  }
+  owned_.push_back(empty<T>({c, points.columns}, activations));
+  T* to = mutable_data<T>(owned_.back());
+  device.launch(transpose_kernel<T>, {(c * points.columns + kThreads - 1) / kThreads, kThreads}, from, points.rows, c,
+                points.columns, to);
+  points.centroids = to;
+}
+
+template struct Prepared<float>;
+template struct Prepared<double>;
+template struct Prepared<half>;
+template struct Prepared<bfloat16>;
+
+}  // namespace stylefast

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sums by label without atomics: a tile's positions are sorted by label, and a thread, which owns a channel, adds up
+// each run of equal labels in registers. One sum a run is then written.
+#pragma once
+
+#include "tile.cuh"
+
+namespace stylefast {
+
+inline constexpr int32_t kNone = INT32_MAX;  // the label of what is left out
+
+template <typename T>
+struct alignas(16) Entry {
+  T weight;
+  int32_t position, label;
+};
+
+template <typename T>
+struct Runs {
+  __host__ __device__ Runs(Carver& carver, int size)
+      : size(size),
+        label(carver.take<int32_t>(size)),
+        weight(carver.take<T>(size)),
+        entry(carver.take<Entry<T>>(size)) {}
+
+  // Sorts the entries (label, weight) by label, then by their order; `share` entries belong to a position.
+  __device__ void sort(int share) const {
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < size; i += static_cast<int>(blockDim.x)) {
+      const int32_t own = label[i];
+      int rank = 0;
+      for (int j = 0; j < size; j += 4) {
+        const auto other = *reinterpret_cast<const Vector<int32_t>*>(label + j);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) rank += other.at[e] < own || (other.at[e] == own && j + e < i);
+      }
+      entry[rank] = {weight[i], i / share, own};
+    }
+    __syncthreads();
+  }
+
+  // Calls f(label, first, end) for each run of sorted entries, each by one thread.
+  template <typename F>
+  __device__ void each(F&& f) const {
+    for (int i = static_cast<int>(threadIdx.x); i < size; i += static_cast<int>(blockDim.x)) {
+      const int32_t own = entry[i].label;
+      if (own == kNone || (i > 0 && entry[i - 1].label == own)) continue;
+      int end = i + 1;
+      while (end < size && entry[end].label == own) ++end;
+      f(own, i, end);
+    }
+  }
+
+  int size;         // a multiple of 4
+  int32_t* label;   // [size]
+  T* weight;        // [size]
+  Entry<T>* entry;  // [size], sorted
+};
+
+// Gives the elements of a channel's row, with their weights, to `sum`, and at the end of each run its label.
+template <typename S, typename Sum>
+__device__ void add_runs(const Runs<typename Row<S>::T>& runs, const typename Row<S>::Word* row, Sum& sum) {
+  using T = typename Row<S>::T;
+  constexpr int kAhead = 4;  // loads in flight
+  int32_t label = runs.entry[0].label;
+  for (int i = 0; i < runs.size && runs.entry[i].label != kNone; i += kAhead) {
+    Entry<T> entry[kAhead];
+    T x[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      entry[j] = runs.entry[i + j];
+      x[j] = Row<S>::pixel(row, entry[j].position);
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (entry[j].label != label) {
+        sum.end(label);
+        label = entry[j].label;
+      }
+      sum.add(x[j], entry[j].weight);
+    }
+  }
+  if (label != kNone) sum.end(label);
+}
+
+}  // namespace stylefast

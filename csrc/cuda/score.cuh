@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scores of a tile against 32 centroids. Every warp takes an eighth of the channels, for all positions and centroids of
+// the block, so a centroid is read once a tile; then the eight partial sums are added up in shared memory.
+#pragma once
+
+#include "mma.cuh"
+
+namespace stylefast {
+
+inline constexpr int kColumns = 32;  // centroids that are scored at once
+inline constexpr int kSlots = 2;     // partial sums that shared memory holds
+
+// How many numbers of 16 bits it takes to hold the 24 bits of a float32, well enough.
+template <typename S>
+inline constexpr int kPieces = std::is_same_v<S, half> ? 2 : 3;
+
+// What is labelled (features of the activations), and with what.
+template <typename S>
+struct Points {
+  using T = typename Compute<S>::type;
+  View<S> a;
+  const T *mean, *rstd;  // [N, C] of standardised features, else null
+  bool squared;
+  const T* centroids;         // [C, columns]; null where pieces are
+  const uint16_t* pieces;     // [kPieces, columns, channels]: they add up to centroid / scale
+  const T* scale;             // [columns]
+  int64_t clusters;           // K of a restart
+  int64_t rows;               // centroids of all restarts
+  int64_t columns, channels;  // rows and C, rounded up to 32; zeros behind them
+
+  __host__ __device__ bool raw() const { return mean == nullptr && !squared; }
+};
+
+// A feature of channel c of image n from its activation.
+template <typename S>
+struct Feature {
+  using T = typename Compute<S>::type;
+  T mean = 0, rstd = 0;
+  bool squared;
+
+  __device__ Feature(const Points<S>& points, int64_t n, int64_t c) : squared(points.squared) {
+    if (points.mean == nullptr) return;
+    mean = points.mean[n * points.a.c + c];
+    rstd = points.rstd[n * points.a.c + c];
+  }
+
+  __device__ T operator()(T x) const { return squared ? x * x : (x - mean) * rstd; }
+};
+
+// A warp's sums of products, one by one: a lane takes the positions of every eighth word of a row, and 8 centroids.
+template <typename S, bool kMatrix>
+class Scores {
+  using R = Row<S>;
+  using T = typename R::T;
+
+ public:
+  // Adds channels [begin, end) of a tile whose first channel is `channel`.
+  template <bool kRaw>
+  __device__ void add(const Points<S>& points, int64_t n, const typename R::Word* tile, int64_t channel, int begin,
+                      int end, int64_t column) {
+    const T* from = points.centroids + (channel + begin) * points.columns + column + kOwn * group();
+#pragma unroll 2
+    for (int c = begin; c < end; ++c, from += points.columns) {
+      alignas(16) T y[kOwn];
+#pragma unroll
+      for (int k = 0; k < kOwn; k += 16 / static_cast<int>(sizeof(T))) {
+        *reinterpret_cast<Vector<T>*>(y + k) = *reinterpret_cast<const Vector<T>*>(from + k);
+      }
+      const Feature<S> feature(points, n, channel + c);
+#pragma unroll
+      for (int j = 0; j < kWords; ++j) {
+        const typename R::Word word = tile[c * R::kPitch + lane_word() + 8 * j];
+#pragma unroll
+        for (int i = 0; i < R::kPack; ++i) {
+          const T x = kRaw ? R::value(word, i) : feature(R::value(word, i));
+#pragma unroll
+          for (int k = 0; k < kOwn; ++k) sum_[j][i][k] = fma(x, y[k], sum_[j][i][k]);
+        }
+      }
+    }
+  }
+
+  // Calls f(position, centroid, score) for all that this lane holds.
+  template <typename F>
+  __device__ void each(F&& f) const {
+#pragma unroll
+    for (int j = 0; j < kWords; ++j) {
+#pragma unroll
+      for (int i = 0; i < R::kPack; ++i) {
+#pragma unroll
+        for (int k = 0; k < kOwn; ++k) f((lane_word() + 8 * j) * R::kPack + i, kOwn * group() + k, sum_[j][i][k]);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kWords = R::kWords / 8, kOwn = kColumns / 4;
+  __device__ static int lane_word() { return static_cast<int>(threadIdx.x) % 8; }
+  __device__ static int group() { return static_cast<int>(threadIdx.x) % 32 / 8; }
+
+  T sum_[kWords][R::kPack][kOwn]{};
+};
+
+// The same with matrix instructions, 16 positions x 8 centroids x 16 channels each. The rows of `a` are pairs of
+// positions, as words hold them: words 8 i to 8 i + 7 are rows 0 and 8, 1 and 9, ... Its columns are 32 channels in an
+// order in which all lanes of a load meet other banks and 8 channels of a centroid are one load: lane 4 g + t takes
+// channels 8 t to 8 t + 3 for one instruction and 8 t + 4 to 8 t + 7 for the next.
+template <typename S>
+class Scores<S, true> {
+  using R = Row<S>;
+
+ public:
+  template <bool kRaw>
+  __device__ void add(const Points<S>& points, int64_t, const uint32_t* tile, int64_t channel, int begin, int end,
+                      int64_t column) {
+    for (int block = begin; block < end; block += 32) {
+      const uint32_t* from = tile + (block + 8 * t()) * R::kPitch + g();
+      uint32_t a[kTiles][2][4];
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+        for (int pair = 0; pair < 4; ++pair) {
+          const uint32_t low = from[2 * pair * R::kPitch + 8 * i], high = from[(2 * pair + 1) * R::kPitch + 8 * i];
+          a[i][pair / 2][pair % 2 * 2] = __byte_perm(low, high, 0x5410);
+          a[i][pair / 2][pair % 2 * 2 + 1] = __byte_perm(low, high, 0x7632);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kColumns / 8; ++k) {
+        if (column + 8 * k >= points.rows) break;
+#pragma unroll
+        for (int piece = kPieces<S> - 1; piece >= 0; --piece) {  // the smallest first
+          const int64_t row = piece * points.columns + column + 8 * k + g();
+          const auto b = *reinterpret_cast<const Vector<uint32_t>*>(points.pieces + row * points.channels + channel +
+                                                                    block + 8 * t());
+#pragma unroll
+          for (int half_block = 0; half_block < 2; ++half_block) {
+            const uint32_t pairs[2] = {b.at[2 * half_block], b.at[2 * half_block + 1]};
+#pragma unroll
+            for (int i = 0; i < kTiles; ++i) multiply_add<S>(sum_[i][k], a[i][half_block], pairs);
+          }
+        }
+      }
+    }
+  }
+
+  template <typename F>
+  __device__ void each(F&& f) const {
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+      for (int k = 0; k < kColumns / 8; ++k) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) f(2 * (8 * i + g()) + r / 2, 8 * k + 2 * t() + r % 2, sum_[i][k][r]);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kTiles = R::kPixels / 16;
+  __device__ static int g() { return static_cast<int>(threadIdx.x) % 32 / 4; }
+  __device__ static int t() { return static_cast<int>(threadIdx.x) % 4; }
+
+  float sum_[kTiles][kColumns / 8][4]{};
+};
+
+}  // namespace stylefast

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stands in for CUDA's header, so that a C++ compiler makes csrc/cuda into functions of a processor: every thread of a
+// block is a fiber (fibers.cpp), blocks run one after the other.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __launch_bounds__(...)
+
+struct dim3 {
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+  unsigned x, y, z;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the fiber that runs
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+
+namespace on_cpu {
+
+// Runs `kernel` in every thread of a grid.
+void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel);
+
+// Until all threads of the block, or of the warp, are at the same line.
+void meet_block(const char* file, int line);
+void meet_warp();
+
+int attribute(cudaDeviceAttr name);
+
+}  // namespace on_cpu
+
+#define __syncthreads() on_cpu::meet_block(__FILE__, __LINE__)
+
+inline const char* cudaGetErrorString(cudaError_t) { return "an invalid value"; }
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
+  *value = on_cpu::attribute(name);
+  return cudaSuccess;
+}
+
+template <typename... Args>
+cudaError_t cudaFuncSetAttribute(void (*)(Args...), cudaFuncAttribute, int bytes) {
+  return bytes <= on_cpu::attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+template <typename... Args>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(Args...), int, size_t) {
+  *blocks = 1;
+  return cudaSuccess;
+}
+
+template <typename... Args, typename... Given>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Args...), const Given&... given) {
+  on_cpu::run(*config, [&] { kernel(given...); });
+  return cudaSuccess;
+}
+
+using std::fma;
+using std::max;
+using std::min;
+using std::sqrt;
+
+inline float __uint_as_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+inline uint32_t __float_as_uint(float x) { return __builtin_bit_cast(uint32_t, x); }
+
+// Byte i of the result is byte (selector >> 4 i) & 7 of the eight of x (low) and y.
+inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
+  const uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) result |= static_cast<uint32_t>(bytes >> 8 * (selector >> 4 * i & 7) & 0xFF) << 8 * i;
+  return result;
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// Blocks of fibers. A fiber runs until it comes to a barrier; in which order they run can be chosen, and results must
+// not depend on it: they do wherever a barrier is missing.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "emulated_mma.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, size)
+#define ASAN_UNPOISON_MEMORY_REGION(address, size)
+#endif
+
+// Saves the registers that a call must keep, and the stack, of one fiber, and goes on with another.
+extern "C" void on_cpu_switch(void** from, void* to);
+asm(R"(
+.text
+on_cpu_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+)");
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace stylefast {
+constexpr size_t kMost = 232448;  // bytes of a Hopper block
+alignas(16) unsigned char shared_bytes[kMost + 4096];
+}  // namespace stylefast
+
+namespace on_cpu {
+namespace {
+
+constexpr size_t kStack = 64 << 10;
+
+int processors = 3, shared_limit = 166912, order = 0;
+int largest = 0;   // bytes of shared memory of the launches so far
+bool dry = false;  // whether launches are only counted
+const char* skipped_file = "";
+int skipped_line = 0;
+
+enum class State { kReady, kAtBlock, kAtWarp, kDone };
+
+struct Fiber {
+  void* top;  // of the stack, where its registers are saved
+  std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
+  State state;
+  int line;
+  int exchanges;
+};
+
+std::vector<Fiber> fibers;
+std::vector<Operands> given;  // [warps, 2, 32]: of one exchange and the next
+void* scheduler;
+int current;
+const std::function<void()>* body;
+
+void switch_to(void** from, void* to, [[maybe_unused]] const void* stack, [[maybe_unused]] size_t size) {
+#if defined(__SANITIZE_ADDRESS__)
+  void* fake = nullptr;
+  __sanitizer_start_switch_fiber(&fake, stack, size);
+  on_cpu_switch(from, to);
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#else
+  on_cpu_switch(from, to);
+#endif
+}
+
+const void* scheduler_stack = nullptr;
+size_t scheduler_size = 0;
+
+void leave() { switch_to(&fibers[current].top, scheduler, scheduler_stack, scheduler_size); }
+
+void enter() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);
+#endif
+  (*body)();
+  fibers[current].state = State::kDone;
+  leave();
+}
+
+void wait(State state, int line) {
+  fibers[current].state = state;
+  fibers[current].line = line;
+  leave();
+}
+
+// Lets fibers [begin, end) go on if all of them wait at the same barrier.
+bool release(int begin, int end, State state) {
+  for (int i = begin; i < end; ++i) {
+    if (fibers[i].state != state || fibers[i].line != fibers[begin].line) return false;
+  }
+  for (int i = begin; i < end; ++i) fibers[i].state = State::kReady;
+  return true;
+}
+
+void start(Fiber& fiber) {
+  fiber.state = State::kReady;
+  fiber.exchanges = 0;
+  auto* top = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(fiber.stack.get() + kStack) / 16 * 16);
+  top[-2] = reinterpret_cast<void*>(&enter);  // where on_cpu_switch returns to
+  fiber.top = top - 8;                        // below six registers
+}
+
+void run_block(int threads) {
+  for (int i = 0; i < threads; ++i) start(fibers[i]);
+  for (bool going = true; going;) {
+    for (int i = 0; i < threads; ++i) {
+      current = order == 0 ? i : order == 1 ? threads - 1 - i : i ^ (order % threads);
+      if (fibers[current].state != State::kReady) continue;
+      threadIdx.x = static_cast<unsigned>(current);
+      switch_to(&scheduler, fibers[current].top, fibers[current].stack.get(), kStack);
+    }
+    going = release(0, threads, State::kAtBlock);
+    for (int i = 0; i < threads; i += 32) going |= release(i, std::min(i + 32, threads), State::kAtWarp);
+  }
+  for (int i = 0; i < threads; ++i) {
+    if (fibers[i].state == State::kDone) continue;
+    std::fprintf(stderr, "thread %d waits at a barrier (line %d) to which others do not come\n", i, fibers[i].line);
+    std::abort();
+  }
+}
+
+}  // namespace
+
+int attribute(cudaDeviceAttr name) { return name == cudaDevAttrMultiProcessorCount ? processors : shared_limit; }
+
+void meet_block(const char* file, int line) {
+  if (line == skipped_line && std::strstr(file, skipped_file) != nullptr) return;
+  wait(State::kAtBlock, line);
+}
+
+void meet_warp() { wait(State::kAtWarp, 0); }
+
+const Operands* exchange(const Operands& own) {
+  Operands* warp = &given[static_cast<size_t>(current / 32 * 64 + fibers[current].exchanges++ % 2 * 32)];
+  warp[current % 32] = own;
+  meet_warp();
+  return warp;
+}
+
+void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
+  largest = std::max(largest, static_cast<int>(config.dynamicSmemBytes));
+  if (dry) return;
+  const int threads = static_cast<int>(config.blockDim.x);
+  if (threads > static_cast<int>(fibers.size())) fibers = std::vector<Fiber>(static_cast<size_t>(threads));
+  given.resize(static_cast<size_t>((threads + 31) / 32 * 64));
+  body = &kernel;
+  blockDim = config.blockDim, gridDim = config.gridDim;
+  const unsigned blocks = gridDim.x * gridDim.y;
+  for (unsigned i = 0; i < blocks; ++i) {
+    const unsigned block = order == 0 ? i : blocks - 1 - i;
+    blockIdx = dim3(block % gridDim.x, block / gridDim.x);
+    std::memset(stylefast::shared_bytes, 0xFF, sizeof stylefast::shared_bytes);  // NaN
+    ASAN_POISON_MEMORY_REGION(stylefast::shared_bytes + config.dynamicSmemBytes,
+                              sizeof stylefast::shared_bytes - config.dynamicSmemBytes);
+    run_block(threads);
+    ASAN_UNPOISON_MEMORY_REGION(stylefast::shared_bytes, sizeof stylefast::shared_bytes);
+  }
+}
+
+}  // namespace on_cpu
+
+// What the tests set: the order of fibers and blocks, and the device that the launchers see.
+extern "C" __attribute__((visibility("default"))) void on_cpu_order(int order) { on_cpu::order = order; }
+extern "C" __attribute__((visibility("default"))) void on_cpu_device(int processors, int shared_limit) {
+  on_cpu::processors = processors, on_cpu::shared_limit = shared_limit;
+}
+// From now on launches do nothing; the bytes of shared memory of the largest since the last call.
+extern "C" __attribute__((visibility("default"))) int on_cpu_largest() {
+  on_cpu::dry = true;
+  return std::exchange(on_cpu::largest, 0);
+}
+// From now on the barrier at this line lets every thread pass.
+extern "C" __attribute__((visibility("default"))) void on_cpu_skip(const char* file, int line) {
+  on_cpu::skipped_file = strdup(file), on_cpu::skipped_line = line;
+}
+
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
+  *stream = nullptr;
+  return AOTI_TORCH_SUCCESS;
+}

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `cuda` column without a GPU: why it cannot run, when it is chosen, and the tool that judges what it compiles to.
+Its results are tested by `make cuda`, and by the battery on a GPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cuda_aot
+import pytest
+import torch
+
+from stylefast import backends
+from stylefast.backends import BACKENDS, native
+
+NEED = {"registers": 128, "shared": 0, "spills": 0, "matrix": 8, "wide_loads": 4}
+
+
+@pytest.fixture
+def fresh() -> None:
+    """Reasons are found once: here they are found again."""
+    native.cuda_reason.cache_clear()
+    native.cuda_supports.cache_clear()
+    yield
+    native.cuda_reason.cache_clear()
+    native.cuda_supports.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_it_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def reason() -> str | None:
+        native.cuda_reason.cache_clear()
+        return native.cuda_reason()
+
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert reason() == f"backend 'cuda' needs a torch built for CUDA, got {torch.__version__}"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(native, "CUDA_LIBRARY", tmp_path / "lib.so")
+    assert "was not built: install the CUDA toolkit (nvcc)" in str(reason())
+    (tmp_path / "lib.so").write_bytes(b"no library")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert reason() == "backend 'cuda' needs an NVIDIA GPU that torch can use"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert str(reason()).startswith(f"backend 'cuda' cannot be loaded with torch {torch.__version__}: ")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_it_comes_first_on_a_gpu_that_it_is_compiled_for(monkeypatch: pytest.MonkeyPatch):
+    assert list(BACKENDS) == ["cpu", "cuda", "triton", "reference"]
+    old, new = torch.device("cuda", 0), torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5) if device == old else (9, 0))
+    for name in ("cuda", "triton"):
+        column = replace(BACKENDS[name], reason=lambda: None, devices=("cuda",), automatic=True)
+        monkeypatch.setitem(BACKENDS, name, column)
+    assert backends.select(None, new) == "cuda" and backends.select("triton", new) == "triton"
+    assert backends.select(None, old) == "triton"
+    message = "^backend 'cuda' needs a GPU of compute capability 8.0 or later, cuda:0 has 7.5$"
+    with pytest.raises(RuntimeError, match=message):
+        backends.select("cuda", old)
+    monkeypatch.setitem(BACKENDS, "triton", replace(BACKENDS["triton"], reason=lambda: "backend 'triton' is missing"))
+    assert backends.select(None, old) == "reference"
+
+
+def on_every_device(kernel: str, **change: int) -> dict[str, dict[str, int]]:
+    return {f"{device} {kernel}": {**NEED, **change} for device in cuda_aot.DEVICES}
+
+
+def test_kernels_that_must_not_be_are_found():
+    assert cuda_aot.faults(on_every_device("mean_kernel<float>", matrix=0, wide_loads=0)) == []
+    assert cuda_aot.faults(on_every_device("blend_kernel<half, false>", wide_loads=0)) == []
+    assert cuda_aot.faults(on_every_device("assign_kernel<half, false>", matrix=0)) == []
+    for kernel, change, message in (
+        ("mean_kernel<double>", {"spills": 8}, "touches local memory"),
+        ("lloyd_kernel<bfloat16, true>", {"matrix": 0}, "no matrix instruction"),
+        ("blend_kernel<half, true>", {"wide_loads": 0}, "no load of 16 bytes"),
+        ("moments_kernel<float>", {"wide_loads": 0}, "no load of 16 bytes"),
+    ):
+        faults = cuda_aot.faults(on_every_device(kernel, **change))
+        assert len(faults) == len(cuda_aot.DEVICES) and all(message in fault for fault in faults)
+    assert cuda_aot.faults({"sm_90 mean_kernel<float>": NEED}) == ["sm_80: no kernels", "sm_100: no kernels"]
+
+
+def test_what_a_kernel_needs_is_read_from_the_disassembly():
+    name = "_ZN9stylefast11mean_kernelIfEEvPKT_"
+    usage = f"arch = sm_90\n Function {name}:\n  REG:32 STACK:16 SHARED:1024 LOCAL:4 CONSTANT[0]:8\n"
+    code = "LDG.E.128 R4, [R2]; HMMA.16816.F32.BF16 R4; LDL R1, [R2]; STL.64 [R1], R2; LDG.E R5, [R2]"
+    sass = f"arch = sm_90\n\t\tFunction : {name}\n {code}\n"
+    found = {"registers": 32, "shared": 1024, "spills": 22, "matrix": 1, "wide_loads": 1}
+    assert cuda_aot.needs(usage, sass) == {"sm_90 mean_kernel<float>": found}
+
+
+def test_the_table_holds_every_device_and_no_fault():
+    assert cuda_aot.faults(json.loads(cuda_aot.TABLE.read_text())) == []
