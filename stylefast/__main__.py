@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m stylefast`: the versions in use, the op table with a mark where a cell can run, and why others cannot."""
+"""`python -m stylefast`: the versions in use, the op table with a mark where a cell can run, and why others cannot.
+
+With arguments it is the command line: `torchrun --nproc-per-node 8 -m stylefast edit ...`.
+"""
 
 import platform
+import sys
+from importlib import import_module
 
 import numpy
 import torch
@@ -33,4 +38,7 @@ def _runs(op: str, backend: str, reasons: dict[str, str | None]) -> bool:
 
 
 if __name__ == "__main__":
-    print(report())
+    if len(sys.argv) == 1:
+        print(report())
+    else:
+        import_module("stylefast.cli").main()

@@ -214,7 +214,7 @@ class Build:
 
     def _of(self, w: Tensor) -> dict[str, Any]:
         """What the activations of a shard follow from."""
-        latents = checksum({"w": w.cpu()})
+        latents = checksum({"w": w})
         return {"generator": self.generator.fingerprint, "layer": self.layer, "dtype": str(self.dtype), "w": latents}
 
 

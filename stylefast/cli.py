@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,30 +18,19 @@ from . import demo as demonstration
 from . import figures, generators
 from .__main__ import report
 from .catalog import Catalog
-from .editing import Query, Sequential, Simultaneous, Softmax, StyleEditor
-from .output import save_edits
+from .editing import Grid, Pairs, Query, Sequential, StyleEditor
+from .images import LatentBatches
+from .options import Device, Network, Outdir, Trunc, images, numbers, seeds, share
+from .output import Job
+from .plan import KINDS
+from .ranks import Ranks, launched
 from .regions import FFHQ_REGIONS, Region
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Local editing of StyleGAN images.")
 catalogs = typer.Typer(no_args_is_help=True, help="Build, look at and annotate catalogs.")
 app.add_typer(catalogs, name="catalog")
 
-Network = Annotated[str, typer.Option(help='"random-face" (real faces), its wheel, or "toy:sg1|sg2|sg3".')]
-Trunc = Annotated[float, typer.Option(help="Truncation psi.")]
-Outdir = Annotated[Path, typer.Option(help="Where to write.")]
-
-
-def seeds(text: str) -> list[int]:
-    """Seeds as NVlabs' tools take them: "0,1,4-6" is 0, 1, 4, 5, 6."""
-    found: list[int] = []
-    for item in text.split(","):
-        if not (range_ := re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", item)):
-            raise ValueError(f"seeds must look like 0,1,4-6, got {text!r}")
-        first, last = int(range_[1]), int(range_[2] or range_[1])
-        if last < first:
-            raise ValueError(f"seeds must rise from first to last, got {item.strip()!r}")
-        found += range(first, last + 1)
-    return found
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @app.command()
@@ -66,30 +57,40 @@ def build(
     contribution_images: Annotated[int | None, typer.Option(help="Measure M on the first so many images.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a forward pass.")] = 4,
     boxes: Annotated[str, typer.Option(help='"ffhq" names the parts of aligned faces; "none".')] = "ffhq",
+    workdir: Annotated[Path | None, typer.Option(help="Keep the state here; a build that was stopped goes on.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of kept activations: float32, float16 or bfloat16.")] = "float32",
+    device: Device = "cpu",
 ) -> None:
     """Build a catalog: cluster a layer and measure what every channel contributes to every cluster."""
     if boxes not in ("ffhq", "none"):
         raise ValueError(f'boxes must be "ffhq" or "none", got {boxes!r}')
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     rows = seeds(seeds_)
-    generator = generators.load(network)
-    catalog = Catalog.build(
-        generator,
-        generator.latents(rows, truncation=trunc),
-        n_clusters=clusters,
-        layer=layer,
-        resolution=resolution,
-        features=features,
-        n_init=restarts,
-        seed=seed,
-        run=run,
-        contribution_images=contribution_images,
-        batch_size=batch_size,
-    )
-    catalog.provenance |= {"seeds": seeds_, "truncation": trunc}
-    if boxes == "ffhq":
-        catalog.annotate(FFHQ_REGIONS)
-    catalog.save(out)
-    print(f"{out}: {_parts(catalog)}")
+    with launched(device) as (group, here), _stopped_by_hand(lambda: _resumed(workdir)):
+        generator = generators.load(network, device=here)
+        catalog = Catalog.build(
+            generator,
+            LatentBatches(generator, rows, truncation=trunc),
+            n_clusters=clusters,
+            layer=layer,
+            resolution=resolution,
+            features=features,
+            n_init=restarts,
+            seed=seed,
+            run=run,
+            contribution_images=contribution_images,
+            batch_size=batch_size,
+            dtype=DTYPES[dtype],
+            workdir=workdir,
+            group=group,
+        )
+        catalog.provenance |= {"seeds": seeds_, "truncation": trunc}
+        if boxes == "ffhq":
+            catalog.annotate(FFHQ_REGIONS)
+        if Ranks(group).rank == 0:
+            catalog.save(out)
+            print(f"{out}: {_parts(catalog)}")
 
 
 @catalogs.command()
@@ -145,9 +146,10 @@ def annotate(
 @app.command()
 def edit(
     catalog: Annotated[Path, typer.Option(help="An annotated catalog of the network.")],
-    seeds_: Annotated[str, typer.Option("--seeds", help="Targets, such as 0,1,4-6.")],
-    references: Annotated[str, typer.Option(help="References, likewise.")],
-    parts: Annotated[str, typer.Option(help="Parts of the catalog, with commas.")],
+    targets: Annotated[str | None, typer.Option("--seeds", "--targets", help="0,1,4-6, or a file of latents.")] = None,
+    references: Annotated[str | None, typer.Option(help="References, likewise.")] = None,
+    parts: Annotated[str | None, typer.Option(help="Parts of the catalog, with commas.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Instead: a .csv or .jsonl file with an edit a line.")] = None,
     outdir: Outdir = Path("out"),
     network: Network = "random-face",
     trunc: Trunc = 0.7,
@@ -159,41 +161,45 @@ def edit(
     measure: Annotated[bool, typer.Option(help="Measure locality for the manifest.")] = True,
     batch_size: Annotated[int, typer.Option(help="Edits a forward pass.")] = 4,
     image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
+    writers: Annotated[int, typer.Option(help="Threads that encode and write.")] = 2,
+    shard: Annotated[str, typer.Option(help="Make the i-th of n parts of the edits only: i/n.")] = "1/1",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad lines of --pairs, and report.")] = False,
+    device: Device = "cpu",
 ) -> None:
-    """Edit every target with every reference, part and budget; write images and manifest.jsonl."""
-    kinds: dict[str, list[Query]] = {
-        "sequential": [Sequential(budget, rho) for budget in _numbers(epsilon)],
-        "simultaneous": [Simultaneous()],
-        "softmax": [Softmax()],
-    }
-    if query not in kinds:
-        raise ValueError(f"query must be one of {', '.join(kinds)}, got {query!r}")
-    if image_format not in ("png", "jpg", "webp"):
-        raise ValueError(f"format must be png, jpg or webp, got {image_format!r}")
-    rows = [seeds(text) for text in (seeds_, references)]
-    generator = generators.load(network)
-    editor = StyleEditor(generator, Catalog.load(catalog, generator), rgb=rgb)
-    targets, sources = (generator.latents(row, truncation=trunc) for row in rows)
-    batches = editor.edit(
-        targets,
-        sources,
-        parts.split(","),
-        queries=kinds[query],
-        strength=strength,
-        measure=measure,
-        batch_size=batch_size,
-    )
-    names = [[f"seed{seed:04d}" for seed in row] for row in rows]
-    saved = save_edits(
-        batches,
-        outdir,
-        targets=names[0],
-        references=names[1],
-        strength=strength,
-        settings={"network": generator.name, "catalog": str(catalog), "truncation": trunc, "rgb": rgb},
-        suffix=f".{image_format}",
-    )
-    print(f"{sum(len(batch.edits) for batch in saved)} edits and manifest.jsonl are in {outdir}/")
+    """Edit every target with every reference, part and budget, or what a file lists; go on where a job was stopped."""
+    part, queries = share(shard), _queries(query, epsilon, rho)
+    if pairs is None and None in (targets, references, parts):
+        raise ValueError("edit needs --seeds, --references and --parts, or --pairs")
+    if pairs is not None and (parts is not None or len(queries) > 1):
+        raise ValueError("edit takes parts from --pairs: leave out --parts, and give one --epsilon at most")
+    with launched(device) as (group, here):
+        generator = generators.load(network, device=here)
+        editor = StyleEditor(generator, Catalog.load(catalog, generator), rgb=rgb)
+        own, others = (images(text, generator, trunc) for text in (targets, references))
+        plan = (
+            Grid(editor, own, others, (parts or "").split(","), queries, strength=strength)
+            if pairs is None
+            else Pairs(editor, pairs, own, others, query=queries[0], strength=strength, skip_bad=skip_bad)
+        )
+        job = Job(
+            plan,
+            outdir,
+            settings={"network": generator.name, "truncation": trunc, "rgb": rgb},
+            suffix=f".{image_format}",
+            batch_size=batch_size,
+            measure=measure,
+            writers=writers,
+            share=part,
+            group=group,
+        )
+        if isinstance(plan, Pairs) and plan.n_refused and job.ranks.rank == 0:
+            lines = [f"{plan.n_refused} bad lines of {pairs} are left out, the first of them:", *plan.refused]
+            print("\n".join(lines), file=sys.stderr)
+        rest = f"edits are in {outdir}/; the same command goes on with the rest"
+        with _stopped_by_hand(lambda: f"{job.found + job.made} of {job.total} {rest}"):
+            for _ in job:
+                pass
+        _print_result(job, shard)
 
 
 @app.command()
@@ -216,11 +222,36 @@ def info() -> None:
     print(report())
 
 
-def _numbers(text: str) -> list[float]:
+def _queries(kind: str, epsilon: str, rho: float) -> list[Query]:
+    if kind not in KINDS:
+        raise ValueError(f"query must be one of {', '.join(KINDS)}, got {kind!r}")
+    budgets = numbers("epsilon", epsilon)
+    return [Sequential(budget, rho) for budget in budgets] if kind == "sequential" else [KINDS[kind]()]
+
+
+def _print_result(job: Job, shard: str) -> None:
+    found, made = (sum(job.ranks.gather(n)) for n in (job.found, job.made))
+    if job.ranks.rank > 0:
+        return
+    there = f" ({found} were there)" if found else ""
+    listed = "and manifest.jsonl are" if job.share[1] == 1 else "are"
+    print(f"{found + made} edits{there} {listed} in {job.directory}/")
+    if job.share[1] > 1:
+        print(f"That is shard {shard}; the same command without --shard checks all and writes manifest.jsonl")
+
+
+@contextmanager
+def _stopped_by_hand(message: Callable[[], str]) -> Iterator[None]:
+    """Ends the command with the message if the block is interrupted."""
     try:
-        return [float(item) for item in text.split(",")]
-    except ValueError:
-        raise ValueError(f"epsilon must be numbers with commas, such as 0.25,1, got {text!r}") from None
+        yield
+    except KeyboardInterrupt:
+        print(f"stylefast: interrupted: {message()}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _resumed(workdir: Path | None) -> str:
+    return "without --workdir nothing is kept" if workdir is None else f"the same command goes on from {workdir}/"
 
 
 def _parts(catalog: Catalog) -> str:

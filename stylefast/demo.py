@@ -16,10 +16,11 @@ from torch import Tensor
 from . import figures, generators
 from .catalog import Catalog
 from .clock import Clock
-from .editing import EditBatch, Random, Sequential, Simultaneous, StyleEditor
+from .editing import EditBatch, Grid, Random, Sequential, Simultaneous, StyleEditor
 from .files import replacing
 from .generators import Generator
-from .output import save_edits
+from .images import Seeds
+from .output import Job
 from .regions import FFHQ_REGIONS
 
 QUERIES = (Sequential(0.25), Sequential(1.0), Simultaneous(1.0), Random(Sequential(1.0)))
@@ -71,14 +72,20 @@ def run(
     with clock.running("edits"):
         w_targets, w_references = (generator.latents(seeds, truncation=truncation) for seeds in (targets, references))
         editor = StyleEditor(generator, catalog)
-        edits = editor.edit(w_targets, w_references, PARTS, queries=QUERIES, measure=True, batch_size=batch_size)
-        names = [[f"seed{seed:04d}" for seed in seeds] for seeds in (targets, references)]
+        own, others = (Seeds(generator, seeds, truncation=truncation) for seeds in (targets, references))
+        plan = Grid(editor, own, others, PARTS, QUERIES)
         settings = {"network": generator.name, "truncation": truncation, "rgb": False}
-        saved = save_edits(
-            edits, directory / "edits", targets=names[0], references=names[1], settings=settings, suffix=".jpg"
+        job = Job(
+            plan,
+            directory / "edits",
+            settings=settings,
+            suffix=".jpg",
+            batch_size=batch_size,
+            measure=True,
+            resume=False,  # the summary is of all edits
         )
         result = Result(len(targets), len(references))
-        for batch in saved:
+        for batch in job:
             result.add(batch)
 
     with clock.running("figures"):

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
 
-from stylefast.locality import rgb_to_lab
+from stylefast.locality import check_images, rgb_to_lab
 
 Colour = tuple[int, int, int]
 
@@ -58,6 +58,28 @@ def distinct_colours(n: int) -> tuple[Colour, ...]:
 def picture(pixels: Tensor) -> Image.Image:
     """[H, W, 3] in 0..255 -> RGB image."""
     return Image.fromarray(pixels.round().byte().cpu().numpy())
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Convert images to 8 bits, as files hold them.
+
+    Args:
+        images: [N, 3, H, W] floating in [0, 1]; clamped, then rounded.
+
+    Returns:
+        [N, H, W, 3] uint8 on the CPU.
+
+    Raises:
+        TypeError, ValueError: images of another type or shape, or NaN in them.
+    """
+    check_images("images", images)
+    if images.isnan().any():
+        raise ValueError(f"images must not hold NaN, got {int(images.isnan().sum())}")
+    n, _, h, w = images.shape
+    pixels = torch.empty(n, h, w, 3, dtype=torch.uint8, device=images.device)
+    for image, row in zip(images.detach(), pixels, strict=True):  # one at a time: 4 bytes a value are not held for all
+        row.copy_(image.float().clamp(0, 1).mul_(255).round_().permute(1, 2, 0))
+    return pixels.cpu()
 
 
 def fit(size: Sequence[int], cell: int) -> tuple[int, int]:

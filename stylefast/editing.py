@@ -1,114 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local edits of images: targets x references x parts x queries, as a lazy grid, batch by batch."""
+"""Local edits of images: what a plan lists, batch by batch."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import query
 from .catalog import Catalog
-from .generators import Generator, Site
+from .generators import Generator
+from .images import Images, Stored
 from .locality import Locality, locality, roi
 from .ops.blend import blend
+from .plan import Edit, Grid, Pairs, Plan
+from .settings import DEFAULT, Query, Random, Sequential, Simultaneous, Softmax
 
+__all__ = [
+    "Edit", "EditBatch", "Grid", "Maker", "Pairs", "Plan", "Query", "Random", "Sequential", "Simultaneous", "Softmax",
+    "StyleEditor",
+]  # fmt: skip
 
-@dataclass(frozen=True)
-class Sequential:
-    """The channels with the largest contribution, until the budget for changes elsewhere is spent (equation 5).
-
-    epsilon and rho, as in `stylefast.query.sequential`, are numbers or one value an edited site.
-    """
-
-    epsilon: float | tuple[float, ...] = 1.0
-    rho: float | tuple[float, ...] = 0.1
-    fractional: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"sequential_{self.epsilon:g}" if isinstance(self.epsilon, (int, float)) else "sequential"
-
-    def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
-        """q [S], zero outside `sites`."""
-        q, m = torch.zeros(catalog.contributions.shape[1]), catalog.contribution(part)
-        budgets, thresholds = (_per_site(value, sites) for value in (self.epsilon, self.rho))
-        for site, epsilon, rho in zip(sites, budgets, thresholds, strict=True):
-            q[site.slice] = query.sequential(m[site.slice], epsilon, rho, fractional=self.fractional)
-        return q
-
-
-@dataclass(frozen=True)
-class Simultaneous:
-    """Every channel in proportion to its contribution (equation 4); strength is lambda."""
-
-    strength: float = 1.0
-
-    @property
-    def name(self) -> str:
-        return "simultaneous"
-
-    def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
-        """q [S], zero outside `sites`."""
-        return _only(query.simultaneous(catalog.contribution(part), self.strength), sites)
-
-
-@dataclass(frozen=True)
-class Softmax:
-    """The channels that belong to the part clearly more than to any other part of the catalog (Retrieve in Style)."""
-
-    temperature: float = 0.1
-    threshold: float = 0.8
-
-    @property
-    def name(self) -> str:
-        return "softmax"
-
-    def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
-        """q [S], zero outside `sites`."""
-        parts = [name for name, ids in catalog.parts.items() if ids]
-        catalog.clusters(part)
-        m = torch.stack([catalog.contribution(name) for name in parts])  # [P, S]
-        q = query.softmax(m, parts.index(part), temperature=self.temperature, threshold=self.threshold)
-        return _only(q, sites)
-
-
-@dataclass(frozen=True)
-class Random:
-    """As many channels as `like` takes, drawn at random from all edited sites: the control of an experiment."""
-
-    like: Sequential = Sequential()
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        return "random"
-
-    def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
-        """q [S], zero outside `sites`."""
-        q, rng = self.like(catalog, part, sites), torch.Generator().manual_seed(self.seed)
-        channels = torch.cat([torch.arange(site.start, site.stop) for site in sites])
-        drawn = torch.zeros_like(q)
-        drawn[channels[torch.randperm(len(channels), generator=rng)]] = q[channels]
-        return drawn
-
-
-Query = Sequential | Simultaneous | Softmax | Random
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit: rows of the targets and references given to `StyleEditor.edit`, the part, and the query."""
-
-    target: int
-    reference: int
-    part: str
-    query: Query
+CACHE = 1 << 29  # bytes of styles, of queries and of labels that are kept
 
 
 @dataclass(frozen=True)
@@ -155,6 +72,7 @@ class StyleEditor:
         catalog.check(generator)
         self.generator = generator
         self.catalog = catalog
+        self.rgb = rgb
         self.sites = [site for site in generator.sites if rgb or site.kind != "rgb"]
         self.backend = backend
 
@@ -164,11 +82,11 @@ class StyleEditor:
 
     def edit(
         self,
-        targets: Tensor,
-        references: Tensor,
+        targets: Tensor | Images,
+        references: Tensor | Images,
         parts: str | Sequence[str],
         *,
-        queries: Query | Sequence[Query] = Sequential(),
+        queries: Query | Sequence[Query] = DEFAULT,
         strength: float = 1.0,
         measure: bool = False,
         roi_mode: str = "union",
@@ -182,8 +100,8 @@ class StyleEditor:
         Arguments are checked at once, the work is done as batches are taken; memory does not grow with the grid.
 
         Args:
-            targets: latents w of T images, as `generator.latents` gives them.
-            references: latents of R images.
+            targets: latents w of T images, as `generator.latents` gives them; or images of `stylefast.images`.
+            references: likewise, R images.
             parts: one or several parts of the catalog.
             queries: one or several of `Sequential`, `Simultaneous`, `Softmax`, `Random`.
             strength: multiplies the query.
@@ -200,87 +118,123 @@ class StyleEditor:
 
         Source: "Editing in Style" (Collins et al., CVPR 2020), equation 3.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        if not math.isfinite(strength):
-            raise ValueError(f"strength must be a finite number, got {strength}")
-        nowhere = torch.zeros(0, 1, 1, dtype=torch.bool)
-        roi(nowhere, nowhere, roi_mode)  # refuses an unknown mode now, not at the first batch
-        parts = [parts] if isinstance(parts, str) else list(parts)
-        settings = list(queries) if isinstance(queries, Sequence) else [queries]
-        rows = list(itertools.product(parts, settings))
-        if not rows:
-            raise ValueError("parts and queries must each name at least one")
-        table = torch.stack([self.query(part, setting) for part, setting in rows]).to(self.generator.device)  # [Q, S]
-        target_styles, reference_styles = (self.generator.styles(w) for w in (targets, references))
+        own, others = (x if isinstance(x, Images) else Stored(self.generator, x) for x in (targets, references))
+        plan = Grid(self, own, others, parts, queries, strength=strength)
+        make = Maker(plan, batch_size=batch_size, measure=measure, roi_mode=roi_mode)
 
         def batches() -> Iterator[EditBatch]:
-            grid = itertools.product(range(len(targets)), range(len(references)), range(len(rows)))
-            total = len(targets) * len(references) * len(rows)
-            measured = _Measured(self, targets, target_styles, references, roi_mode, batch_size) if measure else None
-            with tqdm(total=total, desc="edits", unit="image", delay=2, disable=not progress) as bar:
-                while chunk := list(itertools.islice(grid, batch_size)):
-                    index = torch.tensor(chunk, device=self.generator.device)  # [E, 3]
-                    edits = [Edit(t, r, *rows[q]) for t, r, q in chunk]
-                    styles = blend(
-                        target_styles, reference_styles, table, edits=index, strength=strength, backend=self.backend
-                    )
-                    images = self.generator.synthesize(styles, targets[index[:, 0]])
-                    bar.update(len(chunk))
-                    batch = EditBatch(edits, styles, images)
-                    yield measured(batch) if measured else batch
+            with tqdm(total=len(plan), desc="edits", unit="image", delay=2, disable=not progress) as bar:
+                for edits in plan.batches(batch_size):
+                    batch = make(edits)
+                    bar.update(len(edits))
+                    yield batch
 
         return batches()
 
 
-class _Measured:
-    """The targets' images, regions and locality of edits; keeps the originals of one batch."""
+class Maker:
+    """Makes the images of a plan's edits, a batch at a call.
+
+    The styles of a latent and the query of a setting are computed once, as long as they fit into a bound, and blended
+    where they are by one call a batch. What an edit becomes depends on its batch alone.
+
+    Args:
+        plan: the edits.
+        batch_size: edits a batch, at most.
+        measure, roi_mode: as in `StyleEditor.edit`.
+        cache_bytes: bound of styles, of queries and of labels that are kept.
+
+    Raises:
+        ValueError: batch_size below 1, an unknown roi_mode.
+    """
 
     def __init__(
         self,
-        editor: StyleEditor,
-        targets: Tensor,
-        target_styles: Tensor,
-        references: Tensor,
-        roi_mode: str,
-        batch_size: int,
+        plan: Plan,
+        *,
+        batch_size: int = 4,
+        measure: bool = False,
+        roi_mode: str = "union",
+        cache_bytes: int = CACHE,
     ) -> None:
-        self.generator, self.catalog = editor.generator, editor.catalog
-        self.targets, self.target_styles, self.roi_mode = targets, target_styles, roi_mode
-        self.labels = [
-            torch.cat(
-                [self.catalog.labels(self.generator, chunk, backend=editor.backend) for chunk in w.split(batch_size)]
-            )
-            for w in (targets, references)
-        ]  # [T, h, w], [R, h, w]
-        self.originals: dict[int, Tensor] = {}
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        nowhere = torch.zeros(0, 1, 1, dtype=torch.bool)
+        roi(nowhere, nowhere, roi_mode)  # refuses an unknown mode now, not at the first batch
+        self.plan, self.editor, self.roi_mode, self.measure = plan, plan.editor, roi_mode, measure
+        editor, most = plan.editor, 2 * max(batch_size, len(plan))
+        fewest = 2 * batch_size
+        self._styles = Table(lambda images, row: images.styles(row), fewest, most, cache_bytes)
+        self._queries = Table(lambda part, query: editor.query(part, query)[None], fewest, most, cache_bytes)
+        self._labels = Table(self._label, fewest, most, cache_bytes)
+        self._originals: dict[int, Tensor] = {}
 
-    def __call__(self, batch: EditBatch) -> EditBatch:
+    def __call__(self, edits: list[Edit]) -> EditBatch:
+        """Styles and images of a batch, and locality if it is measured."""
+        plan, generator = self.plan, self.editor.generator
+        own, others = ([(plan.targets, e.target) for e in edits], [(plan.references, e.reference) for e in edits])
+        rows, styles = self._styles(own + others)
+        places, queries = self._queries([(e.part, e.query) for e in edits])
+        index = torch.tensor([rows[: len(edits)], rows[len(edits) :], places]).T.to(generator.device)  # [E, 3]
+        strength = torch.tensor([e.strength for e in edits])
+        blended = blend(
+            styles, styles, queries.to(styles.device), edits=index, strength=strength, backend=self.editor.backend
+        )
+        w = torch.cat([plan.targets.w(e.target) for e in edits])
+        batch = EditBatch(edits, blended, generator.synthesize(blended, w))
+        return self._measured(batch) if self.measure else batch
+
+    def _measured(self, batch: EditBatch) -> EditBatch:
         wanted = dict.fromkeys(edit.target for edit in batch.edits)
-        self.originals = {t: image for t, image in self.originals.items() if t in wanted}
+        self._originals = {t: image for t, image in self._originals.items() if t in wanted}
+        targets, generator = self.plan.targets, self.editor.generator
         for t in wanted:
-            if t not in self.originals:
-                self.originals[t] = self.generator.synthesize(self.target_styles[t : t + 1], self.targets[t : t + 1])
-        before = torch.cat([self.originals[edit.target] for edit in batch.edits])
+            if t not in self._originals:
+                self._originals[t] = generator.synthesize(targets.styles(t), targets.w(t))
+        before = torch.cat([self._originals[edit.target] for edit in batch.edits])
         region = torch.cat([self._roi(edit) for edit in batch.edits])  # [E, h, w]
         return replace(batch, targets=before, roi=region, locality=locality(batch.images, before, region))
 
     def _roi(self, edit: Edit) -> Tensor:
-        rows = zip(self.labels, (edit.target, edit.reference), strict=True)
-        target, reference = (self.catalog.part_map(labels[i : i + 1], edit.part) for labels, i in rows)
+        catalog = self.editor.catalog
+        rows, labels = self._labels([(self.plan.targets, edit.target), (self.plan.references, edit.reference)])
+        grids = labels.view(-1, *catalog.occupancy.shape[1:])
+        target, reference = (catalog.part_map(grids[row : row + 1], edit.part) for row in rows)
         return roi(target, reference, self.roi_mode)
 
-
-def _per_site(value: float | tuple[float, ...], sites: Sequence[Site]) -> tuple[float, ...]:
-    if isinstance(value, (int, float)):
-        return (value,) * len(sites)
-    if len(value) != len(sites):
-        raise ValueError(f"a query must have one value or one for each of {len(sites)} edited sites, got {len(value)}")
-    return tuple(value)
+    def _label(self, images: Images, row: int) -> Tensor:
+        labels = self.editor.catalog.labels(self.editor.generator, images.w(row), backend=self.editor.backend)
+        return labels.flatten(1)  # [1, h w]
 
 
-def _only(q: Tensor, sites: Sequence[Site]) -> Tensor:
-    kept = torch.zeros_like(q)
-    for site in sites:
-        kept[site.slice] = q[site.slice]
-    return kept
+class Table:
+    """Rows of one tensor, found by key and computed when first asked for; those not used for longest give way.
+
+    Args:
+        compute: the parts of a key -> its row [1, S].
+        fewest: rows that fit in any case: those of one call.
+        most: rows that are ever wanted.
+        limit: bytes.
+    """
+
+    def __init__(self, compute: Callable[..., Tensor], fewest: int, most: int, limit: int) -> None:
+        self._compute, self._fewest, self._most, self._limit = compute, fewest, most, limit
+        self._places: OrderedDict[Hashable, int] = OrderedDict()
+        self._rows: Tensor | None = None
+
+    def __call__(self, keys: Sequence[tuple[Any, ...]]) -> tuple[list[int], Tensor]:
+        """The places of keys, and the tensor that they are places in: [capacity, S]."""
+        for key in keys:
+            if key in self._places:
+                self._places.move_to_end(key)
+                continue
+            row = self._compute(*key)
+            if self._rows is None:
+                capacity = min(self._most, max(self._fewest, self._limit // max(1, row.nbytes)))
+                self._rows = row.new_empty(capacity, row.shape[1])
+            full = len(self._places) == len(self._rows)
+            place = self._places.popitem(last=False)[1] if full else len(self._places)
+            self._rows[place] = row[0]
+            self._places[key] = place
+        assert self._rows is not None
+        return [self._places[key] for key in keys], self._rows

@@ -5,18 +5,47 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 PathLike: TypeAlias = str | os.PathLike[str]
+T = TypeVar("T")
+
+
+class Index:
+    """A dictionary of strings on disk that is gone when it is closed: memory does not grow with it."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)  # a temporary file, unnamed
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("CREATE TABLE entry (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._db.close()
+
+    def __setitem__(self, key: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO entry VALUES (?, ?)", (key, value))
+
+    def add(self, key: str, value: str) -> bool:
+        """Adds an entry; False, and nothing changes, if there is one of that key."""
+        return self._db.execute("INSERT OR IGNORE INTO entry VALUES (?, ?)", (key, value)).rowcount == 1
+
+    def get(self, key: str) -> str | None:
+        """The value of a key; None if there is none."""
+        found = self._db.execute("SELECT value FROM entry WHERE key = ?", (key,)).fetchone()
+        return found[0] if found else None
 
 
 @contextmanager
@@ -52,7 +81,7 @@ def write_tensors(
     # The order in which safetensors writes several entries of metadata differs from process to process: one entry.
     metadata = {kind: json.dumps({"crc32": checksum(copies), "of": of, **header})}
     with replacing(path) as temporary:
-        save_file(copies, temporary, metadata=metadata)
+        temporary.write_bytes(save(copies, metadata))  # save_file would have a temporary name of its own
 
 
 def read_tensors(
@@ -88,5 +117,6 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
     crc = 0
     for name in sorted(tensors):
         crc = zlib.crc32(name.encode(), crc)
-        crc = zlib.crc32(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data, crc)
+        for rows in torch.atleast_1d(tensors[name]).split(4096):
+            crc = zlib.crc32(rows.cpu().contiguous().flatten().view(torch.uint8).numpy().data, crc)
     return crc

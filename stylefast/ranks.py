@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -59,3 +63,28 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+@contextmanager
+def launched(device: str = "cpu") -> Iterator[tuple[dist.ProcessGroup | None, torch.device]]:
+    """The group of the processes that `torchrun` has started, and this one's device; without it None and `device`.
+
+    Args:
+        device: "cpu" (gloo), or "cuda" (NCCL) for each process' own GPU.
+    """
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"device must be cpu, cuda or cuda:0 and so on, got {device!r}")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"torch {torch.__version__} finds no GPU here, got device {device!r}")
+    here = torch.device(device)
+    if not dist.is_torchelastic_launched():
+        yield None, here
+        return
+    if here.type == "cuda":
+        here = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(here)
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    try:
+        yield dist.group.WORLD, here
+    finally:
+        dist.destroy_process_group()

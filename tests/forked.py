@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["torch", "stylefast.cli"])
+FORK.set_forkserver_preload(["torch", "stylefast.cli", "pytest", "hypothesis"])
 SECONDS = 300  # after which a process that has not answered is a failure
 
 

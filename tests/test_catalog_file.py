@@ -12,7 +12,7 @@ from catalogs import built
 from networks import shared
 from safetensors.torch import save_file
 
-from stylefast import Catalog, files
+from stylefast import Catalog
 from stylefast.catalog import FORMAT
 from stylefast.files import checksum
 from stylefast.generators.toy import toy
@@ -126,11 +126,12 @@ def test_a_folder_is_refused_by_name(tmp_path):
 def test_an_interrupted_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
     before = saved.read_bytes()
 
-    def interrupted(tensors, path, metadata):
-        Path(path).write_bytes(before[: len(before) // 2])
+    def interrupted(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "save_file", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         built("sg2").save(saved)
     assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]

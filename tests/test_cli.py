@@ -10,15 +10,18 @@ import torch
 from commands import run, strict
 from networks import shared
 from PIL import Image
+from typer.testing import CliRunner
 
 from stylefast import __version__, cli
 from stylefast.backends import BACKENDS
 from stylefast.catalog import Catalog
-from stylefast.editing import Sequential, StyleEditor
+from stylefast.editing import Edit, Sequential, StyleEditor
+from stylefast.images import Seeds
 from stylefast.ops import OPS
 from stylefast.regions import FFHQ_REGIONS
 
 NETWORK = ["--network", "toy:sg2"]
+PAIRS = ["edit", "--catalog", "toy.safetensors", *NETWORK, "--pairs"]
 BUILD = ["catalog", "build", *NETWORK, "--seeds", "0-5", "--clusters", "6", "--restarts", "2", "--batch-size", "3"]
 
 
@@ -114,14 +117,17 @@ def test_edit(catalog, tmp_path):
     )
     assert text.endswith(f"12 edits and manifest.jsonl are in {out}/\n")
     lines = [strict(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
-    order = [(t, p, e) for t in (1, 3, 4) for p in ("eyes", "nose") for e in (0.5, 2)]
-    assert [line["file"] for line in lines] == [f"seed{t:04}_{p}_seed0007_sequential_{e}.png" for t, p, e in order]
+    order = [Edit(t, 7, p, Sequential(e, 0.05), 0.75) for t in (1, 3, 4) for p in ("eyes", "nose") for e in (0.5, 2.0)]
+    names = [f"seed{edit.target:04}_{edit.part}_seed0007_{edit.label}.png" for edit in order]
+    assert [line["file"] for line in lines] == names and names[1].startswith("seed0001_eyes_seed0007_sequential_2-")
     assert {path.name for path in out.iterdir()} == {"manifest.jsonl", *(line["file"] for line in lines)}
     generator = shared("sg2")
-    w = generator.latents([1, 3, 4, 7], truncation=0.8)
+    targets, references = (Seeds(generator, seeds, truncation=0.8) for seeds in ([1, 3, 4], [7]))
     queries = [Sequential(0.5, 0.05), Sequential(2.0, 0.05)]
     editor = StyleEditor(generator, Catalog.load(catalog), rgb=True)
-    made = editor.edit(w[:3], w[3:], ["eyes", "nose"], queries=queries, strength=0.75, measure=True, batch_size=5)
+    made = editor.edit(
+        targets, references, ["eyes", "nose"], queries=queries, strength=0.75, measure=True, batch_size=5
+    )
     images, ratios = zip(
         *((image, x) for b in made for image, x in zip(b.images, b.locality.ratio, strict=True)), strict=True
     )
@@ -140,6 +146,60 @@ def test_edit_with_another_query_and_format(catalog, tmp_path, query):
     (line,) = (strict(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
     assert line["query"]["kind"] == query and line["locality"] is None and line["rgb"] is False
     assert Image.open(tmp_path / "out" / line["file"]).format == "WEBP"
+
+
+def test_edits_that_were_there_and_shards(catalog, tmp_path):
+    base = ["edit", "--catalog", catalog, "--seeds", "1-3", "--references", "7,8", "--parts", "eyes", *NETWORK]
+    base += ["--no-measure", "--batch-size", "2"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(*base, "--outdir", whole).endswith(f"6 edits and manifest.jsonl are in {whole}/\n")
+    text = run(*base, "--outdir", parts, "--shard", "2/3")
+    assert f"2 edits are in {parts}/\n" in text and "That is shard 2/3; the same command without --shard" in text
+    text = run(*base, "--outdir", parts)
+    assert text.endswith(f"6 edits (2 were there) and manifest.jsonl are in {parts}/\n")
+    assert [path.read_bytes() for path in sorted(parts.iterdir())] == [p.read_bytes() for p in sorted(whole.iterdir())]
+
+
+def test_edits_of_a_file_of_pairs_and_of_latents(catalog, tmp_path):
+    (tmp_path / "pairs.csv").write_text("target,reference,part\n1,faces-0001,eyes\n9,0,ear\n3,0,nose\n")
+    np.save(tmp_path / "faces.npy", shared("sg2").latents([7, 8]).numpy())
+    command = ["edit", "--catalog", catalog, "--pairs", tmp_path / "pairs.csv", "--references", tmp_path / "faces.npy"]
+    result = CliRunner().invoke(
+        cli.app, list(map(str, [*command, *NETWORK, "--outdir", tmp_path / "out", "--skip-bad"]))
+    )
+    assert result.exit_code == 0 and f"2 edits and manifest.jsonl are in {tmp_path / 'out'}/" in result.output
+    assert "1 bad lines of" in result.stderr and "line 3: part must be one with clusters, got 'ear'" in result.stderr
+    lines = [strict(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    named = [(line["target"], line["reference"], line["part"]) for line in lines]
+    assert named == [("seed0001", "faces-0001", "eyes"), ("seed0003", "faces-0000", "nose")]
+    for line in lines:
+        assert line["locality"]["ratio"] is not None
+
+
+def test_a_build_with_a_workdir_is_the_same(built, tmp_path):
+    for dtype, same in (("float32", True), ("bfloat16", False)):
+        options = ["--trunc", "0.9", "--seed", "4", "--workdir", tmp_path / dtype, "--dtype", dtype]
+        for _ in range(2):  # again from what is there
+            run(*BUILD, "--out", tmp_path / "catalog", *options)
+            made, expected = Catalog.load(tmp_path / "catalog"), Catalog.load(built)
+            assert torch.allclose(made.centroids, expected.centroids, atol=1e-6) == same
+            torch.testing.assert_close(made.centroids, expected.centroids, rtol=0, atol=0.1)
+        assert sorted(path.name[:4] for path in (tmp_path / dtype).iterdir()) == ["acti", "cont", "kmea"]
+
+
+def test_an_interruption_says_how_to_go_on(catalog, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    base = ["edit", "--catalog", catalog, "--seeds", "1-3", "--references", "7", "--parts", "eyes", *NETWORK]
+    monkeypatch.setattr(cli.Job, "_write", interrupt)
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in [*base, "--outdir", tmp_path / "out"]])
+    assert result.exit_code == 130
+    assert f"interrupted: 0 of 3 edits are in {tmp_path / 'out'}/; the same command goes on" in result.stderr
+    monkeypatch.setattr(cli.Catalog, "build", interrupt)
+    for options, hint in (([], "without --workdir nothing"), (["--workdir", "w"], "the same command goes on from w/")):
+        result = CliRunner().invoke(cli.app, [*BUILD, "--out", "x", *options])
+        assert result.exit_code == 130 and f"interrupted: {hint}" in result.stderr
 
 
 def test_info_prints_the_grid():
@@ -161,6 +221,8 @@ def test_info_prints_the_grid():
         ([*BUILD, "--out", "x", "--clusters", "0"], "n_clusters must be"),
         ([*BUILD, "--out", "x", "--resolution", "999"], "resolution must be"),
         ([*BUILD, "--out", "toy.safetensors/x"], "toy.safetensors"),
+        ([*BUILD, "--out", "x", "--dtype", "int8"], "dtype must be one of float32, float16, bfloat16, got 'int8'"),
+        ([*BUILD, "--out", "x", "--workdir", "text"], "text"),
         (["catalog", "show", "nowhere.safetensors"], "nowhere.safetensors"),
         (["catalog", "show", "text"], "text cannot be used"),
         (["catalog", "annotate", "toy.safetensors"], "annotate needs"),
@@ -174,8 +236,20 @@ def test_info_prints_the_grid():
         (["edit", "--epsilon", "0.1;2"], "epsilon must be numbers"),
         (["edit", "--epsilon", "-1"], "epsilon must be a finite number"),
         (["edit", "--rho", "2"], "rho must be"),
-        (["edit", "--format", "gif"], "format must be"),
-        (["edit", "--seeds", "0,0"], "targets must have different names"),
+        (["edit", "--format", "gif"], "suffix must be one of .png, .jpg, .webp, got '.gif'"),
+        (["edit", "--seeds", "0,0"], "seeds must be different, got 0, 0"),
+        (["edit", "--seeds", "w.npy"], "w.npy"),
+        (["edit", "--seeds", "text.npy"], "text.npy cannot be used"),
+        (["edit", "--writers", "0"], "writers must be"),
+        (["edit", "--shard", "3/2"], "shard must look like 1/8"),
+        (["edit", "--shard", "0/2"], "shard must look like 1/8"),
+        (["edit", "--shard", "half"], "shard must look like 1/8"),
+        (["edit", "--pairs", "bad.csv"], "leave out --parts"),
+        ([*PAIRS, "bad.csv"], "bad.csv, line 3: part must be one with clusters, got 'ear'"),
+        ([*PAIRS, "missing.csv"], "missing.csv"),
+        ([*PAIRS, "bad.csv", "--epsilon", "1,2"], "one --epsilon"),
+        (PAIRS[:-1], "needs --seeds, --references and --parts, or --pairs"),
+        (["edit", "--device", "abacus"], "device must be cpu, cuda or cuda:0 and so on, got 'abacus'"),
         (["edit", "--references", "x"], "seeds must look like"),
         (["edit", "--batch-size", "0"], "batch_size must be"),
         (["edit", "--network", "toy:sg3"], "toy.safetensors cannot be used"),
@@ -185,7 +259,9 @@ def test_info_prints_the_grid():
 def test_a_users_error_is_one_line(catalog, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").write_text("no catalog")
-    if arguments[0] == "edit":
+    (tmp_path / "text.npy").write_text("no latents")
+    (tmp_path / "bad.csv").write_text("target,reference,part\n1,2,eyes\n1,2,ear\n")
+    if arguments[0] == "edit" and arguments[1] != "--catalog":
         given = ["--catalog", "toy.safetensors", "--seeds", "1", "--references", "2", "--parts", "eyes", *NETWORK]
         arguments = ["edit", *given, *arguments[1:]]  # the last of an option counts
     monkeypatch.setattr("sys.argv", ["stylefast", *arguments])
@@ -196,7 +272,7 @@ def test_a_users_error_is_one_line(catalog, tmp_path, monkeypatch, capsys, argum
     assert isinstance(caught.value.code, str) and re.search(message, caught.value.code)
     assert caught.value.code.startswith("stylefast: ") and "\n" not in caught.value.code
     assert "Traceback" not in capsys.readouterr().err
-    assert catalog.read_bytes() == before and not (tmp_path / "x").exists()
+    assert catalog.read_bytes() == before and not (tmp_path / "x").exists() and not (tmp_path / "out").exists()
 
 
 def test_an_unknown_command_fails(monkeypatch, capsys):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property, partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ class Generator:
         Returns:
             Flat styles [N, S].
         """
-        self._check("w", w, ("rows", "D")[-len(self.w_shape) :], self.w_shape)
+        self.check("w", w)
         scales: dict[str, Tensor] = {}
 
         def record(name: str, scale: Tensor) -> None:
@@ -165,9 +166,9 @@ class Generator:
             RuntimeError: the callback runs the generator that is calling it.
         """
         waiting = {site.tensor for site in self.select(sites)}
-        self._check("w", w, ("rows", "D")[-len(self.w_shape) :], self.w_shape)
+        self.check("w", w)
         if styles is not None:
-            self._check("styles", styles, ("S",), (self.style_width,))
+            self.check("styles", styles)
             if len(w) not in (1, len(styles)):
                 raise ValueError(f"w must have N = {len(styles)} rows to match styles [N, S], or one, got {len(w)}")
             w = w.expand(len(styles), *self.w_shape)
@@ -247,10 +248,13 @@ class Generator:
             raise ValueError(f"sites must be among {', '.join(table)}, got {', '.join(map(str, unknown))}")
         return [table[name] for name in names]
 
-    def _check(self, argument: str, tensor: Tensor, letters: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    def check(self, argument: Literal["w", "styles"], tensor: Tensor) -> None:
+        """Raises TypeError or ValueError unless the tensor is what this generator takes as w or as styles."""
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise TypeError(f"{argument} must be a tensor of floating-point numbers, got {kind}")
+        shape = self.w_shape if argument == "w" else (self.style_width,)
+        letters = ("rows", "D")[-len(shape) :] if argument == "w" else ("S",)
         if tensor.ndim != 1 + len(shape) or tensor.shape[1:] != shape or tensor.device != self.device:
             expected = ", ".join(f"{letter} = {length}" for letter, length in zip(letters, shape, strict=True))
             raise ValueError(
