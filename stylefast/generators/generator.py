@@ -26,6 +26,13 @@ class _Stop(Exception):
     """Ends a forward pass whose remaining layers nobody asked for."""
 
 
+def refuse_compiled(network: nn.Module) -> None:
+    """Raises ValueError for a network with a compiled module: what is compiled ignores hooks that come later."""
+    for name, module in network.named_modules():
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            raise ValueError(f"the network must not be compiled before it is wrapped, got compiled {name or 'network'}")
+
+
 class Generator:
     """A StyleGAN whose styles can be read, exchanged and paired with the tensors that they scale.
 
@@ -35,11 +42,14 @@ class Generator:
         name: what to call the generator in messages and files.
         z_dim: length of z.
         mapping: z [N, z_dim] -> w [N, D] or [N, rows, D].
-        synthesis: w -> image [N, 3, H, W], nominally in [-1, 1], with noise fixed.
+        synthesis: w -> image [N, 3, H, W], with noise fixed.
         w_mean: mean of w [D] or [rows, D]; default: estimated from 4,096 fixed latents when first needed.
+        image_range: what the network gives for black and for white.
+        transform_row: the row of w that drives a transform of the network's input and no style (StyleGAN3).
 
     Raises:
-        ValueError: no module matches the rules, or a style and its tensor differ in channels.
+        ValueError: no module matches the rules, a style and its tensor differ in channels, the images are not of
+            three channels, or a module is compiled, which would let hooks be ignored.
     """
 
     def __init__(
@@ -52,10 +62,16 @@ class Generator:
         mapping: Callable[[Tensor], Tensor],
         synthesis: Callable[[Tensor], Tensor],
         w_mean: Tensor | None = None,
+        image_range: tuple[float, float] = (-1.0, 1.0),
+        transform_row: int | None = None,
     ) -> None:
+        refuse_compiled(network)
         self.network = network.eval()
         self.name = name
         self.z_dim = z_dim
+        self.transform_row = transform_row
+        self._gain = 1 / (image_range[1] - image_range[0])
+        self._offset = -image_range[0] * self._gain
         self._mapping = mapping
         self._synthesis = synthesis
         self._given_mean = w_mean
@@ -66,6 +82,8 @@ class Generator:
         with self._session():
             w = self._map([0]).clone(memory_format=torch.contiguous_format)
             sites, image = probe(wires, synthesis, w)
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"synthesis must give images [N, 3, H, W], got {tuple(image.shape)}")
         self.sites: tuple[Site, ...] = tuple(sites)
         self.style_width = sites[-1].stop
         self.w_shape: tuple[int, ...] = tuple(w.shape[1:])
@@ -92,7 +110,7 @@ class Generator:
             return self._mapping(z).double().mean(dim=0).float()
 
     def latents(self, seeds: Iterable[int], *, truncation: float = 1.0) -> Tensor:
-        """Map seeds to w: z = RandomState(seed).randn(1, z_dim), w <- w_mean + truncation (w - w_mean).
+        """Map seeds to w: z = RandomState(seed).randn(1, z_dim), w <- lerp(w_mean, w, truncation), as NVlabs do it.
 
         Args:
             seeds: integers in [0, 2**32).
@@ -108,7 +126,7 @@ class Generator:
             raise ValueError(f"truncation must be a finite number, got {truncation}")
         with self._session():
             w = self._map(seeds)
-        return w if truncation == 1 else self.w_mean + truncation * (w - self.w_mean)
+        return w if truncation == 1 else self.w_mean.lerp(w, truncation)
 
     def styles(self, w: Tensor) -> Tensor:
         """Compute all sites' styles, end to end, as the style modules give them (a bias is left out).
@@ -186,7 +204,7 @@ class Generator:
                 if site.name in waiting:
                     hooks.callback(wires.on_tensor(partial(read, site.name)).remove)
             if waiting or image:
-                return self._synthesis(w).float().mul(0.5).add_(0.5).clamp_(0, 1).contiguous()
+                return self._synthesis(w).float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
         return None
 
     def activations(self, w: Tensor, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
