@@ -151,7 +151,7 @@ def _attributes(name: str, values: list[tuple[Any, Any]]) -> Iterator[None]:
 def _modulated(inputs: tuple[Any, ...], output: Any, scale: Tensor) -> Any:
     """What genforce's style module gives: the modulated tensor, and the style [N, 2C], stored minus one."""
     style = torch.cat((scale, output[1][:, scale.shape[1] :]), dim=1)
-    parts = style.view(len(style), 2, -1, 1, 1)
+    parts = style.view(-1, 2, scale.shape[1], 1, 1)
     return inputs[0] * (parts[:, 0] + 1) + parts[:, 1], style
 
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property, partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stylefast.generators.compiled import Compiled, refuse_compiled
 from stylefast.generators.sites import Rule, Site, match, probe
 
 MEAN_LATENTS = 4096
@@ -24,13 +25,6 @@ MEAN_LATENTS = 4096
 
 class _Stop(Exception):
     """Ends a forward pass whose remaining layers nobody asked for."""
-
-
-def refuse_compiled(network: nn.Module) -> None:
-    """Raises ValueError for a network with a compiled module: what is compiled ignores hooks that come later."""
-    for name, module in network.named_modules():
-        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-            raise ValueError(f"the network must not be compiled before it is wrapped, got compiled {name or 'network'}")
 
 
 class Generator:
@@ -65,7 +59,6 @@ class Generator:
         image_range: tuple[float, float] = (-1.0, 1.0),
         transform_row: int | None = None,
     ) -> None:
-        refuse_compiled(network)
         self.network = network.eval()
         self.name = name
         self.z_dim = z_dim
@@ -77,6 +70,7 @@ class Generator:
         self._given_mean = w_mean
         self._lock = threading.RLock()
         self._running = False
+        self._compiled: Compiled | None = None
         self.device = next(iter((*network.parameters(), *network.buffers()))).device
         wires = match(network, tuple(rules))
         with self._session():
@@ -186,10 +180,7 @@ class Generator:
         waiting = {site.tensor for site in self.select(sites)}
         self.check("w", w)
         if styles is not None:
-            self.check("styles", styles)
-            if len(w) not in (1, len(styles)):
-                raise ValueError(f"w must have N = {len(styles)} rows to match styles [N, S], or one, got {len(w)}")
-            w = w.expand(len(styles), *self.w_shape)
+            w = self._paired(w, styles)
 
         def read(key: str, tensor: Tensor) -> None:
             callback(key, tensor)
@@ -204,7 +195,7 @@ class Generator:
                 if site.name in waiting:
                     hooks.callback(wires.on_tensor(partial(read, site.name)).remove)
             if waiting or image:
-                return self._synthesis(w).float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
+                return self._images(self._synthesis(w))
         return None
 
     def activations(self, w: Tensor, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -236,9 +227,46 @@ class Generator:
         Returns:
             Images [N, 3, H, W], float32 in [0, 1].
         """
+        if self._compiled is not None and len(styles):
+            w = self._paired(w, styles)
+            with self._session():
+                return torch.cat([self._images(raw) for raw in self._compiled(styles, w)])
         images = self.visit(w, lambda key, tensor: None, (), styles=styles, image=True)
         assert images is not None
         return images
+
+    def compile(self, batch_size: int = 4, **options: Any) -> None:
+        """Has `synthesize` run compiled from now on, in batches of one size, of which the last is filled up.
+
+        The first batch compiles, and all that follow take what it made, whatever their styles. All other methods run
+        as before, and so does the network for its other users: the hooks that stay do nothing then.
+
+        Args:
+            batch_size: images a batch.
+            options: of torch.compile, such as ``mode="reduce-overhead"`` for CUDA graphs.
+
+        Raises:
+            ValueError: batch_size below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if self._compiled is not None:
+            self._compiled.remove()
+        styles = torch.empty(batch_size, self.style_width, device=self.device)
+        w = torch.empty(batch_size, *self.w_shape, device=self.device)
+        self._compiled = Compiled(self._wires, self._synthesis, styles, w, options)
+
+    def _paired(self, w: Tensor, styles: Tensor) -> Tensor:
+        """One row of w for each row of styles."""
+        self.check("w", w)
+        self.check("styles", styles)
+        if len(w) not in (1, len(styles)):
+            raise ValueError(f"w must have N = {len(styles)} rows to match styles [N, S], or one, got {len(w)}")
+        return w.expand(len(styles), *self.w_shape)
+
+    def _images(self, raw: Tensor) -> Tensor:
+        """What the network gives, as new float32 images in [0, 1]."""
+        return raw.float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
 
     def _map(self, seeds: Iterable[int]) -> Tensor:
         z = np.array([np.random.RandomState(seed).randn(self.z_dim) for seed in seeds], np.float32)
@@ -247,6 +275,7 @@ class Generator:
     @contextmanager
     def _session(self) -> Iterator[ExitStack]:
         """One run at a time; hooks put on the stack are removed whatever happens."""
+        refuse_compiled(self.network)
         with self._lock:
             if self._running:
                 raise RuntimeError(f"{self.name} is running: a callback cannot use the generator that calls it")

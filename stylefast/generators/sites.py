@@ -125,10 +125,12 @@ class Wires:
 
         return self.style.register_forward_hook(read)
 
-    def replace_scale(self, scale: Tensor) -> RemovableHandle:
-        """Let the style module give ``scale`` [N, C] instead of its own."""
+    def replace_scale(self, scale: Tensor, active: Callable[[], bool] = lambda: True) -> RemovableHandle:
+        """Let the style module give what is in ``scale`` [N, C] instead of its own, whenever ``active``."""
 
         def replace(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+            if not active():
+                return None
             # The module's own layout and alignment, because a matrix product may round differently in another.
             own = torch.empty_like(self.rule.scale.read(output))
             return self.rule.scale.write(inputs, output, own.copy_(scale))

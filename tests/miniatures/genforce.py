@@ -37,11 +37,11 @@ class StyleMod(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.linear = affine(2 * channels, one=False)
+        self.channels, self.linear = channels, affine(2 * channels, one=False)
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         style = self.linear(w)
-        scale, bias = style.view(len(x), 2, -1, 1, 1).unbind(1)
+        scale, bias = style.view(-1, 2, self.channels, 1, 1).unbind(1)
         return x * (scale + 1) + bias, style
 
 

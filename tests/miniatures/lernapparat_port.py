@@ -24,10 +24,10 @@ class StyleMod(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.lin = affine(2 * channels, one=False)
+        self.channels, self.lin = channels, affine(2 * channels, one=False)
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.lin(latent).view(len(latent), 2, -1, 1, 1)
+        return self.lin(latent).view(-1, 2, self.channels, 1, 1)
 
 
 class Styles(nn.Module):

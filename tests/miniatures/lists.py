@@ -44,7 +44,9 @@ class RosinalityConv(Conv):
         self.modulation = affine(before)
 
     def forward(self, x: Tensor, w: Tensor, mode: str) -> Tensor:
-        return self.run(x, self.modulation(w).view(len(x), 1, -1, 1, 1)[:, 0, :, 0, 0], self.noise_of(x, mode))
+        return self.run(
+            x, self.modulation(w).view(len(x), 1, self.weight.shape[1], 1, 1)[:, 0, :, 0, 0], self.noise_of(x, mode)
+        )
 
 
 class Rosinality(ListNetwork):

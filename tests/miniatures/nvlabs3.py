@@ -49,7 +49,8 @@ class NVLayer3(nn.Module):
         super().__init__()
         self.rates = LAYERS[i][:2]
         self.in_sampling_rate = self.rates[0]
-        self.in_size, self.out_size = (torch.tensor([side] * 2).numpy() for side in sides()[i])
+        before, self.side = sides()[i]
+        self.in_size = torch.tensor([before] * 2).numpy()
         self.rgb = i == len(LAYERS) - 1
         before = LAYERS[max(0, i - 1)][2]
         kernel = 1 if self.rgb else 3
@@ -59,7 +60,7 @@ class NVLayer3(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise_mode: str = "random") -> Tensor:
         x = modulated(x, self.weight, self.affine(w), demodulate=not self.rgb)
         x = x if self.rgb else F.leaky_relu(x, 0.2) * ROOT_2
-        return keep_place(x, *self.rates, int(self.out_size[0]))
+        return keep_place(x, *self.rates, self.side)
 
 
 class NVSynthesis3(nn.Module):
