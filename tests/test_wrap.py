@@ -75,6 +75,8 @@ def test_sites_have_the_shapes_and_kinds_of_the_code_base(name):
         assert generator.styles(generator.latents([0]))[:, site.slice].shape == (1, site.channels)
     sizes = [site.size[0] for site in generator.sites]
     assert sizes == [16, 16, 32, 32] if name in ("nvlabs3", "stylegan-xl", "hammer3") else set(sizes) == set(CHANNELS)
+    if name == "lernapparat":  # whose styles are elsewhere than their tensors
+        assert [site.name for site in generator.sites] == list(miniature(name).g_style.style_layers)
     assert {site.normalized for site in generator.sites} == {name in ("genforce1", "lernapparat")}
 
 
@@ -115,10 +117,34 @@ def test_styles_are_kept_as_the_modules_give_them():
 # Latents
 
 
+@pytest.mark.parametrize(
+    "name, mapping",
+    [
+        ("rosinality", lambda net, z: net.style(z)),
+        ("genforce1", lambda net, z: net.mapping(z)["w"]),
+        ("genforce2", lambda net, z: net.mapping(z)["w"]),
+        ("hammer2", lambda net, z: net.mapping(z)["w"]),
+        ("hammer3", lambda net, z: net.mapping(z)["w"]),
+        ("lucidrains", lambda net, z: net.SE(z)),
+        ("lernapparat", lambda net, z: net.g_mapping(z)[:, 0]),
+        ("mmagic", lambda net, z: net.style_mapping(z)),
+    ],
+)
+def test_latents_are_mapped_by_the_network(name, mapping):
+    w, z = wrapped(name).latents([0, 1]), torch.from_numpy(np.stack([row_of(0), row_of(1)]))
+    with torch.no_grad():
+        expected = mapping(miniature(name), z)
+    assert all(torch.allclose(w[:, i], expected, rtol=0, atol=1e-6) for i in range(w.shape[1]))
+
+
+def row_of(seed):
+    return np.random.RandomState(seed).randn(WIDTH).astype(np.float32)
+
+
 @pytest.mark.parametrize("name", ["nvlabs2", "nvlabs2-classes", "nvlabs3", "stylegan-xl"])
 def test_truncation_is_that_of_the_network_bit_for_bit(name):
     generator, net = wrapped(name), miniature(name)
-    z = torch.from_numpy(np.concatenate([np.random.RandomState(i).randn(1, WIDTH) for i in range(3)])).float()
+    z = torch.from_numpy(np.stack([row_of(seed) for seed in range(3)]))
     c = torch.zeros(3, net.c_dim)
     if net.c_dim:
         c[:, 2] = 1

@@ -239,7 +239,8 @@ class Generator:
         """Has `synthesize` run compiled from now on, in batches of one size, of which the last is filled up.
 
         The first batch compiles, and all that follow take what it made, whatever their styles. All other methods run
-        as before, and so does the network for its other users: the hooks that stay do nothing then.
+        as before, and so does the network for its other users: the hooks that stay do nothing then. A network that
+        breaks graphs compiles layer by layer: torch._dynamo.config.recompile_limit must then exceed their number.
 
         Args:
             batch_size: images a batch.
