@@ -149,6 +149,8 @@ def hammer(synthesis: nn.Module, rows: int) -> nn.Module:
 
 
 class HammerConv3(nn.Module):
+    """Normalises styles over the batch, which demodulation takes back."""
+
     def __init__(self, before: int, after: int, kernel: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(after, before, kernel, kernel) / (3 * before**0.5))
@@ -156,7 +158,9 @@ class HammerConv3(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         style = self.style(w)
-        return modulated(x, self.weight, style, demodulate=self.weight.shape[-1] > 1), style
+        if self.weight.shape[-1] == 1:
+            return modulated(x, self.weight, style, demodulate=False), style
+        return modulated(x, self.weight, style * style.square().mean().rsqrt()), style
 
 
 class HammerLayer3(nn.Module):
