@@ -55,10 +55,13 @@ class StyleEditor:
         generator: where styles and images come from.
         catalog: of that generator, annotated.
         rgb: also edit the toRGB sites, which change colours everywhere.
+        transform: how much of the reference's input transform an edit takes (StyleGAN3: it turns and shifts the whole
+            image), times the edit's strength: w_0 = target + transform (reference - target) of the row of w that drives
+            it. 0 keeps the target's, 1 takes the reference's.
         backend: as in `stylefast.blend`.
 
     Raises:
-        ValueError: the catalog belongs to another generator.
+        ValueError: the catalog belongs to another generator, or `transform` is asked of one that has none.
 
     Example:
         >>> editor = StyleEditor(generator, catalog)
@@ -66,12 +69,22 @@ class StyleEditor:
     """
 
     def __init__(
-        self, generator: Generator, catalog: Catalog, *, rgb: bool = False, backend: str | None = None
+        self,
+        generator: Generator,
+        catalog: Catalog,
+        *,
+        rgb: bool = False,
+        transform: float = 0.0,
+        backend: str | None = None,
     ) -> None:
         catalog.check(generator)
+        if not 0 <= transform <= 1 or (transform and generator.transform_row is None):
+            allowed = "in [0, 1]" if generator.transform_row is not None else f"0, as {generator.name} has none"
+            raise ValueError(f"transform must be {allowed}, got {transform}")
         self.generator = generator
         self.catalog = catalog
         self.rgb = rgb
+        self.transform = transform
         self.sites = [site for site in generator.sites if rgb or site.kind != "rgb"]
         self.backend = backend
 
@@ -180,6 +193,10 @@ class Maker:
             styles, styles, queries.to(styles.device), edits=index, strength=strength, backend=self.editor.backend
         )
         w = torch.cat([plan.targets.w(e.target) for e in edits])
+        if (row := generator.transform_row) is not None and self.editor.transform:
+            other = torch.cat([plan.references.w(e.reference) for e in edits])[:, row]
+            share = (strength * self.editor.transform).to(w)[:, None]
+            w[:, row] = w[:, row].lerp(other, share)
         batch = EditBatch(edits, blended, generator.synthesize(blended, w))
         return self._measured(batch) if self.measure else batch
 

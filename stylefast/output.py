@@ -177,7 +177,7 @@ class Job:
 def _digest(plan: Plan) -> str:
     """Of all that an edit's image follows from, but for what its record says itself."""
     editor, catalog = plan.editor, plan.editor.catalog
-    known = [editor.generator.fingerprint, catalog.parts, catalog.features, catalog.layer, editor.rgb]
+    known = [editor.generator.fingerprint, catalog.parts, catalog.features, catalog.layer, editor.rgb, editor.transform]
     tensors = {"centroids": catalog.centroids, "contributions": catalog.contributions}
     text = json.dumps([*known, checksum(tensors), plan.targets.origin, plan.references.origin])
     return blake2b(text.encode(), digest_size=8).hexdigest()

@@ -4,7 +4,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import hooks, own_images, shared, tiny
+from networks import Layer, hooks, own_images, shared, tiny
+from torch import nn
 
 from stylefast.generators import Generator, Rule
 from stylefast.generators.toy import RULES
@@ -136,3 +137,24 @@ def test_visit_under_other_styles_sees_their_tensors(generator):
     last = generator.sites[-1].tensor
     generator.visit(target, lambda key, tensor: seen.update({key: tensor.clone()}), [last], styles=styles)
     assert not torch.equal(seen[last], generator.activations(target, [last])[last])
+
+
+class Automatic(nn.Module):
+    """Its synthesis is run under autocast."""
+
+    def __init__(self):
+        super().__init__()
+        self.only = Layer()
+
+    def forward(self, w):
+        with torch.autocast(w.device.type, torch.bfloat16):
+            return self.only(torch.ones(len(w), 3, 2, 2), w).float()
+
+
+def test_styles_are_what_they_are_under_autocast():
+    torch.manual_seed(0)
+    network, rule = Automatic(), Rule(r"(?P<site>\w+)\.affine", r"\g<site>")
+    generator = Generator(network, [rule], name="automatic", z_dim=4, mapping=lambda z: z, synthesis=network)
+    w = generator.latents([0, 1])
+    assert generator.styles(w).dtype == torch.bfloat16
+    assert torch.equal(generator.synthesize(generator.styles(w), w), own_images(generator, w))

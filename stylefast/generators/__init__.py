@@ -10,8 +10,9 @@ import torch
 
 from stylefast.generators.generator import Generator
 from stylefast.generators.sites import Rule, Scale, Site
+from stylefast.generators.wrapping import wrap
 
-__all__ = ["Generator", "Rule", "Scale", "Site", "load"]
+__all__ = ["Generator", "Rule", "Scale", "Site", "load", "wrap"]
 
 _TOYS = {"toy:sg1": "sg1", "toy:sg2": "sg2", "toy:sg3": "sg3"}
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property, partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stylefast.generators.compiled import Compiled, refuse_compiled
 from stylefast.generators.sites import Rule, Site, match, probe
 
 MEAN_LATENTS = 4096
@@ -35,11 +36,14 @@ class Generator:
         name: what to call the generator in messages and files.
         z_dim: length of z.
         mapping: z [N, z_dim] -> w [N, D] or [N, rows, D].
-        synthesis: w -> image [N, 3, H, W], nominally in [-1, 1], with noise fixed.
+        synthesis: w -> image [N, 3, H, W], with noise fixed.
         w_mean: mean of w [D] or [rows, D]; default: estimated from 4,096 fixed latents when first needed.
+        image_range: what the network gives for black and for white.
+        transform_row: the row of w that drives a transform of the network's input and no style (StyleGAN3).
 
     Raises:
-        ValueError: no module matches the rules, or a style and its tensor differ in channels.
+        ValueError: no module matches the rules, a style and its tensor differ in channels, the images are not of
+            three channels, or a module is compiled, which would let hooks be ignored.
     """
 
     def __init__(
@@ -52,20 +56,28 @@ class Generator:
         mapping: Callable[[Tensor], Tensor],
         synthesis: Callable[[Tensor], Tensor],
         w_mean: Tensor | None = None,
+        image_range: tuple[float, float] = (-1.0, 1.0),
+        transform_row: int | None = None,
     ) -> None:
         self.network = network.eval()
         self.name = name
         self.z_dim = z_dim
+        self.transform_row = transform_row
+        self._gain = 1 / (image_range[1] - image_range[0])
+        self._offset = -image_range[0] * self._gain
         self._mapping = mapping
         self._synthesis = synthesis
         self._given_mean = w_mean
         self._lock = threading.RLock()
         self._running = False
+        self._compiled: Compiled | None = None
         self.device = next(iter((*network.parameters(), *network.buffers()))).device
         wires = match(network, tuple(rules))
         with self._session():
             w = self._map([0]).clone(memory_format=torch.contiguous_format)
             sites, image = probe(wires, synthesis, w)
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"synthesis must give images [N, 3, H, W], got {tuple(image.shape)}")
         self.sites: tuple[Site, ...] = tuple(sites)
         self.style_width = sites[-1].stop
         self.w_shape: tuple[int, ...] = tuple(w.shape[1:])
@@ -92,7 +104,7 @@ class Generator:
             return self._mapping(z).double().mean(dim=0).float()
 
     def latents(self, seeds: Iterable[int], *, truncation: float = 1.0) -> Tensor:
-        """Map seeds to w: z = RandomState(seed).randn(1, z_dim), w <- w_mean + truncation (w - w_mean).
+        """Map seeds to w: z = RandomState(seed).randn(1, z_dim), w <- lerp(w_mean, w, truncation), as NVlabs do it.
 
         Args:
             seeds: integers in [0, 2**32).
@@ -108,7 +120,7 @@ class Generator:
             raise ValueError(f"truncation must be a finite number, got {truncation}")
         with self._session():
             w = self._map(seeds)
-        return w if truncation == 1 else self.w_mean + truncation * (w - self.w_mean)
+        return w if truncation == 1 else self.w_mean.lerp(w, truncation)
 
     def styles(self, w: Tensor) -> Tensor:
         """Compute all sites' styles, end to end, as the style modules give them (a bias is left out).
@@ -168,10 +180,7 @@ class Generator:
         waiting = {site.tensor for site in self.select(sites)}
         self.check("w", w)
         if styles is not None:
-            self.check("styles", styles)
-            if len(w) not in (1, len(styles)):
-                raise ValueError(f"w must have N = {len(styles)} rows to match styles [N, S], or one, got {len(w)}")
-            w = w.expand(len(styles), *self.w_shape)
+            w = self._paired(w, styles)
 
         def read(key: str, tensor: Tensor) -> None:
             callback(key, tensor)
@@ -186,7 +195,7 @@ class Generator:
                 if site.name in waiting:
                     hooks.callback(wires.on_tensor(partial(read, site.name)).remove)
             if waiting or image:
-                return self._synthesis(w).float().mul(0.5).add_(0.5).clamp_(0, 1).contiguous()
+                return self._images(self._synthesis(w))
         return None
 
     def activations(self, w: Tensor, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -218,9 +227,47 @@ class Generator:
         Returns:
             Images [N, 3, H, W], float32 in [0, 1].
         """
+        if self._compiled is not None and len(styles):
+            w = self._paired(w, styles)
+            with self._session():
+                return torch.cat([self._images(raw) for raw in self._compiled(styles, w)])
         images = self.visit(w, lambda key, tensor: None, (), styles=styles, image=True)
         assert images is not None
         return images
+
+    def compile(self, batch_size: int = 4, **options: Any) -> None:
+        """Has `synthesize` run compiled from now on, in batches of one size, of which the last is filled up.
+
+        The first batch compiles, and all that follow take what it made, whatever their styles. All other methods run
+        as before, and so does the network for its other users: the hooks that stay do nothing then. A network that
+        breaks graphs compiles layer by layer: torch._dynamo.config.recompile_limit must then exceed their number.
+
+        Args:
+            batch_size: images a batch.
+            options: of torch.compile, such as ``mode="reduce-overhead"`` for CUDA graphs.
+
+        Raises:
+            ValueError: batch_size below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if self._compiled is not None:
+            self._compiled.remove()
+        styles = torch.empty(batch_size, self.style_width, device=self.device)
+        w = torch.empty(batch_size, *self.w_shape, device=self.device)
+        self._compiled = Compiled(self._wires, self._synthesis, styles, w, options)
+
+    def _paired(self, w: Tensor, styles: Tensor) -> Tensor:
+        """One row of w for each row of styles."""
+        self.check("w", w)
+        self.check("styles", styles)
+        if len(w) not in (1, len(styles)):
+            raise ValueError(f"w must have N = {len(styles)} rows to match styles [N, S], or one, got {len(w)}")
+        return w.expand(len(styles), *self.w_shape)
+
+    def _images(self, raw: Tensor) -> Tensor:
+        """What the network gives, as new float32 images in [0, 1]."""
+        return raw.float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
 
     def _map(self, seeds: Iterable[int]) -> Tensor:
         z = np.array([np.random.RandomState(seed).randn(self.z_dim) for seed in seeds], np.float32)
@@ -229,6 +276,7 @@ class Generator:
     @contextmanager
     def _session(self) -> Iterator[ExitStack]:
         """One run at a time; hooks put on the stack are removed whatever happens."""
+        refuse_compiled(self.network)
         with self._lock:
             if self._running:
                 raise RuntimeError(f"{self.name} is running: a callback cannot use the generator that calls it")

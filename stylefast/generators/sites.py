@@ -27,7 +27,7 @@ class Site:
         start: first column of the style vector in flat styles [N, S].
         kind: "conv", or "rgb" where the layer writes colours.
         tensor: key of the tensor, the name of the first site that reads it; sites with one key share their work.
-        size: (H, W) of the tensor.
+        size: (H, W) of the tensor, without a margin beyond the frame (StyleGAN3).
         normalized: True where the tensor comes out of an instance normalisation (StyleGAN1).
     """
 
@@ -80,7 +80,9 @@ class Rule:
         reads: which of the two, the carrier's first "input" or its "output".
         scale: which part of the style module's output is the scale.
         kind: "conv" or "rgb", for all sites of the rule.
+        last: the kind of the last style module that matches, where it is another.
         normalized: True where the tensors come out of an instance normalisation.
+        margin: carrier -> pixels on each side of its tensor that lie beyond the frame (StyleGAN3).
     """
 
     style: str
@@ -88,23 +90,28 @@ class Rule:
     reads: Literal["input", "output"] = "input"
     scale: Scale = WHOLE
     kind: Kind = "conv"
+    last: Kind | None = None
     normalized: bool = False
+    margin: Callable[[nn.Module], int] = lambda carrier: 0
 
 
 @dataclass
 class Wires:
-    """The modules behind a site, and the row of w that is all its style module takes (None: it takes more)."""
+    """The modules behind a site, its kind, and the row of w that is all its style takes (None: it takes more)."""
 
     rule: Rule
     style: nn.Module
     carrier: nn.Module
+    kind: Kind
     row: int | None = None
 
     def on_tensor(self, call: Callable[[Tensor], None]) -> RemovableHandle:
-        """Hook ``call`` on the tensor that the style scales."""
+        """Hook ``call`` on the tensor that the style scales, or on what of it lies in the frame."""
+        margin = self.rule.margin(self.carrier)
 
         def read(module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
-            call(inputs[0] if self.rule.reads == "input" else output)
+            tensor = inputs[0] if self.rule.reads == "input" else output
+            call(tensor[:, :, margin:-margin, margin:-margin] if margin else tensor)
 
         if self.rule.reads == "input":
             return self.carrier.register_forward_pre_hook(read)
@@ -118,10 +125,12 @@ class Wires:
 
         return self.style.register_forward_hook(read)
 
-    def replace_scale(self, scale: Tensor) -> RemovableHandle:
-        """Let the style module give ``scale`` [N, C] instead of its own."""
+    def replace_scale(self, scale: Tensor, active: Callable[[], bool] = lambda: True) -> RemovableHandle:
+        """Let the style module give what is in ``scale`` [N, C] instead of its own, whenever ``active``."""
 
         def replace(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+            if not active():
+                return None
             # The module's own layout and alignment, because a matrix product may round differently in another.
             own = torch.empty_like(self.rule.scale.read(output))
             return self.rule.scale.write(inputs, output, own.copy_(scale))
@@ -141,11 +150,13 @@ def match(network: nn.Module, rules: tuple[Rule, ...]) -> dict[str, Wires]:
     modules = dict(network.named_modules())
     found: dict[str, Wires] = {}
     for rule in rules:
-        for style in filter(None, (re.fullmatch(rule.style, name) for name in modules)):
+        matches = [style for name in modules if (style := re.fullmatch(rule.style, name))]
+        for style in matches:
             site, carrier = style["site"], style.expand(rule.carrier)
             if carrier not in modules or site in found:
                 raise ValueError(f"rule {rule.style!r} gives {style[0]} no site of its own or no carrier: {carrier}")
-            found[site] = Wires(rule, modules[style[0]], modules[carrier])
+            kind = rule.last if rule.last and style is matches[-1] else rule.kind
+            found[site] = Wires(rule, modules[style[0]], modules[carrier], kind)
     if not found:
         raise ValueError(f"rules must match style modules, got none for {[rule.style for rule in rules]}")
     return found
@@ -171,7 +182,8 @@ def probe(wires: dict[str, Wires], synthesis: Callable[[Tensor], Tensor], w: Ten
 
     def see_style(name: str, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
         widths[name] = wires[name].rule.scale.read(output).shape[1]
-        wires[name].row = None if options else _row(w, inputs)
+        # Called outside of autocast the module would round otherwise than within.
+        wires[name].row = None if options or torch.is_autocast_enabled(w.device.type) else _row(w, inputs)
 
     def see_tensor(name: str, tensor: Tensor) -> None:
         nonlocal latest  # one tensor is enough to hold: sites that read the same follow one another
@@ -191,8 +203,8 @@ def probe(wires: dict[str, Wires], synthesis: Callable[[Tensor], Tensor], w: Ten
         if len(shape) != 4 or widths.get(name) != shape[1]:
             raise ValueError(f"site {name}: a style of {widths.get(name)} channels cannot scale {tuple(shape)}")
         start = sites[-1].stop if sites else 0
-        rule = wires[name].rule
-        sites.append(Site(name, shape[1], start, rule.kind, key, (shape[2], shape[3]), rule.normalized))
+        wire = wires[name]
+        sites.append(Site(name, shape[1], start, wire.kind, key, (shape[2], shape[3]), wire.rule.normalized))
     return sites, image
 
 

@@ -53,7 +53,15 @@ def toy(kind: str = "sg2", seed: int = 0, *, device: str | torch.device = "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = networks[kind]().to(device)
-    return Generator(network, RULES[kind], name=f"toy:{kind}", z_dim=WIDTH, mapping=network.mapping, synthesis=network)
+    return Generator(
+        network,
+        RULES[kind],
+        name=f"toy:{kind}",
+        z_dim=WIDTH,
+        mapping=network.mapping,
+        synthesis=network,
+        transform_row=0 if kind == "sg3" else None,
+    )
 
 
 def _weight(*shape: int) -> nn.Parameter:

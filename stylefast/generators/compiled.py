@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled synthesis: hooks that are there before anything is compiled, and read styles from where they always are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stylefast.generators.sites import Site, Wires
+
+
+def refuse_compiled(network: nn.Module) -> None:
+    """Raises ValueError for a network with a compiled module: what is compiled ignores hooks that come later."""
+    for name, module in network.named_modules():
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise ValueError(
+                "the network must not be compiled by itself, as hooks would be ignored in silence: "
+                f"give it as it was and call Generator.compile; compiled is {name or 'all of it'}"
+            )
+
+
+class Compiled:
+    """Synthesis of batches of one size from styles, under torch.compile.
+
+    Styles and latents are copied into buffers that never move, so nothing is compiled again for other ones, and a CUDA
+    graph can replay. The hooks stay with the network; they do nothing unless this object runs it.
+
+    Args:
+        wires: of all sites.
+        synthesis: w -> image.
+        styles: [B, S], the buffer of styles.
+        w: [B, D] or [B, rows, D], the buffer of latents.
+        options: of torch.compile.
+    """
+
+    def __init__(
+        self,
+        wires: Iterable[tuple[Site, Wires]],
+        synthesis: Callable[[Tensor], Tensor],
+        styles: Tensor,
+        w: Tensor,
+        options: dict[str, Any],
+    ) -> None:
+        self._styles, self._w = styles, w
+        self._active = False
+        self._handles = [wire.replace_scale(styles[:, site.slice], lambda: self._active) for site, wire in wires]
+        self._synthesis = torch.compile(synthesis, **options)
+
+    def __call__(self, styles: Tensor, w: Tensor) -> Iterator[Tensor]:
+        """What synthesis gives for styles [N, S] at w [N, ...], batch by batch; good until the next one."""
+        size = len(self._styles)
+        self._active = True
+        try:
+            for begin in range(0, len(styles), size):
+                n = min(size, len(styles) - begin)
+                for buffer, rows in ((self._styles, styles), (self._w, w)):
+                    buffer[:n] = rows[begin : begin + n]
+                    buffer[n:] = rows[begin]  # fills up the last batch
+                yield self._synthesis(self._w)[:n]
+        finally:
+            self._active = False
+
+    def remove(self) -> None:
+        """Removes the hooks."""
+        for handle in self._handles:
+            handle.remove()

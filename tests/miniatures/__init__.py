@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small networks with the module names, calls, style storage and noise of the code bases that `wrap` knows.
+
+Each gives images that depend on every style; weights are random. Widths are tiny: w 12, channels 8, 8, 6, side 16 (32
+for StyleGAN3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .common import CHANNELS, WIDTH, holder
+from .genforce import GenforceSynthesis1, GenforceSynthesis2, HammerSynthesis2, HammerSynthesis3, genforce, hammer
+from .lernapparat_port import lernapparat
+from .lists import MMagic, Rosinality
+from .lucid import lucidrains
+from .nvlabs2 import NVStyleGAN2
+from .nvlabs3 import LAYERS, NVStyleGAN3
+
+__all__ = ["CHANNELS", "LAYERS", "MINIATURES", "WIDTH", "Miniature", "holder", "miniature"]
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """A code base in small.
+
+    Args:
+        build: makes the network.
+        run: (network, w) -> images, as the code base makes them with fixed noise.
+        random: the same as its defaults make them, where these take random noise.
+        last: where the last site's tensor is seen: a module, and whether it is its "input" or "output".
+        kinds: of the sites in forward order, "c" or "r".
+        rows: of w.
+        label: the class, where there are classes.
+        unit: images are in [0, 1], not [-1, 1].
+        w_matters: the reference's styles at the target's w do not give the reference's image.
+    """
+
+    build: Callable[[], nn.Module]
+    run: Callable[[Any, Tensor], Tensor]
+    last: tuple[str, str]
+    random: Callable[[Any, Tensor], Tensor] | None = None
+    kinds: str = "crccrccr"
+    rows: int = 6
+    label: int | None = None
+    unit: bool = False
+    w_matters: bool = False
+
+
+def _nvlabs(net: Any, w: Tensor) -> Tensor:
+    return net.synthesis(w, noise_mode="const")
+
+
+def _lucidrains(net: Any, w: Tensor) -> Tensor:
+    noise = torch.rand(1, 16, 16, 1, generator=torch.Generator().manual_seed(0))
+    return net.GE(w, noise.expand(len(w), -1, -1, -1))
+
+
+def _lernapparat(net: Any, w: Tensor) -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    layers = [module for module in net.modules() if hasattr(module, "noise") and hasattr(module, "weight")]
+    for i, layer in enumerate(layers):
+        side = 4 << i // 2
+        layer.noise = torch.randn(1, 1, side, side, generator=random)
+    image = net.g_synthesis(net.g_style(w))
+    for layer in layers:
+        layer.noise = None
+    return image
+
+
+_NV2 = {"run": _nvlabs, "random": lambda net, w: net.synthesis(w), "last": ("synthesis.b16.torgb", "input")}
+_NV3 = {"run": _nvlabs, "last": ("synthesis.L3_32_3", "input"), "kinds": "cccr", "rows": 5, "w_matters": True}
+MINIATURES = {
+    "nvlabs2": Miniature(NVStyleGAN2, **_NV2),
+    "nvlabs2-classes": Miniature(lambda: NVStyleGAN2(classes=4), **_NV2, label=2),
+    "nvlabs2-half": Miniature(lambda: NVStyleGAN2(half=True), **_NV2),
+    "nvlabs3": Miniature(NVStyleGAN3, **_NV3),
+    "stylegan-xl": Miniature(lambda: NVStyleGAN3(classes=4), **_NV3, label=2),
+    "rosinality": Miniature(
+        Rosinality,
+        lambda net, w: net([w], input_is_latent=True, randomize_noise=False)[0],
+        ("to_rgbs.1.conv", "input"),
+        lambda net, w: net([w], input_is_latent=True)[0],
+    ),
+    "genforce1": Miniature(
+        lambda: genforce(GenforceSynthesis1()),
+        lambda net, w: net.synthesis(w, randomize_noise=False)["image"],
+        ("synthesis.layer5.normalize", "output"),
+        lambda net, w: net.synthesis(w, randomize_noise=True)["image"],
+        kinds="cccccc",
+        w_matters=True,
+    ),
+    "genforce2": Miniature(
+        lambda: genforce(GenforceSynthesis2()),
+        lambda net, w: net.synthesis(w, randomize_noise=False)["image"],
+        ("synthesis.output2", "input"),
+        lambda net, w: net.synthesis(w, randomize_noise=True)["image"],
+    ),
+    "hammer2": Miniature(
+        lambda: hammer(HammerSynthesis2(), 6),
+        lambda net, w: net.synthesis(w, noise_mode="const")["image"],
+        ("synthesis.output2", "input"),
+        lambda net, w: net.synthesis(w, noise_mode="random")["image"],
+    ),
+    "hammer3": Miniature(
+        lambda: hammer(HammerSynthesis3(), 5),
+        lambda net, w: net.synthesis(w)["image"],
+        ("synthesis.layer3.conv", "input"),
+        kinds="cccr",
+        rows=5,
+        w_matters=True,
+    ),
+    "lucidrains": Miniature(
+        lucidrains,
+        _lucidrains,
+        ("GE.blocks.2.to_rgb.conv", "input"),
+        lambda net, w: net.GE(w, torch.rand(len(w), 16, 16, 1)),
+        kinds="ccrccrccr",
+        rows=3,
+        unit=True,
+    ),
+    "lernapparat": Miniature(
+        lernapparat,
+        _lernapparat,
+        ("g_synthesis.blocks.16x16.epi2.top_epi", "output"),
+        lambda net, w: net.g_synthesis(net.g_style(w)),
+        kinds="cccccc",
+        rows=18,
+        w_matters=True,
+    ),
+    "mmagic": Miniature(
+        MMagic,
+        lambda net, w: net([w], input_is_latent=True, randomize_noise=False),
+        ("to_rgbs.1.conv", "input"),
+        lambda net, w: net([w], input_is_latent=True),
+    ),
+}
+
+
+@cache
+def miniature(name: str) -> nn.Module:
+    """The network of that name; tests share it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return MINIATURES[name].build().eval()

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StyleGAN3 as NVlabs have it, and StyleGAN-XL: the same with classes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .common import ROOT_2, WIDTH, affine, modulated, twice
+from .nvlabs2 import NVMapping
+
+
+class Waves(nn.Module):
+    """Fourier features, turned and shifted by an affine function of w; the grid reaches beyond the frame."""
+
+    def __init__(self, channels: int, size: int, rate: int) -> None:
+        super().__init__()
+        self.affine = nn.Linear(WIDTH, 4)
+        self.register_buffer("freqs", 2 * torch.randn(channels, 2))
+        places = (torch.arange(size) + 0.5 - size / 2) / rate
+        self.register_buffer("grid", torch.stack(torch.meshgrid(places, places, indexing="xy")))
+
+    def forward(self, w: Tensor) -> Tensor:
+        t = self.affine(w)
+        c, s = F.normalize(t[:, :2]).unbind(1)
+        turn = torch.stack([c, -s, s, c], 1).unflatten(1, (2, 2))
+        places = torch.einsum("nij,jhw->nihw", turn, self.grid) + t[:, 2:, None, None]
+        return torch.sin(6.28 * torch.einsum("ci,nihw->nchw", self.freqs, places))
+
+
+MARGIN = 10
+LAYERS = ((16, 16, 8), (16, 32, 8), (32, 32, 6), (32, 32, 3))  # rates before and after, channels after
+
+
+def sides() -> list[tuple[int, int]]:
+    """Sides of a StyleGAN3 layer's tensor before and after; the last two layers have no margin behind them."""
+    after = [rate + 2 * MARGIN for _, rate, _ in LAYERS[:-2]] + [LAYERS[-1][1]] * 2
+    return list(zip([LAYERS[0][0] + 2 * MARGIN, *after], after, strict=False))
+
+
+def keep_place(x: Tensor, before: int, after: int, side: int) -> Tensor:
+    """Resamples to another rate, then cuts the margin: every place of the frame stays where it is."""
+    x = twice(x) if after > before else x
+    cut = (x.shape[-1] - side) // 2
+    return x[:, :, cut : cut + side, cut : cut + side]
+
+
+class NVLayer3(nn.Module):
+    def __init__(self, i: int) -> None:
+        super().__init__()
+        self.rates = LAYERS[i][:2]
+        self.in_sampling_rate = self.rates[0]
+        before, self.side = sides()[i]
+        self.in_size = torch.tensor([before] * 2).numpy()
+        self.rgb = i == len(LAYERS) - 1
+        before = LAYERS[max(0, i - 1)][2]
+        kernel = 1 if self.rgb else 3
+        self.weight = nn.Parameter(torch.randn(LAYERS[i][2], before, kernel, kernel) / (3 * before**0.5))
+        self.affine = affine(before)
+
+    def forward(self, x: Tensor, w: Tensor, noise_mode: str = "random") -> Tensor:
+        x = modulated(x, self.weight, self.affine(w), demodulate=not self.rgb)
+        x = x if self.rgb else F.leaky_relu(x, 0.2) * ROOT_2
+        return keep_place(x, *self.rates, self.side)
+
+
+class NVSynthesis3(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = Waves(LAYERS[0][2], sides()[0][0], LAYERS[0][0])
+        self.layer_names = [f"L{i}_{side}_{LAYERS[i][2]}" for i, (_, side) in enumerate(sides())]
+        for i, name in enumerate(self.layer_names):
+            setattr(self, name, NVLayer3(i))
+        self.num_ws = len(LAYERS) + 1
+
+    def forward(self, ws: Tensor, **options) -> Tensor:
+        x = self.input(ws[:, 0])
+        for i, name in enumerate(self.layer_names, 1):
+            x = getattr(self, name)(x, ws[:, i], **options)
+        return x
+
+
+class NVStyleGAN3(nn.Module):
+    def __init__(self, classes: int = 0) -> None:
+        super().__init__()
+        self.z_dim, self.c_dim = WIDTH, classes
+        self.synthesis = NVSynthesis3()
+        self.mapping = NVMapping(self.synthesis.num_ws, classes, means=classes)

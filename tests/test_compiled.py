@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled synthesis takes the styles that it is given, and a network that was compiled by itself is refused."""
+
+import pytest
+import torch
+from miniatures import MINIATURES
+from networks import hooks
+
+from stylefast.generators import wrap
+from stylefast.generators.toy import toy
+
+
+class Counting:
+    """Runs graphs as they are, and counts how often one is made."""
+
+    def __init__(self):
+        self.graphs = 0
+
+    def __call__(self, graph, inputs):
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", ["hammer3", "genforce1"])
+def test_other_styles_give_other_images_without_another_compilation(name):
+    generator, backend = wrap(MINIATURES[name].build()), Counting()
+    w = generator.latents(range(4))
+    own = generator.styles(w)
+    edited = own[[1, 2, 3, 0]] * 0.9
+    expected = [generator.synthesize(styles, w) for styles in (own, edited)]
+    generator.compile(4, backend=backend, fullgraph=True)
+    for styles, images in zip((own, edited, own), (*expected, expected[0]), strict=True):
+        assert torch.equal(generator.synthesize(styles, w), images)
+    # Batches of one size: the last is filled up, and one w serves all.
+    torch.testing.assert_close(generator.synthesize(edited[:3], w[:3]), expected[1][:3])
+    torch.testing.assert_close(generator.synthesize(own.repeat(2, 1)[:5], w.repeat(2, 1, 1)[:5])[4], expected[0][0])
+    assert torch.equal(generator.synthesize(own, w[:1]), generator.synthesize(own, w[[0, 0, 0, 0]]))
+    assert generator.synthesize(own[:0], w[:0]).shape == (0, 3, *generator.image_size)
+    assert backend.graphs == 1
+    # All else goes on as before.
+    assert torch.equal(generator.styles(w), own)
+    assert torch.equal(generator.visit(w, lambda key, tensor: None, (), image=True), expected[0])
+    with torch.no_grad():
+        bare = (MINIATURES[name].run(generator.network, w) * 0.5 + 0.5).clamp(0, 1)
+    assert torch.equal(bare, expected[0])
+
+
+def test_generators_of_one_network_read_their_own_buffers():
+    net = MINIATURES["hammer3"].build()
+    generators = [wrap(net), wrap(net)]
+    w = generators[0].latents([0, 1])
+    styles = [generators[0].styles(w), generators[0].styles(w.flip(0))]
+    expected = [generators[0].synthesize(rows, w) for rows in styles]
+    for generator in generators:
+        generator.compile(2, backend="eager")
+    for _ in range(2):
+        for generator, rows, images in zip(generators, styles, expected, strict=True):
+            assert torch.equal(generator.synthesize(rows, w), images)
+
+
+def test_compiling_again_replaces_the_hooks():
+    generator = toy("sg2")
+    generator.compile(2, backend="eager")
+    generator.compile(1, backend="eager")
+    assert hooks(generator) == len(generator.sites)
+    w = generator.latents([0])
+    with pytest.raises(ValueError, match=r"styles must .* S = 296"):
+        generator.synthesize(generator.styles(w)[:, 1:], w)
+    with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
+        generator.compile(0)
+
+
+def in_place(net):
+    net.synthesis.b8.compile(backend="eager")
+    return net, "synthesis.b8"
+
+
+def replaced(net):
+    net.synthesis = torch.compile(net.synthesis, backend="eager")
+    return net, "synthesis"
+
+
+def whole(net):
+    return torch.compile(net, backend="eager"), "all of it"
+
+
+@pytest.mark.parametrize("compile_it", [in_place, replaced, whole])
+def test_a_network_that_was_compiled_by_itself_is_refused(compile_it):
+    net = MINIATURES["nvlabs2"].build()
+    generator = wrap(net)
+    w = generator.latents([0])
+    compiled, name = compile_it(net)
+    with torch.no_grad():
+        compiled.synthesis(w, noise_mode="const")  # compiles, without hooks
+    message = f"must not be compiled by itself.*Generator.compile; compiled is {name}$"
+    with pytest.raises(ValueError, match=message):
+        wrap(compiled)
+    if compile_it is not whole:  # which leaves what was wrapped as it was
+        with pytest.raises(ValueError, match=message):
+            generator.styles(w)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers in float16 and channels_last, clamped at 256, whose square float16 cannot hold."""
+
+import pytest
+import torch
+from miniatures import MINIATURES
+
+from stylefast import Catalog, assign, contribution
+from stylefast.editing import StyleEditor
+from stylefast.generators import wrap
+
+LAST = ("b16.conv1", "b16.torgb")
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """Noise drives the last layers to their clamp."""
+    net = MINIATURES["nvlabs2-half"].build()
+    with torch.no_grad():
+        net.synthesis.b16.conv0.noise *= 800
+        net.synthesis.b16.conv1.noise *= 800
+    return wrap(net)
+
+
+def tensors(generator, w):
+    """As the network has them."""
+    found = {}
+    generator.visit(w, lambda key, tensor: found.update({key: tensor}), LAST)
+    return found
+
+
+def exact(tensor, labels, k, standardize):
+    """M in float64 from the float16 numbers."""
+    x = tensor.double()
+    if standardize:
+        x = (x - x.mean((2, 3), keepdim=True)) / (x.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    one_hot = torch.nn.functional.one_hot(labels.long(), k).permute(0, 3, 1, 2).double()
+    return torch.einsum("nchw,nkhw->kc", x.square(), one_hot) / labels.numel()
+
+
+def test_tensors_are_handed_over_as_the_network_has_them(generator):
+    for tensor in tensors(generator, generator.latents([0, 1])).values():
+        assert tensor.dtype == torch.float16 and tensor.is_contiguous(memory_format=torch.channels_last)
+        assert (tensor.abs() == 256).float().mean() > 0.1
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_squares_are_summed_in_float32(generator, backend, standardize):
+    for tensor in tensors(generator, generator.latents([0, 1])).values():
+        labels, _ = assign(tensor, torch.eye(len(tensor[0]))[:3], backend=backend)
+        m = contribution(tensor, labels, 3, standardize=standardize, backend=backend)
+        torch.testing.assert_close(m.double(), exact(tensor, labels, 3, standardize), rtol=1e-5, atol=1e-6)
+
+
+def test_a_catalog_and_an_edit(generator):
+    w = generator.latents(range(4))
+    catalog = Catalog.build(generator, w, n_clusters=3, layer="b16.conv1", n_init=1, progress=False)
+    labels = catalog.labels(generator, w)
+    for name, tensor in tensors(generator, w).items():
+        (site,) = generator.select([name])
+        expected = exact(tensor, labels, 3, standardize=True)
+        torch.testing.assert_close(catalog.contributions[:, site.slice].double(), expected, rtol=1e-4, atol=1e-5)
+    catalog.annotate({"part": [0, 1, 2]})
+    (batch,) = StyleEditor(generator, catalog).edit(w[:1], w[1:2], "part", measure=True)
+    assert batch.images.dtype == torch.float32 and not torch.equal(batch.images, batch.targets)
+    assert torch.equal(batch.images, generator.synthesize(batch.styles, w[:1]))
