@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `stylefast demo | catalog build | catalog show | catalog annotate | edit | bench | info`."""
+"""The command line: `stylefast demo | catalog build | show | annotate | edit | convert | bench | info`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from . import demo as demonstration
 from . import figures, generators
 from .__main__ import report
 from .catalog import Catalog
+from .converting import convert as converted
 from .editing import Grid, Pairs, Query, Sequential, StyleEditor
 from .images import LatentBatches
 from .options import Device, Network, Outdir, Trunc, images, numbers, seeds, share
@@ -200,6 +201,17 @@ def edit(
             for _ in job:
                 pass
         _print_result(job, shard)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A .pkl, .pt or .pth file of another code base.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    label: Annotated[int | None, typer.Option("--class", help="Of a conditional network: the class to show.")] = None,
+) -> None:
+    """Make a network of another code base into a file for --network; nothing that is in it is run."""
+    for name, value in converted(source, target, label=label).items():
+        print(f"{name}: {value}")
 
 
 @app.command()

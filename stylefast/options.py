@@ -13,7 +13,9 @@ import typer
 from .generators import Generator
 from .images import SEEDS, Images, Seeds, Stored
 
-Network = Annotated[str, typer.Option(help='"random-face" (real faces), its wheel, or "toy:sg1|sg2|sg3".')]
+Network = Annotated[
+    str, typer.Option(help='"random-face" (real faces), its wheel, a converted .safetensors, or "toy:sg1|sg2|sg3".')
+]
 Trunc = Annotated[float, typer.Option(help="Truncation psi.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda; under torchrun cuda is each process' own GPU.")]
 Outdir = Annotated[Path, typer.Option(help="Where to write.")]
