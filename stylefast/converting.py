@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,19 @@ from torch import Tensor
 from .files import PathLike, write_tensors
 from .generators import foreign
 from .generators.stylegan2 import FORMAT, StyleGAN2
-from .unpickling import ARRAYS, DICTIONARIES, FLAWS, TENSORS, Record, array, describe, members, read_pickle, tensor
+from .unpickling import (
+    ARRAYS,
+    DICTIONARIES,
+    FLAWS,
+    TENSORS,
+    Record,
+    array,
+    describe,
+    members,
+    read_pickle,
+    refusal,
+    tensor,
+)
 
 MODULE = "torch_utils.persistence._reconstruct_persistent_obj"
 _ARCHIVES = (b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")  # torch.save's, new and old
@@ -72,10 +83,10 @@ def read_archive(path: PathLike) -> Any:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (ValueError, pickle.UnpicklingError, *FLAWS) as error:
-        asked = re.search(r"(?:GLOBAL|function|class) `?([\w.]+\.\w+)`?", str(error))
-        reason = f"it asks for {asked[1]}, which is not on the list of what may be read" if asked else str(error)
-        raise ValueError(f"{os.fspath(path)} cannot be used: {reason}") from error
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch's reader raises whatever a damaged file makes it stumble over
+        raise ValueError(f"{os.fspath(path)} cannot be used: {refusal(error)}") from error
 
 
 def _archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -150,12 +161,16 @@ def _number(value: Any) -> float:
     return float(array(value)) if isinstance(value, Record) else float(value)
 
 
-def plain(value: Any, depth: int = 4) -> Any:
-    """A recorded value as JSON can hold it; what it cannot hold becomes the name of what it is."""
-    if depth and (isinstance(value, dict) or describe(value) in DICTIONARIES):
-        return {str(name): plain(x, depth - 1) for name, x in members(value).items()}
-    if depth and isinstance(value, list | tuple):
-        return [plain(x, depth - 1) for x in value]
+def plain(value: Any, left: list[int] | None = None) -> Any:
+    """A recorded value as JSON can hold it, up to 10,000 values in all; others become the names of what they are."""
+    left = [10_000] if left is None else left
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError("its options are more than 10,000 values")
+    if isinstance(value, dict) or describe(value) in DICTIONARIES:
+        return {str(name): plain(x, left) for name, x in members(value).items()}
+    if isinstance(value, list | tuple):
+        return [plain(x, left) for x in value]
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return describe(value)

@@ -29,7 +29,7 @@ TENSORS = frozenset(
 )
 DICTIONARIES = frozenset(("collections.OrderedDict", "dnnlib.util.EasyDict"))
 ARRAYS = frozenset(
-    ("numpy.dtype", "numpy.ndarray", "_codecs.encode")
+    ("numpy.dtype", "numpy.ndarray", "_codecs.encode", "__builtin__.bytes")
     + tuple(
         f"numpy.{core}.{name}"
         for core in ("core", "_core")
@@ -40,6 +40,9 @@ _FORBIDDEN = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEX
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 FLAWS = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, RuntimeError, TypeError)
+
+
+ASKS = "it asks for {}, which is not on the list of what may be read"
 
 
 class Record:
@@ -82,7 +85,7 @@ def read_pickle(path: PathLike, allowed: Collection[str], *, inert: str = "") ->
         def find_class(self, module_name: str, global_name: str, /) -> type[Record]:
             name = f"{module_name}.{global_name}"
             if name not in allowed and not (inert and re.fullmatch(inert, name)):
-                raise ValueError(f"it asks for {name}, which is not on the list of what may be read")
+                raise ValueError(ASKS.format(name))
             return classes.setdefault(name, type("Record", (Record,), {"__slots__": (), "name": name}))
 
         def persistent_load(self, pid: Any, /) -> Any:
@@ -149,8 +152,14 @@ def _storage(record: Any) -> Tensor:
     try:
         storage = torch.load(io.BytesIO(_bytes(record.args[0])), map_location="cpu", weights_only=True)
         return torch.empty(0, dtype=storage.dtype).set_(storage)
-    except (ValueError, pickle.UnpicklingError, *FLAWS) as error:
-        raise ValueError(f"a tensor's storage cannot be read: {error}") from error
+    except Exception as error:  # torch's reader raises whatever damaged bytes make it stumble over
+        raise ValueError(f"a tensor's storage cannot be read: {refusal(error)}") from error
+
+
+def refusal(error: Exception) -> str:
+    """Why torch would not read a file, in a line."""
+    asked = re.search(r"(?:GLOBAL|function|class) `?([\w.]+\.\w+)`?", str(error))
+    return ASKS.format(asked[1]) if asked else str(error).partition("\n")[0] or type(error).__name__
 
 
 def array(record: Any) -> np.ndarray:
@@ -168,7 +177,7 @@ def array(record: Any) -> np.ndarray:
         data, kind, shape, order = record.args
     else:
         raise ValueError(f"an array was expected, got {name}")
-    data, dtype = _bytes(data), _dtype(kind)
+    dtype, data = _dtype(kind), _bytes(data)
     if not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
         raise ValueError(f"an array has the shape {shape}")
     size = dtype.itemsize * math.prod(shape)
@@ -179,7 +188,8 @@ def array(record: Any) -> np.ndarray:
 
 def _bytes(value: Any) -> bytes | bytearray:
     """Bytes, also as old protocols write them: as a text of as many letters, with a call that turns it into bytes."""
-    value = value.args[0] if isinstance(value, Record) and value.name == "_codecs.encode" else value
+    if describe(value) in ("_codecs.encode", "__builtin__.bytes"):
+        value = value.args[0] if value.args else b""
     if isinstance(value, str):
         return value.encode("latin1")
     if not isinstance(value, bytes | bytearray):
