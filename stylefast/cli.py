@@ -147,7 +147,7 @@ def annotate(
 @app.command()
 def edit(
     catalog: Annotated[Path, typer.Option(help="An annotated catalog of the network.")],
-    targets: Annotated[str | None, typer.Option("--seeds", "--targets", help="0,1,4-6, or a file of latents.")] = None,
+    targets: Annotated[str | None, typer.Option("--seeds", "--targets", help="0,1,4-6, or files of latents.")] = None,
     references: Annotated[str | None, typer.Option(help="References, likewise.")] = None,
     parts: Annotated[str | None, typer.Option(help="Parts of the catalog, with commas.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="Instead: a .csv or .jsonl file with an edit a line.")] = None,

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .files import PathLike, write_tensors
@@ -24,14 +22,14 @@ from .unpickling import (
     Record,
     array,
     describe,
+    is_archive,
     members,
+    read_archive,
     read_pickle,
-    refusal,
     tensor,
 )
 
 MODULE = "torch_utils.persistence._reconstruct_persistent_obj"
-_ARCHIVES = (b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")  # torch.save's, new and old
 _NETWORKS = ("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models")
 
 
@@ -54,9 +52,7 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"target must be a .safetensors file, got {os.fspath(target)}")
     try:
-        with open(source, "rb") as file:
-            archive = file.read(14).startswith(_ARCHIVES)
-        tensors, header = (_archive if archive else _nvlabs)(source, label)
+        tensors, header = (_archive if is_archive(source) else _nvlabs)(source, label)
         network = StyleGAN2(tensors, clamp=header["clamp"])
     except KeyError as error:
         raise ValueError(f"{os.fspath(source)} cannot be used: it lacks {error}") from error
@@ -73,20 +69,6 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
     }
     write_tensors(target, FORMAT, network.state_dict(), **header)
     return header
-
-
-def read_archive(path: PathLike) -> Any:
-    """What torch.save wrote, tensors and plain values alone (and the namespace of arguments that training leaves).
-
-    Raises: ValueError that gives the name of anything else that the file asks for.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch's reader raises whatever a damaged file makes it stumble over
-        raise ValueError(f"{os.fspath(path)} cannot be used: {refusal(error)}") from error
 
 
 def _archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
