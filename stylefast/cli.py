@@ -21,6 +21,7 @@ from .catalog import Catalog
 from .converting import convert as converted
 from .editing import Grid, Pairs, Query, Sequential, StyleEditor
 from .images import LatentBatches
+from .old_catalogs import read_clusters
 from .options import Device, Network, Outdir, Trunc, images, numbers, seeds, share
 from .output import Job
 from .plan import KINDS
@@ -51,6 +52,7 @@ def build(
     resolution: Annotated[int, typer.Option(help="Rows of the layer to cluster.")] = 16,
     layer: Annotated[str | None, typer.Option(help="The layer to cluster, by name.")] = None,
     clusters: Annotated[int, typer.Option(help="K.")] = 32,
+    centroids: Annotated[Path | None, typer.Option(help="Take the clusters and names of a pickled catalog.")] = None,
     restarts: Annotated[int, typer.Option(help="Runs of k-means; the best objective wins.")] = 8,
     run: Annotated[int | None, typer.Option(help="Take this run's clusters instead.")] = None,
     seed: Annotated[int, typer.Option(help="Of k-means.")] = 0,
@@ -67,13 +69,14 @@ def build(
         raise ValueError(f'boxes must be "ffhq" or "none", got {boxes!r}')
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    rows = seeds(seeds_)
+    rows, old = seeds(seeds_), None if centroids is None else read_clusters(centroids)
     with launched(device) as (group, here), _stopped_by_hand(lambda: _resumed(workdir)):
         generator = generators.load(network, device=here)
         catalog = Catalog.build(
             generator,
             LatentBatches(generator, rows, truncation=trunc),
             n_clusters=clusters,
+            centroids=None if old is None else old.centroids,
             layer=layer,
             resolution=resolution,
             features=features,
@@ -87,7 +90,9 @@ def build(
             group=group,
         )
         catalog.provenance |= {"seeds": seeds_, "truncation": trunc}
-        if boxes == "ffhq":
+        if old is not None and old.parts:
+            catalog.annotate(old.parts)
+        elif boxes == "ffhq":
             catalog.annotate(FFHQ_REGIONS)
         if Ranks(group).rank == 0:
             catalog.save(out)

@@ -195,7 +195,7 @@ def _refusal(error: Exception) -> str:
 
 
 def array(record: Any) -> np.ndarray:
-    """The array of a record, writable; a number that numpy wrote is an array of no dimensions.
+    """The array of a record, writable, in this machine's byte order; numpy's numbers are arrays of no dimensions.
 
     Raises: ValueError, if it is none, its elements are no numbers, or its bytes are more or fewer than its shape says.
     """
@@ -215,7 +215,7 @@ def array(record: Any) -> np.ndarray:
     size = dtype.itemsize * math.prod(shape)
     if len(data) != size:
         raise ValueError(f"an array of shape {shape} of {dtype} needs {size} bytes")
-    return np.frombuffer(data, dtype).reshape(shape, order=order).copy()
+    return np.frombuffer(data, dtype).reshape(shape, order=order).astype(dtype.newbyteorder("="))
 
 
 def _bytes(value: Any) -> bytes | bytearray:
