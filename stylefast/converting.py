@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .archives import is_archive, read_archive, read_objects
 from .files import PathLike, write_tensors
 from .generators import foreign
 from .generators.stylegan2 import FORMAT, StyleGAN2
@@ -22,14 +23,13 @@ from .unpickling import (
     Record,
     array,
     describe,
-    is_archive,
     members,
-    read_archive,
     read_pickle,
     tensor,
 )
 
 MODULE = "torch_utils.persistence._reconstruct_persistent_obj"
+NAMES = {*TENSORS, *DICTIONARIES, *ARRAYS, MODULE}
 _NETWORKS = ("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models")
 
 
@@ -37,8 +37,8 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
     """Write a network that others trained as a file that `generators.load` runs.
 
     Args:
-        source: NVlabs' .pkl (stylegan2-ada-pytorch), or a .pt or .pth of rosinality, pSp, e4e, HyperStyle, genforce or
-            Hammer; of several generators the one with averaged weights.
+        source: NVlabs' .pkl (stylegan2-ada-pytorch), or the module that PTI saves; or a .pt or .pth of rosinality, pSp,
+            e4e, HyperStyle, genforce or Hammer; of several generators the one with averaged weights.
         target: the .safetensors file, written whole or not at all.
         label: the class that a conditional network shall show.
 
@@ -52,7 +52,10 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"target must be a .safetensors file, got {os.fspath(target)}")
     try:
-        tensors, header = (_archive if is_archive(source) else _nvlabs)(source, label)
+        if is_archive(source):
+            tensors, header = _archive(source, label)
+        else:
+            tensors, header = _nvlabs(read_pickle(source, NAMES), label)
         network = StyleGAN2(tensors, clamp=header["clamp"])
     except KeyError as error:
         raise ValueError(f"{os.fspath(source)} cannot be used: it lacks {error}") from error
@@ -72,7 +75,12 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
 
 
 def _archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    checkpoint = read_archive(path)
+    try:
+        checkpoint = read_archive(path)
+    except ValueError as error:
+        if MODULE not in str(error):
+            raise
+        return _nvlabs(read_objects(path, NAMES), label)  # a whole module, as PTI leaves it
     key, state = _network(checkpoint)
     if label is not None:
         raise ValueError(f"class must be left out: the network has none, got {label}")
@@ -106,8 +114,8 @@ def _network(checkpoint: Any, key: str = "") -> tuple[str, Mapping[str, Tensor]]
     return key, {str(name): x for name, x in checkpoint.items() if isinstance(x, Tensor)}
 
 
-def _nvlabs(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    snapshot = members(read_pickle(path, {*TENSORS, *DICTIONARIES, *ARRAYS, MODULE}))
+def _nvlabs(content: Any, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    snapshot = {"G_ema": content} if describe(content) == MODULE else members(content)
     state: dict[str, Tensor] = {}
     options: dict[str, Any] = {}
     _walk(snapshot["G_ema"], "", state, options, set())

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .unpickling import ARRAYS, DICTIONARIES, TENSORS, Record, array, members, parse, read_archive, read_pickle, tensor
+from .archives import read_archive
+from .unpickling import ARRAYS, DICTIONARIES, TENSORS, Record, array, members, parse, read_pickle, tensor
 
 KEYS = ("w", "ws", "w_plus", "wp", "latent", "latents", "latent_code")  # of which the first that is there is taken
 _NAMES = {*ARRAYS, *DICTIONARIES, *TENSORS}

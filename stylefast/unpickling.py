@@ -8,14 +8,13 @@ tensors and arrays are made of records whose names, types, sizes and strides agr
 
 from __future__ import annotations
 
-import argparse
 import io
 import math
 import os
 import pickle
 import pickletools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,7 @@ ARRAYS = frozenset(
         for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
     )
 )
-_ARCHIVES = (b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")  # new format, and old
-_FORBIDDEN = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
+_FORBIDDEN = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 FLAWS = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, RuntimeError, TypeError)
@@ -65,6 +63,13 @@ class Record:
         self.items[key] = value
 
 
+class Storage(Record):
+    """The type and the bytes of a tensor's storage."""
+
+    name = "a storage"
+    __slots__ = ()
+
+
 def read_pickle(path: PathLike, allowed: Collection[str], *, inert: str = "") -> Any:
     """Read a pickle and run nothing that is in it.
 
@@ -86,8 +91,14 @@ def read_pickle(path: PathLike, allowed: Collection[str], *, inert: str = "") ->
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
 
 
-def parse(data: bytes, allowed: Collection[str], *, inert: str = "") -> Any:
-    """The same of a pickle in memory."""
+def parse(
+    data: bytes,
+    allowed: Collection[str],
+    *,
+    inert: str = "",
+    stored: Callable[[Any], Record] | None = None,
+) -> Any:
+    """The same of a pickle in memory, which may refer to what `stored` gives."""
     classes: dict[str, type[Record]] = {}
 
     class Reader(pickle.Unpickler):
@@ -97,35 +108,16 @@ def parse(data: bytes, allowed: Collection[str], *, inert: str = "") -> Any:
                 raise ValueError(ASKS.format(name))
             return classes.setdefault(name, type("Record", (Record,), {"__slots__": (), "name": name}))
 
+        def persistent_load(self, pid: Any, /) -> Record:
+            if stored is None:
+                raise ValueError("it asks for something outside the file")
+            return stored(pid)
+
     try:
         _look_through(data)
         return Reader(io.BytesIO(data), encoding="latin1").load()
     except (pickle.UnpicklingError, *FLAWS) as error:
         raise ValueError(str(error) or type(error).__name__) from error
-
-
-def is_archive(path: PathLike) -> bool:
-    """Whether torch.save wrote a file."""
-    with open(path, "rb") as file:
-        return file.read(14).startswith(_ARCHIVES)
-
-
-def read_archive(path: PathLike, *, mmap: bool = False) -> Any:
-    """What torch.save wrote: tensors and plain values alone, and the namespace of arguments that training leaves.
-
-    Args:
-        path: the file.
-        mmap: leave tensors on disk until they are read, where the file's format allows it.
-
-    Raises: FileNotFoundError; ValueError that gives the name of anything else that the file asks for.
-    """
-    with open(path, "rb") as file:
-        mmap = mmap and file.read(4) == _ARCHIVES[0]
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # torch's reader raises whatever a damaged file makes it stumble over
-        raise ValueError(f"{os.fspath(path)} cannot be used: {_refusal(error)}") from error
 
 
 def _look_through(data: bytes) -> None:
@@ -177,16 +169,19 @@ def tensor(record: Any) -> Tensor:
 
 
 def _storage(record: Any) -> Tensor:
+    if isinstance(record, Storage):
+        dtype, data = record.args
+        return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
     if not isinstance(record, Record) or not record.name.endswith("_load_from_bytes") or len(record.args) != 1:
         raise ValueError(f"a tensor's storage was expected, got {describe(record)}")
     try:
         storage = torch.load(io.BytesIO(_bytes(record.args[0])), map_location="cpu", weights_only=True)
         return torch.empty(0, dtype=storage.dtype).set_(storage)
     except Exception as error:  # torch's reader raises whatever damaged bytes make it stumble over
-        raise ValueError(f"a tensor's storage cannot be read: {_refusal(error)}") from error
+        raise ValueError(f"a tensor's storage cannot be read: {refusal(error)}") from error
 
 
-def _refusal(error: Exception) -> str:
+def refusal(error: Exception) -> str:
     """Why torch would not read a file, in a line."""
     if asked := re.search(r"GLOBAL `?([\w.]+\.\w+)`?", str(error)):
         return ASKS.format(asked[1])

@@ -60,8 +60,11 @@ def their_modules() -> Iterator[tuple[Any, Any]]:
             del sys.modules[name]
 
 
-def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, **more: Any) -> None:
-    """A snapshot: G_ema is the network; tensors as parameters or buffers, gains as numpy's and Python's numbers."""
+def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, tuned: bool = False, **more: Any) -> None:
+    """A snapshot: G_ema is the network; tensors as parameters or buffers, gains as numpy's and Python's numbers.
+
+    Or, `tuned`, the network alone, as torch.save writes it.
+    """
     with their_modules() as (Module, EasyDict):
         tree = Module("Generator", _init_kwargs=EasyDict(z_dim=7, synthesis_kwargs=EasyDict(channel_max=8)))
         for name, tensor in original.state.items():
@@ -72,6 +75,8 @@ def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, **more: A
         for name, value in original.options.items():
             *parents, last = name.split(".")
             _module(tree, parents, Module, original).state[last] = np.float64(value) if "torgb" in name else value
+        if tuned:
+            return torch.save(tree, path)
         snapshot = {"G": None, "D": None, "G_ema": tree, "training_set_kwargs": EasyDict(path="a.zip", xflip=True)}
         path.write_bytes(pickle.dumps({**snapshot, **more}, protocol=protocol))
 

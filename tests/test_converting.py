@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -52,6 +53,36 @@ def test_every_protocol_of_pickle(protocol: int, tmp_path: Path):
     write_nvlabs(tmp_path / "a.pkl", original, protocol=protocol)
     convert(tmp_path / "a.pkl", tmp_path / "a.safetensors")
     same(load(tmp_path / "a.safetensors"), original)
+
+
+def test_a_network_that_was_tuned_and_saved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    original = Original("nvlabs", clamp=0.9)
+    path, ours = tmp_path / "model_x_ann.pt", tmp_path / "ours.safetensors"
+    write_nvlabs(path, original, tuned=True)
+    assert convert(path, ours)["format"] == FORMATS["nvlabs"]
+    same(load(ours), original)
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    (pickled,) = (name for name in entries if name.endswith("data.pkl"))
+    first = next(name for name in entries if name.endswith("data/0"))
+    for change, method, message in (
+        ({first: entries[first][:-4]}, zipfile.ZIP_STORED, "ends at element"),
+        ({first: entries[first] + b"xyz"}, zipfile.ZIP_STORED, "must be a multiple of element size"),
+        ({}, zipfile.ZIP_DEFLATED, "is compressed, which torch does not do"),
+        (
+            {pickled: entries[pickled].replace(b"FloatStorage", b"FleetStorage")},
+            zipfile.ZIP_STORED,
+            "asks for torch.Fle",
+        ),
+        ({pickled: b"cos\nsystem\n."}, zipfile.ZIP_STORED, r"asks for os\.system"),
+    ):
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for name, data in (entries | change).items():
+                archive.writestr(name, data)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be used: .*{message}"):
+            convert(path, ours)
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, ours.name}
 
 
 def test_what_the_file_says_is_kept(tmp_path: Path):
