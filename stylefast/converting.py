@@ -29,7 +29,7 @@ from .unpickling import (
 )
 
 MODULE = "torch_utils.persistence._reconstruct_persistent_obj"
-NAMES = {*TENSORS, *DICTIONARIES, *ARRAYS, MODULE}
+NAMES = {*TENSORS, *DICTIONARIES, *ARRAYS, MODULE, "builtins.set", "__builtin__.set"}
 _NETWORKS = ("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models")
 
 

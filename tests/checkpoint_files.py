@@ -36,6 +36,7 @@ def their_modules() -> Iterator[tuple[Any, Any]]:
             training = {
                 "training": False,
                 "_backward_hooks": OrderedDict(),
+                "_non_persistent_buffers_set": set(),
                 "_init_args": (),
                 "_init_kwargs": EasyDict(),
             }
