@@ -55,7 +55,7 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
         if is_archive(source):
             tensors, header = _archive(source, label)
         else:
-            tensors, header = _nvlabs(read_pickle(source, NAMES), label)
+            tensors, header = _nvlabs(read_pickle(source, NAMES), label, os.path.getsize(source))
         network = StyleGAN2(tensors, clamp=header["clamp"])
     except KeyError as error:
         raise ValueError(f"{os.fspath(source)} cannot be used: it lacks {error}") from error
@@ -80,8 +80,9 @@ def _archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict
     except ValueError as error:
         if MODULE not in str(error):
             raise
-        return _nvlabs(read_objects(path, NAMES), label)  # a whole module, as PTI leaves it
+        return _nvlabs(read_objects(path, NAMES), label, os.path.getsize(path))  # a whole module, as PTI leaves it
     key, state = _network(checkpoint)
+    _check_size(sum(x.nbytes for x in state.values()), os.path.getsize(path))
     if label is not None:
         raise ValueError(f"class must be left out: the network has none, got {label}")
     clamp, mean = None, checkpoint.get("latent_avg")
@@ -97,7 +98,7 @@ def _archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict
         clamp, family, tensors = options.get("conv_clamp"), "Hammer", foreign.hammer(state)
     elif any(".to_style1." in name for name in state):
         raise ValueError(
-            "lucidrains' network has other filters, noise and gains than StyleGAN2 as published: use its own code"
+            "lucidrains' network has other filters, noise and gains than StyleGAN2 as published: wrap its own module"
         )
     else:
         raise ValueError(f"it holds no StyleGAN2 that is known; its tensors begin with {', '.join(list(state)[:3])}")
@@ -114,11 +115,18 @@ def _network(checkpoint: Any, key: str = "") -> tuple[str, Mapping[str, Tensor]]
     return key, {str(name): x for name, x in checkpoint.items() if isinstance(x, Tensor)}
 
 
-def _nvlabs(content: Any, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _check_size(tensors: int, file: int) -> None:
+    if tensors > file:  # one piece of it is many tensors
+        raise ValueError(f"its tensors have {tensors} bytes, more than the file")
+
+
+def _nvlabs(content: Any, label: int | None, size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     snapshot = {"G_ema": content} if describe(content) == MODULE else members(content)
-    state: dict[str, Tensor] = {}
-    options: dict[str, Any] = {}
-    _walk(snapshot["G_ema"], "", state, options, set())
+    records, options, state, total = dict[str, Any](), dict[str, Any](), dict[str, Tensor](), 0
+    _walk(snapshot["G_ema"], "", records, options, set())
+    for name, record in records.items():
+        state[name] = tensor(record)
+        _check_size(total := total + state[name].nbytes, size)
     if "synthesis.b4.const" not in state:
         raise ValueError(f"it holds no StyleGAN2; its tensors begin with {', '.join(list(state)[:3])}")
     gains = {name: _number(value) for name, value in options.items() if name.endswith("_gain")}
@@ -133,18 +141,18 @@ def _nvlabs(content: Any, label: int | None) -> tuple[dict[str, Tensor], dict[st
     return foreign.nvlabs(state, gains, label), {**header, "network": "G_ema", "class": label, **made, **training}
 
 
-def _walk(record: Any, prefix: str, state: dict[str, Tensor], options: dict[str, Any], seen: set[int]) -> None:
-    """Tensors and plain options of a recorded module and those in it, by their full names."""
+def _walk(record: Any, prefix: str, tensors: dict[str, Any], options: dict[str, Any], seen: set[int]) -> None:
+    """Records of tensors, and plain options, of a recorded module and those in it, by their full names."""
     if describe(record) != MODULE or id(record) in seen:
         raise ValueError(f"{prefix or 'the network'} must be a module of its own, got {describe(record)}")
     seen.add(id(record))
     content = members(members(record.args[0])["state"])
     for kind in ("_parameters", "_buffers"):
-        state.update({prefix + name: tensor(x) for name, x in members(content[kind]).items() if x is not None})
+        tensors.update({prefix + name: x for name, x in members(content[kind]).items() if x is not None})
     options.update({prefix + name: x for name, x in content.items() if not isinstance(x, dict) or not prefix})
     for name, module in members(content["_modules"]).items():
         if module is not None:
-            _walk(module, f"{prefix}{name}.", state, options, seen)
+            _walk(module, f"{prefix}{name}.", tensors, options, seen)
 
 
 def _number(value: Any) -> float:

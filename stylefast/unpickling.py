@@ -40,8 +40,6 @@ _FORBIDDEN = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "R
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 FLAWS = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, RuntimeError, TypeError)
-
-
 ASKS = "it asks for {}, which is not on the list of what may be read"
 
 

@@ -177,6 +177,10 @@ def test_files_that_are_refused(tmp_path: Path):
     write(path, original)
     refused("it is conditional on a label")
     original = Original("rosinality")
+    original.state |= {f"again{i}": torch.zeros(1).expand(1 << 20) for i in range(9)}
+    write(path, original)
+    refused("its tensors have 377[0-9]* bytes, more than the file")
+    original = Original("rosinality")
     original.state["to_rgb1.bias"] = torch.ones(1, 4, 1, 1)
     write(path, original)
     refused(r"tensor synthesis.b4.torgb.bias must have shape \[3\] in this network, got \[4\]")
@@ -208,6 +212,10 @@ def test_snapshots_that_are_refused(tmp_path: Path):
         ):
             snapshot(G_ema=tree)
             refused(message)
+    original, shared = Original("nvlabs"), torch.zeros(1 << 10)
+    original.state |= {f"again{i}.w_avg": shared for i in range(99)}
+    write(path, original)
+    refused("its tensors have [0-9]* bytes, more than the file")
     original = Original("nvlabs")
     del original.options["synthesis.b8.torgb.weight_gain"]
     write(path, original)
