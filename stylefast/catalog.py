@@ -18,6 +18,7 @@ from .files import PathLike, read_tensors, write_tensors
 from .generators import Generator, Site
 from .kmeans import SphericalKMeans
 from .ops.assign import assign
+from .points import as_tensor
 from .ranks import Ranks
 from .regions import Region, name_clusters
 
@@ -63,6 +64,7 @@ class Catalog:
         w: Tensor | Iterable[Any],
         *,
         n_clusters: int = 32,
+        centroids: Tensor | None = None,
         layer: str | None = None,
         resolution: int = 16,
         features: str = "raw",
@@ -89,6 +91,7 @@ class Catalog:
             w: latents of the N images, as `generator.latents` gives them; or an iterable of batches of them that gives
                 the same batches every time, each of which is a shard.
             n_clusters: K.
+            centroids: [K, C] of clusters that are known: their directions are taken, and nothing is clustered.
             layer: name of a site that reads the tensor to cluster; default: the last one of `resolution` rows.
             resolution: rows of the tensor to cluster, if `layer` is None.
             features, n_init, seed, backend: as in `SphericalKMeans`.
@@ -106,8 +109,9 @@ class Catalog:
 
         Raises:
             TypeError: w is an iterator, which cannot be read again.
-            ValueError: no such layer, no images, fewer points than clusters, activations or M with NaN or Inf,
-                activations that dtype cannot hold, a file in workdir that is damaged or another build's.
+            ValueError: no such layer, centroids of another width, zero or not finite, no images, fewer points than
+                clusters, activations or M with NaN or Inf, activations that dtype cannot hold, a file in workdir that
+                is damaged or another build's.
 
         Source: "Editing in Style" (Collins et al., CVPR 2020), section 3.
         """
@@ -122,14 +126,22 @@ class Catalog:
         latents = Latents(w, shard_images, ranks)
         n_measured = min(contribution_images or latents.images, latents.images)
         layer = generator.select([layer])[0].tensor if layer is not None else _layer_of(generator, resolution)
+        given = None if centroids is None else _directions(centroids, generator, layer)
         kmeans = SphericalKMeans(n_clusters, n_init=n_init, seed=seed, features=features, backend=backend)
         where = None if workdir is None else Path(workdir)
         options: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "workdir": where}
         build = Build(generator, latents, layer, kmeans, n_measured, ranks=ranks, progress=progress, **options)
         build.collect()
-        build.cluster()
-        run = max(range(n_init), key=lambda i: kmeans.runs_[i].objective) if run is None else run
-        centroids = kmeans.runs_[run].centroids.float()
+        made: dict[str, Any] = {}
+        if given is None:
+            build.cluster()
+            run = max(range(n_init), key=lambda i: kmeans.runs_[i].objective) if run is None else run
+            runs = torch.stack([r.centroids.float() for r in kmeans.runs_])
+            objectives = [r.objective for r in kmeans.runs_]
+            made = {"seed": seed, "run": run, "objectives": objectives, "n_reseeded": kmeans.n_reseeded_}
+        else:
+            runs, run = given[None], 0
+        centroids = runs[run]
         contributions, occupancy = build.measure(centroids)
         return cls(
             generator=generator.name,
@@ -138,16 +150,13 @@ class Catalog:
             layer=layer,
             features=features,
             centroids=centroids.cpu(),
-            runs=torch.stack([r.centroids.float() for r in kmeans.runs_]).cpu(),
+            runs=runs.cpu(),
             contributions=contributions.div(n_measured).float(),
             occupancy=occupancy.double().div(latents.images).float(),
             provenance={
                 "images": latents.images,
                 "contribution_images": n_measured,
-                "seed": seed,
-                "run": run,
-                "objectives": [r.objective for r in kmeans.runs_],
-                "n_reseeded": kmeans.n_reseeded_,
+                **made,
                 "torch": torch.__version__,
             },
             seconds=build.clock.seconds,
@@ -242,6 +251,16 @@ class Catalog:
 
 _TENSORS = ("centroids", "runs", "contributions", "occupancy")
 _HEADER = ("generator", "fingerprint", "layer", "features", "parts", "provenance")
+
+
+def _directions(centroids: Tensor, generator: Generator, layer: str) -> Tensor:
+    channels = next(site.channels for site in generator.sites if site.tensor == layer)
+    centroids = as_tensor("centroids", centroids, "[K, C]", 2, 2)
+    norms = torch.linalg.vector_norm(centroids.double(), dim=1, keepdim=True)
+    if centroids.shape[1] != channels or not (norms.isfinite() & (norms > 0)).all():
+        expected = f"[K, C] with C = {channels} to match layer {layer}, finite and not zero"
+        raise ValueError(f"centroids must have shape {expected}, got {tuple(centroids.shape)}")
+    return (centroids.double() / norms).float().to(generator.device)
 
 
 def _layer_of(generator: Generator, resolution: int) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `stylefast demo | catalog build | catalog show | catalog annotate | edit | bench | info`."""
+"""The command line: `stylefast demo | catalog build | show | annotate | edit | convert | bench | info`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from . import demo as demonstration
 from . import figures, generators
 from .__main__ import report
 from .catalog import Catalog
+from .converting import convert as converted
 from .editing import Grid, Pairs, Query, Sequential, StyleEditor
 from .images import LatentBatches
+from .old_catalogs import read_clusters
 from .options import Device, Network, Outdir, Trunc, images, numbers, seeds, share
 from .output import Job
 from .plan import KINDS
@@ -50,6 +52,7 @@ def build(
     resolution: Annotated[int, typer.Option(help="Rows of the layer to cluster.")] = 16,
     layer: Annotated[str | None, typer.Option(help="The layer to cluster, by name.")] = None,
     clusters: Annotated[int, typer.Option(help="K.")] = 32,
+    centroids: Annotated[Path | None, typer.Option(help="Take the clusters and names of a pickled catalog.")] = None,
     restarts: Annotated[int, typer.Option(help="Runs of k-means; the best objective wins.")] = 8,
     run: Annotated[int | None, typer.Option(help="Take this run's clusters instead.")] = None,
     seed: Annotated[int, typer.Option(help="Of k-means.")] = 0,
@@ -66,13 +69,14 @@ def build(
         raise ValueError(f'boxes must be "ffhq" or "none", got {boxes!r}')
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    rows = seeds(seeds_)
+    rows, old = seeds(seeds_), None if centroids is None else read_clusters(centroids)
     with launched(device) as (group, here), _stopped_by_hand(lambda: _resumed(workdir)):
         generator = generators.load(network, device=here)
         catalog = Catalog.build(
             generator,
             LatentBatches(generator, rows, truncation=trunc),
             n_clusters=clusters,
+            centroids=None if old is None else old.centroids,
             layer=layer,
             resolution=resolution,
             features=features,
@@ -86,7 +90,9 @@ def build(
             group=group,
         )
         catalog.provenance |= {"seeds": seeds_, "truncation": trunc}
-        if boxes == "ffhq":
+        if old is not None and old.parts:
+            catalog.annotate(old.parts)
+        elif boxes == "ffhq":
             catalog.annotate(FFHQ_REGIONS)
         if Ranks(group).rank == 0:
             catalog.save(out)
@@ -146,7 +152,7 @@ def annotate(
 @app.command()
 def edit(
     catalog: Annotated[Path, typer.Option(help="An annotated catalog of the network.")],
-    targets: Annotated[str | None, typer.Option("--seeds", "--targets", help="0,1,4-6, or a file of latents.")] = None,
+    targets: Annotated[str | None, typer.Option("--seeds", "--targets", help="0,1,4-6, or files of latents.")] = None,
     references: Annotated[str | None, typer.Option(help="References, likewise.")] = None,
     parts: Annotated[str | None, typer.Option(help="Parts of the catalog, with commas.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="Instead: a .csv or .jsonl file with an edit a line.")] = None,
@@ -200,6 +206,17 @@ def edit(
             for _ in job:
                 pass
         _print_result(job, shard)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A .pkl, .pt or .pth file of another code base.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    label: Annotated[int | None, typer.Option("--class", help="Of a conditional network: the class to show.")] = None,
+) -> None:
+    """Make a network of another code base into a file for --network; nothing that is in it is run."""
+    for name, value in converted(source, target, label=label).items():
+        print(f"{name}: {value}")
 
 
 @app.command()

@@ -3,27 +3,27 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .files import PathLike, checksum
 from .generators import Generator
+from .latents import fit, read_latents
 from .table import Table
+from .unpickling import FLAWS
 
 CACHE = 1 << 26  # bytes of latents of seeds that are kept
 PIECE = 1024  # rows that are looked at at a time
 SEEDS = range(1 << 32)
-_UNREADABLE = (ValueError, TypeError, KeyError, EOFError, RuntimeError, SafetensorError, UnpicklingError, BadZipFile)
+_UNREADABLE = (ValueError, SafetensorError, BadZipFile, *FLAWS)
 
 
 class Images(ABC):
@@ -149,24 +149,40 @@ class Stored(Images):
                 raise ValueError(f"names of images must be parts of file names, got {name!r}")
 
     @classmethod
-    def load(cls, path: PathLike, generator: Generator) -> Stored:
-        """Latents or styles from a file, without running what is inside; rows are named after it.
+    def load(cls, path: PathLike | Sequence[PathLike], generator: Generator) -> Stored:
+        """Latents or styles from files, without running what is inside; rows are named after them, or as they say.
 
-        w of .npy, .npz (the array "w", or its only one) or .pt (a tensor): [N, D], or [N, rows, D]; w and styles of
-        .safetensors. Where the generator takes rows, an N x D array gives every row of an image the same latent.
+        A projection's projected_w.npz, .npy, .pt and .pkl files with an array or tensor, or a dictionary of one or of
+        one for each image; w and styles of .safetensors. W or W+, as `latents.fit` says. Truncation is not applied.
+
+        Args:
+            path: a file, or several, whose folders' names come first in those of rows.
+            generator: whose images they are.
 
         Raises: FileNotFoundError; ValueError that names the file and says why it cannot be used.
         """
-        path = Path(path)
+        if isinstance(path, str | os.PathLike):
+            return cls._load(Path(path), generator, several=False)
+        parts = [cls._load(Path(one), generator, several=True) for one in path]
+        known = [key for key in ("w", "styles") if all(key in part._given for part in parts)]
+        given = {key: torch.cat([part._given[key] for part in parts]) for key in known}
+        names = [name for part in parts for name in part._names]
+        return cls(generator, given.get("w"), styles=given.get("styles"), names=names)
+
+    @classmethod
+    def _load(cls, path: Path, generator: Generator, *, several: bool) -> Stored:
         try:
-            arrays = {name: torch.as_tensor(array) for name, array in _read(path).items()}
-            if (w := arrays.get("w")) is not None and w.ndim == 2 and len(generator.w_shape) == 2:
-                arrays["w"] = w[:, None].expand(-1, *generator.w_shape)
-            on = {name: array.to(generator.device, torch.float32) for name, array in arrays.items()}
-            n = max((len(array) for array in on.values()), default=0)
-            return cls(generator, on.get("w"), styles=on.get("styles"), names=[f"{path.stem}-{i:04}" for i in range(n)])
+            tensors, names = read_latents(path)
+            if "w" in tensors:
+                tensors["w"] = fit(tensors["w"], generator.w_shape)
+            on = {name: tensor.to(generator.device, torch.float32) for name, tensor in tensors.items()}
+            n = max((len(tensor) for tensor in on.values()), default=0)
+            stem = f"{path.parent.name}-{path.stem}" if several else path.stem
+            names = names or [f"{stem}-{i:04}" for i in range(n)]
+            return cls(generator, on.get("w"), styles=on.get("styles"), names=names)
         except _UNREADABLE as error:
-            raise ValueError(f"{path} cannot be used: {error}") from error
+            known = f"{path} cannot be used: "
+            raise ValueError(known + (str(error) or type(error).__name__).removeprefix(known)) from error
 
     def __len__(self) -> int:
         return self._n
@@ -209,18 +225,3 @@ class LatentBatches:
     def __iter__(self) -> Iterator[Tensor]:
         for begin in range(0, len(self.seeds), self.size):
             yield self.generator.latents(self.seeds[begin : begin + self.size], truncation=self.truncation)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The arrays w and styles of a file."""
-    if path.suffix == ".npy":
-        return {"w": np.load(path, mmap_mode="c", allow_pickle=False)}
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return {"w": arrays["w" if len(arrays.files) != 1 else arrays.files[0]]}
-    if path.suffix in (".pt", ".pth"):
-        return {"w": torch.load(path, map_location="cpu", weights_only=True, mmap=True)}
-    if path.suffix == ".safetensors":
-        tensors = load_file(path)
-        return {name: tensors[name] for name in ("w", "styles") if name in tensors}
-    raise ValueError("latents must be a .npy, .npz, .pt or .safetensors file")

@@ -13,7 +13,9 @@ import typer
 from .generators import Generator
 from .images import SEEDS, Images, Seeds, Stored
 
-Network = Annotated[str, typer.Option(help='"random-face" (real faces), its wheel, or "toy:sg1|sg2|sg3".')]
+Network = Annotated[
+    str, typer.Option(help='"random-face" (real faces), its wheel, a converted .safetensors, or "toy:sg1|sg2|sg3".')
+]
 Trunc = Annotated[float, typer.Option(help="Truncation psi.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda; under torchrun cuda is each process' own GPU.")]
 Outdir = Annotated[Path, typer.Option(help="Where to write.")]
@@ -33,9 +35,9 @@ def seeds(text: str) -> list[int]:
 
 
 def images(text: str | None, generator: Generator, truncation: float) -> Images:
-    """The images of seeds or of a file of latents or styles; of None, those of all seeds."""
+    """The images of seeds, of a file of latents or styles, or of several with commas; of None, those of all seeds."""
     if text is not None and Path(text).suffix:
-        return Stored.load(text, generator)
+        return Stored.load(text if Path(text).exists() or "," not in text else text.split(","), generator)
     given: Sequence[int] = SEEDS if text is None else seeds(text)
     return Seeds(generator, given, truncation=truncation)
 

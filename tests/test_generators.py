@@ -220,7 +220,11 @@ def test_load_knows_the_toys():
         (lambda g, w, s: g.latents([1], truncation=float("nan")), ValueError, "truncation must be a finite number"),
         (lambda g, w, s: g.latents([-1]), ValueError, "Seed must be between"),
         (lambda g, w, s: toy("sg4"), ValueError, "kind must be one of sg1, sg2, sg3, got 'sg4'"),
-        (lambda g, w, s: load("ffhq"), ValueError, "must be one of random-face, toy:sg1, .* wheel, got 'ffhq'"),
+        (
+            lambda g, w, s: load("ffhq"),
+            ValueError,
+            "must be one of random-face, toy:sg1, .* wheel or a .safetensors file .*, got 'ffhq'",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(run, error, message):

@@ -17,7 +17,7 @@ from networks import shared
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stylefast import images
+from stylefast import images, options
 from stylefast.images import SEEDS, LatentBatches, Seeds, Stored
 
 
@@ -163,11 +163,77 @@ def test_latents_of_a_generator_without_rows_and_of_other_types(tmp_path: Path):
     assert torch.equal(Stored.load(tmp_path / "w.pt", shared("sg1")).w(0), w[:1].half().float())
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".pkl"])
+@pytest.mark.parametrize("kind", ["one W", "one of W", "W with a row", "one W+", "one of W+"])
+def test_one_image_in_w_and_in_w_plus(tmp_path: Path, suffix: str, kind: str):
+    generator, w, path = shared("sg2"), w_of("sg2", 3), tmp_path / f"projected_w{suffix}"
+    plus = w + torch.linspace(0, 1, 8)[:, None]
+    given = {"one W": w[0, 0], "one of W": w[:, 0], "W with a row": w[:, :1], "one W+": plus[0], "one of W+": plus}[
+        kind
+    ]
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps({"w": given, "z": None}))
+    else:
+        WRITERS[suffix](path, given)
+    images = Stored.load(path, generator)
+    assert len(images) == 1 and images.name(0) == "projected-w-0000"
+    assert torch.equal(images.w(0), plus if "+" in kind else w)
+
+
+def test_w_plus_for_a_generator_without_rows(tmp_path: Path):
+    w = w_of("sg1", 3, 4)
+    torch.save(w[:, None].expand(-1, 6, -1), tmp_path / "same.pt")
+    assert torch.equal(Stored.load(tmp_path / "same.pt", shared("sg1")).w(1), w[1:])
+    torch.save(torch.randn(2, 6, 32), tmp_path / "others.pt")
+    with pytest.raises(ValueError, match=r"others\.pt cannot be used: w must have shape \[N, D\]"):
+        Stored.load(tmp_path / "others.pt", shared("sg1"))
+
+
+def test_latents_by_name(tmp_path: Path):
+    generator, w = shared("sg2"), w_of("sg2", 3, 4)
+    plus = w + torch.linspace(0, 1, 8)[:, None]
+    arrays = {"faces/ann.jpg": plus[0].numpy(), "faces/bob.v2.png": plus[1:].numpy()}
+    np.save(tmp_path / "latents.npy", np.array(arrays, object), allow_pickle=True)
+    torch.save(
+        {"ann.png": {"latent": plus[0], "noise": [torch.ones(1)]}, "bob.v2": {"latent": plus[1]}}, tmp_path / "a.pt"
+    )
+    np.savez(tmp_path / "b.npz", **{"ann": plus[0].numpy(), "bob.v2.x": plus[1].numpy()})
+    (tmp_path / "c.pkl").write_bytes(pickle.dumps({"ann": plus[0], "bob.v2.x": plus[1].numpy()}))
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps({"latents": [plus[0], plus[1]]}))
+    for path in sorted(tmp_path.iterdir()):
+        images = Stored.load(path, generator)
+        assert torch.equal(torch.cat([images.w(row) for row in range(2)]), plus)
+        if path.name in ("latents.npy", "b.npz", "c.pkl"):
+            assert [images.name(row) for row in range(2)] == ["ann", "bob.v2"] and images.row("bob.v2") == 1
+    torch.save({"ann": w[0, 0], "bob": w[1, 0]}, tmp_path / "in_w.pt")
+    assert torch.equal(Stored.load(tmp_path / "in_w.pt", generator).w(1), w[1:])
+
+
+def test_several_files(tmp_path: Path):
+    generator, w = shared("sg2"), w_of("sg2", 3, 4, 5)
+    paths = [tmp_path / "ann" / "projected_w.npz", tmp_path / "bob" / "projected_w.npz"]
+    for path, own in zip(paths, (w[:1], w[1:]), strict=True):
+        path.parent.mkdir()
+        np.savez(path, w=own.numpy())
+    images = Stored.load(paths, generator)
+    assert [images.name(row) for row in range(3)] == [
+        f"{x}-projected-w-000{i}" for x, i in (("ann", 0), ("bob", 0), ("bob", 1))
+    ]
+    assert torch.equal(torch.cat([images.w(row) for row in range(3)]), w)
+    listed = options.images(",".join(map(str, paths)), generator, 1.0)
+    assert len(listed) == 3 and torch.equal(listed.w(2), w[2:])
+    with pytest.raises(ValueError, match=r"images must have different names"):
+        Stored.load([paths[0], paths[0]], generator)
+    with pytest.raises(FileNotFoundError):
+        options.images(f"{paths[0]},absent.npz", generator, 1.0)
+
+
 class Hostile:
     def __reduce__(self) -> Any:
         return os.mkdir, ("hostile was here",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_files_that_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     w = w_of("sg2", 1, 2)
@@ -184,7 +250,15 @@ def test_files_that_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     np.save("shape.npy", np.ones((2, 7, 32), np.float32))
     np.save("integers.npy", np.ones((2, 8, 32), int).astype("O"), allow_pickle=True)
     np.savez("several.npz", a=w.numpy(), b=w.numpy())
-    torch.save({"w": w}, "dict.pt")
+    np.savez("objects.npz", w=np.array([None]))
+    torch.save({"a": w, "b": w}, "many_by_name.pt")
+    torch.save({"a": w[0], "b": w[0, 0]}, "mixed.pt")
+    torch.save({}, "nothing.pt")
+    torch.save([], "empty.pt")
+    torch.save({"w": "text"}, "text.pt")
+    torch.save({"w": w[:, :7]}, "rows.pt")
+    Path("hostile.pkl").write_bytes(pickle.dumps({"w": Hostile()}))
+    np.save("hostile_object.npy", np.array(Hostile(), object), allow_pickle=True)
     save_file({"latents": w}, "other.safetensors")
     Path("hostile.pt").write_bytes(pickle.dumps(Hostile()))
     Path("hostile.npy").write_bytes(pickle.dumps(Hostile()))

@@ -22,28 +22,32 @@ def load(network: str | os.PathLike[str] = "random-face", *, device: str | torch
 
     Args:
         network: "random-face", real faces at 1024 x 1024 (the installed distribution, else the cached wheel, else a
-            download of it); the path of that wheel; or "toy:sg1", "toy:sg2", "toy:sg3", tiny random networks.
+            download of it); the path of that wheel; a .safetensors file that `stylefast convert` wrote; or "toy:sg1",
+            "toy:sg2", "toy:sg3", tiny random networks.
         device: where the network runs, as ``torch.device`` takes it.
 
     Returns:
         The generator, ready to run.
 
     Raises:
-        ValueError: an unknown name, or a file that is not the random-face wheel.
-        FileNotFoundError: no such wheel.
+        ValueError: an unknown name, or a file that is not the random-face wheel or a converted network.
+        FileNotFoundError: no such file.
         ConnectionError: the wheel is not on this machine and cannot be downloaded.
     """
-    from stylefast.generators import checkpoints, mobile_stylegan, toy
+    from stylefast.generators import checkpoints, mobile_stylegan, stylegan2, toy
 
     name = os.fspath(network)
     if name in _TOYS:
         return toy.toy(_TOYS[name], device=device)
+    if name.endswith(".safetensors"):
+        return stylegan2.load(name, device=device)
     if name == checkpoints.NAME:
         path = checkpoints.installed_random_face() or checkpoints.fetch_random_face()
     elif name.endswith(".whl"):
         path = Path(name)
     else:
         known = ", ".join((checkpoints.NAME, *_TOYS))
-        raise ValueError(f"network must be one of {known}, or the path of the {checkpoints.NAME} wheel, got {name!r}")
+        files = f"the {checkpoints.NAME} wheel or a .safetensors file that `stylefast convert` wrote"
+        raise ValueError(f"network must be one of {known}, or the path of {files}, got {name!r}")
     networks = checkpoints.read_random_face(path)
     return mobile_stylegan.mobile_stylegan(networks["MappingNetwork"], networks["SynthesisNetwork"], device=device)

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StyleGAN2 (arXiv 1912.04958) in plain torch: runs the weights of trained networks without anybody's extensions.
+
+Sizes come from the tensors. Constant gains (equalised learning rates, noise strengths) are already in them, so that a
+layer is what its formula says; what a class adds to the first mapping layer is in its bias.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stylefast.files import read_tensors
+from stylefast.generators.generator import Generator
+from stylefast.generators.sites import Rule
+
+FORMAT = "stylefast-stylegan2-1"
+RULES = (
+    Rule(r"synthesis\.(?P<site>b\d+\.conv[01])\.affine", r"synthesis.\g<site>"),
+    Rule(r"synthesis\.(?P<site>b\d+\.torgb)\.affine", r"synthesis.\g<site>", kind="rgb"),
+)
+
+
+def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Generator:
+    """Load a network that `stylefast convert` wrote.
+
+    Args:
+        path: the file.
+        device: where it runs.
+
+    Returns:
+        The generator; truncation pulls towards the mean that the network was trained with, if the file holds one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, foreign, or does not hold all tensors of a StyleGAN2.
+    """
+    tensors, header = read_tensors(path, FORMAT)
+    try:
+        network = StyleGAN2(tensors, clamp=header["clamp"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
+    return stylegan2(network.to(device), name=Path(path).stem)
+
+
+def stylegan2(network: StyleGAN2, *, name: str = "stylegan2") -> Generator:
+    """Wrap the network: sites are b4.conv1, b4.torgb, b8.conv0, b8.conv1, ..."""
+    return Generator(
+        network,
+        RULES,
+        name=name,
+        z_dim=network.mapping.fc0.in_features,
+        mapping=network.mapping,
+        synthesis=network.synthesis,
+        w_mean=network.w_avg,
+    )
+
+
+class StyleGAN2(nn.Module):
+    """z [N, Z] -> ``mapping`` -> w [N, rows, D] -> ``synthesis`` -> image [N, 3, R, R], nominally in [-1, 1].
+
+    Args:
+        tensors: by the names of this module's state. Which outputs there are follows from them: a ``torgb`` in every
+            block ("skip"), or in the last alone, with a ``skip`` path in every block ("resnet") or without.
+        clamp: bound of every layer's output, or None.
+
+    Raises:
+        ValueError: a tensor is missing, superfluous or of another shape.
+
+    Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", sections 2 and 4; z, the mapping
+    and the noise as in "A Style-Based Generator Architecture for Generative Adversarial Networks".
+    """
+
+    w_avg: Tensor | None
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, clamp: float | None = None) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.synthesis = Synthesis(tensors, clamp)
+            self.mapping = MappingNetwork(tensors, self.synthesis.rows)
+            self.register_buffer("w_avg", torch.empty_like(tensors["w_avg"]) if "w_avg" in tensors else None)
+        wanted = self.state_dict()
+        for name in (*wanted, *tensors):
+            ours, theirs = ([*x[name].shape] if name in x else "nothing" for x in (wanted, tensors))
+            if ours != theirs:
+                raise ValueError(f"tensor {name} must have shape {ours} in this network, got {theirs}")
+        floats = {name: tensor.detach().float() for name, tensor in tensors.items()}
+        self.load_state_dict(floats, assign=True)
+        self.requires_grad_(False)
+
+
+class MappingNetwork(nn.Module):
+    """w = f_n(...f_1(z / rms(z))), f(x) = sqrt(2) leaky_relu(W x + b, 0.2), for every row the same."""
+
+    fc0: nn.Linear
+
+    def __init__(self, tensors: Mapping[str, Tensor], rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        while (weight := tensors.get(f"mapping.fc{len(self._modules)}.weight")) is not None:
+            self.add_module(f"fc{len(self._modules)}", nn.Linear(weight.shape[1], weight.shape[0]))
+        if not self._modules:
+            raise ValueError("tensor mapping.fc0.weight is missing")
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+        for linear in self.children():
+            x = F.leaky_relu(linear(x), 0.2) * 2**0.5
+        return x[:, None].repeat(1, self.rows, 1)
+
+
+class Synthesis(nn.Module):
+    """Blocks b4, b8, ...: each begins at the row of w after the last convolution of the one before."""
+
+    filter: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor], clamp: float | None) -> None:
+        super().__init__()
+        self.const = nn.Parameter(torch.empty(_shape(tensors, "synthesis.const", 3)))
+        taps = _shape(tensors, "synthesis.filter", 2)
+        if taps[0] != taps[1] or taps[0] % 2:
+            raise ValueError(f"tensor synthesis.filter must be a square with even sides, got {taps}")
+        self.register_buffer("filter", torch.empty(taps))
+        self.starts: list[int] = []
+        row, size = 0, self.const.shape[1]
+        while f"synthesis.b{size}.conv1.weight" in tensors:
+            self.starts.append(row)
+            block = Block(tensors, f"synthesis.b{size}.", size, clamp)
+            self.add_module(f"b{size}", block)
+            row, size = row + 1 + (block.conv0 is not None), 2 * size
+        if f"synthesis.b{size // 2}.torgb.weight" not in tensors:
+            raise ValueError(f"tensor synthesis.b{size // 2}.torgb.weight, of the last block, is missing")
+        self.rows = row + 1
+
+    def forward(self, w: Tensor) -> Tensor:
+        x, image = self.const.expand(len(w), -1, -1, -1), None
+        for start, block in zip(self.starts, self.children(), strict=True):
+            x, image = block(x, image, w[:, start:], self.filter)
+        assert image is not None
+        return image
+
+
+class Block(nn.Module):
+    """One resolution: up-sampling convolution (not in the first block), convolution, output."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: int, clamp: float | None) -> None:
+        super().__init__()
+
+        def there(name: str) -> bool:
+            return f"{prefix}{name}.weight" in tensors
+
+        self.conv0 = Layer(tensors, f"{prefix}conv0.", size, clamp) if there("conv0") else None
+        self.conv1 = Layer(tensors, f"{prefix}conv1.", size, clamp)
+        self.torgb = ToRGB(tensors, f"{prefix}torgb.", clamp) if there("torgb") else None
+        self.skip = None
+        if there("skip"):
+            channels, inputs, *_ = _shape(tensors, f"{prefix}skip.weight", 4)
+            self.skip = nn.Conv2d(inputs, channels, kernel_size=1, bias=False)
+
+    def forward(self, x: Tensor, image: Tensor | None, w: Tensor, taps: Tensor) -> tuple[Tensor, Tensor | None]:
+        rows, short = iter(w.unbind(1)), None
+        gain = 1.0 if self.skip is None else 0.5**0.5
+        if self.skip is not None:
+            short = upsample(self.skip(x), taps).mul_(gain)
+        if self.conv0 is not None:
+            x = self.conv0(x, next(rows), taps)
+        x = self.conv1(x, next(rows), None, gain)
+        x = x if short is None else x.add_(short)
+        image = None if image is None else upsample(image, taps)
+        if self.torgb is not None:
+            colours = self.torgb(x, next(rows))
+            image = colours if image is None else image.add_(colours)
+        return x, image
+
+
+class Layer(nn.Module):
+    """gain sqrt(2) leaky_relu(conv(x, W s) / |W s| + noise + b, 0.2), clamped; s = A w + a scales the input."""
+
+    noise: Tensor | None
+
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: int, clamp: float | None) -> None:
+        super().__init__()
+        shape = _shape(tensors, f"{prefix}weight", 4)
+        self.affine = _affine(tensors, prefix, shape[1])
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(shape[0]))
+        self.register_buffer("noise", torch.empty(size, size) if f"{prefix}noise" in tensors else None)
+        self.clamp = clamp
+
+    def forward(self, x: Tensor, w: Tensor, taps: Tensor | None, gain: float = 1.0) -> Tensor:
+        x = modulated_conv(x, self.affine(w), self.weight, taps)
+        x = x if self.noise is None else x.add_(self.noise)
+        x = F.leaky_relu_(x.add_(self.bias[:, None, None]), 0.2).mul_(gain * 2**0.5)
+        return x if self.clamp is None else x.clamp_(-gain * self.clamp, gain * self.clamp)
+
+
+class ToRGB(nn.Module):
+    """conv1x1(x, W s) + b, clamped: nothing is divided by a norm."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, clamp: float | None) -> None:
+        super().__init__()
+        channels = _shape(tensors, f"{prefix}weight", 4)[1]
+        self.affine = _affine(tensors, prefix, channels)
+        self.weight = nn.Parameter(torch.empty(3, channels, 1, 1))
+        self.bias = nn.Parameter(torch.empty(3))
+        self.clamp = clamp
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = F.conv2d(x * self.affine(w)[:, :, None, None], self.weight, self.bias)
+        return x if self.clamp is None else x.clamp_(-self.clamp, self.clamp)
+
+
+def modulated_conv(x: Tensor, style: Tensor, weight: Tensor, taps: Tensor | None = None) -> Tensor:
+    """Convolve with each image's own weights, of norm one: W'[n,o,i,k] = W[o,i,k] s[n,i] / sqrt(sum_ik (W s)^2 + 1e-8).
+
+    Scaling the input by s and the output by the norm is the same as scaling the weights, and one convolution for all.
+
+    Args:
+        x: [N, I, H, W].
+        style: s [N, I].
+        weight: W [O, I, k, k], k odd.
+        taps: None, or the filter [f, f] with which the result has twice the size; f even, at least k - 1.
+
+    Returns:
+        [N, O, H, W], or [N, O, 2 H, 2 W].
+    """
+    scale = (style.square() @ weight.square().sum(dim=(2, 3)).T + 1e-8).rsqrt()  # [N, O]
+    x = x * style[:, :, None, None]
+    if taps is None:
+        x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+    else:
+        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        depthwise = (4 * taps).flip(0, 1).expand(x.shape[1], 1, *taps.shape)
+        x = F.conv2d(x, depthwise, padding=(len(taps) - weight.shape[-1] + 1) // 2, groups=x.shape[1])
+    return x.mul_(scale[:, :, None, None])
+
+
+def upsample(x: Tensor, taps: Tensor) -> Tensor:
+    """Put zeros between pixels and convolve with 4 times the filter: [N, C, H, W], [f, f] -> [N, C, 2 H, 2 W]."""
+    depthwise = (4 * taps).expand(x.shape[1], 1, *taps.shape)
+    return F.conv_transpose2d(x, depthwise, stride=2, padding=len(taps) // 2 - 1, groups=x.shape[1])
+
+
+def _affine(tensors: Mapping[str, Tensor], prefix: str, channels: int) -> nn.Linear:
+    return nn.Linear(_shape(tensors, f"{prefix}affine.weight", 2)[1], channels)
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str, ndim: int) -> list[int]:
+    if name not in tensors or tensors[name].ndim != ndim:
+        got = list(tensors[name].shape) if name in tensors else "nothing"
+        raise ValueError(f"tensor {name} must have {ndim} dimensions, got {got}")
+    return list(tensors[name].shape)
