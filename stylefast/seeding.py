@@ -32,12 +32,17 @@ def seeds(points: Points, init: str | Tensor, n_clusters: int, n_init: int, rng:
         return given.reshape(-1, *init.shape[-2:])
     size = min(points.n_nonzero, max(SAMPLE, 64 * n_clusters))
     sample = points.gather(_draw(points.n_nonzero, size, rng).sort().values)  # [m, C]; ascending: read in order
-    if init == "k-means++":
-        if SEEDINGS * STEPS * size > 2 * points.n_nonzero:
-            return sample[_k_means_plus_plus(sample, n_clusters, n_init, rng)]
+    if init == "k-means++" and SEEDINGS * STEPS * size <= 2 * points.n_nonzero:
         return _refined(sample, points.backend, n_clusters, n_init, rng)
-    chosen = torch.stack([torch.randperm(size, generator=rng)[:n_clusters] for _ in range(n_init)])
-    return sample[chosen.to(sample.device)]
+    return chosen(sample, init, n_clusters, n_init, rng)
+
+
+def chosen(sample: Tensor, init: str, n_clusters: int, n_init: int, rng: torch.Generator) -> Tensor:
+    """First centroids [n_init, K, C] among unit points [m, C]."""
+    if init == "k-means++":
+        return sample[_k_means_plus_plus(sample, n_clusters, n_init, rng)]
+    places = torch.stack([torch.randperm(len(sample), generator=rng)[:n_clusters] for _ in range(n_init)])
+    return sample[places.to(sample.device)]
 
 
 def _draw(n: int, size: int, rng: torch.Generator) -> Tensor:
