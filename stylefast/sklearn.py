@@ -30,9 +30,9 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
     minimise sum_i w_i (1 - <x_i / |x_i|, c_label(i)>), label(i) = argmax_k <x_i, c_k>,
     c_k = normalise(sum_{i in k} w_i x_i / |x_i|)
 
-    Rows need not be normalised. Integer weights are repetition of rows, and the order of rows does not matter, up to
-    rounding. A row of zeros has label 0 and adds nothing to centers. For activations, streams of batches, checkpoints
-    or a GPU take `stylefast.SphericalKMeans`, which this class shares its steps with.
+    Rows need not be normalised. Up to rounding, and to draws if init="random", integer weights are repetition of rows
+    and the order of rows does not matter. A row of zeros has label 0 and adds nothing to centers. For activations,
+    streams of batches, checkpoints or a GPU take `stylefast.SphericalKMeans`, whose steps these are.
 
     Args:
         n_clusters: K, at most the number of rows other than zero with a weight other than zero.
@@ -111,8 +111,8 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
                 raise ValueError(f"init must have {rows.shape[1]} features, got shape {tuple(settings.init.shape)}")
             first = normalize(settings.init.double(), dim=-1).reshape(-1, *settings.init.shape[-2:]).to(rows.dtype)
         else:
-            sample = _sample(rows, weights, max(SAMPLE, 64 * settings.n_clusters), rng)
-            first = chosen(sample, settings.init, settings.n_clusters, settings.n_init, rng)
+            sample, shares = _sample(rows, weights, max(SAMPLE, 64 * settings.n_clusters), rng)
+            first = chosen(sample, settings.init, settings.n_clusters, settings.n_init, rng, shares)
         state = Lockstep(first)
         while state.going:
             state.advance(weighted, settings.tol, settings.max_iter)
@@ -180,12 +180,11 @@ class _Weighted:
             points[:, -1] = (1 / weight.square() - 1).sqrt()
             self._weight = weight
         self._batch = Batch.of(points, "raw", backend, "X")
-        self._mean = 1.0 if self._weight is None else self._weight.double().mean()
 
     def step(self, centroids: Tensor) -> Sums:
-        """One Lloyd step of restarts [B, K, C]."""
+        """One Lloyd step of restarts [B, K, C]; the objective is that of weights that are 1 at most."""
         step = self._batch.step(self._padded(centroids))
-        return Sums(step.sums[..., : self._channels], step.counts, step.objective / self._mean)
+        return Sums(step.sums[..., : self._channels], step.counts, step.objective)
 
     def farthest(self, centroids: Tensor, n: int) -> Tensor:
         """The n rows least similar to the centroid most similar to them, at unit norm: [n, C]."""
@@ -198,17 +197,21 @@ class _Weighted:
         return centroids if self._weight is None else pad(centroids, (0, 1))
 
 
-def _sample(rows: Tensor, weights: Tensor, size: int, rng: torch.Generator) -> Tensor:
-    """So many rows at unit norm, each as often as its weight says: [size, C].
+def _sample(rows: Tensor, weights: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows at unit norm and their weights: all rows, if they are at most `size`; else so many of equal weight, each as
+    often as its weight says.
 
-    Rows are taken at even steps of the running weight, in the order of their projections onto a random direction:
-    neither their order nor whether a row is repeated or weighted makes a difference.
+    Rows are taken in the order of their projections onto a random direction, so that neither their order nor whether a
+    row is repeated or weighted makes a difference.
     """
     direction = torch.randn(rows.shape[1], generator=rng, dtype=torch.float64).to(rows.dtype)
     order = (rows @ direction).argsort(stable=True)
     running = weights[order].cumsum(0)
-    steps = (torch.arange(size) + torch.rand((), generator=rng, dtype=torch.float64)) * (running[-1] / size)
-    return normalize(rows[order[torch.searchsorted(running, steps, right=True).clamp(max=len(rows) - 1)]], dim=1)
+    steps = torch.arange(size) + torch.rand((), generator=rng, dtype=torch.float64)
+    if len(rows) > size:
+        order = order[torch.searchsorted(running, steps * (running[-1] / size), right=True).clamp(max=len(rows) - 1)]
+        weights = torch.ones_like(weights)
+    return normalize(rows[order], dim=1), weights[order]
 
 
 def _inertia(found: Assignment, weight: np.ndarray) -> float:
