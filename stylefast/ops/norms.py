@@ -15,7 +15,7 @@ def norm_preserving(
 ) -> tuple[Tensor, Tensor | None]:
     """r |q o t| / |q o r| of every edit, [E, S], and the edits that take these."""
     t, r = (_masked_norm(x, query, edits, column) for column, x in enumerate((target, reference)))
-    scale = torch.where(r > 0, t / torch.where(r > 0, r, 1), 0).unsqueeze(1)  # [E, 1]
+    scale = (t / torch.where(r > 0, r, 1)).unsqueeze(1)  # [E, 1]; of q o r = 0 any will do
     if edits is None:
         return (reference * scale).to(target.dtype), None
     rows = torch.arange(len(edits), device=edits.device)
