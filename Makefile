@@ -50,6 +50,7 @@ bench: .venv/installed .venv/bench
 	$(BIN)/python benchmarks/peers.py --record
 	$(BIN)/python benchmarks/bench_calls.py --record
 	$(BIN)/python benchmarks/bench_fit.py --seeds 5 --record
+	$(BIN)/python benchmarks/bench_recipes.py --record
 	$(BIN)/python benchmarks/bench_editing.py --network random-face --images 64 --record
 	$(BIN)/python benchmarks/bench_scale.py overhead --record
 	$(BIN)/python benchmarks/record.py

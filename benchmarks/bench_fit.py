@@ -28,15 +28,15 @@ CLUSTERS, RESTARTS, DIRECTIONS = 20, 10, 60
 QUALITY = 1e-3  # relative: ours may not be worse than theirs by more
 
 
-def mixture(seed: int) -> Tensor:
+def mixture(seed: int, n: int = N, side: int = SIDE, count: int = DIRECTIONS) -> Tensor:
     """Activations [N, C, H, W] of any length, around directions that share a part and are not equally frequent."""
     rng = torch.Generator().manual_seed(seed)
     shared = 0.8 * torch.randn(1, C, generator=rng)
-    directions = normalize(torch.randn(DIRECTIONS, C, generator=rng) + shared, dim=1)
-    frequency = torch.rand(DIRECTIONS, generator=rng) + 0.05
-    x = torch.empty(N, C, SIDE, SIDE)
+    directions = normalize(torch.randn(count, C, generator=rng) + shared, dim=1)
+    frequency = torch.rand(count, generator=rng) + 0.05
+    x = torch.empty(n, C, side, side)
     for image in x:
-        chosen = directions[torch.multinomial(frequency, SIDE * SIDE, True, generator=rng)]  # [P, C]
+        chosen = directions[torch.multinomial(frequency, side * side, True, generator=rng)]  # [P, C]
         chosen = chosen + 1.5 / C**0.5 * torch.randn(chosen.shape, generator=rng)
         image[:] = (chosen * (0.5 + torch.rand(len(chosen), 1, generator=rng))).t().view(image.shape)
     return x

@@ -8,6 +8,7 @@ python benchmarks/record.py --readme   # writes it into README.md
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import re
@@ -30,6 +31,7 @@ from stylefast.backends.native import instruction_set
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- measured: python benchmarks/record.py --readme -->", "<!-- /measured -->"
+RECIPES_BEGIN, RECIPES_END = BEGIN.replace("measured", "recipes"), END.replace("measured", "recipes")
 
 
 def line(figure: Figure) -> str:
@@ -97,7 +99,7 @@ def newest(folder: Path = RESULTS) -> list[dict[str, Any]]:
 def table(entries: Iterable[dict[str, Any]]) -> str:
     """Markdown: for every machine and number of threads a caption, and a row for every op and workload."""
     machines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for entry in entries:
+    for entry in (entry for entry in entries if entry["op"] != "recipe"):
         machines.setdefault((entry["processor"], entry["cores"], entry["threads"]), []).append(entry)
     return "\n\n".join(_machine(*key, each) for key, each in machines.items())
 
@@ -130,20 +132,26 @@ def _cell(entry: dict[str, Any] | None) -> str:
     return f"{peer} {floor}".strip()
 
 
-def with_table(readme: str, text: str) -> str:
-    """README with the table between its two markers. Raises ValueError if they are not there, once and in order."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ValueError(f"README.md must hold {BEGIN} and then {END}, once each")
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+def with_table(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str:
+    """README with the text between two markers. Raises ValueError if they are not there, once and in order."""
+    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+        raise ValueError(f"README.md must hold {begin} and then {end}, once each")
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+
+
+def with_figures(readme: str, entries: Iterable[dict[str, Any]]) -> str:
+    """README with the table and the recipes of these records."""
+    entries = list(entries)
+    recipes = importlib.import_module("recipes").shown(e for e in entries if e["op"] == "recipe")
+    return with_table(with_table(readme, table(entries)), recipes, RECIPES_BEGIN, RECIPES_END)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
-    written = table(newest())
+    parser.add_argument("--readme", action="store_true", help="write the figures into README.md")
     if parser.parse_args().readme:
         path = ROOT / "README.md"
-        path.write_text(with_table(path.read_text(), written))
+        path.write_text(with_figures(path.read_text(), newest()))
     else:
-        print(written)
+        print(table(newest()))

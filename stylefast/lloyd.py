@@ -6,13 +6,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .files import PathLike, read_tensors, write_tensors
-from .points import Points
+from .points import Sums
 
 FORMAT = "stylefast-kmeans-1"
 _TENSORS = ("centroids", "sums", "counts")
@@ -44,6 +44,14 @@ class Run:
     n_empty: int = 0
 
 
+class Steps(Protocol):
+    """What an iteration asks of points: `stylefast.points.Points` says what it is."""
+
+    def step(self, centroids: Tensor) -> Sums: ...
+
+    def farthest(self, centroids: Tensor, n: int) -> Tensor: ...
+
+
 class Lockstep:
     """Restarts that share every read: what is needed to go on after any update.
 
@@ -61,7 +69,7 @@ class Lockstep:
         self.going = list(range(len(centroids)))
         self.centroids = centroids
 
-    def advance(self, points: Points, tol: float, max_iter: int) -> None:
+    def advance(self, points: Steps, tol: float, max_iter: int) -> None:
         """One iteration of the runs that go on. A run keeps the centroids that were evaluated last."""
         step = points.step(self.centroids)
         updated = directions(step.sums, self.centroids)

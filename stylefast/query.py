@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["running_cost", "sequential", "simultaneous", "softmax"]
+__all__ = ["coarse_split", "running_cost", "sequential", "simultaneous", "softmax"]
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 PerRow: TypeAlias = float | Sequence[float] | np.ndarray | Tensor
@@ -116,8 +116,8 @@ def softmax(M: Array, part: int, *, temperature: float = 0.1, threshold: float =
     q_c = 1[p_c > θ], p = softmax over parts of M/τ, at `part`
 
     Of one image's M this is that image's query; an edit's query is the maximum of its target's and its reference's:
-    `torch.maximum(softmax(M_target, part), softmax(M_reference, part))`. Sites that shall not move (toRGB) are the
-    caller's to zero.
+    `torch.maximum(softmax(M_target, part), softmax(M_reference, part))`. With M of `contribution(per_image=True)`,
+    parts first, one call serves all images. Sites that shall not move (toRGB) are the caller's to zero.
 
     Args:
         M: [P, ..., C] floating, parts first.
@@ -145,6 +145,38 @@ def softmax(M: Array, part: int, *, temperature: float = 0.1, threshold: float =
     below_best = clamped - clamped.amax(0)  # <= 0 before the division, so no temperature overflows
     p = torch.softmax(below_best / temperature, dim=0)  # [P, ..., C]
     return _like(M, p[part] > threshold, values.dtype)
+
+
+def coarse_split(q: Array, hair: int, *, channels: int = 2048) -> Array:
+    """Keep the first channels, which carry pose and hair, for hair and for a part of their own, the pose.
+
+    For c < channels: q_hair,c stays, q_pose,c = 1 − q_hair,c, and all other parts get 0. From there on q_pose,c = 0.
+
+    Args:
+        q: [P, ..., S] floating: queries of all parts in [0, 1], parts first.
+        hair: index of the part that keeps the first channels, 0 <= hair < P.
+        channels: 2,048 are those of the 4 × 4 to 8 × 8 layers of StyleGAN2 at 1024 × 1024. toRGB sites that shall not
+            move are to be zeroed after the split, which gives them to the pose.
+
+    Returns:
+        q: [P + 1, ..., S], the pose last; otherwise like q.
+
+    Raises:
+        TypeError: q is not a floating tensor or array.
+        ValueError: q has fewer than two dimensions or holds NaN; hair or channels is out of range.
+
+    Source: the released code of "Retrieve in Style" (ICCV 2021).
+    """
+    values = _values("q", q, "[P, ..., S]", rank=2)
+    if not 0 <= hair < values.shape[0]:
+        raise ValueError(f"hair must be an index into the P = {values.shape[0]} parts of q, got {hair}")
+    if not 0 <= channels <= values.shape[-1]:
+        raise ValueError(f"channels must lie in [0, {values.shape[-1]}], got {channels}")
+    first = torch.arange(values.shape[-1], device=values.device) < channels
+    kept = torch.arange(values.shape[0], device=values.device) == hair
+    kept = kept.view(-1, *[1] * (values.ndim - 1)) | ~first
+    split = torch.cat((values * kept, ((1 - values[hair]) * first)[None]))
+    return _like(q, split, values.dtype)
 
 
 def _running_cost(m: Tensor) -> Tensor:

@@ -32,12 +32,21 @@ def seeds(points: Points, init: str | Tensor, n_clusters: int, n_init: int, rng:
         return given.reshape(-1, *init.shape[-2:])
     size = min(points.n_nonzero, max(SAMPLE, 64 * n_clusters))
     sample = points.gather(_draw(points.n_nonzero, size, rng).sort().values)  # [m, C]; ascending: read in order
-    if init == "k-means++":
-        if SEEDINGS * STEPS * size > 2 * points.n_nonzero:
-            return sample[_k_means_plus_plus(sample, n_clusters, n_init, rng)]
+    if init == "k-means++" and SEEDINGS * STEPS * size <= 2 * points.n_nonzero:
         return _refined(sample, points.backend, n_clusters, n_init, rng)
-    chosen = torch.stack([torch.randperm(size, generator=rng)[:n_clusters] for _ in range(n_init)])
-    return sample[chosen.to(sample.device)]
+    return chosen(sample, init, n_clusters, n_init, rng)
+
+
+def chosen(
+    sample: Tensor, init: str, n_clusters: int, n_init: int, rng: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
+    """First centroids [n_init, K, C] among unit points [m, C], with chances as their weights [m] float64."""
+    if init == "k-means++":
+        return sample[_k_means_plus_plus(sample, n_clusters, n_init, rng, weights)]
+    if weights is not None:
+        return sample[torch.multinomial(weights.expand(n_init, -1), n_clusters, generator=rng)]
+    places = torch.stack([torch.randperm(len(sample), generator=rng)[:n_clusters] for _ in range(n_init)])
+    return sample[places.to(sample.device)]
 
 
 def _draw(n: int, size: int, rng: torch.Generator) -> Tensor:
@@ -62,23 +71,31 @@ def _refined(sample: Tensor, backend: str | None, n_clusters: int, n_init: int, 
     return centroids.unflatten(0, (n_init, SEEDINGS))[torch.arange(n_init, device=best.device), best]
 
 
-def _k_means_plus_plus(sample: Tensor, n_clusters: int, n_init: int, rng: torch.Generator) -> Tensor:
-    """Greedy k-means++ among unit points [m, C], all restarts at once: indices [n_init, K].
+def _k_means_plus_plus(
+    sample: Tensor, n_clusters: int, n_init: int, rng: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
+    """Greedy k-means++ among unit points [m, C] of weights [m], all restarts at once: indices [n_init, K].
 
     Candidates are drawn with weight 1 - max cosine to the points chosen before; of 2 + log K candidates the one with
     the best objective is chosen. Source: Arthur and Vassilvitskii, "k-means++", 2007, with the greedy choice of its
     last section.
     """
     n_candidates, runs = 2 + int(math.log(n_clusters)), torch.arange(n_init, device=sample.device)
-    chosen = torch.randint(len(sample), (n_init,), generator=rng).to(sample.device)
-    indices, similarity = [chosen], sample[chosen] @ sample.T  # [n_init, m]
+    if weights is None:
+        first = torch.randint(len(sample), (n_init,), generator=rng).to(sample.device)
+    else:
+        running = weights.cumsum(0)
+        draw = torch.rand(n_init, generator=rng, dtype=torch.float64).to(running.device) * running[-1]
+        first = torch.searchsorted(running, draw, right=True).clamp(max=len(sample) - 1)
+    indices, similarity = [first], sample[first] @ sample.T  # [n_init, m]
     for _ in range(1, n_clusters):
-        weight = (1 - similarity).clamp(min=0).double().cumsum(1)
+        weight = (1 - similarity).clamp(min=0).double()
+        weight = (weight if weights is None else weight * weights).cumsum(1)
         draw = torch.rand(n_init, n_candidates, generator=rng, dtype=torch.float64).to(weight.device) * weight[:, -1:]
         candidates = torch.searchsorted(weight, draw, right=True).clamp(max=len(sample) - 1)
         cosine = (sample[candidates.flatten()] @ sample.T).view(n_init, n_candidates, -1)
         closer = torch.maximum(similarity[:, None], cosine)  # [n_init, n_candidates, m]
-        best = closer.sum(2).argmax(1)
+        best = (closer.sum(2) if weights is None else closer.double() @ weights).argmax(1)
         indices.append(candidates[runs, best])
         similarity = closer[runs, best]
     return torch.stack(indices, dim=1)

@@ -114,3 +114,53 @@ def test_gradients_have_the_dtype_and_shape_of_what_they_are_of(backend: str):
         q = strength.detach()[:, None] * query.detach()
         assert_close(target.grad.float(), (1 - q).float(), rtol=1e-2, atol=1e-2)
         assert_close(reference.grad.float(), q.sum(0, keepdim=True).float(), rtol=1e-2, atol=2e-2)
+
+
+def norms_by_rows(t: Tensor, r: Tensor, q: Tensor, a: float) -> Tensor:
+    """One edit as "Retrieve in Style" writes it, in float64."""
+    t, r, q = t.double(), r.double(), q.double()
+    length = (q * r).norm()
+    direction = q * r / length if length > 0 else torch.zeros_like(r)
+    return t - a * q * t + a * direction * (q * t).norm()
+
+
+@given(grids(), st.sampled_from([1.0, 1.3]))
+def test_norms_are_preserved_as_the_equation_says(backend: str, grid: Styles, strength: float):
+    target, reference, query, edits = grid
+    options = {"strength": strength, "mode": "norm_preserving"}
+    got = call(stylefast.blend, backend, target, reference, query, edits=edits, **options)
+    for e, (i, j, k) in enumerate(edits.tolist()):
+        expected = norms_by_rows(target[i], reference[j], query[k], strength)
+        assert_close(got[e].double().cpu(), expected, rtol=2e-5, atol=2e-5)
+    rows = (x[edits[:, i]] for i, x in enumerate((target, reference, query)))
+    assert_close(got, call(stylefast.blend, backend, *rows, **options), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_norm_preserving_keeps_what_it_shall(backend: str, dtype: torch.dtype):
+    rng = torch.Generator().manual_seed(0)
+    target, reference = (torch.randn(3, 400, generator=rng).to(dtype) for _ in range(2))
+    query = (torch.rand(400, generator=rng) > 0.7).to(torch.float32)
+    got = call(stylefast.blend, backend, target, 1e3 * reference, query, mode="norm_preserving").cpu()
+    assert got.dtype == dtype and torch.equal(got[:, query == 0], target[:, query == 0])
+    norm, before = (torch.linalg.vector_norm(x[:, query == 1].double(), dim=1) for x in (got, target))
+    assert_close(norm, before, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    empty = call(stylefast.blend, backend, target, 0 * reference, query, mode="norm_preserving").cpu()
+    assert torch.equal(empty, torch.where(query == 1, 0, target))
+
+
+@pytest.mark.parametrize("edits", [None, torch.tensor([[0, 1, 0], [1, 1, 0], [1, 0, 0]])], ids=["pairs", "edits"])
+def test_norm_preserving_has_gradients_also_where_nothing_is_taken(backend: str, edits: Tensor | None):
+    rng = torch.Generator().manual_seed(0)
+    target, reference = (torch.randn(2, 4, generator=rng, dtype=torch.float64) for _ in range(2))
+    query = torch.rand(1, 4, generator=rng, dtype=torch.float64)
+    placed = [place(x, backend).requires_grad_() for x in (target, reference, query)]
+    index = None if edits is None else place(edits, backend)
+
+    def blended(t: Tensor, r: Tensor, q: Tensor) -> Tensor:
+        return stylefast.blend(t, r, q, edits=index, mode="norm_preserving", backend=backend)
+
+    assert torch.autograd.gradcheck(blended, placed)
+    zero = torch.zeros_like(placed[2], requires_grad=True)
+    grads = torch.autograd.grad(blended(*placed[:2], zero).sum(), [*placed[:2], zero])
+    assert all(g.isfinite().all() for g in grads)

@@ -23,7 +23,7 @@ FIGURE = Figure("lloyd_step", "2x3x4x4", 8, 2, 1.0, 1.1, 1.2, 1.3, 40, 50, "read
 
 def test_readme_shows_the_newest_record_of_every_figure():
     readme = (record.ROOT / "README.md").read_text()
-    assert record.with_table(readme, record.table(record.newest())) == readme
+    assert record.with_figures(readme, record.newest()) == readme
 
 
 def test_percentiles_by_hand():

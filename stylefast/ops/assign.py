@@ -29,6 +29,9 @@ def assign(activations: Tensor, centroids: Tensor, *, features: str = "raw", bac
 
     The points need not be normalised: |x| does not move the argmax. The centroids are taken as they are.
 
+    Under `torch.compile` and `torch.export` it is one node, of the backend that was chosen then, for any N, H and W;
+    under autocast it computes as it does without.
+
     Args:
         activations: [N, C, H, W] float32, float64, float16 or bfloat16, any strides.
         centroids: [K, C], any of these dtypes; spherical k-means keeps them at unit norm.

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .op import DTYPES, BadCall, Cost, Op, accumulator, check_tensor
+from .norms import norm_preserving
+from .op import DTYPES, BadCall, Cost, Op, accumulator, check_choice, check_tensor
+
+MODES = ("linear", "norm_preserving")
 
 
 def blend(
@@ -19,6 +22,7 @@ def blend(
     *,
     edits: Tensor | None = None,
     strength: float | Tensor | None = None,
+    mode: str = "linear",
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -27,7 +31,12 @@ def blend(
     out[e] = t + a q o (r - t), t = target[edits[e,0]], r = reference[edits[e,1]], q = query[edits[e,2]], a = strength
 
     Where a q = 0 the target's channel is returned bit for bit, where a q = 1 the reference's. All sites' styles lie end
-    to end in one row, so one call edits a whole generator. Differentiable in target, reference, query and strength.
+    to end in one row, so one call edits a whole generator. Mode "norm_preserving" takes r |q o t| / |q o r| for r (0 if
+    q o r is), norms over all of S without a: it makes the scaled references, [E, S], before the one launch.
+
+    Differentiable in target, reference, query and strength, twice too, by autograd and by `torch.func` (reverse and
+    forward; vmap of the blend itself loops), but for `torch.autograd.forward_ad` and for `torch.compile` of a transform
+    of it. One node under `torch.compile` and `torch.export`; under autocast it computes as it does without.
 
     Args:
         target: [T, S] float32, float64, float16 or bfloat16; or [S].
@@ -35,6 +44,7 @@ def blend(
         query: [Q, S] or [S], any floating dtype.
         edits: [E, 3] integers: rows of target, reference and query. None pairs rows up (one row broadcasts).
         strength: a number, or [E]; None is 1.
+        mode: "linear" or "norm_preserving".
         out: [E, S] contiguous, of target's dtype: written and returned. Recycling it saves a new one's page faults.
         backend: as in `stylefast.assign`.
 
@@ -43,19 +53,25 @@ def blend(
 
     Raises:
         TypeError, ValueError: wrong type, dtype, rank, shape or device, rows that do not pair up, an edit out of range,
-        out with inputs that require gradients. RuntimeError: `backend` cannot run.
+        an unknown mode, out with inputs that require gradients. RuntimeError: `backend` cannot run.
 
-    Source: "Editing in Style" (Collins et al., CVPR 2020), equation 3 (and 2: the same query for all channels).
+    Source: "Editing in Style" (Collins et al., CVPR 2020), equation 3 (and 2: the same query for all channels);
+    norm_preserving: "Retrieve in Style" (Chong et al., ICCV 2021), where strength is 1.3.
     """
+    check_choice("mode", mode, MODES)
     check(target, reference, query, edits, strength, out)
     target, reference, query = _rows(target), _rows(reference), _rows(query)
     if query.dtype != (dtype := accumulator(target.dtype)):
         query = query.to(dtype)
     edits = None if edits is None else edits.to(torch.int64)
+    if mode == "norm_preserving":
+        reference, edits = norm_preserving(target, reference, query, edits)
     if strength is not None:
         rows = count_edits(target, reference, query, edits)
         strength = torch.as_tensor(strength, dtype=query.dtype, device=target.device).expand(rows)
     if out is None:
+        if torch._C._are_functorch_transforms_active():
+            return _Transformed.apply(backend, target, reference, query, edits, strength)
         return BLEND(backend, target, reference, query, edits, strength)
     BLEND.write(backend, target, reference, query, edits, strength, out=out)
     return out
@@ -185,6 +201,35 @@ def _sum_to_rows(gradient: Tensor, rows: Tensor | None, like: Tensor) -> Tensor:
     return total.to(like.dtype)
 
 
+class _Transformed(torch.autograd.Function):
+    """The op under `torch.func`, which does not see the gradient that a custom op registers."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(backend: str | None, *inputs: Any) -> Tensor:
+        return BLEND(backend, *inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *backward(ctx, grad)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Any) -> Tensor:
+        target, reference, query, edits, strength = ctx.saved_tensors
+        t, r, q = gathered(target, reference, query, edits, strength)
+        dt, dr, dq = gathered(tangents[0], tangents[1], tangents[2], edits, strength)
+        moved = dt + q * (dr - dt) + dq * (r - t)
+        if strength is not None:
+            moved = moved + tangents[4].unsqueeze(1) * gathered(target, reference, query, edits, None)[2] * (r - t)
+        return moved.to(target.dtype)
+
+
 def cost(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None) -> Cost:
     """Reads each operand row once (a gathered row that repeats comes from cache) and writes every edit once."""
     rows, width = count_edits(target, reference, query, edits), target.shape[1]
@@ -240,6 +285,9 @@ def errors() -> Iterator[BadCall]:
     yield BadCall((t, r, q), {"edits": e[:, :2]}, ValueError, r"edits must have shape \[E, 3\], got \(3, 2\)")
     yield BadCall((t, r, q), {"edits": e + 4}, ValueError, "edits must index 4 targets, 4 references and 1 queries")
     yield BadCall((t, r, q), {"edits": e - 1}, ValueError, r"got rows from \[-1, -1, -1\]")
+    yield BadCall(
+        (t, r, q), {"mode": "norm"}, ValueError, "mode must be one of 'linear', 'norm_preserving', got 'norm'"
+    )
     yield BadCall((t, r, q), {"strength": torch.ones(3)}, ValueError, r"strength must be a number .* E = 4, got \(3,\)")
     yield BadCall((t, r, q), {"out": torch.empty(4, 5)}, ValueError, r"out must be contiguous .*\(4, 6\)")
     yield BadCall((t, r, q), {"out": torch.empty(6, 4).t()}, ValueError, "out must be contiguous")

@@ -34,6 +34,9 @@ def contribution(
 
     M of several batches: add N * M, then divide once by the number of images. M of a part: add its clusters' rows.
 
+    Under `torch.compile` and `torch.export` it is one node, of the backend that was chosen then, for any N, H and W;
+    under autocast it computes as it does without.
+
     Args:
         activations: [N, C, H, W] float32, float64, float16 or bfloat16, any strides.
         labels: [N, h, w] integer labels in [0, K) on a grid of any size. Under torch.compile, where values cannot be

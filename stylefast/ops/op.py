@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import torch
@@ -82,6 +83,20 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def exactly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, with its products in the dtypes that it gives them, also under autocast."""
+
+    @wraps(function)
+    def without_autocast(*args: Any, **kwargs: Any) -> Any:
+        device = next((x.device.type for x in args if isinstance(x, Tensor)), "cpu")
+        if not torch.is_autocast_enabled(device):
+            return function(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return without_autocast
+
+
 def register(op: Op, library: torch.library.Library) -> None:
     """Defines `stylefast::<op>_<backend>` for every backend; compiled libraries fill theirs when they are loaded."""
     for backend in BACKENDS.values():
@@ -89,7 +104,7 @@ def register(op: Op, library: torch.library.Library) -> None:
         library.define(name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"stylefast::{name}", op.fake, lib=library)
         if backend.name == "reference":
-            library.impl(name, op.reference, backend.key)
+            library.impl(name, exactly(op.reference), backend.key)
         if backend.launcher is not None:
             library.impl(name, backend.launcher(op.name, "launch"), backend.key)
         setup_context, backward = op.gradient or (None, _no_gradient(op.name))
@@ -100,7 +115,7 @@ def register(op: Op, library: torch.library.Library) -> None:
             library.define(f"{name}.out{op.out_schema}", tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"stylefast::{name}.out", lambda *args, **kwargs: None, lib=library)
             if backend.name == "reference":
-                library.impl(f"{name}.out", _into_out(op.reference), backend.key)
+                library.impl(f"{name}.out", _into_out(exactly(op.reference)), backend.key)
             if backend.launcher is not None:
                 library.impl(f"{name}.out", backend.launcher(op.name, "launch_out"), backend.key)
             op.cells[f"{backend.name}.out"] = packet.out

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The norm-preserving mode of the blend: references scaled before the launch, so that no kernel needs to know of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .op import exactly
+
+
+@exactly
+def norm_preserving(
+    target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """r |q o t| / |q o r| of every edit, [E, S], and the edits that take these."""
+    t, r = (_masked_norm(x, query, edits, column) for column, x in enumerate((target, reference)))
+    scale = (t / torch.where(r > 0, r, 1)).unsqueeze(1)  # [E, 1]; of q o r = 0 any will do
+    if edits is None:
+        return (reference * scale).to(target.dtype), None
+    rows = torch.arange(len(edits), device=edits.device)
+    scaled = (reference[edits[:, 1]] * scale).to(target.dtype)
+    return scaled, torch.stack((edits[:, 0], rows, edits[:, 2]), 1)
+
+
+def _masked_norm(rows: Tensor, query: Tensor, edits: Tensor | None, column: int) -> Tensor:
+    """|q o x|: [E], or [1] of one row and one query."""
+    x = rows.to(query.dtype)
+    if edits is None:
+        return torch.linalg.vector_norm(query * x, dim=1)
+    squares = (query.square() @ x.square().T)[edits[:, 2], edits[:, column]]
+    positive = squares > 0  # the square root has no gradient at 0
+    return torch.where(positive, torch.where(positive, squares, 1).sqrt(), 0)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Retrieval by masked cosines, against the masked copy that it never makes; and queries of single images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+import stylefast
+from stylefast import query, retrieval
+from stylefast.retrieval import nearest
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "CHUNK", 7 * 20)
+
+
+def drawn(e: int = 3, g: int = 50, s: int = 20, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    """styles [E, S], queries [E, S], gallery [G, S], its queries [G, S]."""
+    rng = torch.Generator().manual_seed(0)
+    shapes = (e, s), (e, s), (g, s), (g, s)
+    styles, query, gallery, own = (torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes)
+    return styles.to(dtype), query.clamp(min=0), gallery.to(dtype), (own > 0.3).double()
+
+
+def cosines(s: Tensor, q: Tensor, x: Tensor, p: Tensor) -> Tensor:
+    """[G] of one style, with the masked copy."""
+    return torch.nn.functional.cosine_similarity((q * s)[None].double(), (p * x).double(), dim=1, eps=0)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(
+    "dtype, close", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-5)], ids=str
+)
+def test_the_most_similar_rows_come_first(own: bool, dtype: torch.dtype, close: float):
+    styles, query, gallery, of_gallery = drawn(dtype=dtype)
+    got = nearest(styles, query, gallery, 9, gallery_query=of_gallery if own else None)
+    for e in range(3):
+        truth = cosines(styles[e], query[e], gallery, of_gallery if own else query[e])
+        assert_close(got.similarity[e].double(), truth.sort(descending=True).values[:9], rtol=0, atol=close)
+        assert_close(truth[got.indices[e]], got.similarity[e].double(), rtol=0, atol=close)
+    assert got.similarity.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_one_style_one_query_and_bool():
+    styles, query, gallery, own = drawn()
+    one = nearest(styles[0], query[0], gallery, 50)
+    assert one.indices.shape == (1, 50) and one.indices[0].sort().values.tolist() == list(range(50))
+    assert torch.equal(nearest(styles, query[0], gallery, 5).indices[:1], one.indices[:, :5])
+    assert torch.equal(
+        nearest(styles, query, gallery, 5, gallery_query=own.bool()).indices,
+        nearest(styles, query, gallery, 5, gallery_query=own).indices,
+    )
+
+
+def test_channels_outside_the_query_and_lengths_do_not_matter():
+    styles, query, gallery, _ = drawn()
+    other = gallery.clone()
+    other[:, query[0] == 0] = 1e6
+    a, b = (nearest(styles[0], query[0], x, 50) for x in (gallery, 3 * other))
+    assert torch.equal(a.indices, b.indices)
+    assert_close(a.similarity, b.similarity)
+
+
+def test_equal_rows_keep_their_order_and_bad_ones_come_last():
+    styles, query, gallery, _ = (x.abs().ceil() for x in drawn())  # whole numbers: no sum is rounded
+    gallery[:] = gallery[0]
+    gallery[3], gallery[30] = torch.nan, 0
+    got = nearest(styles, query, gallery, 50)
+    expected = [g for g in range(50) if g not in (3, 30)] + [30, 3]
+    assert got.indices.tolist() == [expected] * 3
+    assert got.similarity[:, 48:].tolist() == [[0, -torch.inf]] * 3
+    assert torch.equal(nearest(styles, torch.zeros(20), gallery[4:30], 2).similarity, torch.zeros(3, 2).double())
+
+
+def test_the_masked_copy_is_never_made(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(retrieval, "CHUNK", 1 << 14)
+    styles, query, gallery, own = drawn(2, 4000, 64, torch.float32)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            made = [x for x in (result if isinstance(result, tuple) else (result,)) if isinstance(x, Tensor)]
+            largest = max([largest, *(x.numel() for x in made if x._base is None and x is not gallery)])
+            return result
+
+    with Watch():
+        nearest(styles, query, gallery, 5)
+        nearest(styles, query, gallery, 5, gallery_query=own)
+    assert 1 << 13 <= largest <= 1 << 14
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"k": 0}, ValueError, "k must be an int from 1 to the gallery's G = 50, got 0"),
+        ({"k": 51}, ValueError, "k must be an int from 1"),
+        ({"query": torch.ones(2, 20)}, ValueError, r"query must have one row or E = 3, one a style, got \(2, 20\)"),
+        ({"query": torch.ones(19)}, ValueError, "styles and query must have S = 20 channels"),
+        ({"styles": torch.ones(3, 20).int()}, TypeError, "styles must be float32"),
+        ({"gallery_query": torch.ones(20)}, ValueError, r"gallery_query must have gallery's shape \(50, 20\)"),
+    ],
+)
+def test_refuses(change, error: type[Exception], message: str):
+    styles, query, gallery, _ = drawn()
+    with pytest.raises(error, match=message):
+        nearest(**({"styles": styles, "query": query, "gallery": gallery, "k": 2} | change))
+
+
+def test_queries_of_single_images_by_hand():
+    rng = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(4, 6, 5, 5, generator=rng), torch.randint(3, (4, 5, 5), generator=rng)
+    m = stylefast.contribution(x, labels, 3, per_image=True)  # [N, P, C]
+    p = (m / 0.1).exp() / (m / 0.1).exp().sum(1, keepdim=True)
+    for part in range(3):
+        q = query.softmax(m.movedim(1, 0), part)  # [N, C]
+        assert torch.equal(q, (p[:, part] > 0.8).float()) and 0 < q.sum() < q.numel()
+        edits = torch.tensor([[0, 1, 0], [2, 3, 1]])
+        either = torch.maximum(q[edits[:, 0]], q[edits[:, 1]])
+        assert torch.equal(either, ((p[[0, 2], part] > 0.8) | (p[[1, 3], part] > 0.8)).float())
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor], ids=["numpy", "torch"])
+def test_the_first_channels_are_split_between_hair_and_pose(kind):
+    q = kind([[[0.5, 0.25, 1, 0.75]], [[1, 0.5, 0.25, 0]]])  # [P, 1, S]
+    got = query.coarse_split(q, 1, channels=2)
+    assert type(got) is type(q) and got.dtype == q.dtype
+    expected = [[[0, 0, 1, 0.75]], [[1, 0.5, 0.25, 0]], [[0, 0.5, 0, 0]]]
+    np.testing.assert_array_equal(np.asarray(got), expected)
+    np.testing.assert_array_equal(np.asarray(query.coarse_split(q, 1, channels=0))[:2], np.asarray(q))
+
+
+@pytest.mark.parametrize(
+    "q, hair, channels, message",
+    [
+        (torch.ones(2, 4), 2, 2, "hair must be an index into the P = 2 parts of q, got 2"),
+        (torch.ones(2, 4), 0, 5, r"channels must lie in \[0, 4\], got 5"),
+        (torch.ones(4), 0, 2, r"q must have shape \[P, ..., S\]"),
+    ],
+)
+def test_coarse_split_refuses(q, hair: int, channels: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        query.coarse_split(q, hair, channels=channels)

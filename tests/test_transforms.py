@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels inside other people's programs: torch.func, torch.compile, torch.export, autocast."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cells import backends, place
+from torch import Tensor, nn
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.testing import assert_close
+
+import stylefast
+
+pytestmark = pytest.mark.parametrize("backend", backends())
+EDITS = torch.tensor([[0, 1, 0], [2, 2, 1], [0, 0, 1], [1, 2, 0]])
+
+
+def rows(backend: str) -> tuple[Tensor, ...]:
+    """target [3, 8], reference [3, 8], query [2, 8], strength [4], in float64."""
+    rng = torch.Generator().manual_seed(0)
+    made = (torch.randn(3, 8, generator=rng), torch.randn(3, 8, generator=rng), torch.rand(2, 8, generator=rng))
+    return tuple(place(x.double(), backend) for x in (*made, torch.rand(4, generator=rng)))
+
+
+def both(backend: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """The blend of edits, and its equation."""
+    edits = place(EDITS, backend)
+    t, r, q = edits.T
+
+    def equation(target: Tensor, reference: Tensor, query: Tensor, strength: Tensor) -> Tensor:
+        return target[t] + strength[:, None] * query[q] * (reference[r] - target[t])
+
+    def blend(target: Tensor, reference: Tensor, query: Tensor, strength: Tensor) -> Tensor:
+        return stylefast.blend(target, reference, query, edits=edits, strength=strength, backend=backend)
+
+    return blend, equation
+
+
+def test_blend_is_transformed_as_its_equation(backend: str):
+    given, every = rows(backend), (0, 1, 2, 3)
+    blend, equation = both(backend)
+    tangents = tuple(x.flip(0) for x in given)
+    for transform in (
+        lambda f: grad(lambda *x: f(*x).square().sum(), every)(*given),
+        lambda f: vjp(f, *given)[1](f(*given)),
+        lambda f: jacrev(f, every)(*given),
+        lambda f: jacfwd(f, every)(*given),
+        lambda f: jvp(f, given, tangents),
+        lambda f: hessian(lambda *x: f(*x).pow(3).sum(), every)(*given),
+    ):
+        assert_close(transform(blend), transform(equation))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_blend_under_vmap(backend: str):
+    target, reference, query, _ = rows(backend)
+    for place_of, q in ((None, query[0]), (0, query[[0, 1, 0]])):
+        blended = vmap(lambda t, r, q: stylefast.blend(t, r, q, backend=backend), (0, 0, place_of))(
+            target, reference, q
+        )
+        assert_close(blended.squeeze(1), target + q * (reference - target))
+    got = vmap(grad(lambda t: stylefast.blend(t, reference[0], query[0], backend=backend).sum()))(target)
+    assert_close(got, (1 - query[0]).expand(3, -1))
+
+
+def test_a_query_is_learnt_inside_a_module(backend: str):
+    class Mixer(nn.Module):
+        def __init__(self, query: Tensor) -> None:
+            super().__init__()
+            self.query = nn.Parameter(query)
+
+        def forward(self, target: Tensor, reference: Tensor) -> Tensor:
+            return stylefast.blend(target, reference, self.query, mode="norm_preserving", backend=backend)
+
+    target, reference, query, _ = rows(backend)
+    mixer = Mixer(query[0])
+    mixer(target, reference).sum().backward()
+    got = grad(lambda q: functional_call(mixer, {"query": q}, (target, reference)).sum())(query[0])
+    assert_close(got, mixer.query.grad)
+
+
+class Measure(nn.Module):
+    """Labels, similarity and M of activations."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self.backend = backend
+
+    def forward(self, x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        labels, similarity = stylefast.assign(x, centroids, backend=self.backend)
+        return labels, similarity, stylefast.contribution(x, labels, 4, backend=self.backend)
+
+
+def activations(backend: str, n: int) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(n)
+    return place(torch.randn(n, 8, 6, 5, generator=rng), backend), place(torch.randn(4, 8, generator=rng), backend)
+
+
+def exported(module: nn.Module, *inputs: Any) -> Callable[..., Any]:
+    file = io.BytesIO()
+    shapes = ({0: torch.export.Dim("n")}, None)
+    torch.export.save(torch.export.export(module, inputs, dynamic_shapes=shapes), file)
+    file.seek(0)
+    return torch.export.load(file).module()
+
+
+def compiled(module: nn.Module, *_: Any) -> Callable[..., Any]:
+    torch.compiler.reset()
+    return torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+
+
+@pytest.mark.parametrize("make", [exported, compiled])
+def test_labels_and_m_in_a_program_for_any_number_of_images(make: Callable[..., Any], backend: str):
+    measure = Measure(backend)
+    program = make(measure, *activations(backend, 2))
+    for n in (2, 5):
+        inputs = activations(backend, n)
+        assert all(torch.equal(a, b) for a, b in zip(program(*inputs), measure(*inputs), strict=True))
+
+
+def test_autocast_changes_no_bit(backend: str):
+    x, centroids = activations(backend, 2)
+    target, reference, query, strength = (each.float() for each in rows(backend))
+    edits = place(EDITS, backend)
+
+    def everything() -> list[Tensor]:
+        step = stylefast.lloyd_step(x, centroids, backend=backend)
+        both = stylefast.assign_contribution(x, centroids, backend=backend)
+        blends = [
+            stylefast.blend(target, reference, query, edits=edits, strength=strength, mode=mode, backend=backend)
+            for mode in ("linear", "norm_preserving")
+        ]
+        return [*Measure(backend)(x, centroids), *step, *both, *blends]
+
+    expected = everything()
+    with torch.autocast(x.device.type, torch.bfloat16):
+        assert (x[:, 0, 0] @ x[:, 0, 0].T).dtype == torch.bfloat16
+        got = everything()
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
