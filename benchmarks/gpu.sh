@@ -3,6 +3,7 @@
 # Builds in place, tests the GPU's backends, measures them. Uses what is installed and downloads nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} # the package need not be installed
 python=${PYTHON:-python3}
 shares=${SHARES:-8} # processes that share the GPU: most of a test is the compilation of its kernels
 

@@ -61,12 +61,15 @@ except RuntimeError as error:
 
 def test_kernels_that_must_not_be_are_found():
     good = {f"sm_90 {kernel} of x": NEED for kernel in ("assign_kernel", "lloyd_kernel", "moments_kernel")}
-    assert triton_aot.faults({**good, "gfx942 pool_kernel of x": {**NEED, "matrix": 0, "wide_loads": 0}}) == []
+    assert triton_aot.faults({**good, "sm_80 split_kernel of x": {**NEED, "matrix": 0, "wide_loads": 0}}) == []
     for name, change, message in (
         ("sm_80 pool_kernel of x", {"spills": 8}, "spills 8"),
         ("gfx942 assign_kernel of x", {"shared": 65537}, "65537 bytes of shared memory of 65536"),
         ("sm_100 moments_kernel of x", {"matrix": 0}, "no matrix instruction"),
+        ("gfx942 lloyd_kernel of x", {"matrix": 0}, "no matrix instruction"),
         ("sm_90 blend_kernel of x", {"wide_loads": 0}, "no load of 16 bytes"),
+        ("sm_100 lloyd_kernel of x", {"wide_loads": 0}, "no load of 16 bytes"),
+        ("gfx942 pool_kernel of x", {"wide_loads": 0}, "no load of 16 bytes"),
     ):
         (fault,) = triton_aot.faults({**good, name: {**NEED, **change}})
         assert fault.startswith(name) and message in fault

@@ -46,35 +46,37 @@ def split_kernel(centroids, pieces, scale, rows, channels, PIECES: tl.constexpr,
 
 @triton.jit
 def nearest(
-    a, points, first, n, o_p,
-    FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
+    a, points, first, n, p,
+    FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr,
+    BP: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Label (of equal scores the lowest), cosine and 1/|x| of positions o_p; 0 where |x| is zero or not finite.
+    """Label (of equal scores the lowest), cosine and 1/|x| of BP positions from p on; 0 where |x| is 0 or not finite.
 
     The centroids are rows [first, first + clusters).
     """
-    BP: tl.constexpr = o_p.shape[0]
     wide: tl.constexpr = tl.float64 if a.data.dtype.element_ty == tl.float64 else tl.float32
     best = tl.full([BP], float("-inf"), wide)
     label = tl.zeros([BP], tl.int32)
     square = tl.zeros([BP], wide)
+    inside = tl.arange(0, BK)[None, :] * a.channels + tl.arange(0, BC)[:, None]  # offsets in a block of centroids
     for start_k in range(0, points.clusters, BK):
         o_k = start_k + tl.arange(0, BK)
         m_k = o_k < points.clusters
         score = tl.zeros([BP, BK], wide)
-        square = tl.zeros([BP], wide)
+        squares = tl.zeros([BC, BP], wide)
         for start_c in range(0, a.channels, BC):
             o_c = start_c + tl.arange(0, BC)
             m_c = o_c < a.channels
-            x = transform(load_tile(a, n, o_c, o_p), points, n, o_c, a.channels, FEATURES)  # [BC, BP]
-            square += tl.sum(x.to(wide) * x.to(wide), 0)
+            x = transform(load_tile(a, n, start_c, p, BC, BP), points, n, o_c, a.channels, FEATURES)  # [BC, BP]
+            squares += x.to(wide) * x.to(wide)
             part = tl.zeros([BP, BK], wide)
             for piece in tl.static_range(PIECES):  # the smallest first
-                row = (PIECES - 1 - piece) * points.rows + first + o_k
-                at = row.to(tl.int64)[None, :] * a.channels + o_c[:, None]
-                y = tl.load(points.centroids + at, mask=m_c[:, None] & m_k[None, :], other=0)  # [BC, BK]
+                row = tl.cast((PIECES - 1 - piece) * points.rows + first + start_k, tl.int64)
+                y = points.centroids + row * a.channels + start_c + inside  # [BC, BK]
+                y = tl.load(y, mask=m_c[:, None] & m_k[None, :], other=0)
                 part = product(tl.trans(x), y, part, PRECISION)
             score = added(score, part)
+        square = tl.sum(squares, 0)
         if points.scale is not None:
             score *= tl.load(points.scale + first + o_k, mask=m_k, other=0)[None, :]
         score = tl.where(m_k[None, :] & (score == score), score, float("-inf"))  # NaN never wins
@@ -103,8 +105,9 @@ def assign_kernel(
     tile, b = tl.program_id(0) // restarts, tl.program_id(0) % restarts
     blocks = tl.cdiv(a.plane, BP)
     n = (tile // blocks).to(tl.int64)
-    o_p = (tile % blocks).to(tl.int64) * BP + tl.arange(0, BP)
-    label, cosine, weight = nearest(a, points, b * points.clusters, n, o_p, FEATURES, PIECES, PRECISION, BC, BK)
+    p = (tile % blocks).to(tl.int64) * BP
+    label, cosine, weight = nearest(a, points, b * points.clusters, n, p, FEATURES, PIECES, PRECISION, BP, BC, BK)
+    o_p = p + tl.arange(0, BP)
     at = (b * a.images + n) * a.plane + o_p
     tl.store(labels + at, label, mask=o_p < a.plane)
     tl.store(similarity + at, cosine, mask=o_p < a.plane)
@@ -137,7 +140,8 @@ def label_all(x: Tensor, centroids: Tensor, features: str, weigh: bool) -> tuple
         t = tiles_for(x, centroids.shape[1])
         grid = (len(centroids) * n * triton.cdiv(h * w, t.positions),)
         sizes = {"BP": t.positions, "BC": t.channels, "BK": t.clusters}
-        assign_kernel[grid](view(x), points, labels, cosines, weights, **options, **sizes, num_warps=t.warps)
+        warps = 4 if t.clusters <= 64 else t.warps  # more would share a block of the scores, each computing all of it
+        assign_kernel[grid](view(x), points, labels, cosines, weights, **options, **sizes, num_warps=warps)
     return labels, cosines, weights
 
 

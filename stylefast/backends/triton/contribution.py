@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...ops.op import accumulator
 from .assign_contribution import Pooled, moments
-from .tiles import load_tile, sampled_mean, view
+from .tiles import device_of, load_tile, sampled_mean, view
 
 CELLS = 16  # of a row, pooled by a program
 
@@ -33,7 +33,7 @@ def weights(i, size, cell, cells, step, WIDE: tl.constexpr, BILINEAR: tl.constex
 
 @triton.jit
 def pool_kernel(
-    a, pooled, height, rows, columns, step_y, step_x,
+    a, pooled, height, width, rows, columns, step_y, step_x,
     STANDARDIZE: tl.constexpr, BILINEAR: tl.constexpr, BC: tl.constexpr, BX: tl.constexpr, CELLS: tl.constexpr,
 ):  # fmt: skip
     """One row of CELLS cells: the rows of positions are added up first, then their sum is pooled along the row."""
@@ -46,10 +46,9 @@ def pool_kernel(
     shift = tl.zeros([BC], wide)
     if STANDARDIZE:
         shift = sampled_mean(a, n, o_c)
-    width = a.plane // height
     top = tl.maximum((y - 1) * height // rows - 1, 0)  # rows and columns that may have a weight
     bottom = tl.minimum((y + 2) * height // rows + 2, height)
-    left = tl.maximum((i_x * CELLS - 1) * width // columns - 1, 0)
+    left = tl.maximum((i_x * CELLS - 1) * width // columns - 1, 0) // 16 * 16  # so that loads are of 16 bytes
     right = tl.minimum((i_x * CELLS + CELLS + 1) * width // columns + 2, width)
     first, second = tl.zeros([BC, CELLS], wide), tl.zeros([BC, CELLS], wide)
     area_x, area_y = tl.zeros([CELLS], wide), tl.zeros([1], wide)
@@ -59,7 +58,8 @@ def pool_kernel(
         sums, squares, area_y = tl.zeros([BC, BX], wide), tl.zeros([BC, BX], wide), tl.zeros([1], wide)
         for j in range(top, bottom):
             weight = weights(j + tl.zeros([1], tl.int64), height, y, rows, step_y, wide, BILINEAR)
-            d = tl.where(m_x, load_tile(a, n, o_c, j * width + tl.minimum(i, width - 1)).to(wide) - shift[:, None], 0.0)
+            x = load_tile(a, n, i_c * BC, j * width + start, BC, BX)  # what is beyond the row is not used
+            d = tl.where(m_x, x.to(wide) - shift[:, None], 0.0)
             sums += weight[None, :] * d
             squares += weight[None, :] * (d * d)
             area_y += weight
@@ -85,8 +85,9 @@ def pool(x: Tensor, grid: tuple[int, int], standardize: bool, bilinear: bool) ->
     programs = n * triton.cdiv(c, channels) * grid[0] * triton.cdiv(grid[1], CELLS)
     if programs > 0:
         pool_kernel[(programs,)](
-            view(x), pooled, h, *grid, grid[0] / h, grid[1] / w,
-            STANDARDIZE=standardize, BILINEAR=bilinear, BC=channels, BX=64, CELLS=CELLS, num_warps=8,
+            view(x), pooled, h, w, *grid, grid[0] / h, grid[1] / w,
+            STANDARDIZE=standardize, BILINEAR=bilinear, BC=channels, BX=64, CELLS=CELLS,
+            num_warps=256 // device_of(x).lanes,
         )  # fmt: skip
     return pooled
 

@@ -14,6 +14,9 @@ from torch import Tensor
 from ...ops.op import accumulator
 from . import INTERPRETED
 
+SIDE = 256  # no tile has more channels or positions
+SPLITS = 2  # programs that may label the same tile for different sums; beyond them it is cheaper to read A again
+
 
 class View(NamedTuple):
     """Activations [N, C, H, W] where they lie: `plane` = H W positions an image, `width` = W."""
@@ -30,62 +33,84 @@ class View(NamedTuple):
 
 
 def view(x: Tensor) -> View:
-    """A row of positions wherever the rows of a plane join: then positions need no division, and load in 16 bytes."""
+    """A row of positions wherever the rows of a plane join and a tile spans less than 2^31 elements: then positions
+    need no division, offsets inside a tile are short, and loads are of 16 bytes."""
     n, c, h, w = x.shape
-    if x.stride(2) == w * x.stride(3) or h == 1:
+    joined = x.stride(2) == w * x.stride(3) or h == 1
+    if joined and SIDE * (x.stride(1) + x.stride(3)) < 1 << 31:
         return View(x, n, c, h * w, h * w, x.stride(0), x.stride(1), None, x.stride(3))
     return View(x, n, c, h * w, w, *x.stride())
 
 
 class Tiles(NamedTuple):
-    """Sizes of the blocks: positions, channels and clusters of scores, channels and clusters of sums; warps."""
+    """Sizes of the blocks: positions, channels and clusters of scores; channels and clusters of sums, and how many such
+    blocks a program holds; warps."""
 
     positions: int
     channels: int
     clusters: int
     sum_channels: int
     sum_clusters: int
+    sum_blocks: int
     warps: int
 
+    def slices(self, channels: int, clusters: int) -> int:
+        """How many programs it takes to hold the sums of all channels and clusters."""
+        return triton.cdiv(channels, self.sum_blocks * self.sum_channels) * triton.cdiv(clusters, self.sum_clusters)
 
-def tiles(channels: int, clusters: int, itemsize: int, shared: int, moments: int = 1) -> Tiles:
-    """The sizes for C, K, the bytes of an element and those of the device's shared memory.
+    @property
+    def of_sums(self) -> dict[str, int]:
+        """What the kernels that add up call these sizes."""
+        names = ("BP", "BC", "BK", "SC", "SK", "BLOCKS", "num_warps")
+        return dict(zip(names, self, strict=True))
 
-    A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers, beside as many of the tile that is
-    added and the tile itself: the more moments, the fewer. Sizes are such that no register is spilled
-    (tests/triton_aot.py holds the exceptions), which warp groups, with operands in shared memory, need fewer of.
+
+def tiles(channels: int, clusters: int, itemsize: int, device: Device, registers: int = 1) -> Tiles:
+    """The sizes for C, K, the bytes of an element, the device, and the registers that a sum needs.
+
+    A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers, as many as leave room for the tile
+    that is added, so that nothing is spilled: more with operands in shared memory (warp groups) or AMD's register files.
     """
     if INTERPRETED:  # fewer, larger programs
-        return Tiles(256, 256, 64, 512, 64, 1)
-    groups = shared >= 200_000  # of warps, whose matrix units take operands from shared memory
+        return Tiles(256, 256, 64, 256, 64, 2, 1)
+    groups = device.shared >= 200_000  # of warps, whose matrix units take operands from shared memory
     positions = 64 if itemsize <= 4 else 16
-    most = (8192 if moments == 1 else 2048) // (1 if groups else 2) * 4 // max(4, itemsize)
-    most = min(most, shared * 5 // 8 // (8 * positions) * 32)
-    sum_clusters = _power(clusters, 16, 16 if moments > 1 and not groups else 32)
-    sum_channels = _power(channels, 16, max(16, _power(most // 32 + 1, 1, 1 << 20) // 2))
-    scored = _power(channels, 16, 64 if itemsize <= 2 else 32), _power(clusters, 16, 128 if groups else 64)
-    return Tiles(positions, *scored, sum_channels, sum_clusters, 8)
+    scored = _power(channels, 16, 64 if itemsize <= 2 and clusters <= 64 else 32)
+    compared = _power(clusters, 16, 128 if groups else 64)
+    held = (512 if groups or device.lanes == 64 else 256) * 4 // max(4, itemsize) // registers  # channels
+    wider = device.shared >= 128 * positions * 16 and itemsize * registers <= 4
+    summed = _power(channels, 16, min(held, 128 if wider else 64))
+    blocks = min(triton.cdiv(channels, summed), held // summed)
+    return Tiles(positions, scored, compared, summed, _power(clusters, 16, 32), blocks, 256 // device.lanes)
 
 
 def _power(size: int, least: int, most: int) -> int:
     return min(max(triton.next_power_of_2(size), least), most)
 
 
-def tiles_for(x: Tensor, clusters: int, moments: int = 1) -> Tiles:
-    return tiles(x.shape[1], clusters, x.element_size(), device_properties(x.device.index)[0], moments)
+def tiles_for(x: Tensor, clusters: int, registers: int = 1) -> Tiles:
+    return tiles(x.shape[1], clusters, x.element_size(), device_of(x), registers)
+
+
+class Device(NamedTuple):
+    """Bytes of shared memory that a program can have, how many programs run at once, and the threads of a warp."""
+
+    shared: int
+    processors: int
+    lanes: int
+
+
+def device_of(x: Tensor) -> Device:
+    return device(x.device.index)
 
 
 @cache
-def device_properties(index: int | None) -> tuple[int, int]:
-    """Bytes of shared memory that a program can have, and how many programs run at once."""
+def device(index: int | None) -> Device:
     if INTERPRETED:
-        return 1 << 20, 3
-    found = triton.runtime.driver.active.utils.get_device_properties(index)
-    return found["max_shared_mem"], found["multiprocessor_count"]
-
-
-def processors(x: Tensor) -> int:
-    return device_properties(x.device.index)[1]
+        return Device(1 << 20, 3, 32)
+    driver = triton.runtime.driver.active
+    found = driver.utils.get_device_properties(index)
+    return Device(found["max_shared_mem"], found["multiprocessor_count"], driver.get_current_target().warp_size)
 
 
 def precision(x: Tensor) -> str:
@@ -100,7 +125,21 @@ def precision(x: Tensor) -> str:
 
 
 @triton.jit
-def load_tile(a, n, o_c, o_p):
+def load_tile(a, n, c, p, BC: tl.constexpr, BP: tl.constexpr):
+    """BC channels from c on of BP positions from p on of image n, [BC, BP] in their own type, zero outside.
+
+    Offsets inside a tile are those of every tile: where rows join, only its corner moves.
+    """
+    o_c, o_p = tl.arange(0, BC), tl.arange(0, BP)
+    if a.stride_h is not None:
+        return load_positions(a, n, c + o_c, p + o_p)
+    corner = n * a.stride_n + tl.cast(c, tl.int64) * a.stride_c + tl.cast(p, tl.int64) * a.stride_w
+    at = (o_c * a.stride_c)[:, None] + (o_p * a.stride_w)[None, :]
+    return tl.load(a.data + corner + at, mask=(o_c < a.channels - c)[:, None] & (o_p < a.plane - p)[None, :], other=0)
+
+
+@triton.jit
+def load_positions(a, n, o_c, o_p):
     """Channels o_c of positions o_p of image n: [channels, positions] in their own type, zero outside."""
     at = o_p * a.stride_w
     if a.stride_h is not None:
@@ -159,7 +198,7 @@ def sampled_mean(a, n, o_c):
     some = tl.minimum(a.plane, 64)
     o_p = tl.where(a.plane < 64, i, i // 16 * (a.plane // 4) + i % 16)
     wide: tl.constexpr = tl.float64 if a.data.dtype.element_ty == tl.float64 else tl.float32
-    x = load_tile(a, n, o_c, o_p).to(wide)
+    x = load_positions(a, n, o_c, o_p).to(wide)
     first = tl.sum(tl.where((i == 0)[None, :], x, 0.0), 1)
     return first + tl.sum(tl.where((i < some)[None, :], x - first[:, None], 0.0), 1) / some.to(wide)
 
@@ -169,12 +208,13 @@ def statistics_kernel(a, mean, rstd, BP: tl.constexpr, BC: tl.constexpr):
     """Mean and 1 / sqrt(var + 1e-5) of channels of an image, by moments about a sampled mean."""
     blocks = tl.cdiv(a.channels, BC)
     n = (tl.program_id(0) // blocks).to(tl.int64)
-    o_c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
+    c = tl.program_id(0) % blocks * BC
+    o_c = c + tl.arange(0, BC)
     shift = sampled_mean(a, n, o_c)
     first, second = tl.zeros_like(shift), tl.zeros_like(shift)
     for start in range(0, a.plane, BP):
         o_p = start + tl.arange(0, BP).to(tl.int64)
-        d = tl.where((o_p < a.plane)[None, :], load_tile(a, n, o_c, o_p).to(shift.dtype) - shift[:, None], 0.0)
+        d = tl.where((o_p < a.plane)[None, :], load_tile(a, n, c, start, BC, BP).to(shift.dtype) - shift[:, None], 0.0)
         first += tl.sum(d, 1)
         second += tl.sum(d * d, 1)
     size = tl.full([1], 1.0, shift.dtype) * a.plane
