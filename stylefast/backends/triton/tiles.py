@@ -69,8 +69,7 @@ def tiles(channels: int, clusters: int, itemsize: int, device: Device, registers
     """The sizes for C, K, the bytes of an element, the device, and the registers that a sum needs.
 
     A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers, as many as leave room for the tile
-    that is added, so that no register is spilled; warp groups, with operands in shared memory, leave more, and AMD's
-    larger register files, too.
+    that is added, so that nothing is spilled: more with warp groups' operands in shared memory or AMD's registers.
     """
     if INTERPRETED:  # fewer, larger programs
         return Tiles(256, 256, 64, 256, 64, 2, 1)
@@ -79,7 +78,8 @@ def tiles(channels: int, clusters: int, itemsize: int, device: Device, registers
     scored = _power(channels, 16, 64 if itemsize <= 2 and clusters <= 64 else 32)
     compared = _power(clusters, 16, 128 if groups else 64)
     held = (512 if groups or device.lanes == 64 else 256) * 4 // max(4, itemsize) // registers  # channels
-    summed = _power(channels, 16, min(held, 128 if device.shared >= 128 * positions * 16 else 64))
+    wider = device.shared >= 128 * positions * 16 and itemsize * registers <= 4
+    summed = _power(channels, 16, min(held, 128 if wider else 64))
     blocks = min(triton.cdiv(channels, summed), held // summed)
     return Tiles(positions, scored, compared, summed, _power(clusters, 16, 32), blocks, 256 // device.lanes)
 
