@@ -107,7 +107,7 @@ def device_of(x: Tensor) -> Device:
 @cache
 def device(index: int | None) -> Device:
     if INTERPRETED:
-        return Device(1 << 20, 3, 32)
+        return Device(1 << 20, 1, 32)
     driver = triton.runtime.driver.active
     found = driver.utils.get_device_properties(index)
     return Device(found["max_shared_mem"], found["multiprocessor_count"], driver.get_current_target().warp_size)
