@@ -69,7 +69,7 @@ def tiles(channels: int, clusters: int, itemsize: int, device: Device, registers
     """The sizes for C, K, the bytes of an element, the device, and the registers that a sum needs.
 
     A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers, as many as leave room for the tile
-    that is added, so that nothing is spilled: more with operands in shared memory (warp groups) or AMD's register files.
+    that is added, so that nothing is spilled: more with warp groups' operands in shared memory or AMD's registers.
     """
     if INTERPRETED:  # fewer, larger programs
         return Tiles(256, 256, 64, 256, 64, 2, 1)
@@ -107,7 +107,7 @@ def device_of(x: Tensor) -> Device:
 @cache
 def device(index: int | None) -> Device:
     if INTERPRETED:
-        return Device(1 << 20, 3, 32)
+        return Device(1 << 20, 1, 32)
     driver = triton.runtime.driver.active
     found = driver.utils.get_device_properties(index)
     return Device(found["max_shared_mem"], found["multiprocessor_count"], driver.get_current_target().warp_size)
