@@ -141,7 +141,7 @@ class Catalog:
             made = {"seed": seed, "run": run, "objectives": objectives, "n_reseeded": kmeans.n_reseeded_}
         else:
             runs, run = given[None], 0
-        centroids = runs[run]
+        centroids = runs[run].clone()
         contributions, occupancy = build.measure(centroids)
         return cls(
             generator=generator.name,
