@@ -155,8 +155,8 @@ def coarse_split(q: Array, hair: int, *, channels: int = 2048) -> Array:
     Args:
         q: [P, ..., S] floating: queries of all parts in [0, 1], parts first.
         hair: index of the part that keeps the first channels, 0 <= hair < P.
-        channels: 2,048 are those of the 4 × 4 to 8 × 8 layers of StyleGAN2 at 1024 × 1024. toRGB sites that shall not
-            move are to be zeroed after the split, which gives them to the pose.
+        channels: 2,048 are the first four sites of StyleGAN2, one of them toRGB. Sites that shall not move are to be
+            zeroed after the split, which gives them to the pose.
 
     Returns:
         q: [P + 1, ..., S], the pose last; otherwise like q.

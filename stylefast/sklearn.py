@@ -89,15 +89,15 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> SphericalKMeans:
         """Cluster rows X [n_samples, n_features], float32 or float64 (others become float64), of weights [n_samples].
 
-        Reads X where it is; with weights that are not all equal, one copy of it is made. Weights below 3e-10 of the
-        largest (1e-77 in float64) count as that much; those that are 0 count as 0.
+        Reads X where it is; weights that are not all equal and rows that do not count cost a copy. Weights below
+        3e-10 of the largest (1e-77 in float64) count as that much; those that are 0 count as 0.
         """
         X, weight = self._rows(X, sample_weight, reset=True)
         names = ("n_clusters", "n_init", "init", "max_iter", "tol", "backend")
         settings = kmeans.SphericalKMeans(**{name: getattr(self, name) for name in names})  # checks them
         rng = torch.Generator().manual_seed(int(check_random_state(self.random_state).randint(1 << 31)))
         rows, weights = as_tensor("X", X, "[n_samples, n_features]", 2), torch.from_numpy(weight)
-        counted = (weights > 0) & (rows != 0).any(1)
+        counted = (weights > 0) & (torch.linalg.vector_norm(rows, dim=1) > 0)
         if int(counted.sum()) < settings.n_clusters:
             raise ValueError(
                 f"n_clusters must be at most the number of rows with a weight and values other than zero, got "
