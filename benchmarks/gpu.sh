@@ -22,7 +22,7 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 pids=()
 for share in $(seq "$shares"); do
-  "$python" -m pytest -q -p no:cacheprovider -m "not large" "${require[@]}" --share "$share/$shares" \
+  "$python" -m pytest -q -p no:cacheprovider -m "not large and not fetches" "${require[@]}" --share "$share/$shares" \
     >"$logs/$share" 2>&1 &
   pids+=($!)
 done

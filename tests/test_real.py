@@ -11,6 +11,8 @@ import torch
 from stylefast.generators import load
 from stylefast.generators.checkpoints import fetch_random_face
 
+pytestmark = pytest.mark.fetches
+
 
 @pytest.fixture(scope="session")
 def wheel():
