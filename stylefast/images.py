@@ -145,7 +145,7 @@ class Stored(Images):
         if len(self._rows) < self._n:
             raise ValueError(f"images must have different names, got {', '.join(self._names)}")
         for name in self._names:
-            if not name or Path(name).name != name:
+            if name in ("", ".") or os.path.basename(name) != name:
                 raise ValueError(f"names of images must be parts of file names, got {name!r}")
 
     @classmethod

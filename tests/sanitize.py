@@ -11,7 +11,9 @@ import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,15 +88,20 @@ def run(sanitizer: Sanitizer, library: Path, isa: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+def timed(sanitizer: Sanitizer, library: Path, isa: str) -> str:
+    start = time.monotonic()
+    found = run(sanitizer, library, isa)
+    return f"{sanitizer.name}, {isa}: {found} ({time.monotonic() - start:.0f} s)"
+
+
 def main() -> None:
     for sanitizer in SANITIZERS:
         start = time.monotonic()
         library = build(sanitizer)
         print(f"{sanitizer.name}: built in {time.monotonic() - start:.0f} s", flush=True)
-        for isa in SETS:
-            start = time.monotonic()
-            found = run(sanitizer, library, isa)
-            print(f"{sanitizer.name}, {isa}: {found} ({time.monotonic() - start:.0f} s)", flush=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for line in pool.map(partial(timed, sanitizer, library), SETS):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
