@@ -84,6 +84,7 @@ def test_killed_at_twenty_random_moments(tmp_path: Path, catalog: Path, function
 
 def command(directory: Path, catalog: Path, targets: str) -> None:
     """`stylefast edit` in this process, its standard error in a file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without
     os.dup2(os.open(directory.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.argv = ["stylefast", *edit_arguments(directory, catalog, targets)]
     cli.main()
