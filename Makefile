@@ -7,14 +7,13 @@ NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -nam
 .PHONY: test triton triton-aot cuda gpu sanitize lint demo bench
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
-# Triton's kernels on CPU tensors, in its interpreter, in two processes. Left out: what takes it minutes, and bits that
-# are the same each time, of which it cannot tell, as it runs one program after the other.
+# Triton's kernels on CPU tensors, in its interpreter. Left out: what takes it minutes, and bits that are the same each
+# time, of which it cannot tell, as it runs one program after the other.
 SLOW := same_bits or surroundings or large_layers or many_clusters or caches_hold or as_interpolate_would or the_resize_of_labels
 triton: .venv/installed
-	printf '%s\n' 1/2 2/2 | TRITON_INTERPRET=1 xargs -P 2 -I{} \
-	    $(BIN)/python -m pytest -q --require triton --share {} -k "triton and not ($(SLOW))" \
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 --require triton -k "triton and not ($(SLOW))" \
 	    tests/test_ops.py tests/test_edges.py tests/test_laws.py tests/test_contribution_laws.py tests/test_blend_laws.py
 
 # The same kernels compiled for GPUs that are not here; what they need is compared with tests/triton_resources.json.

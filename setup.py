@@ -40,6 +40,7 @@ FLAGS = [
 CUDA_FLAGS = [
     "-std=c++17",
     "-O3",
+    "--threads=0",  # the architectures side by side
     "--expt-relaxed-constexpr",
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-maybe-uninitialized,-Wno-psabi",
     "-DUSE_CUDA",
