@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other people's networks -> ours: files of NVlabs, rosinality, genforce and Hammer; nothing in them is run."""
+"""Other people's networks -> ours; nothing in their files is run."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ from torch import Tensor
 from .archives import is_archive, read_archive, read_objects
 from .files import PathLike, write_tensors
 from .generators import foreign
-from .generators.stylegan2 import FORMAT, StyleGAN2
+from .generators.converted import FORMAT, network_of
+from .generators.lucidrains import Lucidrains
+from .generators.stylegan2 import StyleGAN2
 from .unpickling import (
     ARRAYS,
     DICTIONARIES,
@@ -38,7 +41,8 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
 
     Args:
         source: NVlabs' .pkl (stylegan2-ada-pytorch), or the module that PTI saves; or a .pt or .pth of rosinality, pSp,
-            e4e, HyperStyle, genforce or Hammer; of several generators the one with averaged weights.
+            e4e, HyperStyle, genforce, Hammer or lucidrains (with its .config.json beside it, if there is one); of
+            several generators the one with averaged weights.
         target: the .safetensors file, written whole or not at all.
         label: the class that a conditional network shall show.
 
@@ -56,22 +60,27 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
             tensors, header = _archive(source, label)
         else:
             tensors, header = _nvlabs(read_pickle(source, NAMES), label, os.path.getsize(source))
-        network = StyleGAN2(tensors, clamp=header["clamp"])
+        network = network_of(tensors, header["clamp"])
     except KeyError as error:
         raise ValueError(f"{os.fspath(source)} cannot be used: it lacks {error}") from error
     except (ValueError, *FLAWS) as error:
         known = f"{os.fspath(source)} cannot be used: "
         raise ValueError(known + (str(error) or type(error).__name__).removeprefix(known)) from error
-    blocks = list(network.synthesis.children())
-    every = all(block.torgb is not None for block in blocks)
-    header |= {
-        "file": Path(source).name,
-        "architecture": "skip" if every else "orig" if blocks[-1].skip is None else "resnet",
-        "resolution": 2 ** (len(blocks) + 1),
-        "noise": any(name.endswith(".noise") for name in tensors),
-    }
+    header |= {"file": Path(source).name, **_outputs(network)}
     write_tensors(target, FORMAT, network.state_dict(), **header)
     return header
+
+
+def _outputs(network: StyleGAN2 | Lucidrains) -> dict[str, Any]:
+    if isinstance(network, Lucidrains):
+        return {"architecture": "skip", "resolution": network.GE.image_size, "noise": True}
+    blocks = list(network.synthesis.children())
+    every = all(block.torgb is not None for block in blocks)
+    return {
+        "architecture": "skip" if every else "orig" if blocks[-1].skip is None else "resnet",
+        "resolution": 2 ** (len(blocks) + 1),
+        "noise": any(name.endswith(".noise") for name, _ in network.named_buffers()),
+    }
 
 
 def _archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -96,13 +105,17 @@ def _archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict
     elif "synthesis.early_layer.const" in state:
         options = checkpoint.get("model_kwargs_init", {}).get(key.rpartition(".")[2], {})
         clamp, family, tensors = options.get("conv_clamp"), "Hammer", foreign.hammer(state)
-    elif any(".to_style1." in name for name in state):
-        raise ValueError(
-            "lucidrains' network has other filters, noise and gains than StyleGAN2 as published: wrap its own module"
-        )
+    elif any(name.startswith("GE.") for name in state):
+        family, tensors = "lucidrains stylegan2_pytorch", foreign.lucidrains(state, _lr_mlp(Path(path)))
     else:
         raise ValueError(f"it holds no StyleGAN2 that is known; its tensors begin with {', '.join(list(state)[:3])}")
     return tensors, {"clamp": clamp, "format": family, "network": key.lstrip(".")}
+
+
+def _lr_mlp(path: Path) -> float:
+    """The mapping's learning rate, which lucidrains' trainer writes beside its checkpoints, or else its default."""
+    config = path.with_name(".config.json")
+    return float(json.loads(config.read_text()).get("lr_mlp", 0.1)) if config.exists() else 0.1
 
 
 def _network(checkpoint: Any, key: str = "") -> tuple[str, Mapping[str, Tensor]]:

@@ -14,12 +14,13 @@ import pytest
 import torch
 from checkpoint_files import their_modules, write, write_nvlabs
 from commands import run
+from miniatures.lucid import lucidrains
 from originals import FAMILIES, Original
 from safetensors import safe_open
 
 from stylefast.catalog import Catalog
 from stylefast.converting import convert
-from stylefast.generators import Generator, load
+from stylefast.generators import Generator, load, wrap
 
 FORMATS = {"nvlabs": "NVlabs stylegan2-ada-pytorch", "rosinality": "rosinality stylegan2-pytorch"}
 
@@ -121,6 +122,41 @@ def test_where_rosinality_networks_lie(kind: str, tmp_path: Path):
     torch.testing.assert_close(generator.w_mean.expand(6, 5), known.expand(6, 5), rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.02])
+def test_files_of_lucidrains(rate: float, tmp_path: Path):
+    path, ours = tmp_path / "model_0.pt", tmp_path / "ours.safetensors"
+    torch.manual_seed(0)
+    module = lucidrains(rate).eval()
+    saved(path, {"GAN": module.state_dict(), "version": "1.9.0"})
+    if rate != 0.1:
+        (tmp_path / ".config.json").write_text(json.dumps({"image_size": 16, "lr_mlp": rate}))
+    header = convert(path, ours)
+    assert header["format"] == "lucidrains stylegan2_pytorch" and header["network"] == "GAN"
+    assert (header["architecture"], header["resolution"], header["noise"]) == ("skip", 16, True)
+    generator, theirs = load(ours), wrap(module)
+    assert generator.name == "ours"
+    assert [(site.name, site.kind) for site in generator.sites] == [(site.name, site.kind) for site in theirs.sites]
+    w = generator.latents([3, 4, 5])
+    torch.testing.assert_close(w, theirs.latents([3, 4, 5]), rtol=0, atol=1e-6)
+    styles = generator.styles(w)
+    torch.testing.assert_close(styles, theirs.styles(w), rtol=0, atol=1e-6)
+    image, expected = generator.synthesize(styles, w), theirs.synthesize(styles, w)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
+    state = module.state_dict()
+    for name, value, message in (
+        ("GE.attns.1.weight", torch.ones(2), "it has attention or no constant"),
+        ("GE.blocks.0.to_rgb.upsample.1.f", torch.ones(3), r"must have shape nothing in this network, got \[3\]"),
+        ("GE.blocks.2.to_rgb.conv.weight", torch.ones(4, 6, 1, 1), r"shape \[3, 6, 1, 1\] in this network, got \[4, 6"),
+    ):
+        saved(path, {"GAN": {**state, name: value}})
+        with pytest.raises(ValueError, match=f"cannot be used: .*{message}"):
+            convert(path, ours)
+    saved(path, {"GAN": {name: x for name, x in state.items() if not name.startswith("SE.")}})
+    with pytest.raises(ValueError, match="tensor SE.net.0.weight is missing"):
+        convert(path, ours)
+
+
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     original = Original("nvlabs", classes=3)
@@ -150,9 +186,8 @@ def test_files_that_are_refused(tmp_path: Path):
             convert(path, ours)
         assert not ours.exists()
 
-    lucidrains = {"GAN": {"GE.blocks.0.to_style1.weight": torch.ones(2), "GE.blocks.0.to_noise1.weight": torch.ones(2)}}
     for checkpoint, message in (
-        (lucidrains, "lucidrains' network has other filters, noise and gains than StyleGAN2"),
+        ({"GAN": {"GE.to_initial_block.weight": torch.ones(2)}}, "it has attention or no constant"),
         (
             {"state_dict": {"encoder.a": torch.ones(2), "encoder.b": torch.ones(2)}},
             "it holds no .* with encoder.a, encoder.b",

@@ -34,13 +34,13 @@ def load(network: str | os.PathLike[str] = "random-face", *, device: str | torch
         FileNotFoundError: no such file.
         ConnectionError: the wheel is not on this machine and cannot be downloaded.
     """
-    from stylefast.generators import checkpoints, mobile_stylegan, stylegan2, toy
+    from stylefast.generators import checkpoints, converted, mobile_stylegan, toy
 
     name = os.fspath(network)
     if name in _TOYS:
         return toy.toy(_TOYS[name], device=device)
     if name.endswith(".safetensors"):
-        return stylegan2.load(name, device=device)
+        return converted.load(name, device=device)
     if name == checkpoints.NAME:
         path = checkpoints.installed_random_face() or checkpoints.fetch_random_face()
     elif name.endswith(".whl"):

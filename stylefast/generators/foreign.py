@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 weights as four code bases name and scale them -> as `StyleGAN2` takes them, gains included.
+"""StyleGAN2 weights as five code bases name and scale them -> as our networks take them, gains included.
 
 Which code bases scale what differs, and matters where 1e-8 is added to a norm: NVlabs' and Hammer's normalised
 convolutions take their weights as stored, rosinality's and genforce's divide them by sqrt(fan-in) first.
@@ -74,6 +74,27 @@ def hammer(state: State) -> dict[str, Tensor]:
         raise ValueError("it is conditional on a label, which the converter does not take from Hammer's files")
     filters = (tensor for name, tensor in state.items() if name.endswith("filter"))
     return _finish(_by_layer(state), filters, state.get("w_avg"))
+
+
+def lucidrains(state: State, rate: float) -> dict[str, Tensor]:
+    """Tensors of `Lucidrains` from the averaged networks, SE and GE, of lucidrains' `StyleGAN2`.
+
+    Args:
+        state: its state_dict: SE.net.0.weight, GE.initial_block, ...
+        rate: what its mapping multiplies weights and biases by, `lr_mlp` of its settings.
+
+    Raises:
+        ValueError: a network with attention, or that begins with w and not with a constant.
+    """
+    if "GE.initial_block" not in state or any(name.startswith("GE.attns.") for name in state):
+        raise ValueError("it has attention or no constant, which the converter does not take: wrap its own module")
+    found = {name: x for name, x in state.items() if name.startswith(("SE.", "GE."))}
+    for name, x in [*found.items()]:
+        if name.startswith("SE."):
+            found[name] = x * rate
+        elif name.endswith(".upsample.1.f") and x.tolist() == [1, 2, 1]:
+            del found[name]
+    return found
 
 
 def nvlabs(state: State, gains: Mapping[str, float], label: int | None = None) -> dict[str, Tensor]:

@@ -7,45 +7,19 @@ layer is what its formula says; what a class adds to the first mapping layer is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylefast.files import read_tensors
 from stylefast.generators.generator import Generator
 from stylefast.generators.sites import Rule
 
-FORMAT = "stylefast-stylegan2-1"
 RULES = (
     Rule(r"synthesis\.(?P<site>b\d+\.conv[01])\.affine", r"synthesis.\g<site>"),
     Rule(r"synthesis\.(?P<site>b\d+\.torgb)\.affine", r"synthesis.\g<site>", kind="rgb"),
 )
-
-
-def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Generator:
-    """Load a network that `stylefast convert` wrote.
-
-    Args:
-        path: the file.
-        device: where it runs.
-
-    Returns:
-        The generator; truncation pulls towards the mean that the network was trained with, if the file holds one.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, foreign, or does not hold all tensors of a StyleGAN2.
-    """
-    tensors, header = read_tensors(path, FORMAT)
-    try:
-        network = StyleGAN2(tensors, clamp=header["clamp"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
-    return stylegan2(network.to(device), name=Path(path).stem)
 
 
 def stylegan2(network: StyleGAN2, *, name: str = "stylegan2") -> Generator:
@@ -84,14 +58,7 @@ class StyleGAN2(nn.Module):
             self.synthesis = Synthesis(tensors, clamp)
             self.mapping = MappingNetwork(tensors, self.synthesis.rows)
             self.register_buffer("w_avg", torch.empty_like(tensors["w_avg"]) if "w_avg" in tensors else None)
-        wanted = self.state_dict()
-        for name in (*wanted, *tensors):
-            ours, theirs = ([*x[name].shape] if name in x else "nothing" for x in (wanted, tensors))
-            if ours != theirs:
-                raise ValueError(f"tensor {name} must have shape {ours} in this network, got {theirs}")
-        floats = {name: tensor.detach().float() for name, tensor in tensors.items()}
-        self.load_state_dict(floats, assign=True)
-        self.requires_grad_(False)
+        fill(self, tensors)
 
 
 class MappingNetwork(nn.Module):
@@ -121,8 +88,8 @@ class Synthesis(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], clamp: float | None) -> None:
         super().__init__()
-        self.const = nn.Parameter(torch.empty(_shape(tensors, "synthesis.const", 3)))
-        taps = _shape(tensors, "synthesis.filter", 2)
+        self.const = nn.Parameter(torch.empty(shape_of(tensors, "synthesis.const", 3)))
+        taps = shape_of(tensors, "synthesis.filter", 2)
         if taps[0] != taps[1] or taps[0] % 2:
             raise ValueError(f"tensor synthesis.filter must be a square with even sides, got {taps}")
         self.register_buffer("filter", torch.empty(taps))
@@ -159,7 +126,7 @@ class Block(nn.Module):
         self.torgb = ToRGB(tensors, f"{prefix}torgb.", clamp) if there("torgb") else None
         self.skip = None
         if there("skip"):
-            channels, inputs, *_ = _shape(tensors, f"{prefix}skip.weight", 4)
+            channels, inputs, *_ = shape_of(tensors, f"{prefix}skip.weight", 4)
             self.skip = nn.Conv2d(inputs, channels, kernel_size=1, bias=False)
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor, taps: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -185,7 +152,7 @@ class Layer(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: int, clamp: float | None) -> None:
         super().__init__()
-        shape = _shape(tensors, f"{prefix}weight", 4)
+        shape = shape_of(tensors, f"{prefix}weight", 4)
         self.affine = _affine(tensors, prefix, shape[1])
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(shape[0]))
@@ -204,7 +171,7 @@ class ToRGB(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str, clamp: float | None) -> None:
         super().__init__()
-        channels = _shape(tensors, f"{prefix}weight", 4)[1]
+        channels = shape_of(tensors, f"{prefix}weight", 4)[1]
         self.affine = _affine(tensors, prefix, channels)
         self.weight = nn.Parameter(torch.empty(3, channels, 1, 1))
         self.bias = nn.Parameter(torch.empty(3))
@@ -247,10 +214,22 @@ def upsample(x: Tensor, taps: Tensor) -> Tensor:
 
 
 def _affine(tensors: Mapping[str, Tensor], prefix: str, channels: int) -> nn.Linear:
-    return nn.Linear(_shape(tensors, f"{prefix}affine.weight", 2)[1], channels)
+    return nn.Linear(shape_of(tensors, f"{prefix}affine.weight", 2)[1], channels)
 
 
-def _shape(tensors: Mapping[str, Tensor], name: str, ndim: int) -> list[int]:
+def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Gives a network without data its tensors, in float32; ValueError if they are not those of its state."""
+    wanted = network.state_dict()
+    for name in (*wanted, *tensors):
+        ours, theirs = ([*x[name].shape] if name in x else "nothing" for x in (wanted, tensors))
+        if ours != theirs:
+            raise ValueError(f"tensor {name} must have shape {ours} in this network, got {theirs}")
+    network.load_state_dict({name: tensor.detach().float() for name, tensor in tensors.items()}, assign=True)
+    network.requires_grad_(False)
+
+
+def shape_of(tensors: Mapping[str, Tensor], name: str, ndim: int) -> list[int]:
+    """The shape of a tensor; ValueError if it is missing or has other than ndim dimensions."""
     if name not in tensors or tensors[name].ndim != ndim:
         got = list(tensors[name].shape) if name in tensors else "nothing"
         raise ValueError(f"tensor {name} must have {ndim} dimensions, got {got}")

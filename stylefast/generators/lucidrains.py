@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StyleGAN2 as lucidrains has it, in plain torch, under its own names: `wrap` takes it like the original.
+
+It up-samples bilinearly, has one noise for all layers, which every channel weighs, no gains, and a row of w a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stylefast.generators.stylegan2 import fill, modulated_conv, shape_of
+
+
+class Lucidrains(nn.Module):
+    """z [N, Z] -> ``SE`` -> w [N, D] -> ``GE`` -> image [N, 3, R, R], nominally in [0, 1].
+
+    Args:
+        tensors: SE.net.0.weight, ..., GE.initial_block, GE.blocks.0.conv1.weight, ..., the learning rate of the mapping
+            within them.
+
+    Raises:
+        ValueError: a tensor is missing, superfluous or of another shape.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.SE = StyleVectorizer(tensors)
+            self.GE = Synthesis(tensors)
+        fill(self, tensors)
+
+
+class StyleVectorizer(nn.Module):
+    """w = f_n(...f_1(z / |z|)), f(x) = leaky_relu(W x + b, 0.2)."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.net = nn.Sequential()
+        while (name := f"SE.net.{len(self.net)}.weight") in tensors:
+            outputs, inputs = shape_of(tensors, name, 2)
+            self.net.extend([nn.Linear(inputs, outputs), nn.LeakyReLU(0.2)])
+        if not self.net:
+            raise ValueError("tensor SE.net.0.weight is missing")
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.net(F.normalize(z))
+
+
+class Synthesis(nn.Module):
+    """Blocks of 4 x 4, 8 x 8, ...; noise [N, R, R, 1], of which a block takes the corner of its size, transposed."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        shape = shape_of(tensors, "GE.initial_block", 4)
+        self.initial_block = nn.Parameter(torch.empty(shape))
+        self.initial_conv = nn.Conv2d(shape[1], shape[1], 3, padding=1)
+        self.blocks = nn.ModuleList()
+        while f"{(prefix := f'GE.blocks.{len(self.blocks)}.')}conv1.weight" in tensors:
+            self.blocks.append(Block(tensors, prefix))
+        self.latent_dim = shape_of(tensors, "GE.blocks.0.to_style1.weight", 2)[1]
+        self.num_layers = len(self.blocks)
+        self.image_size = 2 << self.num_layers
+
+    def forward(self, w: Tensor, input_noise: Tensor) -> Tensor:
+        x = self.initial_conv(self.initial_block.expand(len(w), -1, -1, -1))
+        x, image = self.blocks[0](x, None, w[:, 0], input_noise)
+        for row, block in zip(w[:, 1:].unbind(1), self.blocks[1:], strict=True):
+            x, image = block(_twice(x), _blurred(_twice(image)), row, input_noise)
+        return image
+
+
+class Block(nn.Module):
+    """Two convolutions, each leaky_relu(conv(x, W s) / |W s| + c noise + b, 0.2), and toRGB; s = 1 + A w + a."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        super().__init__()
+        outputs, inputs, *_ = shape_of(tensors, f"{prefix}conv1.weight", 4)
+        width = shape_of(tensors, f"{prefix}to_style1.weight", 2)[1]
+        self.to_style1, self.to_noise1 = nn.Linear(width, inputs), nn.Linear(1, outputs)
+        self.conv1 = ModulatedConv(inputs, outputs, 3)
+        self.to_style2, self.to_noise2 = nn.Linear(width, outputs), nn.Linear(1, outputs)
+        self.conv2 = ModulatedConv(outputs, outputs, 3)
+        self.to_rgb = ToRGB(width, outputs)
+
+    def forward(self, x: Tensor, image: Tensor | None, w: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        noise = noise[:, : x.shape[2], : x.shape[3]]
+        x = self.conv1(x, self.to_style1(w))
+        x = F.leaky_relu_(x.add_(self.to_noise1(noise).permute(0, 3, 2, 1)), 0.2)
+        x = self.conv2(x, self.to_style2(w))
+        x = F.leaky_relu_(x.add_(self.to_noise2(noise).permute(0, 3, 2, 1)), 0.2)
+        colours = self.to_rgb(x, w)
+        return x, colours if image is None else image.add_(colours)
+
+
+class ToRGB(nn.Module):
+    """conv1x1(x, W s): nothing is divided by a norm."""
+
+    def __init__(self, width: int, inputs: int) -> None:
+        super().__init__()
+        self.to_style = nn.Linear(width, inputs)
+        self.conv = ModulatedConv(inputs, 3, 1)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return self.conv(x, self.to_style(w))
+
+
+class ModulatedConv(nn.Module):
+    """The style comes without its one."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        if self.weight.shape[-1] == 1:
+            return F.conv2d(x * (style + 1)[:, :, None, None], self.weight)
+        return modulated_conv(x, style + 1, self.weight)
+
+
+def _twice(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def _blurred(x: Tensor) -> Tensor:
+    """The image convolved with [1, 2, 1] / 4 both ways, mirrored at its border."""
+    taps = x.new_tensor([1, 2, 1]) / 4
+    depthwise = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), depthwise, groups=x.shape[1])
