@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
@@ -57,7 +58,8 @@ def seconds(work: Iterable[object]) -> float:
 
 
 def overhead(network: str, edits: int, suffix: str, batch_size: int, threads: int) -> Figure:
-    """The whole pipeline, with the generator alone on the same batches as the peer."""
+    """The whole pipeline, with the generator alone on the same batches as the peer, both as the command runs them."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     generator = generators.load(network)
     plan = grid(generator, edits)
     make = Maker(plan, batch_size=batch_size)

@@ -88,7 +88,10 @@ def styled(images: int) -> Names:
     rng = torch.Generator().manual_seed(0)
     rows = {"target": 1, "reference": images}
     made = {name: [torch.randn(n, c, generator=rng) for c in WIDTHS] for name, n in rows.items()}
-    return made | {"q": [torch.rand(5, c, generator=rng) for c in WIDTHS]}
+    return made | {
+        "q": [torch.rand(5, c, generator=rng) for c in WIDTHS],
+        "styles": torch.empty(5 * images, sum(WIDTHS)),
+    }
 
 
 def coded(images: int) -> Names:
@@ -145,13 +148,13 @@ M = stylefast.contribution(layer, masks.argmax(1), masks.shape[1])
     Recipe(
         "Blend lists of styles, one tensor a layer",
         256,
-        "references of one target, 5 parts, 26 layers of StyleGAN2",
+        "references of one target, 5 parts, 26 layers of StyleGAN2; `styles` is used again for every batch",
         """
 edited = [[(1 - m[p]) * s + m[p] * r for m, s, r in zip(q, target, reference)] for p in range(5)]
 """,
         """
 edits = torch.cartesian_prod(torch.arange(1), torch.arange(len(reference[0])), torch.arange(5))
-edited = stylefast.blend(torch.cat(target, 1), torch.cat(reference, 1), torch.cat(q, 1), edits=edits)
+edited = stylefast.blend(torch.cat(target, 1), torch.cat(reference, 1), torch.cat(q, 1), edits=edits, out=styles)
 """,
         styled,
         same_edits,

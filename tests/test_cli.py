@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line, on the toy generator."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -280,3 +284,25 @@ def test_an_unknown_command_fails(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 2 and "paint" in capsys.readouterr().err
+
+
+HUGE = """
+import resource, sys, torch
+from stylefast import cli
+sys.argv = ["stylefast", "--help"]
+try:
+    cli.main()
+except SystemExit:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(200 << 20, dtype=torch.uint8).fill_(1)
+    print("faults", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_commands_compute_on_huge_pages():
+    """Where the system has them; unless the user says otherwise."""
+    there = "[never]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    clean = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    for environment, huge in ((clean, there), (clean | {"THP_MEM_ALLOC_ENABLE": "0"}, False)):
+        done = subprocess.run([sys.executable, "-c", HUGE], env=environment, check=True, capture_output=True, text=True)
+        assert (int(done.stdout.split()[-1]) < 25_600) == huge  # half the pages of 4 kB
