@@ -5,6 +5,7 @@
     python benchmarks/bench_scale.py memory [--edits 10000]
     python benchmarks/bench_scale.py blend [--edits 131072]
     python benchmarks/bench_scale.py stream [--images 512]
+    python benchmarks/bench_scale.py pages [--network random-face]
 
 What is compared takes turns in one run; ratios are of medians and, in brackets, of minima.
 """
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import starmap
 from pathlib import Path
 
@@ -106,6 +108,34 @@ def memory(edits: int) -> str:
     return f"peak memory of {edits} edits / of 100 = {peaks[1] / peaks[0]:.3f} ({peaks[0] >> 10} MB)"
 
 
+def paged(huge: str, network: str, batch_size: int, threads: int, send: Callable[[list[float]], None]) -> None:
+    """Sends seconds of the generator, and of blending into fresh memory, on huge pages ("1") or on those of 4 kB."""
+    os.environ["THP_MEM_ALLOC_ENABLE"] = huge
+    torch.set_num_threads(threads)
+    generator = generators.load(network)
+    w = generator.latents(range(batch_size))
+    styles, rows = generator.styles(w), torch.rand(256, STYLES)
+    edits = torch.cartesian_prod(torch.arange(1), torch.arange(256), torch.arange(5))
+    work = partial(generator.synthesize, styles, w), partial(blend, rows[:1], rows, rows[:5], edits=edits)
+    send([percentile([seconds(each() for _ in range(1)) for _ in range(ROUNDS)], 50) for each in work])
+
+
+def pages(network: str, batch_size: int, threads: int) -> Iterator[str]:
+    """What the generator and a blend take on pages of 4 kB over what they take on huge ones, in processes by turns."""
+    context, found = multiprocessing.get_context("spawn"), list[list[list[float]]]()
+    for _ in range(3):
+        found.append([])
+        for huge in "01":
+            answer, send = context.Pipe(duplex=False)
+            process = context.Process(target=paged, args=(huge, network, batch_size, threads, send.send))
+            process.start()
+            found[-1].append(answer.recv())
+            process.join()
+    for i, work in enumerate((f"{batch_size} images of {network}", f"1280 x {STYLES} blended into fresh memory")):
+        ratios = [small[i] / huge[i] for small, huge in found]
+        yield f"{work}: {percentile(ratios, 50):.2f}x on huge pages ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
 def blending(edits: int, threads: int) -> Iterator[str]:
     """Rate at which blended styles are written into two buffers in turn, over that of streaming stores."""
     rng = torch.Generator().manual_seed(0)
@@ -154,7 +184,7 @@ def stream(images: int) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("overhead", "memory", "blend", "stream"))
+    parser.add_argument("what", choices=("overhead", "memory", "blend", "stream", "pages"))
     parser.add_argument("--network", default="random-face")
     parser.add_argument("--edits", type=int)
     parser.add_argument("--images", type=int, default=512)
@@ -172,8 +202,12 @@ def main() -> None:
     elif given.what == "memory":
         print(memory(given.edits or 10_000))
     else:
-        lines = blending(given.edits or 131_072, given.threads) if given.what == "blend" else stream(given.images)
-        for line in lines:
+        lines = {
+            "blend": partial(blending, given.edits or 131_072, given.threads),
+            "stream": partial(stream, given.images),
+            "pages": partial(pages, given.network, given.batch_size, given.threads),
+        }
+        for line in lines[given.what]():
             print(line, flush=True)
 
 
