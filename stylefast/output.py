@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b, sha256
@@ -120,8 +120,8 @@ class Job:
             while len(waiting) > most:
                 record, written = waiting[0]
                 journal.add(record | written.result())
-                waiting.popleft()
                 self.made += 1
+                waiting.popleft()
                 bar.update()
 
         try:
@@ -138,15 +138,15 @@ class Job:
                 images = batch.images.cpu()
                 for place in places:
                     record = described[place] | dict.fromkeys(WRITTEN) | {"locality": _locality(batch, place)}
-                    written = pool.submit(self._write, images[place : place + 1], self._file(edits[place]))
-                    waiting.append((record, written))
+                    waiting.append((record, written := Future()))  # first: submit may be interrupted once it has begun
+                    pool.submit(_fulfil, written, self._write, images[place : place + 1], self._file(edits[place]))
                 finish(2 * self.writers)
                 yield batch
             finish(0)
         finally:
             pool.shutdown()  # what is made is written, whatever has happened
             for record, written in waiting:
-                if written.exception() is None:
+                if written.done() and written.exception() is None:
                     journal.add(record | written.result())
                     self.made += 1
             journal.close()
@@ -188,3 +188,10 @@ def _locality(batch: EditBatch, i: int) -> dict[str, float | None] | None:
         return None
     values = {name: float(column[i]) for name, column in batch.locality._asdict().items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _fulfil(future: Future[Any], function: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        future.set_result(function(*arguments))
+    except BaseException as error:
+        future.set_exception(error)

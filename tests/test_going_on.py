@@ -7,7 +7,9 @@ import json
 import os
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,29 @@ def test_interruptions_of_what_was_interrupted(tmp_path: Path, whole: dict[str, 
         interrupted(tmp_path, after)
     assert 2 <= len(list(tmp_path.glob("manifest.*.jsonl"))) <= 4 and not (tmp_path / "manifest.jsonl").exists()
     assert run(tmp_path).found == 10 and files(tmp_path) == whole
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interruption_while_an_image_is_handed_over(
+    tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, begun: bool
+):
+    submit, calls = ThreadPoolExecutor.submit, count(1)
+
+    def interrupted(*arguments: Any) -> Any:
+        last = next(calls) == 5
+        if begun or not last:
+            future = submit(*arguments)
+        if last:
+            raise KeyboardInterrupt
+        return future
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    left = files(tmp_path)
+    assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) == 4 + begun
+    monkeypatch.undo()
+    assert run(tmp_path).found == 4 + begun and files(tmp_path) == whole
 
 
 def test_a_reader_who_stops_is_an_interruption(tmp_path: Path, whole: dict[str, bytes]):
