@@ -15,6 +15,7 @@ from . import __version__
 from .backends import BACKENDS, available
 from .backends.native import instruction_set
 from .ops import OPS
+from .private_torch import has_kernel
 
 
 def report() -> str:
@@ -33,7 +34,7 @@ def report() -> str:
 
 
 def _runs(op: str, backend: str, reasons: dict[str, str | None]) -> bool:
-    kernel = torch._C._dispatch_has_kernel_for_dispatch_key(f"stylefast::{op}_{backend}", BACKENDS[backend].key)
+    kernel = has_kernel(f"stylefast::{op}_{backend}", BACKENDS[backend].key)
     return reasons[backend] is None and kernel
 
 

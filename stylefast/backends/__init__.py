@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..private_torch import assume_constant_result
 from . import native, triton
 
 __all__ = ["BACKENDS", "Backend", "available", "use"]
@@ -74,6 +75,7 @@ def use(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+@assume_constant_result
 def select(name: str | None, device: torch.device) -> str:
     """The backend that a call takes: the named one or an error that says why not; unnamed, the first that can.
 
@@ -91,9 +93,6 @@ def select(name: str | None, device: torch.device) -> str:
             return backend.name
     raise AssertionError("the reference backend never refuses")
 
-
-# As torch.compiler.assume_constant_result marks it, which would import the compiler, and with it Triton.
-select._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _known(name: str) -> Backend:

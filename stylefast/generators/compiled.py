@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from stylefast.generators.sites import Site, Wires
+from stylefast.private_torch import is_compiled
 
 
 def refuse_compiled(network: nn.Module) -> None:
     """Raises ValueError for a network with a compiled module: what is compiled ignores hooks that come later."""
     for name, module in network.named_modules():
-        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+        if is_compiled(module):
             raise ValueError(
                 "the network must not be compiled by itself, as hooks would be ignored in silence: "
                 f"give it as it was and call Generator.compile; compiled is {name or 'all of it'}"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..private_torch import transforms_are_active
 from .norms import norm_preserving
 from .op import DTYPES, BadCall, Cost, Op, accumulator, check_choice, check_tensor
 
@@ -70,7 +71,7 @@ def blend(
         rows = count_edits(target, reference, query, edits)
         strength = torch.as_tensor(strength, dtype=query.dtype, device=target.device).expand(rows)
     if out is None:
-        if torch._C._are_functorch_transforms_active():
+        if transforms_are_active():
             return _Transformed.apply(backend, target, reference, query, edits, strength)
         return BLEND(backend, target, reference, query, edits, strength)
     BLEND.write(backend, target, reference, query, edits, strength, out=out)

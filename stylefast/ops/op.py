@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..backends import BACKENDS, select
+from ..private_torch import below_autograd
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -61,7 +62,7 @@ class Op:
         cell = self.cells[select(backend, first.device)]
         if torch.compiler.is_compiling() or _records(first, *args):
             return cell(first, *args)
-        with torch._C._AutoDispatchBelowAutograd():  # autograd's layer of a custom op is Python: half of a small call
+        with below_autograd():  # autograd's layer of a custom op is Python: half of a small call
             return cell(first, *args)
 
     def write(self, backend: str | None, first: Tensor, *args: Any, out: Tensor) -> None:
