@@ -3,18 +3,28 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+BATTERY := $(patsubst %,tests/test_%.py,ops edges laws contribution_laws blend_laws)
 
-.PHONY: test triton triton-aot cuda gpu sanitize lint demo bench
+# The oldest versions that pyproject.toml promises, on another Python: the one of the pyenv here, or of the PATH.
+OLDEST_PYTHON ?= $(firstword $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.12.*/bin/python3.12) python3.12)
+OLDEST := .venv-oldest/bin
+
+.PHONY: test oldest triton triton-aot cuda gpu gpu-rehearsal sanitize lint demo bench
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2
+
+# The CPU kernels compiled against the oldest torch, warnings being errors, and installed; one share of their battery.
+oldest: .venv-oldest/installed
+	$(OLDEST)/pytest -q -n 2 --require cpu -k cpu --share 1/6 $(BATTERY)
+	$(OLDEST)/pytest -q --require cpu tests/test_private_torch.py tests/test_kmeans.py
 
 # Triton's kernels on CPU tensors, in its interpreter. Left out: what takes it minutes, and bits that are the same each
 # time, of which it cannot tell, as it runs one program after the other.
 SLOW := same_bits or surroundings or large_layers or many_clusters or caches_hold or as_interpolate_would or the_resize_of_labels
 triton: .venv/installed
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 --require triton -k "triton and not ($(SLOW))" \
-	    tests/test_ops.py tests/test_edges.py tests/test_laws.py tests/test_contribution_laws.py tests/test_blend_laws.py
+	    $(BATTERY)
 
 # The same kernels compiled for GPUs that are not here; what they need is compared with tests/triton_resources.json.
 triton-aot: .venv/installed
@@ -28,9 +38,13 @@ cuda: .venv/installed
 	$(BIN)/python tests/cuda_on_cpu.py battery
 	$(BIN)/python tests/cuda_on_cpu.py order
 
-# On a machine with an NVIDIA GPU: uses what is installed (PYTHON), downloads nothing.
+# On a machine with an NVIDIA GPU: uses what is installed (PYTHON), downloads nothing. OUT and STAGES: docs/gpu.md.
 gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh
+
+# The stages of `make gpu` on a CPU, with the oldest versions: their figures mean nothing, but every script runs.
+gpu-rehearsal: .venv-oldest/requirements
+	PYTHON=$(OLDEST)/python benchmarks/gpu.sh --rehearse
 
 sanitize: .venv/installed
 	$(BIN)/python tests/sanitize.py
@@ -59,6 +73,17 @@ bench: .venv/installed .venv/bench
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install $(TORCH)
 	$(BIN)/pip install -r requirements-test.txt
+	touch $@
+
+.venv-oldest/requirements: requirements-oldest.txt
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	$(OLDEST)/pip install torch==2.11.0
+	$(OLDEST)/pip install -r requirements-oldest.txt
+	touch $@
+
+.venv-oldest/installed: .venv-oldest/requirements pyproject.toml setup.py $(NATIVE) $(shell find stylefast -name '*.py')
+	rm -rf build/lib*
+	STYLEFAST_CUDA=0 CXXFLAGS=-Werror $(OLDEST)/pip install --no-build-isolation --no-deps --force-reinstall .
 	touch $@
 
 .venv/bench: .venv/requirements requirements-bench.txt

@@ -3,11 +3,17 @@
 any Python.
 
 The build asks the toolchains and the environment, never the machine's processor or GPU. Without a C++ compiler the
-package is installed all the same and runs on its `reference` backend. STYLEFAST_CUDA=auto|0|1: whether the CUDA kernels
-are built; auto builds them if torch is built for CUDA and nvcc is found.
+package is installed all the same and runs on its `reference` backend. Environment variables:
+
+STYLEFAST_CUDA=auto|0|1   whether to build the CUDA kernels; auto: if torch is built for CUDA and nvcc is found
+TORCH_CUDA_ARCH_LIST      compute capabilities to compile for, such as "8.0 9.0a+PTX"; those below 8.0 are ignored
+CXX, CUDACXX, CUDA_HOME   the compilers
+CXXFLAGS                  further options of the C++ compiler
 """
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +24,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
+ROOT = Path(__file__).resolve().parent
 CPU, CUDA = "stylefast.libstylefast_cpu", "stylefast.libstylefast_cuda"
 
 FLAGS = [
@@ -46,7 +53,7 @@ CUDA_FLAGS = [
     "-DUSE_CUDA",
     FLAGS[-1],
 ]
-ARCHITECTURES = ("80", "90", "100")  # those that the toolkit knows; of the last, PTX for what comes after it
+ARCHITECTURES = ("8.0", "9.0", "10.0")
 
 
 def compiler() -> str | None:
@@ -57,6 +64,38 @@ def nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME")
     found = (os.environ.get("CUDACXX"), home and os.path.join(home, "bin", "nvcc"), "nvcc")
     return next((c for c in found if c and shutil.which(c)), None)
+
+
+def files(name: str) -> list[str]:
+    """Sources and headers of a library, relative to the root."""
+    folders = ("common", "cpu" if name == CPU else "cuda")
+    return sorted(str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / "csrc" / folder).iterdir())
+
+
+def source_id(name: str) -> str:
+    """SHA-1 of everything that determines a library except the toolchain and the architectures; its ELF build id."""
+    texts = [f"{path}\0".encode() + (ROOT / path).read_bytes() for path in ["setup.py", *files(name)]]
+    return hashlib.sha1(b"\0".join(texts)).hexdigest()
+
+
+def architectures(known: list[str]) -> list[str]:
+    """The -gencode options for TORCH_CUDA_ARCH_LIST or, if it is unset, for ARCHITECTURES among `known` ("sm_80", ...).
+
+    Raises SystemExit for a malformed list, or one without a compute capability of at least 8.0.
+    """
+    default = " ".join(item for item in ARCHITECTURES if f"sm_{item.replace('.', '')}" in known) + "+PTX"
+    options = []
+    for item in (os.environ.get("TORCH_CUDA_ARCH_LIST") or default).replace(";", " ").split():
+        if not (match := re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", item)):
+            raise SystemExit(f'TORCH_CUDA_ARCH_LIST must look like "8.0 9.0a+PTX", got {item!r}')
+        if int(match[1]) >= 8:
+            codes = ("sm", "compute") if match[3] else ("sm",)
+            options += [
+                f"-gencode=arch=compute_{match[1]}{match[2]},code={code}_{match[1]}{match[2]}" for code in codes
+            ]
+    if not options:
+        raise SystemExit("TORCH_CUDA_ARCH_LIST must name a compute capability of at least 8.0")
+    return options
 
 
 def wants_cuda() -> bool:
@@ -96,9 +135,13 @@ class BuildLibraries(build_ext):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         includes, libraries = [f"-isystem={root / 'include'}"], [f"-L{root / 'lib'}", "-ltorch_cpu", "-lc10"]
         if ext.name == CPU:
-            compile_, link = [str(compiler()), *FLAGS, "-fPIC", f"-isystem{root / 'include'}"], [str(compiler())]
+            flags = [*FLAGS, *os.environ.get("CXXFLAGS", "").split(), "-fPIC", f"-isystem{root / 'include'}"]
+            compile_, link, pass_on = [str(compiler()), *flags], [str(compiler())], "-Wl,"
         else:
             compile_, link = [*self.cuda(), *CUDA_FLAGS, *includes], [*self.cuda(), *self.torch_cuda(build)]
+            pass_on = "-Xlinker="
+        if sys.platform == "linux":
+            link.append(f"{pass_on}--build-id=0x{source_id(ext.name)}")
 
         def compile_one(source: str) -> str:
             unit = build / (Path(source).stem + ".o")
@@ -110,12 +153,9 @@ class BuildLibraries(build_ext):
         self.spawn([*link, "-shared", *units, *libraries, "-o", target])
 
     def cuda(self) -> list[str]:
-        """nvcc for the architectures that it knows."""
+        """nvcc with its host compiler and its architectures."""
         known = subprocess.check_output([str(nvcc()), "--list-gpu-code"], text=True).split()
-        chosen = [number for number in ARCHITECTURES if f"sm_{number}" in known]
-        codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in chosen]
-        newest = f"-gencode=arch=compute_{chosen[-1]},code=compute_{chosen[-1]}"
-        return [str(nvcc()), f"-ccbin={compiler()}", *codes, newest]
+        return [str(nvcc()), f"-ccbin={compiler()}", *architectures(known)]
 
     def torch_cuda(self, build: Path) -> list[str]:
         """Names libtorch_cuda.so, whose stream the kernels ask for, by a library without contents: torch may lack it
@@ -133,14 +173,11 @@ class PythonIndependentWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(
-    ext_modules=[
-        Extension(
-            name,
-            sources=sorted(map(str, Path("csrc").glob(sources))),
-            depends=sorted(map(str, [*Path("csrc").rglob("*.h"), *Path("csrc").rglob("*.cuh")])),
-        )
-        for name, sources in ((CPU, "cpu/*.cpp"), (CUDA, "cuda/*.cu"))
-    ],
-    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PythonIndependentWheel},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[
+            Extension(name, [path for path in files(name) if path.endswith((".cpp", ".cu"))], depends=files(name))
+            for name in (CPU, CUDA)
+        ],
+        cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PythonIndependentWheel},
+    )

@@ -22,13 +22,18 @@ if "torch" not in sys.modules:  # else it is too late
         os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")  # numpy at its best
 
 
+def is_installed(name: str) -> bool:
+    """Whether a module can be imported."""
+    return importlib.util.find_spec(name) is not None
+
+
 def load(name: str) -> ModuleType | None:
     """Imports a module that may bring an OpenMP runtime or a thread pool of its own; None if it is not installed.
 
     The first OpenMP runtime binds this thread to one processor. One that is loaded later takes the processors of the
     thread that loads it for all there are, and would run all its threads on that one.
     """
-    if importlib.util.find_spec(name) is None:
+    if not is_installed(name):
         return None
     if CPUS:
         os.sched_setaffinity(0, CPUS)

@@ -130,8 +130,8 @@ def pooled_by_one_hot(x: Tensor, labels: Tensor, k: int) -> Tensor:
 
 def pooled_by_adjoint(x: Tensor, labels: Tensor, k: int) -> Tensor:
     """M of a large layer: the squares brought to the labels' grid by two matrix products, then one an image."""
-    down, across = (_resize(labels.shape[1 + i], x.shape[2 + i]) for i in range(2))  # [H, h], [W, w]
-    total = torch.zeros(k, x.shape[1])
+    down, across = (_resize(labels.shape[1 + i], x.shape[2 + i]).to(x) for i in range(2))  # [H, h], [W, w]
+    total = torch.zeros(k, x.shape[1], device=x.device)
     for image, label in zip(x, labels.flatten(1).long(), strict=True):
         squares = standardized_squares(image[None])[0].view(image.shape)  # [C, H, W]
         small = torch.matmul(down.t(), torch.matmul(squares, across)).flatten(1)  # [C, h w]

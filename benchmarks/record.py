@@ -10,28 +10,19 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
-import re
-import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime, timezone
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import environment
-import torch
+from gpu import table as gpu_table
+from provenance import RESULTS, ROOT, context, machine
 from timing import Figure
 from workloads import CLUSTERS
 
-import stylefast
-from stylefast.backends.native import instruction_set
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- measured: python benchmarks/record.py --readme -->", "<!-- /measured -->"
 RECIPES_BEGIN, RECIPES_END = BEGIN.replace("measured", "recipes"), END.replace("measured", "recipes")
+GPU_BEGIN, GPU_END = BEGIN.replace("measured", "gpu"), END.replace("measured", "gpu")
 
 
 def line(figure: Figure) -> str:
@@ -49,36 +40,6 @@ def append(figure: Figure, folder: Path = RESULTS) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{machine()}.jsonl").open("a") as file:
         file.write(json.dumps(context() | asdict(figure)) + "\n")
-
-
-def machine() -> str:
-    """The processor's name and how many of it there are, fit for a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{processor()} {len(environment.CPUS)} cores".lower()).strip("-")
-
-
-def processor() -> str:
-    named = re.search(r"^model name\s*: (.*)$", environment.PROCESSOR, re.MULTILINE)
-    return named[1] if named else environment.PROCESSOR or platform.machine()
-
-
-@cache
-def context() -> dict[str, Any]:
-    """When, where and with what this run measures."""
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "cores": len(environment.CPUS),
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", "stylefast", "csrc", "setup.py", "benchmarks/*.py")),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "stylefast": stylefast.__version__,
-        "instruction_set": instruction_set(),
-    }
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def newest(folder: Path = RESULTS) -> list[dict[str, Any]]:
@@ -141,10 +102,11 @@ def with_table(readme: str, text: str, begin: str = BEGIN, end: str = END) -> st
 
 
 def with_figures(readme: str, entries: Iterable[dict[str, Any]]) -> str:
-    """README with the table and the recipes of these records."""
+    """README with the table and the recipes of these records, and the table of the GPUs' records."""
     entries = list(entries)
     recipes = importlib.import_module("recipes").shown(e for e in entries if e["op"] == "recipe")
-    return with_table(with_table(readme, table(entries)), recipes, RECIPES_BEGIN, RECIPES_END)
+    readme = with_table(with_table(readme, table(entries)), recipes, RECIPES_BEGIN, RECIPES_END)
+    return with_table(readme, gpu_table.table(gpu_table.read(RESULTS / "gpu")), GPU_BEGIN, GPU_END)
 
 
 if __name__ == "__main__":
@@ -154,4 +116,4 @@ if __name__ == "__main__":
         path = ROOT / "README.md"
         path.write_text(with_figures(path.read_text(), newest()))
     else:
-        print(table(newest()))
+        print(table(newest()), gpu_table.table(gpu_table.read(RESULTS / "gpu")), sep="\n\n")

@@ -16,8 +16,8 @@ from stylefast.ops.op import Op
 TOLERANCE = 1e-4  # of the largest value of an output; of |x| |c| for the score that a label may lose
 
 
-def verify(op: Op, inputs: dict[str, Any], result: Any) -> None:
-    """Raises WrongResult unless `result` is the op's first outputs, or one, up to rounding.
+def verify(op: Op, inputs: dict[str, Any], result: Any, tolerance: float = TOLERANCE) -> None:
+    """Raises WrongResult unless `result` is the op's first outputs, or one, up to `tolerance` and rounding.
 
     Labels may differ from the reference's if their scores are as good; the other outputs must be those of the labels.
     """
@@ -29,12 +29,12 @@ def verify(op: Op, inputs: dict[str, Any], result: Any) -> None:
         truth = outputs(op.reference(*inputs.values()))
     else:
         labels = got[0].reshape(like[0].shape).int()
-        verify_labels(labels, inputs)
+        verify_labels(labels, inputs, tolerance)
         truth = (labels, *op.given_labels(labels, *inputs.values()))
     for index, (g, t) in enumerate(zip(got, truth, strict=False)):
         error, largest = _error(g.reshape(t.shape), t)
         rounding = torch.finfo(g.dtype).eps if g.is_floating_point() else 0.0
-        if not error <= max(TOLERANCE, rounding) * largest:
+        if not error <= max(tolerance, rounding) * largest:
             raise WrongResult(f"output {index} of {op.name} is off by {error:.1e} where the largest is {largest:.1e}")
 
 
@@ -43,7 +43,7 @@ def outputs(result: Any) -> tuple[Tensor, ...]:
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
-def verify_labels(labels: Tensor, inputs: dict[str, Any]) -> None:
+def verify_labels(labels: Tensor, inputs: dict[str, Any], tolerance: float) -> None:
     """Raises WrongResult unless the score of every label is the best, up to rounding."""
     x, features = inputs["activations"], inputs["features"]
     centroids = inputs["centroids"].reshape(-1, *inputs["centroids"].shape[-2:])  # [B, K, C]
@@ -53,7 +53,7 @@ def verify_labels(labels: Tensor, inputs: dict[str, Any]) -> None:
             raise WrongResult(f"labels must lie in [0, {len(c)}), got {int(chosen.min())} to {int(chosen.max())}")
         score = assignment.scores(x, c, features)  # [N, K, H, W]
         lost = score.amax(1) - score.gather(1, chosen.unsqueeze(1)).squeeze(1)
-        worse = lost > TOLERANCE * norm * c.norm(dim=1).max()
+        worse = lost > tolerance * norm * c.norm(dim=1).max()
         if worse.any():
             raise WrongResult(f"{int(worse.sum())} of {worse.numel()} labels are not of the nearest centroid")
 

@@ -5,6 +5,7 @@ import ctypes
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: a waiting thread sleeps, not spins
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs under deterministic algorithms
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -28,12 +29,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail, instead of skipping its tests, if this backend cannot run here (repeatable)",
     )
 
+    parser.addoption(
+        "--first", default="", metavar="NAMES", help="run tests with these in their ids first, in this order"
+    )
     parser.addoption("--share", default="1/1", metavar="I/N", help="run every N-th test, from the I-th on")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    names = [name for name in config.getoption("--first").split(",") if name]
+    items.sort(key=lambda item: next((i for i, name in enumerate(names) if name in item.nodeid), len(names)))
     first, step = map(int, config.getoption("--share").split("/"))
-    items[:] = items[first - 1 :: step]
+    kept = items[first - 1 :: step]
+    if step > 1:
+        chosen = set(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = kept
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -38,6 +38,7 @@ from stylefast.ops import OPS
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = ROOT / "build" / "cuda_on_cpu"
+LIBRARY = BUILD / "plain" / "libstylefast_cuda_on_cpu.so"
 TABLE = HERE / "cuda_shared.json"
 COMPILER = os.environ.get("CXX", "g++")
 FLAGS = (
@@ -69,7 +70,7 @@ def build(name: str, *flags: str) -> Path:
     sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), HERE / "on_cpu" / "fibers.cpp"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         units = list(pool.map(compile_one, sources))
-    library = folder / "libstylefast_cuda_on_cpu.so"
+    library = folder / LIBRARY.name
     torch_libraries = [f"-L{include.parent / 'lib'}", "-ltorch_cpu", "-lc10"]
     subprocess.run([COMPILER, "-shared", *flags, *units, *torch_libraries, "-o", library], check=True)
     return library
@@ -133,7 +134,7 @@ def same_in_every_order(on_cpu: ctypes.CDLL, cells: dict[str, Cell], *devices: t
 
 def shared(library: str, update: bool) -> None:
     """Compares the shared memory of the blocks that GPU workloads launch with tests/cuda_shared.json."""
-    from gpu_workloads import GPU_WORKLOADS
+    from gpu.workloads import GPU_WORKLOADS
 
     on_cpu, found = load(library), {}
     for name, device in {"sm_80": (108, 166912), "sm_90": (132, 232448), "sm_100": (148, 232448)}.items():

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import provenance
 import pytest
 import record
 from timing import Candidate, Figure, Times, WrongResult, figure, floor, percentile, race
@@ -22,7 +24,7 @@ FIGURE = Figure("lloyd_step", "2x3x4x4", 8, 2, 1.0, 1.1, 1.2, 1.3, 40, 50, "read
 
 
 def test_readme_shows_the_newest_record_of_every_figure():
-    readme = (record.ROOT / "README.md").read_text()
+    readme = (provenance.ROOT / "README.md").read_text()
     assert record.with_figures(readme, record.newest()) == readme
 
 
@@ -99,12 +101,60 @@ def test_a_race_takes_turns():
 def test_records_hold_the_figure_and_where_it_came_from(tmp_path: Path):
     record.append(FIGURE, tmp_path)
     (path,) = tmp_path.iterdir()
-    assert path.name == f"{record.machine()}.jsonl" and set(path.stem) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    assert path.name == f"{provenance.machine()}.jsonl" and set(path.stem) <= set(
+        "abcdefghijklmnopqrstuvwxyz0123456789-"
+    )
     entry = json.loads(path.read_text())
     assert {name: entry.pop(name) for name in asdict(FIGURE)} == asdict(FIGURE)
     assert set(entry) == {
-        "date", "processor", "cores", "commit", "dirty", "python", "torch", "stylefast", "instruction_set",
+        "date", "processor", "cores", "commit", "dirty", "sources", "python", "torch", "stylefast", "instruction_set",
     }  # fmt: skip
+
+
+@pytest.fixture
+def copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A source tree of its own, which records describe."""
+    (tmp_path / "stylefast").mkdir()
+    (tmp_path / "stylefast" / "a.py").write_text("a = 1\n")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    provenance.context.cache_clear()
+    yield tmp_path
+    provenance.context.cache_clear()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_outside_a_repository_a_record_has_no_commit(copy: Path):
+    context = provenance.context()
+    assert (context["commit"], context["dirty"]) == (None, None) and len(context["sources"]) == 12
+
+
+def test_a_tree_inside_another_repository_has_no_commit(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    git(copy, "init", "-q")
+    monkeypatch.setattr(provenance, "ROOT", copy / "stylefast")
+    assert provenance.context()["commit"] is None
+
+
+def test_without_git_a_record_has_no_commit(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    git(copy, "init", "-q")
+    monkeypatch.setenv("PATH", str(copy))
+    assert provenance.context()["commit"] is None
+
+
+def test_a_record_names_the_commit_and_whether_it_was_modified(copy: Path):
+    git(copy, "init", "-q")
+    git(copy, "add", ".")
+    git(copy, "commit", "-qm", "a")
+    before = provenance.context()
+    assert (before["commit"], before["dirty"]) == (git(copy, "rev-parse", "--short", "HEAD"), False)
+    (copy / "stylefast" / "a.py").write_text("a = 2\n")
+    provenance.context.cache_clear()
+    after = provenance.context()
+    assert after["commit"] == before["commit"] and after["dirty"] and after["sources"] != before["sources"]
 
 
 def test_the_last_record_of_a_figure_is_the_newest(tmp_path: Path):

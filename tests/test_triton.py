@@ -8,13 +8,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import gpu
-import pytest
-import record
 import triton_aot
-from gpu_workloads import GPU_WORKLOADS
+from gpu.workloads import GPU_WORKLOADS
 
 from stylefast.ops import OPS
 
@@ -100,24 +96,3 @@ def test_gpu_workloads_name_every_op_once_each():
     for workload in GPU_WORKLOADS:
         inputs = workload.make("meta", 1024)
         assert workload.op.cost(*inputs.values()).bytes > 0 and workload.op.fake(*inputs.values()) is not None
-
-
-def test_a_gpu_record_says_how_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    workload = GPU_WORKLOADS[0]
-    inputs = workload.make("meta", 1024)
-    moved = workload.op.cost(*inputs.values()).bytes
-    times = {"triton": [2.0, 3.0, 2.0], "torch, eager": [6.0, 6.0, 7.0]}
-    found = gpu.summary(workload, "triton", inputs, times, [moved / 1.5, moved / 1.0, moved / 1.0])
-    assert found.median_to_floor == pytest.approx(2.0) and found.median_to_peer == pytest.approx(3.0)
-    assert "50 % of copy" in gpu.line(found) and "3.0x torch, eager" in gpu.line(found)
-    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
-    gpu.append(found, {"device": "NVIDIA H100", "driver": "1.2", "cuda": "13.0", "triton": "3.6.0"})
-    (entry,) = map(json.loads, (tmp_path / "gpu" / "nvidia-h100.jsonl").read_text().splitlines())
-    assert entry["limit"] == "copy" and entry["driver"] == "1.2" and entry["torch"] and entry["commit"]
-    with pytest.raises(FileNotFoundError):
-        record.newest(tmp_path)  # the CPU's table does not read them
-
-
-def test_without_a_gpu_nothing_is_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
-    assert gpu.main([]) == 2 and "needs a GPU" in capsys.readouterr().err

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import triton
-from gpu_workloads import GPU_WORKLOADS, GpuWorkload
+from gpu.workloads import GPU_WORKLOADS, GpuWorkload
 from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction

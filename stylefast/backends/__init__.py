@@ -94,7 +94,6 @@ def select(name: str | None, device: torch.device) -> str:
     raise AssertionError("the reference backend never refuses")
 
 
-
 def _known(name: str) -> Backend:
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU that is measured: which one it is, which backends run on it, and how long it takes for a call."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import environment  # noqa: F401
+import torch
+from provenance import context, now
+from timing import percentile
+
+from stylefast.backends import available
+
+from .rehearsal import DEVICE, REHEARSAL, cuda, fill_cuda_column
+
+NO_GPU = 69  # exit status of a stage that finds no GPU: EX_UNAVAILABLE of sysexits.h
+CUT = 75  # exit status of a stage that ran out of time before its last row, without a failure: EX_TEMPFAIL
+COPY = 1 << (12 if REHEARSAL else 30)  # bytes
+FLUSH = 1 << (12 if REHEARSAL else 28)  # bytes: several times any L2
+CYCLES = 2_000_000  # about 1 ms: the GPU sleeps for as long while the host launches
+MAX_CYCLES = 64 * CYCLES
+SMI = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
+
+
+def start() -> None:
+    """Ends the process with NO_GPU if torch has no GPU; prepares a rehearsal."""
+    if not cuda.is_available():
+        print("make gpu needs an NVIDIA GPU that torch can use")
+        raise SystemExit(NO_GPU)
+    fill_cuda_column()
+
+
+def backends() -> list[str]:
+    """The GPU backends that can run here."""
+    reasons = available()
+    return [name for name in ("cuda", "triton") if reasons[name] is None]
+
+
+def missing() -> list[str]:
+    """Why the other GPU backends cannot run here."""
+    return [str(reason) for name, reason in available().items() if name in ("cuda", "triton") and reason is not None]
+
+
+class Timer:
+    """Measures GPU time. `late` says whether the host was slower than the longest sleep of the GPU, as it is for a call
+    that waits for the GPU: its time then includes host time."""
+
+    def __init__(self) -> None:
+        self.cycles, self.late = CYCLES, False
+        self._flushed = torch.empty(FLUSH, dtype=torch.uint8, device=DEVICE)
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        """GPU time of a call with a cold L2. The GPU sleeps until everything is launched, so no launch is timed."""
+        while True:
+            begin, end = (cuda.Event(enable_timing=True) for _ in range(2))
+            self._flushed.zero_()
+            cuda._sleep(self.cycles)
+            begin.record()
+            call()
+            end.record()
+            self.late = begin.query()  # the GPU did not wait for the host, but the host for the GPU
+            end.synchronize()
+            if not self.late or self.cycles == MAX_CYCLES:
+                return begin.elapsed_time(end) / 1e3
+            self.cycles *= 2
+
+
+class Copier:
+    """Measures the bandwidth of a copy."""
+
+    def __init__(self, timer: Timer) -> None:
+        self.timer = timer
+        self._source, self._target = (torch.empty(COPY, dtype=torch.uint8, device=DEVICE) for _ in range(2))
+
+    def rate(self) -> float:
+        """Bytes read and written per second."""
+        return 2 * COPY / self.timer.seconds(lambda: self._target.copy_(self._source))
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Device, driver and versions, beside those of `provenance.context`."""
+    properties = cuda.get_device_properties(0)
+    return {
+        "device": cuda.get_device_name(),
+        "capability": ".".join(map(str, cuda.get_device_capability())),
+        "driver": smi().get("driver_version"),
+        "cuda": torch.version.cuda,
+        "triton": _version("triton"),
+        "numpy": _version("numpy"),
+        "processors": properties.multi_processor_count,
+        "l2": properties.L2_cache_size,
+        "memory": properties.total_memory,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
+    }
+
+
+def smi(fields: tuple[str, ...] = SMI) -> dict[str, str]:
+    """What nvidia-smi says of this device; empty if it is not installed or fails."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    uuid = f"GPU-{cuda.get_device_properties(0).uuid}"
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={uuid}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return dict(zip(fields, map(str.strip, done.stdout.split(",")), strict=False)) if done.returncode == 0 else {}
+
+
+def clocks() -> dict[str, str]:
+    """Clocks, temperature and power at this moment."""
+    return smi(("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw"))
+
+
+def write(kind: str, **fields: Any) -> None:
+    """Appends a record to $OUT/records.jsonl, with everything needed to reproduce it; nothing if OUT is not set."""
+    if folder := os.environ.get("OUT"):
+        entry = {"kind": kind, "rehearsal": REHEARSAL} | context() | machine() | {"date": now()} | fields
+        with (Path(folder) / "records.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Minimum and percentiles of seconds."""
+    return {"best": min(seconds)} | {f"p{percent}": percentile(seconds, percent) for percent in (20, 50, 80)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the rows of a stage one after the other in a child process. A row that fails is recorded; if it crashes, hangs
+or ruins the GPU's context, a new process continues with the next row."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .device import start, write
+from .rehearsal import cuda
+
+RUINED = 76  # exit status of a child whose GPU context no longer works
+ROW_SECONDS = 60.0
+PROGRESS = "STYLEFAST_PROGRESS"  # names the file in which a child notes the rows that it begins and ends
+
+
+@dataclass
+class Tally:
+    """Rows that succeeded, rows that failed, and rows that were not reached."""
+
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.done + other.done, self.failed + other.failed, self.left + other.left)
+
+    def __str__(self) -> str:
+        failed = f", {len(self.failed)} failed: {'; '.join(self.failed)}" if self.failed else ""
+        return f"{len(self.done)} rows{failed}" + (f", {len(self.left)} not reached" if self.left else "")
+
+
+def deadline() -> float:
+    """When this stage is to end by itself, on the monotonic clock: a little before the runner would end it."""
+    return time.monotonic() + 0.9 * float(os.environ.get("STYLEFAST_STAGE_SECONDS", "inf"))
+
+
+def run(module: str, rows: Sequence[str], until: float) -> Tally:
+    """Runs `python -m module --rows ...` until every row has ended or the time is up."""
+    tally, rows = Tally(), list(rows)
+    while rows and time.monotonic() < until:
+        with tempfile.NamedTemporaryFile("r") as progress:
+            status = _child(module, rows, until, progress.name)
+            lines = progress.read().splitlines()
+        ended = dict(line.split(" ", 1)[::-1] for line in lines if not line.startswith("begin "))
+        begun = [line.split(" ", 1)[1] for line in lines if line.startswith("begin ")]
+        tally.done += [row for row in begun if ended.get(row) == "done"]
+        tally.failed += [row for row in begun if ended.get(row) == "failed"]
+        for row in begun:
+            if row not in ended and time.monotonic() < until:
+                error = f"its process ended with status {status}"
+                print(f"{row}: {error}", flush=True)
+                write("failure", row=row, error=error)
+                tally.failed.append(row)
+        if not begun and time.monotonic() < until:
+            raise RuntimeError(f"python -m {module} ended with status {status} before its first row")
+        rows = [row for row in rows if row not in tally.done + tally.failed]
+    tally.left = rows
+    return tally
+
+
+def _child(module: str, rows: list[str], until: float, progress: str) -> int | str:
+    command = [sys.executable, "-m", module, "--rows", *rows]
+    try:
+        done = subprocess.run(
+            command, env=os.environ | {PROGRESS: progress}, timeout=max(0.1, until - time.monotonic())
+        )
+    except subprocess.TimeoutExpired:
+        return "none: the time was up"
+    return done.returncode
+
+
+def serve(rows: Sequence[str], measure: Callable[[str], Any]) -> int:
+    """In the child: measures every row, and returns the exit status."""
+    start()
+    progress = Path(os.environ[PROGRESS])
+    for row in rows:
+        _note(progress, f"begin {row}")
+        faulthandler.dump_traceback_later(ROW_SECONDS, exit=True)
+        try:
+            measure(row)
+            _note(progress, f"done {row}")
+        except Exception as error:
+            traceback.print_exc(file=sys.stdout)
+            print(f"{row}: {type(error).__name__}: {error}", flush=True)
+            write("failure", row=row, error=f"{type(error).__name__}: {error}"[:2000])
+            _note(progress, f"failed {row}")
+            if _ruined():
+                return RUINED
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    return 0
+
+
+def _note(progress: Path, line: str) -> None:
+    with progress.open("a") as file:
+        file.write(line + "\n")
+
+
+def _ruined() -> bool:
+    """Whether an earlier error has made the GPU's context unusable."""
+    try:
+        cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False

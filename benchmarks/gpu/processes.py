@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that run side by side until a deadline, each with a log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GRACE = 5.0  # seconds between the interruption of a process and its end
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that ended by itself (`status`) or did not (None), and what it printed."""
+
+    name: str
+    status: int | None
+    log: str
+
+
+def side_by_side(
+    commands: Mapping[str, Sequence[str | Path]], until: float, environment: Mapping[str, str] | None = None
+) -> list[Ended]:
+    """Starts all commands; at `until`, on the monotonic clock, interrupts those that still run, and then kills them."""
+    with tempfile.TemporaryDirectory() as folder:
+        logs = {name: Path(folder) / str(number) for number, name in enumerate(commands)}
+        running = {name: _start(command, logs[name], environment or {}) for name, command in commands.items()}
+        statuses = {name: _wait(process, until) for name, process in running.items()}
+        late = [name for name, status in statuses.items() if status is None]
+        for sent, seconds in ((signal.SIGINT, GRACE), (signal.SIGKILL, GRACE)):
+            for name in late:
+                _signal(running[name], sent)
+            for name in late:
+                _wait(running[name], time.monotonic() + seconds)
+        return [Ended(name, status, logs[name].read_text(errors="replace")) for name, status in statuses.items()]
+
+
+def _start(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[Any]:
+    with log.open("w") as file:
+        return subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment
+        )
+
+
+def _wait(process: subprocess.Popen[Any], until: float) -> int | None:
+    try:
+        return process.wait(max(0.0, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _signal(process: subprocess.Popen[Any], number: int) -> None:
+    if process.poll() is None:
+        process.send_signal(number)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage `sanitizers`: memcheck and racecheck of every op and dtype side by side, and a fault that must be reported."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+
+from stylefast.ops import OPS
+
+from .device import CUT, backends, missing, start, write
+from .isolated import deadline
+from .processes import Ended, side_by_side
+from .rehearsal import REHEARSAL
+
+TOOLS = ("memcheck", "racecheck")
+ERRORS = 86  # exit status of a process in which a tool found something
+PLANTED = "memcheck: planted fault"
+REPORT = re.compile(r"^========= (?!COMPUTE-SANITIZER|RACECHECK SUMMARY: 0|ERROR SUMMARY: 0)(\S.*)$", re.MULTILINE)
+SHOWN = 4_000  # characters of a log
+
+
+def commands() -> dict[str, list[str]]:
+    """One process per tool for the CUDA kernels, and one per tool and op for Triton's, which are compiled there."""
+    parts = {"cuda": " cuda "} if "cuda" in backends() else {}
+    if "triton" in backends():
+        parts |= {"triton": " triton "} if REHEARSAL else {f"triton {op.name}": f"^{op.name} triton " for op in OPS}
+    smoke = [sys.executable, "-m", "gpu.smoke"]
+    found = {
+        f"{tool}: {part}": [*sanitizer(tool), *smoke, "--only", pattern]
+        for tool in TOOLS
+        for part, pattern in parts.items()
+    }
+    if "cuda" in backends():
+        found[PLANTED] = [*sanitizer("memcheck"), *smoke, "--fault"]
+    return found
+
+
+def sanitizer(tool: str) -> list[str]:
+    options = ["--report-api-errors", "no"] if tool == "memcheck" else []  # torch asks for what a device may lack
+    return ["compute-sanitizer", "--tool", tool, *options, "--error-exitcode", str(ERRORS)]
+
+
+def verdict(process: Ended) -> str:
+    """ "clean", "cut" (clean until the time was up) or what is wrong."""
+    reports = REPORT.findall(process.log)
+    if process.name == PLANTED:
+        found = process.status == ERRORS and any(report.startswith("Invalid") for report in reports)
+        return "clean" if found else "a planted fault was not reported"
+    if reports:
+        return f"{len(reports)} lines of reports, the first: {reports[0]}"
+    if process.status is None:
+        return "cut"
+    return "clean" if process.status == 0 else f"ended with status {process.status}"
+
+
+def main() -> int:
+    start()
+    if shutil.which("compute-sanitizer") is None:
+        print("compute-sanitizer is not installed: memory accesses and races are not checked")
+        return 1
+    processes = side_by_side(commands(), deadline(), {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
+    verdicts = {process.name: verdict(process) for process in processes}
+    for process in processes:
+        found = verdicts[process.name]
+        print(f"{process.name}: {found}, {process.log.count(': called')} calls")
+        if found not in ("clean", "cut"):
+            print(process.log[:SHOWN])
+    write("sanitizers", verdicts=verdicts)
+    print("\n".join([*missing(), f"{list(verdicts.values()).count('clean')} of {len(verdicts)} processes clean"]))
+    if missing() or set(verdicts.values()) - {"clean", "cut"}:
+        return 1
+    return CUT if "cut" in verdicts.values() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

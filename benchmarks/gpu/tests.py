@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage `tests`: the battery for the GPU backends, the most telling tests first, in as many processes as cores."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections import Counter
+
+import pytest
+from provenance import ROOT
+
+from .device import CUT, backends, missing, start, write
+from .isolated import deadline
+from .processes import Ended, side_by_side
+from .rehearsal import REHEARSAL
+
+FILES = ("ops", "edges", "laws", "contribution_laws", "blend_laws", "transforms")
+FIRST = "test_agrees,test_same_bits,test_edges"
+PROCESSES = os.cpu_count() or 1
+SHARES = 60 * PROCESSES if REHEARSAL else PROCESSES
+OUTCOME = re.compile(r"^(\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
+SHOWN = 12_000  # characters of the log of a process with failures
+
+
+def battery(share: str) -> int:
+    """Runs one share of the tests in this process."""
+    files = [str(ROOT / "tests" / f"test_{name}.py") for name in FILES]
+    require = [option for name in backends() for option in ("--require", name)]
+    options = ["-v", "--tb=short", "-p", "no:cacheprovider", "-m", "not large and not fetches", "-k", "cuda or triton"]
+    return pytest.main([*options, *require, "--first", FIRST, "--share", share, *files])
+
+
+def outcomes(log: str) -> Counter[str]:
+    """How many tests had which outcome, and how many were "selected"."""
+    found = Counter(outcome for _, outcome in OUTCOME.findall(log))
+    selected = re.search(r"/ (\d+) selected", log) or re.search(r"collected (\d+) items", log)
+    found["selected"] = int(selected[1]) if selected else 0
+    return found
+
+
+def has_failed(process: Ended) -> bool:
+    """Whether a test failed, or a process ended without saying why."""
+    found = outcomes(process.log)
+    return bool(found["FAILED"] or found["ERROR"]) or process.status not in (
+        None,
+        0,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--share", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    start()
+    if arguments.share:
+        return battery(arguments.share)
+    shares = [f"{i}/{SHARES}" for i in range(1, PROCESSES + 1)]
+    commands = {share: [sys.executable, "-m", "gpu.tests", "--share", share] for share in shares}
+    return judge(side_by_side(commands, deadline(), {"OMP_WAIT_POLICY": "PASSIVE"}))
+
+
+def judge(processes: list[Ended]) -> int:
+    """Prints and records what the processes found; the exit status."""
+    total = sum((outcomes(process.log) for process in processes), Counter())
+    tests = (test for process in processes for test in OUTCOME.findall(process.log))
+    failed = [name for name, outcome in tests if outcome in ("FAILED", "ERROR")]
+    cut = any(process.status is None for process in processes)
+    for process in filter(has_failed, processes):
+        print(f"share {process.name} ended with status {process.status}:\n{process.log[-SHOWN:]}")
+    write("tests", outcomes=dict(total), failed=failed[:200], cut=cut)
+    counts = f"{total['PASSED']} of {total['selected']} passed, {len(failed)} failed, {total['SKIPPED']} skipped"
+    print("\n".join([*missing(), counts + (", until the time was up" if cut else "")]))
+    if missing() or any(map(has_failed, processes)) or not total["PASSED"]:
+        return 1
+    return CUT if cut else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

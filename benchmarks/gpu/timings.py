@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages `key` and `rest`: GPU time of ops and of their rivals, and host time of small calls.
+
+    python -m gpu.timings key | rest [--only "lloyd_step.*bfloat16"]
+
+Nothing is timed before it is verified: on a few images against the reference and, for our backends, twice the same bits
+on all of them. Times are medians of GPU time with a cold L2, and each is a row of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from bench_calls import eager
+from timing import WrongResult, percentile
+from verify import TOLERANCE, outputs, verify
+from workloads import SMALL_CALLS
+
+from stylefast.ops import ASSIGN, CONTRIBUTION
+
+from . import rivals
+from .device import CUT, Copier, Timer, backends, clocks, missing, spread, start, write
+from .isolated import deadline, run, serve
+from .rehearsal import DEVICE, REHEARSAL, cuda
+from .workloads import GPU_WORKLOADS, KEY_WORKLOADS, GpuWorkload
+
+FEW = 64  # a workload divided by this is checked against the reference
+ROUNDS = 2 if REHEARSAL else 30
+CALLS = 2 if REHEARSAL else 50
+BEYOND = (2 if REHEARSAL else 2**31 // (512 * 32 * 32)) + 2  # images, the last two past 2^31 elements
+
+
+class Row(NamedTuple):
+    """What is timed, and by whom: a backend or a rival."""
+
+    workload: GpuWorkload
+    by: str
+
+
+def rows() -> dict[str, Row]:
+    """Every row of both stages by its name, in the order in which they are worth measuring."""
+    pairs = [*KEY_WORKLOADS, *(workload for workload in GPU_WORKLOADS if workload not in KEY_WORKLOADS)]
+    ours = [Row(workload, backend) for workload in pairs for backend in ("cuda", "triton")]
+    others = [Row(workload, rival) for workload in pairs for rival in rivals.names(workload)]
+    others.sort(key=lambda row: row.by == rivals.COMPILED)
+    return {f"{row.workload.op.name} {row.workload.name} | {row.by}": row for row in (*ours, *others)}
+
+
+def plan(stage: str) -> Iterator[str]:
+    """The names of a stage's rows."""
+    running = backends()
+    timed = {name: row for name, row in rows().items() if row.by in running or row.by not in ("cuda", "triton")}
+    key = [name for name, row in timed.items() if row.workload in KEY_WORKLOADS and row.by in running]
+    host = [f"host {workload.op.name} | {backend}" for workload in SMALL_CALLS for backend in running]
+    if stage == "key":
+        yield from (*key, *host)
+    else:
+        yield from (f"beyond 2^31 | {backend}" for backend in running)
+        others = {name: row for name, row in timed.items() if name not in key}
+        yield from first_of_each_kind(others) if REHEARSAL else others
+
+
+def first_of_each_kind(timed: dict[str, Row]) -> Iterator[str]:
+    """One row of every op and implementation, of pooled labels and of others."""
+    kinds = {}
+    for name, (workload, by) in timed.items():
+        kinds.setdefault((workload.op.name, workload.is_pooled, by), name)
+    yield from kinds.values()
+
+
+def measure(name: str) -> None:
+    """Measures the row of this name."""
+    kind, by = name.split(" ", 1)[0], name.rsplit(" | ", 1)[1]
+    if kind == "beyond":
+        check_beyond(by)
+        write("beyond", implementation=by)
+        print(f"{name}: the same as alone", flush=True)
+    elif kind == "host":
+        host(name.split(" ")[1], by)
+    else:
+        gpu(name, rows()[name])
+
+
+def gpu(name: str, row: Row) -> None:
+    """GPU time of a row; a rival that fails or gives a wrong result is recorded as refused, and is no failure."""
+    workload, ours = row.workload, row.by in ("cuda", "triton")
+    inputs = workload.make(DEVICE)
+    try:
+        call = caller(row, inputs)
+        check(row, call)
+    except (WrongResult, RuntimeError) as error:
+        if ours:
+            raise
+        cuda.synchronize()
+        write("refused", row=name, error=str(error)[:500])
+        print(f"{name}: refused: {str(error).splitlines()[0]}", flush=True)
+        return
+    timer = Timer()
+    copier = Copier(timer)
+    for warm in (call, copier.rate):
+        warm()
+    seconds, rates, late = [], [], False
+    for _ in range(ROUNDS):
+        rates.append(copier.rate())
+        seconds.append(timer.seconds(call))
+        late |= timer.late
+    cost = workload.op.cost(*inputs.values())
+    floor = cost.bytes / percentile(rates, 50)
+    found = spread(seconds)
+    write(
+        "timing",
+        op=workload.op.name,
+        workload=workload.name,
+        implementation=row.by,
+        bytes=cost.bytes,
+        flops=cost.flops,
+        copy=percentile(rates, 50),
+        floor=floor,
+        to_floor=found["p50"] / floor,
+        includes_host=late,
+        clocks=clocks(),
+        **found,
+    )
+    share = 100 * floor / found["p50"]
+    print(f"{name:<80}{1e3 * found['p50']:9.3f} ms {share:4.0f} % of copy{' and host' if late else ''}", flush=True)
+
+
+def caller(row: Row, inputs: dict[str, Any]) -> Callable[[], Any]:
+    """The call that is timed."""
+    if row.by in ("cuda", "triton"):
+        return partial(row.workload.op.cells[row.by], *inputs.values())
+    return rivals.call(row.workload, row.by, inputs)
+
+
+def check(row: Row, call: Callable[[], Any]) -> None:
+    """Raises WrongResult unless a few images agree with the reference and, of ours, all of them twice with themselves.
+
+    Rivals round scores and sums to the dtype of the activations, and may be off by as much.
+    """
+    few = row.workload.make(DEVICE, FEW)
+    ours = row.by in ("cuda", "triton")
+    verify(row.workload.op, few, caller(row, few)(), TOLERANCE if ours else 4 * torch.finfo(row.workload.dtype).eps)
+    if ours and not all(map(torch.equal, outputs(call()), outputs(call()))):
+        raise WrongResult(f"{row.by} gives other bits when {row.workload.op.name} {row.workload.name} is repeated")
+
+
+def check_beyond(backend: str) -> None:
+    """Raises WrongResult unless images that lie beyond 2^31 elements give what they give alone."""
+    size = (BEYOND, *KEY_WORKLOADS[0].size[1:])
+    x = GpuWorkload(ASSIGN, size, torch.bfloat16, 8).make(DEVICE)
+    few = {**x, "activations": x["activations"][-2:]}
+    labels, similarity = ASSIGN.cells[backend](*x.values())
+    alone, cosines = ASSIGN.cells[backend](*few.values())
+    given = (8, True, "bilinear", True)  # n_clusters, standardize, resize, per_image
+    m = CONTRIBUTION.cells[backend](x["activations"], labels, *given)
+    m_alone = CONTRIBUTION.cells[backend](few["activations"], alone, *given)
+    pairs = ((labels, alone), (similarity, cosines), (m, m_alone))
+    if not all(torch.equal(all_[-2:], alone_) for all_, alone_ in pairs):
+        raise WrongResult(f"{backend} gives other results beyond 2^31 elements")
+
+
+def host(op: str, backend: str) -> None:
+    """Host time of the public function on little data, next to that of one eager torch op on the same data."""
+    workload = next(workload for workload in SMALL_CALLS if workload.op.name == op)
+    inputs = {name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in workload.make().items()}
+    call = partial(workload.op.public, **inputs, backend=backend)
+    verify(workload.op, inputs, call())
+    peer, one = eager(inputs)
+    ours, theirs = [], []
+    for _ in range(ROUNDS):
+        ours.append(host_seconds(call))
+        theirs.append(host_seconds(one))
+    extra = percentile(ours, 50) - percentile(theirs, 50)
+    fields = {"op": op, "workload": workload.name, "implementation": backend, "peer": peer}
+    write("host", **fields, **spread(ours), peer_p50=percentile(theirs, 50), over_peer=extra)
+    print(f"{f'host time of {op} {workload.name} | {backend}':<80}{1e6 * extra:+9.1f} us over {peer}", flush=True)
+
+
+def host_seconds(call: Callable[[], Any]) -> float:
+    """Mean seconds until a call returns, with the GPU idle at first."""
+    cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(CALLS):
+        call()
+    seconds = (time.perf_counter() - begin) / CALLS
+    cuda.synchronize()
+    return seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("stage", nargs="?", choices=("key", "rest"))
+    parser.add_argument("--only", default="", help="a regular expression that a row's name must contain")
+    parser.add_argument("--rows", nargs="*", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.rows is not None:
+        return serve(arguments.rows, measure)
+    start()
+    names = [name for name in plan(arguments.stage) if re.search(arguments.only, name)]
+    tally = run("gpu.timings", names, deadline())
+    print("\n".join([*missing(), str(tally)]))
+    if tally.failed or missing() or (tally.left and arguments.stage == "key"):
+        return 1
+    return CUT if tally.left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When, where and with what a figure was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import subprocess
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import environment
+import torch
+
+import stylefast
+from stylefast.backends.native import instruction_set
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MEASURED = ("stylefast", "csrc", "setup.py", "benchmarks/*.py", "benchmarks/gpu")
+
+
+def machine() -> str:
+    """The processor's name and core count, fit for a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{processor()} {len(environment.CPUS)} cores".lower()).strip("-")
+
+
+def processor() -> str:
+    """The processor's name."""
+    named = re.search(r"^model name\s*: (.*)$", environment.PROCESSOR, re.MULTILINE)
+    return named[1] if named else environment.PROCESSOR or platform.machine()
+
+
+@cache
+def context() -> dict[str, Any]:
+    """Date, processor, versions and source code of this process. Outside a git repository `commit` and `dirty` are None
+    and `sources` alone identifies the code."""
+    status = git("status", "--porcelain", "--", *MEASURED)
+    return {
+        "date": now(),
+        "processor": processor(),
+        "cores": len(environment.CPUS),
+        "commit": git("rev-parse", "--short", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "sources": sources(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "stylefast": stylefast.__version__,
+        "instruction_set": instruction_set(),
+    }
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def git(*arguments: str) -> str | None:
+    """What a git command prints; None without git or if the root of the source tree is not that of a repository."""
+    command = ["git", f"--git-dir={ROOT / '.git'}", *arguments]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def sources() -> str:
+    """Digest of the package's Python files and kernels: the first 12 hexadecimal digits of a SHA-256."""
+    files = [*(ROOT / "stylefast").rglob("*.py"), *(path for path in (ROOT / "csrc").rglob("*") if path.is_file())]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the GPU stages are made of: workloads, timer, rivals, the readers of other tools' output, README's table."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from gpu import device, libraries, profile, rivals, sanitizers, smoke, table, timings
+from gpu import tests as stage_tests
+from gpu.processes import Ended
+from gpu.workloads import GPU_WORKLOADS, KEY_WORKLOADS, GpuWorkload
+from provenance import ROOT
+from verify import verify
+
+from stylefast.ops import BLEND, CONTRIBUTION, LLOYD_STEP, OPS
+from stylefast.ops.op import DTYPES
+
+
+def test_the_key_timings_are_the_eight_asked_for():
+    names = [f"{workload.op.name} {workload.name}" for workload in KEY_WORKLOADS]
+    assert names == [
+        "lloyd_step 4096x512x32x32 bfloat16 K=32",
+        "lloyd_step 4096x512x32x32 float32 K=32",
+        "lloyd_step 4096x512x32x32 bfloat16 K=64",
+        "assign_contribution 4096x512x32x32 bfloat16 K=32",
+        "contribution 4096x512x32x32 bfloat16 K=32",
+        "contribution 64x64x512x512 bfloat16 K=32",
+        "blend 20480x9088 float32 gathered",
+        "blend 20480x9088 float32 pairs",
+    ]
+    assert set(names) <= {f"{workload.op.name} {workload.name}" for workload in GPU_WORKLOADS}
+
+
+def test_smoke_covers_every_op_dtype_and_backend():
+    rows = {(op.name, backend, dtype) for op, backend, dtype in smoke.ROWS.values()}
+    assert rows == {(op.name, backend, dtype) for op in OPS for backend in ("cuda", "triton") for dtype in DTYPES}
+
+
+def test_pairs_and_gathered_edits_make_as_many_rows():
+    shapes = [
+        BLEND.fake(*GpuWorkload(BLEND, None, torch.float32, gathered=gathered).make("meta").values()).shape
+        for gathered in (True, False)
+    ]
+    assert shapes[0] == shapes[1] == (20480, 9088)
+
+
+def test_a_key_row_of_every_backend_and_a_host_row_of_every_op(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(timings, "backends", lambda: ["cuda", "triton"])
+    key, rest = list(timings.plan("key")), list(timings.plan("rest"))
+    assert len(key) == 2 * (len(KEY_WORKLOADS) + len(OPS)) and not set(key) & set(rest)
+    ours = [name for name in (*key, *rest) if name.endswith(("| cuda", "| triton"))]
+    assert len(ours) == 2 * (len(GPU_WORKLOADS) + len(OPS) + 1)
+    by = [name.rsplit(" | ", 1)[1] for name in rest]
+    assert by == sorted(by, key=["cuda", "triton", rivals.EAGER, rivals.COMPILED].index) or (
+        [b for b in by if b == rivals.COMPILED] == by[-by.count(rivals.COMPILED) :]
+    )
+    monkeypatch.setattr(timings, "backends", lambda: ["triton"])
+    assert not any(name.endswith("| cuda") for stage in ("key", "rest") for name in timings.plan(stage))
+
+
+class FakeEvent:
+    """Of a GPU that works for 3 ms a call, and is `behind` while the host launches, or not."""
+
+    behind: Any = iter(())
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        ORDER.append("record")
+
+    def query(self) -> bool:
+        return not next(FakeEvent.behind)
+
+    def synchronize(self) -> None:
+        ORDER.append("wait")
+
+    def elapsed_time(self, end: FakeEvent) -> float:
+        return 3.0
+
+
+ORDER: list[Any] = []
+
+
+@pytest.fixture
+def timer(monkeypatch: pytest.MonkeyPatch) -> device.Timer:
+    ORDER.clear()
+    monkeypatch.setattr(device, "DEVICE", "cpu")
+    monkeypatch.setattr(device, "FLUSH", 16)
+    monkeypatch.setattr(device, "cuda", SimpleNamespace(Event=FakeEvent, _sleep=ORDER.append))
+    return device.Timer()
+
+
+def test_launches_are_not_timed(timer: device.Timer):
+    FakeEvent.behind = iter([True])
+    assert timer.seconds(lambda: ORDER.append("call")) == 0.003
+    assert ORDER == [device.CYCLES, "record", "call", "record", "wait"] and not timer.late
+
+
+def test_the_gpu_sleeps_longer_for_a_slow_host(timer: device.Timer):
+    FakeEvent.behind = iter([False, False, True])
+    assert timer.seconds(lambda: ORDER.append("call")) == 0.003
+    assert [entry for entry in ORDER if isinstance(entry, int)] == [device.CYCLES * factor for factor in (1, 2, 4)]
+    assert not timer.late
+
+
+def test_a_call_that_waits_for_the_gpu_is_marked(timer: device.Timer):
+    FakeEvent.behind = iter([False] * 20)
+    assert timer.seconds(lambda: None) == 0.003 and timer.late
+    assert timer.cycles == device.MAX_CYCLES
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("op, size", [(op, (3, 20, 4)) for op in OPS] + [(CONTRIBUTION, (2, 6, 16))])
+def test_rivals_are_right(op: Any, size: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr("gpu.workloads.GRID", 4)
+    workload = GpuWorkload(op, None if op is BLEND else size, dtype, 5)
+    few = {"STYLES": 12, "TARGETS": 2, "REFERENCES": 3, "PARTS": 2}
+    for name, value in few.items():
+        monkeypatch.setattr(f"gpu.workloads.{name}", value)
+    inputs = workload.make("cpu")
+    assert rivals.names(workload) == [rivals.EAGER, rivals.COMPILED]
+    tolerance = 4 * torch.finfo(dtype).eps
+    verify(op, inputs, rivals.call(workload, rivals.EAGER, inputs)(), tolerance)
+
+
+def test_a_record_says_how_and_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(device, "machine", lambda: {"device": "Abacus", "driver": "1.2"})
+    device.write("timing", op="blend", p50=0.5)
+    device.write("failure", row="a", error="b")
+    first, second = map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())
+    assert {"commit", "dirty", "sources", "torch", "python", "date"} <= first.keys() and not first["rehearsal"]
+    assert (first["kind"], first["op"], first["p50"], first["device"]) == ("timing", "blend", 0.5, "Abacus")
+    assert (second["kind"], second["row"], second["error"]) == ("failure", "a", "b")
+    monkeypatch.delenv("OUT")
+    device.write("timing")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_has_no_rival():
+    assert rivals.names(GpuWorkload(LLOYD_STEP, (3, 20, 4), torch.float32, 5, restarts=2)) == []
+    assert rivals.names(GpuWorkload(LLOYD_STEP, (3, 20, 4), torch.float32, 5, features="standardized")) == []
+
+
+NCU = """==PROF== Connected to process 1
+"ID","Kernel Name","gpu__time_duration.sum","lts__t_bytes.sum","launch__registers_per_thread","{stall}"
+"","","ns","byte","register/thread","inst"
+"0","lloyd_kernel<bf16>(int)","1,234,000","5e3","168","1.5"
+"1","reduce_kernel","2000","","40","0"
+""".format(
+    stall='","'.join(f"{profile.STALL}{cause}_per_issue_active.ratio" for cause in ("long_scoreboard", "barrier"))
+)
+NCU = (
+    NCU.replace('"168","1.5"', '"168","1.5","4.25"')
+    .replace('"40","0"', '"40","0","0"')
+    .replace('"inst"', '"inst","inst"')
+)
+
+
+def test_counters_are_read_by_name():
+    first, second = profile.counted(NCU)
+    assert first == {
+        "kernel": "lloyd_kernel<bf16>(int)", "time": 1234000, "l2": 5000, "registers": 168,
+        "stalls": {"barrier": 4.25, "long_scoreboard": 1.5},
+    }  # fmt: skip
+    assert second == {"kernel": "reduce_kernel", "time": 2000, "registers": 40, "stalls": {}}
+
+
+def test_refused_counters_are_none():
+    assert list(profile.counted("==ERROR== ERR_NVGPUCTRPERM - no permission\n")) == []
+    assert list(profile.counted("")) == []
+
+
+CLEAN = {
+    "memcheck": "========= COMPUTE-SANITIZER\na: called\n========= ERROR SUMMARY: 0 errors\n",
+    "racecheck": "========= COMPUTE-SANITIZER\n"
+    "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n",
+}
+INVALID = "========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 4 bytes\n=========     at f\n"
+HAZARD = "========= Error: Race reported between Write access at f and Read access at g [8 hazards]\n"
+
+
+@pytest.mark.parametrize(
+    "name, status, log, expected",
+    [
+        ("memcheck: cuda", 0, CLEAN["memcheck"], "clean"),
+        ("racecheck: cuda", 0, CLEAN["racecheck"], "clean"),
+        ("memcheck: cuda", None, "========= COMPUTE-SANITIZER\na: called\n", "cut"),
+        ("memcheck: cuda", 86, INVALID, "1 lines of reports, the first: Invalid __global__ read of size 4 bytes"),
+        ("memcheck: cuda", None, INVALID, "1 lines of reports, the first: Invalid __global__ read of size 4 bytes"),
+        ("racecheck: cuda", 0, CLEAN["racecheck"] + HAZARD, f"1 lines of reports, the first: {HAZARD[10:-1]}"),
+        ("memcheck: cuda", 1, CLEAN["memcheck"], "ended with status 1"),
+        (sanitizers.PLANTED, 86, INVALID, "clean"),
+        (sanitizers.PLANTED, 0, CLEAN["memcheck"], "a planted fault was not reported"),
+        (sanitizers.PLANTED, 86, CLEAN["memcheck"], "a planted fault was not reported"),
+        (sanitizers.PLANTED, None, "", "a planted fault was not reported"),
+    ],
+)
+def test_what_a_sanitizer_reports(name: str, status: int | None, log: str, expected: str):
+    assert sanitizers.verdict(Ended(name, status, log)) == expected
+
+
+PYTEST = """collecting ... collected 9 items / 5 deselected / 4 selected
+
+tests/test_ops.py::test_agrees[a - b-cuda] PASSED [ 25%]
+tests/test_ops.py::test_agrees[c-triton] FAILED [ 50%]
+tests/test_ops.py::test_agrees[d-triton] SKIPPED (no) [ 75%]
+tests/test_ops.py::test_agrees[e-triton] """
+
+
+def test_outcomes_are_counted_also_of_a_cut_log():
+    assert stage_tests.outcomes(PYTEST) == Counter(PASSED=1, FAILED=1, SKIPPED=1, selected=4)
+    assert stage_tests.outcomes("collected 3 items\n")["selected"] == 3
+
+
+@pytest.mark.parametrize(
+    "status, log, failed",
+    [
+        (0, "a::b PASSED", False),
+        (None, "a::b PASSED", False),
+        (5, "", False),
+        (1, "a::b FAILED", True),
+        (None, "a::b FAILED", True),
+        (-11, "a::b PASSED", True),
+        (4, "ERROR: usage", True),
+    ],
+)
+def test_a_crash_is_a_failure_and_the_end_of_time_is_not(status: int | None, log: str, failed: bool):
+    assert stage_tests.has_failed(Ended("1/1", status, log)) == failed
+
+
+def test_a_library_of_other_sources_is_not_current(tmp_path: Path):
+    library, setup = tmp_path / "lib.so", {"source_id": lambda name: {"a": "ab" * 20}[name]}
+    assert not libraries.is_current("a", library, setup)
+    library.write_bytes(b"ELF" + bytes.fromhex("cd" * 20))
+    assert not libraries.is_current("a", library, setup)
+    library.write_bytes(b"ELF" + bytes.fromhex("ab" * 20) + b"rest")
+    assert libraries.is_current("a", library, setup)
+
+
+def test_the_build_writes_the_sources_into_the_library():
+    setup = libraries.runpy.run_path(str(ROOT / "setup.py"))
+    assert libraries.is_current(setup["CPU"], libraries.CPU_LIBRARY, setup)
+
+
+@pytest.mark.parametrize(
+    "asked, known, options",
+    [
+        ("", ["sm_80", "sm_90", "sm_100"], ["80 sm", "90 sm", "100 sm", "100 compute"]),
+        ("", ["sm_80", "sm_90"], ["80 sm", "90 sm", "90 compute"]),
+        ("7.5 8.0;9.0a+PTX", [], ["80 sm", "90a sm", "90a compute"]),
+    ],
+)
+def test_architectures(asked: str, known: list[str], options: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
+    found = libraries.runpy.run_path(str(ROOT / "setup.py"))["architectures"](known)
+    expected = [option.split() for option in options]
+    assert found == [f"-gencode=arch=compute_{number},code={code}_{number}" for number, code in expected]
+
+
+@pytest.mark.parametrize("asked", ["Hopper", "8", "7.5"])
+def test_wrong_architectures_are_refused(asked: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
+    with pytest.raises(SystemExit, match="^TORCH_CUDA_ARCH_LIST must "):
+        libraries.runpy.run_path(str(ROOT / "setup.py"))["architectures"](["sm_80"])
+
+
+def entry(kind: str, **fields: Any) -> dict[str, Any]:
+    where = {
+        "date": "2026-01-01", "rehearsal": False, "commit": "abc", "dirty": False, "sources": "0123",
+        "device": "Abacus", "driver": "1.2", "torch": "2.11", "triton": "3.6",
+    }  # fmt: skip
+    return where | {"kind": kind} | fields
+
+
+def timing(implementation: str, p50: float, **fields: Any) -> dict[str, Any]:
+    given = {"op": "blend", "workload": "w", "floor": 0.001, "to_floor": p50 / 0.001, "includes_host": False}
+    return entry("timing", implementation=implementation, p50=p50, **(given | fields))
+
+
+def test_gpu_table_by_hand():
+    entries = [
+        entry("facts", copy=3e12, peaks={"bfloat16": 7.98e14, "float32": 5e13}),
+        timing("triton", 0.009),
+        timing("triton", 0.002, date="2026-01-02"),
+        timing("cuda", 0.00125),
+        timing("torch, eager", 0.004),
+        timing("flash-kmeans", 0.0035, includes_host=True, commit=None),
+        timing("cuda", 0.001, workload="x", dirty=True),
+        entry("host", op="blend", workload="1x9", implementation="triton", over_peer=12.4e-6, peer="torch.lerp"),
+    ]
+    assert table.table(entries).splitlines() == [
+        "Abacus, driver 1.2, torch 2.11, Triton 3.6; commit abc, sources 0123, commit abc, modified. "
+        "Copy 3.00 TB/s; matmul in TFLOP/s: bfloat16 798, float32 50.",
+        "",
+        "| op | on | at copy bandwidth | `cuda` | `triton` | best other |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| `blend` | w | 1.00 ms | 1.25 ms (80 %) | 2.00 ms (50 %) | flash-kmeans: 3.50 ms (29 %, with host time) |",
+        "| `blend` | x | 1.00 ms | 1.00 ms (100 %) |  |  |",
+        "",
+        "| host time of a small call | `cuda` | `triton` | over |",
+        "| --- | --- | --- | --- |",
+        "| `blend` 1x9 |  | +12 us | torch.lerp |",
+    ]
+
+
+def test_no_record_no_figure():
+    assert table.table([]) == "No GPU has run `make gpu` yet: there is no record, and no figure is claimed."
+
+
+def test_records_of_all_runs_are_read_in_order_and_rehearsals_refused(tmp_path: Path):
+    for run, date in (("a", "2026-02-01"), ("b", "2026-01-01")):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "records.jsonl").write_text(json.dumps(entry("facts", date=date)) + "\n")
+    assert [each["date"] for each in table.read(tmp_path)] == ["2026-01-01", "2026-02-01"]
+    with (tmp_path / "b" / "records.jsonl").open("a") as file:
+        file.write(json.dumps(entry("facts", rehearsal=True)) + "\n")
+    with pytest.raises(ValueError, match="b/records.jsonl, line 2: the figures of a rehearsal are no records"):
+        table.read(tmp_path)
+
+
+def test_a_stage_without_a_gpu_says_so():
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
+    done = subprocess.run([sys.executable, "-m", "gpu.facts"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (device.NO_GPU, "make gpu needs an NVIDIA GPU that torch can use\n")

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runner of the GPU stages: a stage that fails, hangs or crashes leaves the results of all others."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import gpu.__main__ as runner
+import pytest
+from gpu import device, isolated
+from gpu.isolated import Tally
+from gpu.processes import side_by_side
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+RECORDS = """
+import json, os
+with open(os.environ["OUT"] + "/records.jsonl", "a") as file:
+    file.write(json.dumps({"kind": "result", "of": %r}) + "\\n")
+print("done %s")
+"""
+
+
+def is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Stages that work, fail, hang, are killed, run out of time, and work again."""
+    scripts = {
+        "first": RECORDS % ("first", "first"),
+        "fails": "print('begun'); raise ValueError('on purpose')",
+        "hangs": STUBBORN,
+        "dies": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+        "is_cut": f"raise SystemExit({runner.CUT})",
+        "last": RECORDS % ("last", "last"),
+    }
+    made = []
+    for name, script in scripts.items():
+        (tmp_path / f"stage_{name}.py").write_text(script)
+        made.append(runner.Stage(name, (f"stage_{name}",), 2 if name == "hangs" else 60, 1, "a test"))
+    monkeypatch.setattr(runner, "STAGES", tuple(made))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("stages")
+def test_no_stage_ends_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    assert runner.main(["--out", str(out)]) == 1
+    printed = capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    states = {name: result["state"] for name, result in summary.items()}
+    expected = {"first": "ok", "fails": "failed", "hangs": "stopped", "dies": "failed", "is_cut": "cut", "last": "ok"}
+    assert states == expected
+    assert all(f"{name:<11}{state:<8}" in printed for name, state in expected.items())
+    assert summary["fails"]["last_line"] == "ValueError: on purpose" and summary["dies"]["status"] == -11
+    records = [json.loads(line)["of"] for line in (out / "records.jsonl").read_text().splitlines()]
+    assert records == ["first", "last"]
+    log = (out / "log.txt").read_text()
+    assert "begun" in log and log.index("done first") < log.index("on purpose") < log.index("done last")
+    assert not is_running(int(summary["hangs"]["last_line"]))  # the child of the stage that hangs
+
+
+@pytest.mark.usefixtures("stages")
+def test_chosen_stages_that_pass_exit_with_zero(tmp_path: Path):
+    assert runner.main(["--out", str(tmp_path / "out"), "--stages", "first,is_cut"]) == 0
+    assert runner.main(["--out", str(tmp_path / "out"), "--stages", "fails"]) == 1
+    assert list(json.loads((tmp_path / "out" / "summary.json").read_text())) == ["first", "is_cut", "fails"]
+
+
+@pytest.mark.usefixtures("stages")
+def test_without_a_gpu_the_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "stage_fails.py").write_text(f"print('no GPU here'); raise SystemExit({runner.NO_GPU})")
+    assert runner.main(["--out", str(tmp_path / "out")]) == 1
+    assert list(json.loads((tmp_path / "out" / "summary.json").read_text())) == ["first", "fails"]
+    assert "no GPU here" in capsys.readouterr().out
+
+
+def test_exit_statuses_are_those_of_the_stages():
+    assert (runner.NO_GPU, runner.CUT) == (device.NO_GPU, device.CUT)
+    assert len({0, 1, runner.NO_GPU, runner.CUT, isolated.RUINED}) == 5
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--stages", "facts,tets"], "stages must be among facts, .* got tets"),
+        (["--limit", "tests"], "limit must look like tests=60, got tests"),
+        (["--limit", "tets=6"], "limit must look like tests=60, got tets=6"),
+        (["--rehearse", "--out", str(runner.RESULTS / "a")], "the figures of a rehearsal are no records"),
+    ],
+)
+def test_wrong_options_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        runner.main(arguments)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("STAGES", "smoke, key")
+    monkeypatch.setenv("OUT", str(tmp_path))
+    chosen = runner.parse(["--limit", "key=2.5"])
+    assert (chosen.stages, chosen.out, chosen.limit) == (["smoke", "key"], tmp_path, {"key": 2.5})
+
+
+def test_the_time_limits_leave_half_of_a_lease():
+    assert sum(stage.limit for stage in runner.STAGES) <= 450
+
+
+ROWS = """
+import os, sys, time
+from gpu import isolated
+def measure(row):
+    print("measuring", row, flush=True)
+    if row == "wrong": raise ValueError("on purpose")
+    if row == "dies": os._exit(7)
+    if row == "hangs": time.sleep(600)
+isolated.ROW_SECONDS, isolated.start = 1.0, lambda: None
+isolated.write = lambda kind, row, error: print(kind, row, error, flush=True)
+sys.exit(isolated.serve(sys.argv[2:], measure))
+"""
+
+
+def test_rows_go_on_behind_one_that_fails_dies_or_hangs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):  # fmt: skip
+    (tmp_path / "rows_module.py").write_text(ROWS)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path), str(runner.ROOT), str(runner.ROOT / "benchmarks")])
+    )
+    monkeypatch.setenv("STYLEFAST_REHEARSAL", "1")
+    recorded = {}
+    monkeypatch.setattr(isolated, "write", lambda kind, row, error: recorded.update({row: error}))
+    tally = isolated.run("rows_module", ["a", "wrong", "b", "dies", "hangs", "c d"], time.monotonic() + 120)
+    assert tally == Tally(done=["a", "b", "c d"], failed=["wrong", "dies", "hangs"], left=[])
+    assert recorded == {"dies": "its process ended with status 7", "hangs": "its process ended with status 1"}
+    assert "failure wrong ValueError: on purpose" in capfd.readouterr().out
+
+
+def test_rows_that_are_not_reached_are_told():
+    assert isolated.run("no_module", ["a", "b"], time.monotonic()) == Tally(left=["a", "b"])
+
+
+def test_a_child_that_never_begins_is_an_error():
+    with pytest.raises(RuntimeError, match="ended with status 1 before its first row"):
+        isolated.run("no_module", ["a"], time.monotonic() + 60)
+
+
+def test_processes_that_run_too_long_are_interrupted_and_keep_their_logs():
+    python = [sys.executable, "-u", "-c"]
+    ended = side_by_side(
+        {
+            "short": [*python, "print('a')"],
+            "polite": [*python, "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('b')"],
+        },
+        time.monotonic() + 1.5,
+    )
+    assert [(process.name, process.status, process.log) for process in ended] == [
+        ("short", 0, "a\n"),
+        ("polite", None, "b\n"),
+    ]
