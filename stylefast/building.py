@@ -215,7 +215,8 @@ class Build:
     def _of(self, w: Tensor) -> dict[str, Any]:
         """What the activations of a shard follow from."""
         latents = checksum({"w": w})
-        return {"generator": self.generator.fingerprint, "layer": self.layer, "dtype": str(self.dtype), "w": latents}
+        of = {"generator": self.generator.fingerprint, "layer": self.layer, "dtype": str(self.dtype), "w": latents}
+        return of | self.generator.precision
 
 
 class Shards:

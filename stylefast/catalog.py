@@ -158,6 +158,7 @@ class Catalog:
                 "contribution_images": n_measured,
                 **made,
                 "torch": torch.__version__,
+                **generator.precision,
             },
             seconds=build.clock.seconds,
         )

@@ -23,7 +23,7 @@ from .converting import convert as converted
 from .editing import Grid, Pairs, Query, Sequential, StyleEditor
 from .images import LatentBatches
 from .old_catalogs import read_clusters
-from .options import Device, Network, Outdir, Trunc, images, numbers, seeds, share
+from .options import Device, Network, Outdir, Tf32, Trunc, images, numbers, seeds, share
 from .output import Job
 from .plan import KINDS
 from .ranks import Ranks, launched
@@ -64,6 +64,7 @@ def build(
     workdir: Annotated[Path | None, typer.Option(help="Keep the state here; a build that was stopped goes on.")] = None,
     dtype: Annotated[str, typer.Option(help="Of kept activations: float32, float16 or bfloat16.")] = "float32",
     device: Device = "cpu",
+    tf32: Tf32 = True,
 ) -> None:
     """Build a catalog: cluster a layer and measure what every channel contributes to every cluster."""
     if boxes not in ("ffhq", "none"):
@@ -72,6 +73,7 @@ def build(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     rows, old = seeds(seeds_), None if centroids is None else read_clusters(centroids)
     with launched(device) as (group, here), _stopped_by_hand(lambda: _resumed(workdir)):
+        torch.backends.cudnn.allow_tf32 = tf32
         generator = generators.load(network, device=here)
         catalog = Catalog.build(
             generator,
@@ -172,6 +174,7 @@ def edit(
     shard: Annotated[str, typer.Option(help="Make the i-th of n parts of the edits only: i/n.")] = "1/1",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad lines of --pairs, and report.")] = False,
     device: Device = "cpu",
+    tf32: Tf32 = True,
 ) -> None:
     """Edit every target with every reference, part and budget, or what a file lists; go on where a job was stopped."""
     part, queries = share(shard), _queries(query, epsilon, rho)
@@ -180,6 +183,7 @@ def edit(
     if pairs is not None and (parts is not None or len(queries) > 1):
         raise ValueError("edit takes parts from --pairs: leave out --parts, and give one --epsilon at most")
     with launched(device) as (group, here):
+        torch.backends.cudnn.allow_tf32 = tf32
         generator = generators.load(network, device=here)
         editor = StyleEditor(generator, Catalog.load(catalog, generator), rgb=rgb)
         own, others = (images(text, generator, trunc) for text in (targets, references))

@@ -18,6 +18,7 @@ Network = Annotated[
 ]
 Trunc = Annotated[float, typer.Option(help="Truncation psi.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda; under torchrun cuda is each process' own GPU.")]
+Tf32 = Annotated[bool, typer.Option(help="On a GPU, let cuDNN compute float32 convolutions in TF32.")]
 Outdir = Annotated[Path, typer.Option(help="Where to write.")]
 
 

@@ -94,7 +94,7 @@ class Job:
         self.progress = progress and self.ranks.rank == 0
         self.found = self.made = 0
         self.total = sum(plan.count(batch_size, self._share_of(rank)) for rank in range(self.ranks.size))
-        self._settings = {**(settings or {}), "job": _digest(plan)}
+        self._settings = {**(settings or {}), **plan.editor.generator.precision, "job": _digest(plan)}
 
     def __iter__(self) -> Iterator[EditBatch]:
         self.found = self.made = 0

@@ -14,6 +14,7 @@ Needs GCC on x86-64.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import re
@@ -56,8 +57,11 @@ AMPERE, TINY = (3, 166912), (1, 20000)  # processors, and bytes of shared memory
 
 
 def build(name: str, *flags: str) -> Path:
-    """The library, in a folder of build/cuda_on_cpu."""
+    """The library, in a folder of build/cuda_on_cpu; not built again from the same sources."""
     folder, include = BUILD / name, Path(torch.__file__).parent / "include"
+    library, build_id = folder / LIBRARY.name, source_id(*flags)
+    if library.exists() and bytes.fromhex(build_id) in library.read_bytes():
+        return library
     folder.mkdir(parents=True, exist_ok=True)
     command = [COMPILER, *FLAGS.split(), *flags, f"-I{HERE / 'on_cpu'}", f"-isystem{include}", "-c"]
 
@@ -70,10 +74,20 @@ def build(name: str, *flags: str) -> Path:
     sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), HERE / "on_cpu" / "fibers.cpp"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         units = list(pool.map(compile_one, sources))
-    library = folder / LIBRARY.name
     torch_libraries = [f"-L{include.parent / 'lib'}", "-ltorch_cpu", "-lc10"]
-    subprocess.run([COMPILER, "-shared", *flags, *units, *torch_libraries, "-o", library], check=True)
+    subprocess.run(
+        [COMPILER, "-shared", f"-Wl,--build-id=0x{build_id}", *flags, *units, *torch_libraries, "-o", library],
+        check=True,
+    )
     return library
+
+
+def source_id(*flags: str) -> str:
+    """SHA-1 of the kernels, what stands in for CUDA, and the options."""
+    folders = (ROOT / "csrc" / "common", ROOT / "csrc" / "cuda", HERE / "on_cpu")
+    files = sorted(path for folder in folders for path in folder.iterdir())
+    texts = [f"{COMPILER} {FLAGS} {flags}".encode(), *(path.name.encode() + path.read_bytes() for path in files)]
+    return hashlib.sha1(b"\0".join(texts)).hexdigest()
 
 
 def load(library: str) -> ctypes.CDLL:

@@ -8,7 +8,12 @@ make .venv-oldest/requirements
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -c | tar -x -C "$copy"
-[ -e stylefast/libstylefast_cpu.so ] && cp stylefast/libstylefast_cpu.so "$copy/stylefast" # carried along; CUDA is built
+for built in stylefast/libstylefast_cpu.so build/cuda_on_cpu/plain/*.so; do # carried along; the CUDA library is built
+  if [ -e "$built" ]; then
+    mkdir -p "$copy/$(dirname "$built")"
+    cp "$built" "$copy/$built"
+  fi
+done
 ln -s "$PWD/.venv-oldest" "$copy/.venv-oldest"
 export HOME=$copy
 user=()

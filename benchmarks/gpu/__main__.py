@@ -45,7 +45,7 @@ STAGES = (
     ),
     Stage("smoke", ("gpu.smoke",), 30, 90, "every op x dtype x backend once against the reference"),
     Stage("key", ("gpu.timings", "key"), 60, 60, "eight key timings of both backends; host time of a small call"),
-    Stage("rest", ("gpu.timings", "rest"), 60, 40, "other timings, rivals, sizes beyond 2^31, until the time is up"),
+    Stage("rest", ("gpu.timings", "rest"), 60, 30, "other timings, rivals, sizes beyond 2^31, until the time is up"),
     Stage("tests", ("gpu.tests",), 120, 90, "the tests of both backends, the most telling first"),
     Stage("sanitizers", ("gpu.sanitizers",), 60, 90, "memcheck and racecheck of every op and dtype"),
     Stage("profile", ("gpu.profile",), 40, 60, "hardware counters of the main kernels, or a trace of them"),

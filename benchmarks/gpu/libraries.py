@@ -58,7 +58,7 @@ def main() -> int:
     if REHEARSAL:
         import cuda_on_cpu
 
-        cuda_on_cpu.build("plain", "-O1")
+        cuda_on_cpu.build("plain", "-O2")
     start()
     setup = runpy.run_path(str(ROOT / "setup.py"))
     libraries = {"cpu": (setup["CPU"], CPU_LIBRARY), "cuda": (setup["CUDA"], CUDA_LIBRARY)}

@@ -59,7 +59,8 @@ if REHEARSAL:
 
 
 def fill_cuda_column() -> None:
-    """In a rehearsal, has the CUDA kernels compiled for the processor serve CPU tensors."""
+    """In a rehearsal, has the CUDA kernels serve CPU tensors, once they are compiled for the processor."""
     if REHEARSAL:
         on_cpu = importlib.import_module("cuda_on_cpu")  # of tests/, which the stages find in a rehearsal
-        on_cpu.load(str(on_cpu.LIBRARY))
+        if on_cpu.LIBRARY.exists():
+            on_cpu.load(str(on_cpu.LIBRARY))

@@ -16,7 +16,7 @@ from stylefast.ops.op import Op, accumulator
 from .rehearsal import REHEARSAL
 
 if REHEARSAL:  # what an interpreter manages
-    MAIN, LARGE, GRID, (STYLES, TARGETS, REFERENCES, PARTS) = (2, 24, 4), (2, 8, 8), 4, (40, 2, 3, 2)
+    MAIN, LARGE, GRID, (STYLES, TARGETS, REFERENCES, PARTS) = (2, 16, 4), (2, 8, 8), 4, (40, 2, 3, 2)
 else:
     MAIN, LARGE, GRID = (4096, 512, 32), (64, 64, 512), 32  # N, C, H = W (2^31 elements), and of coarse labels
     STYLES, TARGETS, REFERENCES, PARTS = 9088, 16, 256, 5

@@ -94,6 +94,11 @@ class Generator:
             weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return {"sites": hashlib.sha256(table.encode()).hexdigest(), "weights": weights.hexdigest()}
 
+    @property
+    def precision(self) -> dict[str, bool]:
+        """{"tf32": whether cuDNN may compute float32 convolutions in TF32}, as records tell it; empty on a CPU."""
+        return {"tf32": torch.backends.cudnn.allow_tf32} if self.device.type == "cuda" else {}
+
     @cached_property
     def w_mean(self) -> Tensor:
         """The mean of w that truncation pulls towards, [D] or [rows, D]."""
