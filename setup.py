@@ -5,6 +5,7 @@ any Python.
 The build asks the toolchains and the environment, never the machine's processor or GPU. Without a C++ compiler the
 package is installed all the same and runs on its `reference` backend. Environment variables:
 
+STYLEFAST_CPU=0           leaves out the CPU kernels
 STYLEFAST_CUDA=auto|0|1   whether to build the CUDA kernels; auto: if torch is built for CUDA and nvcc is found
 TORCH_CUDA_ARCH_LIST      compute capabilities to compile for, such as "8.0 9.0a+PTX"; those below 8.0 are ignored
 CXX, CUDACXX, CUDA_HOME   the compilers
@@ -116,9 +117,10 @@ def wants_cuda() -> bool:
 
 class BuildLibraries(build_ext):
     def run(self) -> None:
-        if compiler() is None:
+        wants_cpu = os.environ.get("STYLEFAST_CPU") != "0"
+        if compiler() is None and wants_cpu:
             print("stylefast: no C++ compiler found; installing without CPU kernels", file=sys.stderr)
-        wanted = {CPU: compiler() is not None, CUDA: wants_cuda()}
+        wanted = {CPU: compiler() is not None and wants_cpu, CUDA: wants_cuda()}
         self.extensions = [extension for extension in self.extensions if wanted[extension.name]]
         super().run()
 

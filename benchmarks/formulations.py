@@ -130,7 +130,7 @@ def pooled_by_one_hot(x: Tensor, labels: Tensor, k: int) -> Tensor:
 
 def pooled_by_adjoint(x: Tensor, labels: Tensor, k: int) -> Tensor:
     """M of a large layer: the squares brought to the labels' grid by two matrix products, then one an image."""
-    down, across = (_resize(labels.shape[1 + i], x.shape[2 + i]).to(x) for i in range(2))  # [H, h], [W, w]
+    down, across = (_resize(labels.shape[1 + i], x.shape[2 + i], x) for i in range(2))  # [H, h], [W, w]
     total = torch.zeros(k, x.shape[1], device=x.device)
     for image, label in zip(x, labels.flatten(1).long(), strict=True):
         squares = standardized_squares(image[None])[0].view(image.shape)  # [C, H, W]
@@ -139,9 +139,9 @@ def pooled_by_adjoint(x: Tensor, labels: Tensor, k: int) -> Tensor:
     return total / (x.shape[0] * x.shape[2] * x.shape[3])
 
 
-def _resize(small: int, large: int) -> Tensor:
+def _resize(small: int, large: int, like: Tensor) -> Tensor:
     """The bilinear resize of a row, as a matrix."""
-    return F.interpolate(torch.eye(small)[None], size=large, mode="linear")[0].t()
+    return F.interpolate(torch.eye(small, device=like.device)[None], size=large, mode="linear")[0].t().to(like.dtype)
 
 
 def blend_in_place(t: Tensor, r: Tensor, q: Tensor, out: Tensor) -> Tensor:

@@ -32,14 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--first", default="", metavar="NAMES", help="run tests with these in their ids first, in this order"
     )
-    parser.addoption("--share", default="1/1", metavar="I/N", help="run every N-th test, from the I-th on")
+    parser.addoption("--share", default="1/1", metavar="I/N", help="run the I-th of N shares of the tests")
 
 
+@pytest.hookimpl(trylast=True)  # after -k and -m have chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     names = [name for name in config.getoption("--first").split(",") if name]
     items.sort(key=lambda item: next((i for i, name in enumerate(names) if name in item.nodeid), len(names)))
     first, step = map(int, config.getoption("--share").split("/"))
-    kept = items[first - 1 :: step]
+    shares = ((i + i // step) % step for i in range(len(items)))  # skewed: no share has the tests of one backend alone
+    kept = [item for item, share in zip(items, shares, strict=True) if share == first - 1]
     if step > 1:
         chosen = set(kept)
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])

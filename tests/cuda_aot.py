@@ -35,7 +35,7 @@ LOCAL = re.compile(r"\b(LDL|STL)\b")
 def build() -> Path:
     """The library, built by setup.py."""
     flags = "-Werror=all-warnings -Xcompiler=-Werror"
-    environment = {**os.environ, "STYLEFAST_CUDA": "1", "NVCC_APPEND_FLAGS": flags}
+    environment = {**os.environ, "STYLEFAST_CPU": "0", "STYLEFAST_CUDA": "1", "NVCC_APPEND_FLAGS": flags}
     command = ["setup.py", "-q", "build_ext", "--build-temp", str(BUILD), "--build-lib", str(BUILD)]
     subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True)
     return BUILD / "stylefast" / "libstylefast_cuda.so"

@@ -115,8 +115,8 @@ def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
     assert (chosen.stages, chosen.out, chosen.limit) == (["smoke", "key"], tmp_path, {"key": 2.5})
 
 
-def test_the_time_limits_leave_half_of_a_lease():
-    assert sum(stage.limit for stage in runner.STAGES) <= 450
+def test_the_time_limits_fit_into_ten_minutes():
+    assert sum(stage.limit for stage in runner.STAGES) <= 570
 
 
 ROWS = """
@@ -153,9 +153,9 @@ def test_rows_that_are_not_reached_are_told():
     assert isolated.run("no_module", ["a", "b"], time.monotonic()) == Tally(left=["a", "b"])
 
 
-def test_a_child_that_never_begins_is_an_error():
-    with pytest.raises(RuntimeError, match="ended with status 1 before its first row"):
-        isolated.run("no_module", ["a"], time.monotonic() + 60)
+def test_a_child_that_never_begins_has_failed(capsys: pytest.CaptureFixture[str]):
+    assert isolated.run("no_module", ["a", "b"], time.monotonic() + 60) == Tally(failed=["a", "b"])
+    assert "python -m no_module ended with status 1 before a" in capsys.readouterr().out
 
 
 def test_processes_that_run_too_long_are_interrupted_and_keep_their_logs():

@@ -5,6 +5,7 @@ or ruins the GPU's context, a new process continues with the next row."""
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import subprocess
 import sys
@@ -40,9 +41,9 @@ class Tally:
         return f"{len(self.done)} rows{failed}" + (f", {len(self.left)} not reached" if self.left else "")
 
 
-def deadline() -> float:
-    """When this stage is to end by itself, on the monotonic clock: a little before the runner would end it."""
-    return time.monotonic() + 0.9 * float(os.environ.get("STYLEFAST_STAGE_SECONDS", "inf"))
+def deadline(reserve: float = 3.0) -> float:
+    """When this stage is to end its work, on the monotonic clock: `reserve` seconds before the runner would end it."""
+    return float(os.environ.get("STYLEFAST_STAGE_END", "inf")) - reserve
 
 
 def run(module: str, rows: Sequence[str], until: float) -> Tally:
@@ -63,7 +64,8 @@ def run(module: str, rows: Sequence[str], until: float) -> Tally:
                 write("failure", row=row, error=error)
                 tally.failed.append(row)
         if not begun and time.monotonic() < until:
-            raise RuntimeError(f"python -m {module} ended with status {status} before its first row")
+            print(f"python -m {module} ended with status {status} before {rows[0]}", flush=True)
+            tally.failed += rows
         rows = [row for row in rows if row not in tally.done + tally.failed]
     tally.left = rows
     return tally
@@ -73,7 +75,9 @@ def _child(module: str, rows: list[str], until: float, progress: str) -> int | s
     command = [sys.executable, "-m", module, "--rows", *rows]
     try:
         done = subprocess.run(
-            command, env=os.environ | {PROGRESS: progress}, timeout=max(0.1, until - time.monotonic())
+            command,
+            env=os.environ | {PROGRESS: progress},
+            timeout=None if until == math.inf else until - time.monotonic(),
         )
     except subprocess.TimeoutExpired:
         return "none: the time was up"

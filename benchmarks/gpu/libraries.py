@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,19 @@ from stylefast.backends.native import CPU_LIBRARY, CUDA_LIBRARY
 from .device import start, write
 from .rehearsal import REHEARSAL, cuda
 
-CHECK = {
-    "cpu": "import torch; from stylefast.backends.native import cpu_reason as reason; device = 'cpu'",
-    "cuda": "import torch; from stylefast.backends.native import cuda_reason as reason; device = 'cuda'",
-}
-CALL = """
-import stylefast
-assert reason() is None, reason()
-x = torch.arange(64.0, device=device).view(1, 4, 4, 4)
-labels = stylefast.assign(x, torch.eye(4, device=device), backend=device).labels
-assert labels.unique().tolist() == [3], labels
+CHECK = """
+import json, torch, stylefast
+from stylefast.backends import available
+faults = {}
+for column in ("cpu", "cuda"):
+    try:
+        assert available()[column] is None, available()[column]
+        x = torch.arange(64.0, device=column).view(1, 4, 4, 4)
+        labels = stylefast.assign(x, torch.eye(4, device=column), backend=column).labels
+        assert labels.unique().tolist() == [3], f"wrong labels {labels.unique().tolist()}"
+    except Exception as error:
+        faults[column] = str(error)
+print(json.dumps(faults))
 """
 
 
@@ -36,18 +41,23 @@ def is_current(name: str, library: Path, setup: dict[str, Any]) -> bool:
     return library.exists() and bytes.fromhex(setup["source_id"](name)) in library.read_bytes()
 
 
-def fault(column: str) -> str | None:
-    """Why the library of a column does not work here; None if it does."""
-    if REHEARSAL and column == "cuda":
-        return None if CUDA_LIBRARY.exists() else "it is not there"
-    done = subprocess.run([sys.executable, "-c", CHECK[column] + CALL], capture_output=True, text=True)
-    return None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
+def faults() -> dict[str, str]:
+    """Column -> why its library does not work here."""
+    done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
+    if done.returncode != 0:
+        return dict.fromkeys(("cpu", "cuda"), f"status {done.returncode}: {done.stderr.strip()[-500:]}")
+    found = json.loads(done.stdout)
+    if REHEARSAL:  # no GPU to run on: it is enough that it was built
+        found.pop("cuda")
+        found |= {} if CUDA_LIBRARY.exists() else {"cuda": "it is not there"}
+    return found
 
 
-def build() -> bool:
-    """Builds both libraries in place for this device; whether that succeeded."""
+def build(columns: Iterable[str]) -> bool:
+    """Builds libraries in place for this device; whether that succeeded."""
     major, minor = cuda.get_device_capability()
-    asked = {"STYLEFAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}{'a' if major >= 9 else ''}"}
+    asked = {f"STYLEFAST_{column.upper()}": str(int(column in columns)) for column in ("cpu", "cuda")}
+    asked |= {"TORCH_CUDA_ARCH_LIST": f"{major}.{minor}{'a' if major >= 9 else ''}"}
     if REHEARSAL:  # CI: no warnings with the oldest torch
         asked |= {"CXXFLAGS": "-Werror", "NVCC_APPEND_FLAGS": "-Werror=all-warnings -Xcompiler=-Werror"}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
@@ -60,20 +70,17 @@ def main() -> int:
 
         cuda_on_cpu.build("plain", "-O2")
     start()
-    setup = runpy.run_path(str(ROOT / "setup.py"))
+    setup, begin = runpy.run_path(str(ROOT / "setup.py")), time.monotonic()
     libraries = {"cpu": (setup["CPU"], CPU_LIBRARY), "cuda": (setup["CUDA"], CUDA_LIBRARY)}
-    origin, begin = {}, time.monotonic()
-    for column, (name, library) in libraries.items():
-        reason = fault(column) if is_current(name, library, setup) else "not built from these sources"
-        origin[column] = "carried" if reason is None else "built"
-        print(f"{library.name}: {origin[column]}" + (f" ({reason})" if reason else ""), flush=True)
-    built = "built" not in origin.values() or build()
-    faults = {column: reason for column in libraries if (reason := fault(column)) is not None}
-    write("libraries", origin=origin, faults=faults, seconds=time.monotonic() - begin)
-    for column, reason in faults.items():
-        print(f"{column}: {reason}")
-    print(", ".join(f"{column} {how}" for column, how in origin.items()) + f", {len(faults)} faults")
-    return 0 if built and not faults else 1
+    stale = [column for column, (name, library) in libraries.items() if not is_current(name, library, setup)]
+    wrong = dict.fromkeys(stale, "not built from these sources") or faults()
+    origin = "built" if wrong else "carried"
+    if wrong:
+        print(f"libraries are built here: {wrong}", flush=True)
+        wrong = faults() if build(wrong) else dict.fromkeys(wrong, "the build failed")
+    write("libraries", origin=origin, faults=wrong, seconds=time.monotonic() - begin)
+    print(f"libraries {origin}, faults: {wrong or 'none'}")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GRACE = 5.0  # seconds between the interruption of a process and its end
+GRACE = 5.0  # seconds that a process has after it was interrupted, and after it was killed
+RESERVE = 2 * GRACE + 2.0  # seconds before the end of a stage at which its processes must be interrupted
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def _start(command: Sequence[str | Path], log: Path, environment: Mapping[str, s
 
 def _wait(process: subprocess.Popen[Any], until: float) -> int | None:
     try:
-        return process.wait(max(0.0, until - time.monotonic()))
+        return process.wait(None if until == math.inf else max(0.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:
         return None
 

@@ -24,14 +24,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from .device import backends, missing, start, write
 from .isolated import deadline
-from .processes import side_by_side
+from .processes import RESERVE, side_by_side
 from .rehearsal import DEVICE, REHEARSAL, cuda
 from .workloads import KEY_WORKLOADS
 
-SCALE = 4  # divides the images: beyond the L2 all the same
+SCALE = 16  # divides the images: beyond the L2 all the same
 WORKLOADS = [KEY_WORKLOADS[i] for i in (0, 3, 4, 6)]  # lloyd_step, assign_contribution, contribution, blend
 KERNELS = ("cpu_op", "stylefast::") if REHEARSAL else ("kernel", "")  # of a trace: category, and how names begin
-SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats", "SchedulerStats")
+SECTIONS = ("SpeedOfLight", "Occupancy", "LaunchStats", "WarpStateStats")
 METRICS = {  # column of ncu -> what a record calls it
     "gpu__time_duration.sum": "time",
     "dram__bytes_read.sum": "dram_read",
@@ -45,7 +45,8 @@ METRICS = {  # column of ncu -> what a record calls it
     "launch__grid_size": "blocks",
     "launch__block_size": "threads",
 }
-TRACE_SECONDS = 12.0  # left for a trace where ncu is refused
+TRACE_SECONDS = 8.0  # left for a trace where ncu is refused
+OURS = "regex:(assign|assign_moments|blend|join|lloyd|lloyd_finish|mean|moments|pool|split|statistics|transpose)_kernel"
 STALL = "smsp__average_warps_issue_stalled_"
 
 
@@ -76,7 +77,7 @@ def ncu(report: Path) -> list[str | Path]:
     measured = [option for section in SECTIONS for option in ("--section", section)]
     output = ["--csv", "--page", "raw", "--print-units", "base", "--log-file", report]
     metrics = ["--metrics", ",".join(name for name in METRICS if not name.startswith("launch__"))]
-    how = ["--profile-from-start", "off", "--clock-control", "none"]
+    how = ["--profile-from-start", "off", "--clock-control", "none", "--kernel-name", OURS]
     return ["ncu", *how, *measured, *metrics, *output, sys.executable, "-m", "gpu.profile", "--calls"]
 
 
@@ -86,7 +87,7 @@ def by_ncu() -> Iterator[dict[str, Any]]:
         print("ncu is not installed")
         return
     report = Path(os.environ["OUT"]) / "ncu.csv"
-    (ended,) = side_by_side({"ncu": ncu(report)}, deadline() - TRACE_SECONDS)
+    (ended,) = side_by_side({"ncu": ncu(report)}, deadline(RESERVE + TRACE_SECONDS))
     text = report.read_text() if report.exists() else ""
     kernels = list(counted(text))
     if not kernels:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 
 REHEARSAL = os.environ.get("STYLEFAST_REHEARSAL") == "1"
 DEVICE = "cpu" if REHEARSAL else "cuda"
-STAND_INS = Path(__file__).with_name("stand_ins")  # for nvidia-smi, compute-sanitizer and ncu
 
 
 class _Event:

@@ -19,10 +19,11 @@ from .workloads import GpuWorkload
 
 EAGER, COMPILED = "torch, eager", "torch.compile"
 FLASH, STEADY = "flash-kmeans", "flash-kmeans, rows already normalised"
+ORDER = (EAGER, FLASH, STEADY, COMPILED)  # in which they are worth measuring
 
 
 def names(workload: GpuWorkload) -> list[str]:
-    """The rivals that a workload has, in the order in which they are worth measuring."""
+    """The rivals that a workload has."""
     if formulation(workload) is None:
         return []
     flash = workload.op is LLOYD_STEP and environment.is_installed("flash_kmeans")
@@ -34,6 +35,7 @@ def call(workload: GpuWorkload, rival: str, inputs: dict[str, Any]) -> Callable[
     function, arguments = formulation(workload), _arguments(workload, inputs)
     assert function is not None
     if rival == COMPILED:
+        torch.compiler.reset()  # after eight sizes of one function it would be run as it is
         return partial(torch.compile(function, dynamic=False), *arguments)
     if rival in (FLASH, STEADY):
         x, centroids = arguments

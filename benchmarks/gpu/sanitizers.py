@@ -11,13 +11,17 @@ from stylefast.ops import OPS
 
 from .device import CUT, backends, missing, start, write
 from .isolated import deadline
-from .processes import Ended, side_by_side
+from .processes import RESERVE, Ended, side_by_side
 from .rehearsal import REHEARSAL
 
 TOOLS = ("memcheck", "racecheck")
 ERRORS = 86  # exit status of a process in which a tool found something
 PLANTED = "memcheck: planted fault"
-REPORT = re.compile(r"^========= (?!COMPUTE-SANITIZER|RACECHECK SUMMARY: 0|ERROR SUMMARY: 0)(\S.*)$", re.MULTILINE)
+QUIET = (
+    "COMPUTE-SANITIZER|RACECHECK SUMMARY: 0|ERROR SUMMARY: 0|Target application|Error: Target application|"
+    "Error: process didn't|Error: couldn't find exit code|Tracking kernels"
+)
+REPORT = re.compile(rf"^========= (?!{QUIET})(\S.*)$", re.MULTILINE)
 SHOWN = 4_000  # characters of a log
 
 
@@ -38,15 +42,17 @@ def commands() -> dict[str, list[str]]:
 
 
 def sanitizer(tool: str) -> list[str]:
-    options = ["--report-api-errors", "no"] if tool == "memcheck" else []  # torch asks for what a device may lack
-    return ["compute-sanitizer", "--tool", tool, *options, "--error-exitcode", str(ERRORS)]
+    general = ["--error-exitcode", str(ERRORS), "--check-exit-code", "no", "--max-connections", "64"]
+    # After an error memcheck goes on, so that the program ends well; torch asks for what a device may lack.
+    memcheck = ["--destroy-on-device-error", "kernel", "--report-api-errors", "no"]
+    return ["compute-sanitizer", "--tool", tool, *general, *(memcheck if tool == "memcheck" else [])]
 
 
 def verdict(process: Ended) -> str:
     """ "clean", "cut" (clean until the time was up) or what is wrong."""
     reports = REPORT.findall(process.log)
     if process.name == PLANTED:
-        found = process.status == ERRORS and any(report.startswith("Invalid") for report in reports)
+        found = process.status not in (None, 0) and any(report.startswith("Invalid") for report in reports)
         return "clean" if found else "a planted fault was not reported"
     if reports:
         return f"{len(reports)} lines of reports, the first: {reports[0]}"
@@ -60,7 +66,7 @@ def main() -> int:
     if shutil.which("compute-sanitizer") is None:
         print("compute-sanitizer is not installed: memory accesses and races are not checked")
         return 1
-    processes = side_by_side(commands(), deadline(), {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
+    processes = side_by_side(commands(), deadline(RESERVE), {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
     verdicts = {process.name: verdict(process) for process in processes}
     for process in processes:
         found = verdicts[process.name]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `smoke`: every op, dtype and GPU backend once against the reference. The sizes are those of the key timings
-with fewer images, so this also compiles their Triton kernels.
+"""Stage `smoke`: every op, dtype and GPU backend once against the reference; and the calls of stage `key` by Triton,
+whose kernels are compiled here, side by side.
 
 python -m gpu.smoke --only "lloyd_step cuda" | --fault   # for a sanitizer: calls on odd sizes, nothing verified
 """
@@ -11,28 +11,28 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import torch
 from verify import verify
 
 from stylefast.ops import BLEND, CONTRIBUTION, OPS
-from stylefast.ops.op import DTYPES, Op
+from stylefast.ops.op import Op
 
-from .device import backends, missing, start, write
+from .device import CUT, backends, missing, start, write
 from .isolated import Tally, deadline, run, serve
 from .rehearsal import DEVICE, REHEARSAL, cuda
+from .timings import plan
 from .workloads import MAIN, NAMES, TARGETS, GpuWorkload
 
-ODD = (2, 9, 3) if REHEARSAL else (3, 70, 13)  # N, C, H = W under a sanitizer
-SIZE = (1 if REHEARSAL else 16, *MAIN[1:])
+ODD = ((2, 9, 3),) if REHEARSAL else ((3, 70, 13), (270, 70, 5))  # N, C, H = W under a sanitizer: few and many images
 ROWS = {
     f"{op.name} {backend} {NAMES[dtype]}": (op, backend, dtype)
     for op in OPS
     for backend in ("cuda", "triton")
-    for dtype in DTYPES
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 }
 
 
@@ -45,23 +45,31 @@ def arguments_of(op: Op, dtype: torch.dtype, size: tuple[int, int, int]) -> dict
 def measure(name: str) -> None:
     """Raises WrongResult unless one call agrees with the reference."""
     op, backend, dtype = ROWS[name]
-    inputs = arguments_of(op, dtype, SIZE)
+    inputs = arguments_of(op, dtype, (images(), *MAIN[1:]))
     verify(op, inputs, op.cells[backend](*inputs.values()))
     write("smoke", row=name)
     print(f"{name}: ok", flush=True)
 
 
+def images() -> int:
+    """More images than the device has processors, as kernels share out few images otherwise; a multiple of 16, for
+    which Triton compiles the kernels of the timings."""
+    processors = cuda.get_device_properties(0).multi_processor_count
+    return 1 if REHEARSAL else 16 * (1 + processors // 16)
+
+
 def call(name: str) -> None:
     """Calls a row on odd sizes."""
     op, backend, dtype = ROWS[name]
-    op.cells[backend](*arguments_of(op, dtype, ODD).values())
+    for size in ODD:
+        op.cells[backend](*arguments_of(op, dtype, size).values())
     cuda.synchronize()
     print(f"{name}: called", flush=True)
 
 
 def fault() -> None:
     """Reads behind the end of a tensor: a sanitizer that works reports it."""
-    inputs = arguments_of(CONTRIBUTION, torch.float32, ODD)
+    inputs = arguments_of(CONTRIBUTION, torch.float32, ODD[0])
     storage = inputs["activations"].untyped_storage()
     storage.resize_(storage.nbytes() // 2)
     CONTRIBUTION.cells["cuda"](*inputs.values())
@@ -89,13 +97,23 @@ def main() -> int:
 
 
 def stage() -> int:
-    """Ops and backends side by side, each in a process of its own (in a rehearsal, backends alone)."""
-    kinds = [f" {backend} " if REHEARSAL else f"{op.name} {backend} " for op in OPS for backend in backends()]
-    groups = [[name for name in ROWS if kind in name] for kind in dict.fromkeys(kinds)]
-    with ThreadPoolExecutor(min(len(groups), os.cpu_count() or 1) or 1) as pool:
-        tally = sum(pool.map(partial(run, "gpu.smoke", until=deadline()), groups), Tally())
+    """Runs all groups side by side."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        tally = sum(pool.map(lambda group: run(*group, deadline()), groups()), Tally())
     print("\n".join([*missing(), str(tally)]))
-    return 1 if tally.failed or tally.left or missing() else 0
+    if tally.failed or missing():
+        return 1
+    return CUT if tally.left else 0
+
+
+def groups() -> Iterator[tuple[str, list[str]]]:
+    """Modules and their rows: one process for the CUDA kernels, and one for each row that Triton compiles."""
+    if "cuda" in backends():
+        yield "gpu.smoke", [name for name in ROWS if " cuda " in name]
+    if "triton" in backends():
+        compiled = {"gpu.smoke": [name for name in ROWS if " triton " in name], "gpu.timings": list(plan("compile"))}
+        for module, names in compiled.items():
+            yield from [(module, names)] if REHEARSAL else ((module, [name]) for name in names)
 
 
 if __name__ == "__main__":

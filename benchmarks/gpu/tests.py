@@ -14,12 +14,12 @@ from provenance import ROOT
 
 from .device import CUT, backends, missing, start, write
 from .isolated import deadline
-from .processes import Ended, side_by_side
+from .processes import RESERVE, Ended, side_by_side
 from .rehearsal import REHEARSAL
 
 FILES = ("ops", "edges", "laws", "contribution_laws", "blend_laws", "transforms")
 FIRST = "test_agrees,test_same_bits,test_edges"
-PROCESSES = os.cpu_count() or 1
+PROCESSES = len(os.sched_getaffinity(0))
 SHARES = 100 * PROCESSES if REHEARSAL else PROCESSES
 OUTCOME = re.compile(r"^(\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
 SHOWN = 12_000  # characters of the log of a process with failures
@@ -60,7 +60,7 @@ def main() -> int:
         return battery(arguments.share)
     shares = [f"{i}/{SHARES}" for i in range(1, PROCESSES + 1)]
     commands = {share: [sys.executable, "-m", "gpu.tests", "--share", share] for share in shares}
-    return judge(side_by_side(commands, deadline(), {"OMP_WAIT_POLICY": "PASSIVE"}))
+    return judge(side_by_side(commands, deadline(RESERVE), {"OMP_WAIT_POLICY": "PASSIVE"}))
 
 
 def judge(processes: list[Ended]) -> int:

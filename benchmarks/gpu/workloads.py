@@ -25,8 +25,8 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "f
 
 @dataclass(frozen=True)
 class GpuWorkload:
-    """A named call of an op. `scale` of `make` divides the number of images, so that results can be checked. `gathered`
-    says how `blend` gets its rows: by index, or laid out in pairs."""
+    """A named call of an op. `scale` of `make` divides the number of images, so that results can be checked, but leaves
+    16, for which Triton compiles the same kernels. `gathered` says how `blend` gets its rows: by index or in pairs."""
 
     op: Op
     size: tuple[int, int, int] | None
@@ -60,7 +60,7 @@ class GpuWorkload:
         if self.size is None:
             return self._edits(device, scale)
         n, c, side = self.size
-        n, k = max(1, n // scale), int(self.k or 1)
+        n, k = max(min(n, 16), n // scale), int(self.k or 1)
         x = torch.empty(n, c, side, side, dtype=self.dtype, device=device)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
