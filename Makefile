@@ -40,7 +40,7 @@ cuda: .venv/installed
 
 # On a machine with an NVIDIA GPU: uses what is installed (PYTHON), downloads nothing. OUT and STAGES: docs/gpu.md.
 gpu:
-	PYTHON=$(PYTHON) benchmarks/gpu.sh
+	PYTHON="$(PYTHON)" benchmarks/gpu.sh
 
 # The stages of `make gpu` on a CPU, with the oldest versions: their figures mean nothing, but every script runs.
 gpu-rehearsal: .venv-oldest/requirements

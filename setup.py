@@ -5,7 +5,7 @@ any Python.
 The build asks the toolchains and the environment, never the machine's processor or GPU. Without a C++ compiler the
 package is installed all the same and runs on its `reference` backend. Environment variables:
 
-STYLEFAST_CPU=0           leaves out the CPU kernels
+STYLEFAST_CPU=1|0         whether to build the CPU kernels
 STYLEFAST_CUDA=auto|0|1   whether to build the CUDA kernels; auto: if torch is built for CUDA and nvcc is found
 TORCH_CUDA_ARCH_LIST      compute capabilities to compile for, such as "8.0 9.0a+PTX"; those below 8.0 are ignored
 CXX, CUDACXX, CUDA_HOME   the compilers
@@ -15,6 +15,7 @@ CXXFLAGS                  further options of the C++ compiler
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def nvcc() -> str | None:
 def files(name: str) -> list[str]:
     """Sources and headers of a library, relative to the root."""
     folders = ("common", "cpu" if name == CPU else "cuda")
-    return sorted(str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / "csrc" / folder).iterdir())
+    return sorted(str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / "csrc" / folder).glob("*.*"))
 
 
 def source_id(name: str) -> str:
@@ -85,6 +86,8 @@ def architectures(known: list[str]) -> list[str]:
     Raises SystemExit for a malformed list, or one without a compute capability of at least 8.0.
     """
     default = " ".join(item for item in ARCHITECTURES if f"sm_{item.replace('.', '')}" in known) + "+PTX"
+    if default == "+PTX" and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        raise SystemExit(f"this nvcc knows none of the compute capabilities {', '.join(ARCHITECTURES)}")
     options = []
     for item in (os.environ.get("TORCH_CUDA_ARCH_LIST") or default).replace(";", " ").split():
         if not (match := re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", item)):
@@ -117,7 +120,9 @@ def wants_cuda() -> bool:
 
 class BuildLibraries(build_ext):
     def run(self) -> None:
-        wants_cpu = os.environ.get("STYLEFAST_CPU") != "0"
+        if (choice := os.environ.get("STYLEFAST_CPU", "1")) not in ("0", "1"):
+            raise SystemExit(f"STYLEFAST_CPU must be 0 or 1, got {choice}")
+        wants_cpu = choice == "1"
         if compiler() is None and wants_cpu:
             print("stylefast: no C++ compiler found; installing without CPU kernels", file=sys.stderr)
         wanted = {CPU: compiler() is not None and wants_cpu, CUDA: wants_cuda()}
@@ -137,7 +142,7 @@ class BuildLibraries(build_ext):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         includes, libraries = [f"-isystem={root / 'include'}"], [f"-L{root / 'lib'}", "-ltorch_cpu", "-lc10"]
         if ext.name == CPU:
-            flags = [*FLAGS, *os.environ.get("CXXFLAGS", "").split(), "-fPIC", f"-isystem{root / 'include'}"]
+            flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")), "-fPIC", f"-isystem{root / 'include'}"]
             compile_, link, pass_on = [str(compiler()), *flags], [str(compiler())], "-Wl,"
         else:
             compile_, link = [*self.cuda(), *CUDA_FLAGS, *includes], [*self.cuda(), *self.torch_cuda(build)]
@@ -160,8 +165,7 @@ class BuildLibraries(build_ext):
         return [str(nvcc()), f"-ccbin={compiler()}", *architectures(known)]
 
     def torch_cuda(self, build: Path) -> list[str]:
-        """Names libtorch_cuda.so, whose stream the kernels ask for, by a library without contents: torch may lack it
-        here."""
+        """Options that link against an empty stand-in for libtorch_cuda.so: the installed torch may be a CPU build."""
         stand_in = build / "libtorch_cuda.so"
         self.spawn(
             [str(compiler()), "-shared", "-x", "c", os.devnull, f"-Wl,-soname,{stand_in.name}", "-o", str(stand_in)]

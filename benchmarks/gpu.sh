@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Runs the GPU stages with what is installed (PYTHON, default python3); downloads nothing. See --help.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH} # the package need not be installed
+root=$(cd "$(dirname "$0")/.." && pwd)
+export PYTHONPATH=$root:$root/benchmarks${PYTHONPATH:+:$PYTHONPATH} # the package need not be installed
 exec "${PYTHON:-python3}" -m gpu "$@"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import re
 import subprocess
@@ -60,10 +61,11 @@ def now() -> str:
 
 def git(*arguments: str) -> str | None:
     """What a git command prints; None without git or if the root of the source tree is not that of a repository."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", f"--git-dir={ROOT / '.git'}", *arguments]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    except FileNotFoundError:
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -112,8 +113,11 @@ def with_figures(readme: str, entries: Iterable[dict[str, Any]]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--readme", action="store_true", help="write the figures into README.md")
-    if parser.parse_args().readme:
-        path = ROOT / "README.md"
-        path.write_text(with_figures(path.read_text(), newest()))
-    else:
-        print(table(newest()), gpu_table.table(gpu_table.read(RESULTS / "gpu")), sep="\n\n")
+    try:
+        if parser.parse_args().readme:
+            path = ROOT / "README.md"
+            path.write_text(with_figures(path.read_text(), newest()))
+        else:
+            print(table(newest()), gpu_table.table(gpu_table.read(RESULTS / "gpu")), sep="\n\n")
+    except ValueError as error:
+        sys.exit(str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -69,7 +70,8 @@ def test_a_key_row_of_every_backend_and_a_host_row_of_every_op(monkeypatch: pyte
 
 
 class FakeEvent:
-    """Of a GPU that works for 3 ms a call, and is `behind` while the host launches, or not."""
+    """An event of a simulated GPU whose calls take 3 ms. `behind` tells, per call, whether the GPU still sleeps when
+    everything is launched."""
 
     behind: Any = iter(())
 
@@ -185,7 +187,7 @@ def test_refused_counters_are_none():
 
 CLEAN = {
     "memcheck": "========= COMPUTE-SANITIZER\na: called\n========= ERROR SUMMARY: 0 errors\n",
-    "racecheck": "========= COMPUTE-SANITIZER\n"
+    "racecheck": "========= COMPUTE-SANITIZER\na: called\n"
     "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n",
 }
 INVALID = "========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 4 bytes\n=========     at f\n"
@@ -199,17 +201,18 @@ HAZARD = "========= Error: Race reported between Write access at f and Read acce
         ("memcheck: cuda", 0, CLEAN["memcheck"], "clean"),
         ("racecheck: cuda", 0, CLEAN["racecheck"], "clean"),
         ("memcheck: cuda", None, "========= COMPUTE-SANITIZER\na: called\n", "cut"),
-        ("memcheck: cuda", 86, INVALID, "1 lines of reports, the first: Invalid __global__ read of size 4 bytes"),
-        ("memcheck: cuda", None, INVALID, "1 lines of reports, the first: Invalid __global__ read of size 4 bytes"),
-        ("racecheck: cuda", 0, CLEAN["racecheck"] + HAZARD, f"1 lines of reports, the first: {HAZARD[10:-1]}"),
+        ("memcheck: cuda", 86, INVALID, "reports (1): Invalid __global__ read of size 4 bytes"),
+        ("memcheck: cuda", None, INVALID, "reports (1): Invalid __global__ read of size 4 bytes"),
+        ("racecheck: cuda", 0, CLEAN["racecheck"] + HAZARD, f"reports (1): {HAZARD[10:-1]}"),
+        ("memcheck: cuda", 0, CLEAN["memcheck"].replace("a: called", ""), "nothing was called"),
         ("memcheck: cuda", 1, CLEAN["memcheck"], "ended with status 1"),
         ("memcheck: cuda", None, ENDED, "cut"),
         (sanitizers.PLANTED, 86, INVALID, "clean"),
         (sanitizers.PLANTED, 1, INVALID, "clean"),
-        (sanitizers.PLANTED, 0, INVALID, "a planted fault was not reported"),
-        (sanitizers.PLANTED, 0, CLEAN["memcheck"], "a planted fault was not reported"),
-        (sanitizers.PLANTED, 86, CLEAN["memcheck"], "a planted fault was not reported"),
-        (sanitizers.PLANTED, None, "", "a planted fault was not reported"),
+        (sanitizers.PLANTED, 0, INVALID, "the planted fault was not reported"),
+        (sanitizers.PLANTED, 0, CLEAN["memcheck"], "the planted fault was not reported"),
+        (sanitizers.PLANTED, 86, CLEAN["memcheck"], "the planted fault was not reported"),
+        (sanitizers.PLANTED, None, "", "the planted fault was not reported"),
     ],
 )
 def test_what_a_sanitizer_reports(name: str, status: int | None, log: str, expected: str):
@@ -246,17 +249,48 @@ def test_a_crash_is_a_failure_and_the_end_of_time_is_not(status: int | None, log
 
 
 def test_a_library_of_other_sources_is_not_current(tmp_path: Path):
-    library, setup = tmp_path / "lib.so", {"source_id": lambda name: {"a": "ab" * 20}[name]}
-    assert not libraries.is_current("a", library, setup)
-    library.write_bytes(b"ELF" + bytes.fromhex("cd" * 20))
-    assert not libraries.is_current("a", library, setup)
-    library.write_bytes(b"ELF" + bytes.fromhex("ab" * 20) + b"rest")
-    assert libraries.is_current("a", library, setup)
+    library, setup = tmp_path / "lib.so", runpy.run_path(str(ROOT / "setup.py"))
+    current = bytes.fromhex(setup["source_id"](setup["CUDA"]))
+    assert not device.is_current("cuda", library)
+    library.write_bytes(b"ELF" + current[::-1])
+    assert not device.is_current("cuda", library)
+    library.write_bytes(b"ELF" + current + b"rest")
+    assert device.is_current("cuda", library) and not device.is_current("cpu", library)
 
 
 def test_the_build_writes_the_sources_into_the_library():
-    setup = libraries.runpy.run_path(str(ROOT / "setup.py"))
-    assert libraries.is_current(setup["CPU"], libraries.CPU_LIBRARY, setup)
+    assert device.is_current("cpu", libraries.CPU_LIBRARY)
+
+
+def test_a_stale_library_is_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(device, "available", lambda: {"cuda": None, "triton": None})
+    for current in (True, False):
+        device.unfit.cache_clear()
+        monkeypatch.setattr(device, "is_current", lambda column, library, current=current: current)
+        assert device.backends() == (["cuda", "triton"] if current else ["triton"])
+    assert "was not built from these sources" in device.missing()[0]
+    device.unfit.cache_clear()
+
+
+@pytest.mark.parametrize("builds", [True, False])
+def test_a_stale_library_is_deleted_before_it_is_built(builds: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    files = {column: tmp_path / f"{column}.so" for column in ("cpu", "cuda")}
+    for file in files.values():
+        file.write_text("old")
+    monkeypatch.setattr(libraries, "LIBRARIES", files)
+    monkeypatch.setattr(libraries, "start", lambda: None)
+    monkeypatch.setattr(libraries, "faults", dict)
+    recorded = {}
+    monkeypatch.setattr(libraries, "write", lambda kind, **fields: recorded.update(fields))
+    monkeypatch.setattr(libraries, "is_current", lambda column, library: column == "cpu")
+
+    def build(columns: Any) -> bool:
+        assert list(columns) == ["cuda"] and not files["cuda"].exists() and files["cpu"].exists()
+        return builds
+
+    monkeypatch.setattr(libraries, "build", build)
+    assert libraries.main() == (0 if builds else 1)
+    assert recorded["origin"] == "built" and recorded["faults"] == ({} if builds else {"cuda": "the build failed"})
 
 
 @pytest.mark.parametrize(
@@ -269,7 +303,7 @@ def test_the_build_writes_the_sources_into_the_library():
 )
 def test_architectures(asked: str, known: list[str], options: list[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
-    found = libraries.runpy.run_path(str(ROOT / "setup.py"))["architectures"](known)
+    found = runpy.run_path(str(ROOT / "setup.py"))["architectures"](known)
     expected = [option.split() for option in options]
     assert found == [f"-gencode=arch=compute_{number},code={code}_{number}" for number, code in expected]
 
@@ -278,7 +312,7 @@ def test_architectures(asked: str, known: list[str], options: list[str], monkeyp
 def test_wrong_architectures_are_refused(asked: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
     with pytest.raises(SystemExit, match="^TORCH_CUDA_ARCH_LIST must "):
-        libraries.runpy.run_path(str(ROOT / "setup.py"))["architectures"](["sm_80"])
+        runpy.run_path(str(ROOT / "setup.py"))["architectures"](["sm_80"])
 
 
 def entry(kind: str, **fields: Any) -> dict[str, Any]:
@@ -304,17 +338,21 @@ def test_gpu_table_by_hand():
         timing("flash-kmeans", 0.0035, includes_host=True, commit=None),
         timing("cuda", 0.001, workload="x", dirty=True),
         entry("host", op="blend", workload="1x9", implementation="triton", over_peer=12.4e-6, peer="torch.lerp"),
+        entry("tests", outcomes={"PASSED": 5, "selected": 6}, failed=["a"]),
+        entry("sanitizers", verdicts={"a": "clean", "b": "cut"}),
+        entry("failure", row="a", error="b"),
     ]
     assert table.table(entries).splitlines() == [
         "Abacus, driver 1.2, torch 2.11, Triton 3.6; commit abc, sources 0123, commit abc, modified. "
-        "Copy 3.00 TB/s; matmul in TFLOP/s: bfloat16 798, float32 50.",
+        "Copy 3.00 TB/s; matmul in TFLOP/s: bfloat16 798, float32 50. Tests: 5 of 6 passed, 1 failed. "
+        "Sanitizers: 1 of 2 processes clean. Rows that failed: 1.",
         "",
         "| op | on | at copy bandwidth | `cuda` | `triton` | best other |",
         "| --- | --- | --- | --- | --- | --- |",
         "| `blend` | w | 1.00 ms | 1.25 ms (80 %) | 2.00 ms (50 %) | flash-kmeans: 3.50 ms (29 %, with host time) |",
         "| `blend` | x | 1.00 ms | 1.00 ms (100 %) |  |  |",
         "",
-        "| host time of a small call | `cuda` | `triton` | over |",
+        "| extra host time of a small call | `cuda` | `triton` | compared with |",
         "| --- | --- | --- | --- |",
         "| `blend` 1x9 |  | +12 us | torch.lerp |",
     ]
@@ -331,7 +369,7 @@ def test_records_of_all_runs_are_read_in_order_and_rehearsals_refused(tmp_path: 
     assert [each["date"] for each in table.read(tmp_path)] == ["2026-01-01", "2026-02-01"]
     with (tmp_path / "b" / "records.jsonl").open("a") as file:
         file.write(json.dumps(entry("facts", rehearsal=True)) + "\n")
-    with pytest.raises(ValueError, match="b/records.jsonl, line 2: the figures of a rehearsal are no records"):
+    with pytest.raises(ValueError, match="b/records.jsonl, line 2 comes from a rehearsal"):
         table.read(tmp_path)
 
 

@@ -6,13 +6,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import gpu.__main__ as runner
 import pytest
-from gpu import device, isolated
+from gpu import device, isolated, processes
 from gpu.isolated import Tally
 from gpu.processes import side_by_side
 
@@ -52,6 +57,7 @@ def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / f"stage_{name}.py").write_text(script)
         made.append(runner.Stage(name, (f"stage_{name}",), 2 if name == "hangs" else 60, 1, "a test"))
     monkeypatch.setattr(runner, "STAGES", tuple(made))
+    monkeypatch.setattr(runner, "has_gpu", lambda: True)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
@@ -80,12 +86,61 @@ def test_chosen_stages_that_pass_exit_with_zero(tmp_path: Path):
     assert list(json.loads((tmp_path / "out" / "summary.json").read_text())) == ["first", "is_cut", "fails"]
 
 
+def command(*arguments: Any) -> list[str]:
+    return [str(runner.ROOT / "benchmarks" / "gpu.sh"), *map(str, arguments)]
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("torch", "make gpu needs an NVIDIA GPU that torch can use"),
+        ("no_torch", "make gpu needs torch for .*: .*no torch"),
+    ],
+)
+def test_without_a_gpu_or_torch_nothing_is_written(name: str, message: str, tmp_path: Path):
+    (tmp_path / "no_torch").mkdir()
+    (tmp_path / "no_torch" / "torch.py").write_text("raise ImportError('no torch')")
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(tmp_path / name),
+    }
+    done = subprocess.run(
+        command("--out", tmp_path / "out"), env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1 and re.search(message, done.stdout, re.DOTALL)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("stages")
-def test_without_a_gpu_the_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "stage_fails.py").write_text(f"print('no GPU here'); raise SystemExit({runner.NO_GPU})")
-    assert runner.main(["--out", str(tmp_path / "out")]) == 1
-    assert list(json.loads((tmp_path / "out" / "summary.json").read_text())) == ["first", "fails"]
-    assert "no GPU here" in capsys.readouterr().out
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_ends_the_stage_and_its_children(number: int, tmp_path: Path):
+    out = tmp_path / "out"
+    script = f"""
+import gpu.__main__ as runner
+runner.STAGES = tuple(runner.Stage(name, (f"stage_{{name}}",), 60, 60, "") for name in ("first", "hangs", "last"))
+raise SystemExit(runner.main(["--out", {str(out)!r}, "--rehearse"]))
+"""
+    paths = [str(tmp_path), str(runner.ROOT / "benchmarks"), str(runner.ROOT)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
+    child = wait_for(lambda: re.search(r"== hangs.*\n(\d+)\n", (out / "log.txt").read_text()))
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 130 and "hangs: interrupted; results are in" in printed
+    assert json.loads((out / "summary.json").read_text())["hangs"]["state"] == "interrupted"
+    assert not is_running(int(child[1]))
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    """The first true result of a function that may need files which are not there yet."""
+    for _ in range(600):
+        with suppress(FileNotFoundError):
+            if result := found():
+                return result
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
 
 
 def test_exit_statuses_are_those_of_the_stages():
@@ -97,15 +152,29 @@ def test_exit_statuses_are_those_of_the_stages():
     "arguments, message",
     [
         (["--stages", "facts,tets"], "stages must be among facts, .* got tets"),
-        (["--limit", "tests"], "limit must look like tests=60, got tests"),
-        (["--limit", "tets=6"], "limit must look like tests=60, got tets=6"),
-        (["--rehearse", "--out", str(runner.RESULTS / "a")], "the figures of a rehearsal are no records"),
+        (["--limit", "tests"], "limit must look like tests=60, .* got tests"),
+        (["--limit", "tets=6"], "with a stage among facts, .* got tets=6"),
+        (["--limit", "tests=\u00b2"], "limit must look like tests=60"),
+        (["--rehearse", "--out", str(runner.RESULTS / "a")], "rehearsal times are not results"),
+        (["--out", __file__], "out must be a folder with intact records"),
     ],
 )
 def test_wrong_options_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         runner.main(arguments)
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("rehearsal", [True, False])
+def test_a_rehearsal_and_results_do_not_mix(rehearsal: bool, tmp_path: Path):
+    (tmp_path / "records.jsonl").write_text(json.dumps({"rehearsal": rehearsal}) + "\n")
+    assert runner.refusal(tmp_path, rehearsal) is None
+    assert "must not mix a rehearsal with results" in str(runner.refusal(tmp_path, not rehearsal))
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert runner.main(["--rehearse", "--out", "/proc/nowhere"]) == 1
+    assert "cannot write to /proc/nowhere" in capsys.readouterr().err
 
 
 def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -171,3 +240,11 @@ def test_processes_that_run_too_long_are_interrupted_and_keep_their_logs():
         ("short", 0, "a\n"),
         ("polite", None, "b\n"),
     ]
+
+
+def test_stubborn_processes_end_together_within_the_reserve(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "GRACE", 1.0)
+    script = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('a', flush=True); time.sleep(60)"
+    begin = time.monotonic()
+    ended = side_by_side({str(i): [sys.executable, "-c", script] for i in range(4)}, begin + 2)
+    assert {process.status for process in ended} == {None} and time.monotonic() - begin < 2 + 2 * 1.0 + 2

@@ -28,7 +28,7 @@ def restored() -> Iterator[None]:
 
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch, restored: None) -> None:
-    """Generators say of themselves what they would say on a GPU."""
+    """Makes generators report the precision that they would report on a GPU."""
     precision: Any = Generator.precision.fget
     gpu = SimpleNamespace(device=torch.device("cuda", 1))
     monkeypatch.setattr(Generator, "precision", property(lambda self: precision(gpu)))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from stylefast import private_torch
 
 PACKAGE = Path(private_torch.__file__).parent
 HOME = Path(private_torch.__file__).name
+ON_OBJECTS = ("_modules", "_parameters", "_buffers", "_call_impl", "_compiled_call_impl", "_dynamo_marked_constant")
 
 
 def exists(name: str) -> bool:
@@ -26,11 +28,17 @@ def exists(name: str) -> bool:
     return True
 
 
-def private_names(path: Path) -> set[str]:
-    """Every dotted name of a file that begins with `torch` and has a private part."""
-    names = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-    parts = {name: name.split(".") for name in names if name.startswith("torch.")}
-    return {name for name, split in parts.items() if any(p.startswith("_") and not p.startswith("__") for p in split)}
+def private_names(source: str) -> set[str]:
+    """Every dotted name, used or imported, that begins with `torch` and has a private part or ends as ON_OBJECTS."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            names.add(ast.unparse(node))
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if re.match(r"torch\.(\w+\.)*_[^_]", name) or name.split(".")[-1] in ON_OBJECTS}
 
 
 @pytest.mark.parametrize("name", private_torch.NAMES)
@@ -42,8 +50,23 @@ def test_a_missing_name_is_noticed():
     assert exists("torch.nn.Module") and not exists("torch._C._no_such_name") and not exists("torch._none.x")
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch._C.f()",
+        "import torch._x as y",
+        "from torch.utils import _pytree",
+        "from torch._a.b import c",
+        "x._modules",
+    ],
+)
+def test_private_names_are_found(source: str):
+    assert private_names(source)
+    assert not private_names("import torch; torch.__version__; torch.nn.functional.relu; self._private")
+
+
 def test_one_module_uses_private_names():
-    found = {path.relative_to(PACKAGE).as_posix(): private_names(path) for path in PACKAGE.rglob("*.py")}
+    found = {path.relative_to(PACKAGE).as_posix(): private_names(path.read_text()) for path in PACKAGE.rglob("*.py")}
     listed = {name for name in private_torch.NAMES if name.startswith("torch._")}
     assert found.pop(HOME) >= listed  # the search finds what is there
     assert {path: names for path, names in found.items() if names} == {}

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds, checks and measures the GPU backends in stages; each writes its results at once, and none ends the others.
+"""Builds, checks and measures the GPU backends in stages. Each stage writes its results immediately, and a stage that
+fails does not stop the others.
 
-The results are in the output folder: records.jsonl (one JSON object per line), log.txt (what every stage printed),
-summary.json (how every stage ended) and, from Nsight Compute, ncu.csv. A later run into the same folder adds to them.
-The exit status is 0 if every stage passed.
+The output folder receives records.jsonl (one JSON object per line), log.txt (what every stage printed), summary.json
+(how every stage ended) and, from Nsight Compute, ncu.csv. A later run into the same folder adds to them. The exit
+status is 0 if no stage failed or was stopped at its time limit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,12 +20,12 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 STAND_INS = Path(__file__).with_name("stand_ins")  # in a rehearsal, for nvidia-smi, compute-sanitizer and ncu
 NO_GPU, CUT = 69, 75  # as in device.py, which would import torch
-PASSED = ("ok", "cut")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ STAGES = (
 
 @dataclass
 class Result:
-    """How a stage ended: "ok", "cut" (out of time, no failure), "failed", "stopped" (at its limit) or "no GPU"."""
+    """How a stage ended: "ok", "cut" (out of time without a failure), "failed", "stopped" (at its limit),
+    "interrupted" or "no GPU"."""
 
     stage: str
     state: str
@@ -76,9 +79,8 @@ def environment(out: Path, stage: Stage, limit: float, rehearsal: bool) -> dict[
 
 
 def run(stage: Stage, out: Path, limit: float, rehearsal: bool) -> Result:
-    """Runs a stage; at its limit ends it and all that it has started."""
-    command = [sys.executable, "-u", "-m", *stage.command]
-    begin = time.monotonic()
+    """Runs a stage; at its limit, or if this process is told to end, ends it and all that it has started."""
+    command, begin, interrupted = [sys.executable, "-u", "-m", *stage.command], time.monotonic(), False
     with (out / "log.txt").open("a") as log:
         log.write(f"\n== {stage.name}: {' '.join(stage.command)}\n")
         log.flush()
@@ -91,18 +93,31 @@ def run(stage: Stage, out: Path, limit: float, rehearsal: bool) -> Result:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_interruptible,
         )
         try:
             status: int | None = process.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
+        except KeyboardInterrupt:
+            status, interrupted = None, True
         finally:
             _end(process)
-    with (out / "log.txt").open(errors="replace") as log:
-        log.seek(start)
-        lines = log.read().strip().splitlines()
     state = {None: "stopped", 0: "ok", CUT: "cut", NO_GPU: "no GPU"}.get(status, "failed")
-    return Result(stage.name, state, time.monotonic() - begin, status, lines[-1] if lines else "")
+    state = "interrupted" if interrupted else state
+    return Result(stage.name, state, time.monotonic() - begin, status, _last_line(out / "log.txt", start))
+
+
+def _interruptible() -> None:
+    """In a new process: SIGINT interrupts it, also where this run is in the background and ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _last_line(path: Path, start: int) -> str:
+    with path.open("rb") as log:
+        log.seek(max(start, log.seek(0, os.SEEK_END) - 10_000))
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it printed nothing"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -126,18 +141,28 @@ def conclude(out: Path, result: Result) -> None:
     """Adds how a stage ended to summary.json, in place of how it ended in an earlier run into the same folder."""
     path = out / "summary.json"
     stages = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(stages | {result.stage: asdict(result)}, indent=2) + "\n")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(stages | {result.stage: asdict(result)}, indent=2) + "\n")
+    part.replace(path)
 
 
-def figures(out: Path) -> list[str]:
-    """A line for every timing in the records."""
-    path, lines = out / "records.jsonl", []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        entry = json.loads(text)
-        if entry["kind"] == "timing":
+def figures(records: Path, start: int) -> list[str]:
+    """A line for every timing in the records from byte `start` on."""
+    lines = []
+    for text in records.read_bytes()[start:].decode().splitlines() if records.exists() else []:
+        entry = _parsed(text)
+        if entry.get("kind") == "timing":
             name = f"{entry['op']} {entry['workload']} | {entry['implementation']}"
             lines.append(f"{name:<80}{1e3 * entry['p50']:9.3f} ms {100 / entry['to_floor']:4.0f} % of copy")
     return lines
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """A record; empty for a line that was cut, as by a full disk."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -146,51 +171,104 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="benchmarks/gpu.sh",
         description=__doc__,
-        epilog=f"stages, their time limits, and what they answer:\n{listing}",
+        epilog=f"Stages, their time limits, and what they answer:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--stages", default=os.environ.get("STAGES", ""), help="names with commas (STAGES); default: all"
+        "--stages",
+        default=os.environ.get("STAGES", ""),
+        help="comma-separated stages to run (environment variable STAGES); default: all",
     )
-    parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="the output folder (OUT)")
     parser.add_argument(
-        "--limit", action="append", default=[], metavar="STAGE=SECONDS", help="another time limit (repeatable)"
+        "--out", type=Path, default=os.environ.get("OUT") or None, help="output folder (environment variable OUT)"
     )
-    parser.add_argument("--rehearse", action="store_true", help="run every stage on a CPU; its figures mean nothing")
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="STAGE=SECONDS",
+        help="time limit of a stage; may be given several times",
+    )
+    parser.add_argument("--rehearse", action="store_true", help="run every stage on a CPU; its times mean nothing")
     chosen = parser.parse_args(arguments)
     chosen.stages = [name for name in chosen.stages.replace(",", " ").split() if name] or names
     if unknown := [name for name in chosen.stages if name not in names]:
         parser.error(f"stages must be among {', '.join(names)}, got {', '.join(unknown)}")
-    limits = [text.partition("=") for text in chosen.limit]
-    if wrong := ["".join(each) for each in limits if each[0] not in names or not each[2].replace(".", "", 1).isdigit()]:
-        parser.error(f"limit must look like tests=60, got {', '.join(wrong)}")
-    chosen.limit = {name: float(seconds) for name, _, seconds in limits}
-    kind = "rehearsal" if chosen.rehearse else "run"
+    limits = dict(re.findall(r"^(\w+)=(\d+(?:\.\d+)?)$", "\n".join(chosen.limit), re.MULTILINE | re.ASCII))
+    if len(limits) < len(chosen.limit) or not set(limits) <= set(names):
+        parser.error(
+            f"limit must look like tests=60, with a stage among {', '.join(names)}, got {' '.join(chosen.limit)}"
+        )
+    chosen.limit = {name: float(seconds) for name, seconds in limits.items()}
     stamp = datetime.now(timezone.utc).strftime("%Y-%m-%d-%H%M%S")
     default = ROOT / "build" / "gpu-rehearsal" if chosen.rehearse else RESULTS / stamp
     chosen.out = Path(chosen.out or default).resolve()
-    if chosen.rehearse and RESULTS in (chosen.out, *chosen.out.parents):
-        parser.error(f"out must not be in {RESULTS}: the figures of a {kind} are no records")
+    if problem := refusal(chosen.out, chosen.rehearse):
+        parser.error(problem)
     return chosen
+
+
+def refusal(out: Path, rehearsal: bool) -> str | None:
+    """Why this folder cannot take the results; None if it can."""
+    if rehearsal and RESULTS in (out, *out.parents):
+        return f"out must not be in {RESULTS}: rehearsal times are not results"
+    try:
+        records = (out / "records.jsonl").read_text().splitlines()
+        if records and json.loads(records[0]).get("rehearsal") == (not rehearsal):
+            return f"out must not mix a rehearsal with results: {out} has records of the other"
+        json.loads((out / "summary.json").read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"out must be a folder with intact records: {error}"
+    return None
+
+
+def has_gpu() -> bool:
+    """Whether torch is installed and finds a GPU; if not, prints why. It also brings torch into memory, untimed."""
+    script = f"import torch; raise SystemExit(0 if torch.cuda.is_available() else {NO_GPU})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    if done.returncode == NO_GPU:
+        print("make gpu needs an NVIDIA GPU that torch can use")
+    elif done.returncode != 0:
+        print(f"make gpu needs torch for {sys.executable} (PYTHON chooses another): {done.stderr.strip()[-200:]}")
+    return done.returncode == 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = parse(arguments)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    passed, cut = True, []
+    if chosen.rehearse:
+        print("REHEARSAL on a CPU: these times mean nothing", flush=True)
+    elif not has_gpu():
+        return 1
+    try:
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        (chosen.out / "log.txt").open("a").close()
+    except OSError as error:
+        print(f"cannot write to {chosen.out}: {error.strerror}", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    records = chosen.out / "records.jsonl"
+    begin, states = records.stat().st_size if records.exists() else 0, {}
     for stage in (stage for stage in STAGES if stage.name in chosen.stages):
         limit = chosen.limit.get(stage.name, stage.rehearsal if chosen.rehearse else stage.limit)
-        result = run(stage, chosen.out, limit, chosen.rehearse)
-        conclude(chosen.out, result)
-        passed &= result.state in PASSED
-        cut += [stage.name] if result.state == "cut" else []
-        print(f"{stage.name:<11}{result.state:<8}{result.seconds:5.1f} s  {result.last_line}", flush=True)
-        if result.state == "no GPU":
+        try:
+            result = run(stage, chosen.out, limit, chosen.rehearse)
+            conclude(chosen.out, result)
+        except OSError as error:
+            result = Result(stage.name, "failed", 0.0, None, f"cannot write to {chosen.out}: {error.strerror}")
+        states[stage.name] = result.state
+        print(f"{stage.name:<11}{result.state:<8}{result.seconds:6.1f} s  {result.last_line}", flush=True)
+        if result.state == "interrupted":
             break
-    print("\n".join(figures(chosen.out)))
-    unfinished = f", out of time in {', '.join(cut)}" if cut else ""
-    print(f"{'passed' if passed else 'not passed'}{unfinished}; results are in {chosen.out}")
-    return 0 if passed else 1
+    print("\n".join(figures(records, begin)))
+    ended = "; ".join(f"{name}: {state}" for name, state in states.items() if state != "ok") or "every stage: ok"
+    print(f"{ended}; results are in {chosen.out}")
+    if "interrupted" in states.values():
+        return 130
+    return 0 if set(states.values()) <= {"ok", "cut"} else 1
 
 
 if __name__ == "__main__":

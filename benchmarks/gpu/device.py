@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU that is measured: which one it is, which backends run on it, and how long it takes for a call."""
+"""The GPU that is measured: its properties, the backends that can run on it, and a timer for calls."""
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,10 +16,11 @@ from typing import Any
 
 import environment  # noqa: F401
 import torch
-from provenance import context, now
+from provenance import ROOT, context, now
 from timing import percentile
 
 from stylefast.backends import available
+from stylefast.backends.native import CUDA_LIBRARY
 
 from .rehearsal import DEVICE, REHEARSAL, cuda, fill_cuda_column
 
@@ -41,13 +43,28 @@ def start() -> None:
 
 def backends() -> list[str]:
     """The GPU backends that can run here."""
-    reasons = available()
-    return [name for name in ("cuda", "triton") if reasons[name] is None]
+    return [name for name in ("cuda", "triton") if name not in unfit()]
 
 
 def missing() -> list[str]:
     """Why the other GPU backends cannot run here."""
-    return [str(reason) for name, reason in available().items() if name in ("cuda", "triton") and reason is not None]
+    return list(unfit().values())
+
+
+@cache
+def unfit() -> dict[str, str]:
+    """GPU backend -> why it cannot run here, or must not be timed."""
+    reasons = available()
+    found = {name: reason for name in ("cuda", "triton") if (reason := reasons[name]) is not None}
+    if not REHEARSAL and "cuda" not in found and not is_current("CUDA", CUDA_LIBRARY):
+        found["cuda"] = f"{CUDA_LIBRARY.name} was not built from these sources: run the stage libraries first"
+    return found
+
+
+def is_current(column: str, library: Path) -> bool:
+    """Whether a library was linked from the present sources: its ELF build id is their hash."""
+    setup = runpy.run_path(str(ROOT / "setup.py"))
+    return library.exists() and bytes.fromhex(setup["source_id"](setup[column.upper()])) in library.read_bytes()
 
 
 class Timer:

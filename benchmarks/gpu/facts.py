@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from timing import percentile
 
-from .device import Copier, Timer, clocks, machine, missing, smi, start, write
+from .device import Copier, Timer, clocks, machine, smi, start, write
 from .rehearsal import DEVICE, REHEARSAL
 
 SIDE = 64 if REHEARSAL else 8192
@@ -66,7 +66,6 @@ def main() -> None:
         "clocks_after_matmul": clocks(),
         "tools": tools,
         "cores": os.cpu_count(),
-        "missing": missing(),
     }
     write("facts", copy=copy, peaks=peaks, **facts)
     for name, value in (machine() | facts).items():

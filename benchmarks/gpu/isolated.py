@@ -21,7 +21,7 @@ from .device import start, write
 from .rehearsal import cuda
 
 RUINED = 76  # exit status of a child whose GPU context no longer works
-ROW_SECONDS = 60.0
+ROW_SECONDS = 25.0
 PROGRESS = "STYLEFAST_PROGRESS"  # names the file in which a child notes the rows that it begins and ends
 
 
@@ -84,13 +84,13 @@ def _child(module: str, rows: list[str], until: float, progress: str) -> int | s
     return done.returncode
 
 
-def serve(rows: Sequence[str], measure: Callable[[str], Any]) -> int:
-    """In the child: measures every row, and returns the exit status."""
+def serve(rows: Sequence[str], measure: Callable[[str], Any], seconds: Callable[[str], float] | None = None) -> int:
+    """In the child: measures every row, which may take ROW_SECONDS or `seconds(row)`; returns the exit status."""
     start()
     progress = Path(os.environ[PROGRESS])
     for row in rows:
         _note(progress, f"begin {row}")
-        faulthandler.dump_traceback_later(ROW_SECONDS, exit=True)
+        faulthandler.dump_traceback_later(seconds(row) if seconds else ROW_SECONDS, exit=True)
         try:
             measure(row)
             _note(progress, f"done {row}")

@@ -5,21 +5,19 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 from provenance import ROOT
 
 from stylefast.backends.native import CPU_LIBRARY, CUDA_LIBRARY
 
-from .device import start, write
+from .device import is_current, start, write
 from .rehearsal import REHEARSAL, cuda
 
+LIBRARIES = {"cpu": CPU_LIBRARY, "cuda": CUDA_LIBRARY}
 CHECK = """
 import json, torch, stylefast
 from stylefast.backends import available
@@ -36,17 +34,13 @@ print(json.dumps(faults))
 """
 
 
-def is_current(name: str, library: Path, setup: dict[str, Any]) -> bool:
-    """Whether a library was linked from the present sources: its ELF build id is their hash."""
-    return library.exists() and bytes.fromhex(setup["source_id"](name)) in library.read_bytes()
-
-
 def faults() -> dict[str, str]:
     """Column -> why its library does not work here."""
     done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
-    if done.returncode != 0:
-        return dict.fromkeys(("cpu", "cuda"), f"status {done.returncode}: {done.stderr.strip()[-500:]}")
-    found = json.loads(done.stdout)
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return dict.fromkeys(LIBRARIES, f"status {done.returncode}: {done.stderr.strip()[-500:]}")
     if REHEARSAL:  # no GPU to run on: it is enough that it was built
         found.pop("cuda")
         found |= {} if CUDA_LIBRARY.exists() else {"cuda": "it is not there"}
@@ -70,13 +64,14 @@ def main() -> int:
 
         cuda_on_cpu.build("plain", "-O2")
     start()
-    setup, begin = runpy.run_path(str(ROOT / "setup.py")), time.monotonic()
-    libraries = {"cpu": (setup["CPU"], CPU_LIBRARY), "cuda": (setup["CUDA"], CUDA_LIBRARY)}
-    stale = [column for column, (name, library) in libraries.items() if not is_current(name, library, setup)]
+    begin = time.monotonic()
+    stale = [column for column, library in LIBRARIES.items() if not is_current(column, library)]
     wrong = dict.fromkeys(stale, "not built from these sources") or faults()
     origin = "built" if wrong else "carried"
     if wrong:
         print(f"libraries are built here: {wrong}", flush=True)
+        for column in wrong:
+            LIBRARIES[column].unlink(missing_ok=True)  # so that no later stage takes it if the build fails
         wrong = faults() if build(wrong) else dict.fromkeys(wrong, "the build failed")
     write("libraries", origin=origin, faults=wrong, seconds=time.monotonic() - begin)
     print(f"libraries {origin}, faults: {wrong or 'none'}")

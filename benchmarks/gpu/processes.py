@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 GRACE = 5.0  # seconds that a process has after it was interrupted, and after it was killed
+LOG = 4 << 20  # bytes of a log that are kept, its last
 RESERVE = 2 * GRACE + 2.0  # seconds before the end of a stage at which its processes must be interrupted
 
 
@@ -39,16 +40,32 @@ def side_by_side(
         for sent, seconds in ((signal.SIGINT, GRACE), (signal.SIGKILL, GRACE)):
             for name in late:
                 _signal(running[name], sent)
+            end = time.monotonic() + seconds
             for name in late:
-                _wait(running[name], time.monotonic() + seconds)
-        return [Ended(name, status, logs[name].read_text(errors="replace")) for name, status in statuses.items()]
+                _wait(running[name], end)
+        return [Ended(name, status, _log(logs[name])) for name, status in statuses.items()]
 
 
 def _start(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[Any]:
     with log.open("w") as file:
         return subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+            preexec_fn=_interruptible,
         )
+
+
+def _interruptible() -> None:
+    """In a new process: SIGINT interrupts it, also where its parent ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _log(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LOG))
+        return file.read().decode(errors="replace")
 
 
 def _wait(process: subprocess.Popen[Any], until: float) -> int | None:

@@ -35,7 +35,7 @@ def call(workload: GpuWorkload, rival: str, inputs: dict[str, Any]) -> Callable[
     function, arguments = formulation(workload), _arguments(workload, inputs)
     assert function is not None
     if rival == COMPILED:
-        torch.compiler.reset()  # after eight sizes of one function it would be run as it is
+        torch.compiler.reset()  # or else it falls back to eager after eight recompilations of a function
         return partial(torch.compile(function, dynamic=False), *arguments)
     if rival in (FLASH, STEADY):
         x, centroids = arguments

@@ -53,12 +53,14 @@ def verdict(process: Ended) -> str:
     reports = REPORT.findall(process.log)
     if process.name == PLANTED:
         found = process.status not in (None, 0) and any(report.startswith("Invalid") for report in reports)
-        return "clean" if found else "a planted fault was not reported"
+        return "clean" if found else "the planted fault was not reported"
     if reports:
-        return f"{len(reports)} lines of reports, the first: {reports[0]}"
+        return f"reports ({len(reports)}): {reports[0]}"
     if process.status is None:
         return "cut"
-    return "clean" if process.status == 0 else f"ended with status {process.status}"
+    if process.status != 0:
+        return f"ended with status {process.status}"
+    return "clean" if ": called" in process.log else "nothing was called"
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import environment
 import torch
 from verify import verify
 
@@ -68,7 +69,7 @@ def call(name: str) -> None:
 
 
 def fault() -> None:
-    """Reads behind the end of a tensor: a sanitizer that works reports it."""
+    """Reads past the end of a tensor, which a sanitizer must report."""
     inputs = arguments_of(CONTRIBUTION, torch.float32, ODD[0])
     storage = inputs["activations"].untyped_storage()
     storage.resize_(storage.nbytes() // 2)
@@ -79,7 +80,7 @@ def fault() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", help="call the rows that contain this regular expression, in this process")
-    parser.add_argument("--fault", action="store_true", help="read behind the end of a tensor")
+    parser.add_argument("--fault", action="store_true", help="read past the end of a tensor")
     parser.add_argument("--rows", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rows is not None:
@@ -98,7 +99,7 @@ def main() -> int:
 
 def stage() -> int:
     """Runs all groups side by side."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(len(environment.CPUS) or os.cpu_count() or 1) as pool:
         tally = sum(pool.map(lambda group: run(*group, deadline()), groups()), Tally())
     print("\n".join([*missing(), str(tally)]))
     if tally.failed or missing():

@@ -15,20 +15,23 @@ Entry = dict[str, Any]
 def read(folder: Path) -> list[Entry]:
     """The records of all runs below a folder, oldest first.
 
-    Raises ValueError for a record of a rehearsal, whose times mean nothing.
+    Raises ValueError for a line that is not a record, and for a record of a rehearsal.
     """
     entries = []
-    for path in folder.glob("*/records.jsonl"):
+    for path in folder.rglob("records.jsonl"):
         for number, text in enumerate(path.read_text().splitlines(), 1):
-            entry = json.loads(text)
+            try:
+                entry = json.loads(text)
+            except ValueError:
+                raise ValueError(f"{path}, line {number} is not a record: {text[:60]}") from None
             if entry["rehearsal"]:
-                raise ValueError(f"{path}, line {number}: the figures of a rehearsal are no records")
+                raise ValueError(f"{path}, line {number} comes from a rehearsal: rehearsal times are not results")
             entries.append(entry)
     return sorted(entries, key=lambda entry: entry["date"])
 
 
 def table(entries: Iterable[Entry]) -> str:
-    """For every device and set of versions a caption, its timings and its host times; the newest record of each."""
+    """Markdown with a caption, the newest timings and the newest host times for each device and set of versions."""
     runs: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
         runs.setdefault(tuple(str(entry[name]) for name in ("device", "torch", "triton")), []).append(entry)
@@ -40,11 +43,26 @@ def table(entries: Iterable[Entry]) -> str:
 def _run(entries: list[Entry]) -> str:
     last, facts = entries[-1], [entry for entry in entries if entry["kind"] == "facts"]
     commits = ", ".join(dict.fromkeys(_code(entry) for entry in entries if entry["kind"] in ("timing", "host")))
-    caption = f"{last['device']}, driver {last['driver']}, torch {last['torch']}, Triton {last['triton']}; {commits}."
+    caption = f"{last['device']}, driver {last['driver']}, torch {last['torch']}, Triton {last['triton']}"
+    caption += f"; {commits}." if commits else "."
     if facts:
         peaks = ", ".join(f"{name} {flops / 1e12:.0f}" for name, flops in facts[-1]["peaks"].items())
         caption += f" Copy {facts[-1]['copy'] / 1e12:.2f} TB/s; matmul in TFLOP/s: {peaks}."
-    return "\n\n".join([caption, *_timings(entries), *_host_times(entries)])
+    return "\n\n".join([caption + _checks(entries), *_timings(entries), *_host_times(entries)])
+
+
+def _checks(entries: list[Entry]) -> str:
+    """What the last tests and sanitizers found, and how many rows failed."""
+    last = {entry["kind"]: entry for entry in entries}
+    text = ""
+    if "tests" in last:
+        passed, selected = (last["tests"]["outcomes"].get(name, 0) for name in ("PASSED", "selected"))
+        text += f" Tests: {passed} of {selected} passed, {len(last['tests']['failed'])} failed."
+    if "sanitizers" in last:
+        verdicts = list(last["sanitizers"]["verdicts"].values())
+        text += f" Sanitizers: {verdicts.count('clean')} of {len(verdicts)} processes clean."
+    failures = sum(entry["kind"] == "failure" for entry in entries)
+    return text + (f" Rows that failed: {failures}." if failures else "")
 
 
 def _code(entry: Entry) -> str:
@@ -82,7 +100,7 @@ def _cell(entry: Entry | None) -> str:
 
 
 def _host_times(entries: list[Entry]) -> list[str]:
-    lines = ["| host time of a small call | `cuda` | `triton` | over |", "| --- " * 4 + "|"]
+    lines = ["| extra host time of a small call | `cuda` | `triton` | compared with |", "| --- " * 4 + "|"]
     for (op, workload), by in _newest(entries, "host").items():
         cells = [f"{1e6 * by[name]['over_peer']:+.0f} us" if name in by else "" for name in BACKENDS]
         lines.append(f"| `{op}` {workload} | {' | '.join(cells)} | {next(iter(by.values()))['peer']} |")

@@ -25,8 +25,8 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "f
 
 @dataclass(frozen=True)
 class GpuWorkload:
-    """A named call of an op. `scale` of `make` divides the number of images, so that results can be checked, but leaves
-    16, for which Triton compiles the same kernels. `gathered` says how `blend` gets its rows: by index or in pairs."""
+    """A named call of an op. `scale` of `make` divides the number of images, so that results can be checked, but keeps
+    16: Triton specialises kernels on multiples of 16. `gathered`: blend takes its rows by index, not in pairs."""
 
     op: Op
     size: tuple[int, int, int] | None

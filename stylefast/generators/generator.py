@@ -97,7 +97,12 @@ class Generator:
     @property
     def precision(self) -> dict[str, bool]:
         """{"tf32": whether cuDNN may compute float32 convolutions in TF32}, as records tell it; empty on a CPU."""
-        return {"tf32": torch.backends.cudnn.allow_tf32} if self.device.type == "cuda" else {}
+        if self.device.type != "cuda":
+            return {}
+        try:
+            return {"tf32": torch.backends.cudnn.allow_tf32}
+        except RuntimeError:  # torch's newer setting is in use, and then refuses the older
+            return {"tf32": torch.backends.cudnn.conv.fp32_precision == "tf32"}
 
     @cached_property
     def w_mean(self) -> Tensor:

@@ -69,9 +69,11 @@ class MappingNetwork(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor], rows: int) -> None:
         super().__init__()
         self.rows = rows
-        while (weight := tensors.get(f"mapping.fc{len(self._modules)}.weight")) is not None:
-            self.add_module(f"fc{len(self._modules)}", nn.Linear(weight.shape[1], weight.shape[0]))
-        if not self._modules:
+        depth = 0
+        while (weight := tensors.get(f"mapping.fc{depth}.weight")) is not None:
+            self.add_module(f"fc{depth}", nn.Linear(weight.shape[1], weight.shape[0]))
+            depth += 1
+        if depth == 0:
             raise ValueError("tensor mapping.fc0.weight is missing")
 
     def forward(self, z: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges a result on all images, which are too many for the reference, by results on parts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from timing import WrongResult
+from torch import Tensor
+from verify import TOLERANCE, outputs
+
+from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
+from stylefast.ops.op import Op
+
+FLIPS = 1e-5  # the fraction of labels that may differ, where scores are equal up to rounding
+ROWS = 64  # of blend's result, its last
+
+
+def _mean(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).mean(0)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).sum(0)
+
+
+JOIN: dict[str, tuple[Callable[[list[Tensor]], Tensor], ...]] = {  # how the outputs of equal parts make the whole's
+    LLOYD_STEP.name: (partial(torch.cat, dim=1), _sum, _sum, _mean),
+    ASSIGN.name: (torch.cat, torch.cat),
+    CONTRIBUTION.name: (_mean,),
+    ASSIGN_CONTRIBUTION.name: (torch.cat, _mean),
+}
+
+
+def verify_whole(op: Op, inputs: dict[str, Any], cell: Callable[..., Any], result: Any, parts: int) -> None:
+    """Raises WrongResult unless `result` is what the same cell gives for `parts` equal parts of the images, joined; of
+    `blend`, unless the last rows are those of the reference."""
+    got = outputs(result)
+    if op is BLEND:
+        got, expected = (got[0][-ROWS:],), (op.reference(*_last_rows(inputs).values()),)
+    else:
+        pieces = [outputs(cell(*part.values())) for part in split(inputs, parts)]
+        expected = tuple(join(list(each)) for join, each in zip(JOIN[op.name], zip(*pieces, strict=True), strict=True))
+    for index, (g, e) in enumerate(zip(got, expected, strict=True)):
+        if g.dtype == torch.int32:
+            wrong = (g != e).float().mean() > FLIPS
+        else:
+            wrong = not (g.double() - e.double()).abs().max() <= max(TOLERANCE, _eps(g)) * e.double().abs().max()
+        if wrong:
+            raise WrongResult(f"output {index} of {op.name} on all images is not that of its parts")
+
+
+def split(inputs: dict[str, Any], parts: int) -> list[dict[str, Any]]:
+    """Equal parts of the images, with their labels."""
+    n = len(inputs["activations"]) // parts
+    names = [name for name in ("activations", "labels") if name in inputs]
+    return [inputs | {name: inputs[name][i * n : (i + 1) * n] for name in names} for i in range(parts)]
+
+
+def _last_rows(inputs: dict[str, Any]) -> dict[str, Any]:
+    if inputs["edits"] is not None:
+        return inputs | {"edits": inputs["edits"][-ROWS:]}
+    return inputs | {name: inputs[name][-ROWS:] for name in ("target", "reference")}
+
+
+def _eps(tensor: Tensor) -> float:
+    return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
