@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,3 +75,16 @@ def test_shards_of_another_precision_are_refused(tmp_path: Path):
     torch.backends.cudnn.allow_tf32 = False
     with pytest.raises(ValueError, match="activations.*its tf32 is True, not False"):
         Catalog.build(generator, [generator.latents(range(2))], **arguments)
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_the_newer_setting_of_torch_is_recorded_too(precision: str):
+    script = f"""
+import torch
+from types import SimpleNamespace
+from stylefast.generators import Generator
+torch.backends.cudnn.conv.fp32_precision = {precision!r}
+print(Generator.precision.fget(SimpleNamespace(device=torch.device("cuda"))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{ {'tf32': precision == 'tf32'} }\n"

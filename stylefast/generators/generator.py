@@ -102,7 +102,8 @@ class Generator:
         try:
             return {"tf32": torch.backends.cudnn.allow_tf32}
         except RuntimeError:  # torch's newer setting is in use, and then refuses the older
-            return {"tf32": torch.backends.cudnn.conv.fp32_precision == "tf32"}
+            conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+            return {"tf32": conv.fp32_precision == "tf32"}
 
     @cached_property
     def w_mean(self) -> Tensor:
