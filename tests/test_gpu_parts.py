@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the GPU stages are made of: workloads, timer, rivals, the readers of other tools' output, README's table."""
+"""What the GPU stages are made of: workloads, timer, rivals, the readers of other tools' output."""
 
 from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu import device, libraries, profile, rivals, sanitizers, smoke, table, timings
+from gpu import device, profile, rivals, sanitizers, smoke, timings
 from gpu import tests as stage_tests
 from gpu.processes import Ended
 from gpu.workloads import GPU_WORKLOADS, KEY_WORKLOADS, GpuWorkload
@@ -74,14 +73,17 @@ class FakeEvent:
     everything is launched."""
 
     behind: Any = iter(())
+    made = 0
 
     def __init__(self, enable_timing: bool) -> None:
         assert enable_timing
+        self.begins, FakeEvent.made = FakeEvent.made % 2 == 0, FakeEvent.made + 1
 
     def record(self) -> None:
         ORDER.append("record")
 
     def query(self) -> bool:
+        assert self.begins
         return not next(FakeEvent.behind)
 
     def synchronize(self) -> None:
@@ -100,13 +102,19 @@ def timer(monkeypatch: pytest.MonkeyPatch) -> device.Timer:
     monkeypatch.setattr(device, "DEVICE", "cpu")
     monkeypatch.setattr(device, "FLUSH", 16)
     monkeypatch.setattr(device, "cuda", SimpleNamespace(Event=FakeEvent, _sleep=ORDER.append))
-    return device.Timer()
+    timer = device.Timer()
+    timer._flushed = SimpleNamespace(zero_=lambda: ORDER.append("flush"))  # type: ignore[assignment]
+    return timer
 
 
 def test_launches_are_not_timed(timer: device.Timer):
     FakeEvent.behind = iter([True])
     assert timer.seconds(lambda: ORDER.append("call")) == 0.003
-    assert ORDER == [device.CYCLES, "record", "call", "record", "wait"] and not timer.late
+    assert ORDER == ["flush", device.CYCLES, "record", "call", "record", "wait"] and not timer.late
+
+
+def test_the_flush_is_several_times_the_largest_l2():
+    assert device.FLUSH >= 2 * 126 * 2**20  # B200
 
 
 def test_the_gpu_sleeps_longer_for_a_slow_host(timer: device.Timer):
@@ -246,131 +254,6 @@ def test_outcomes_are_counted_also_of_a_cut_log():
 )
 def test_a_crash_is_a_failure_and_the_end_of_time_is_not(status: int | None, log: str, failed: bool):
     assert stage_tests.has_failed(Ended("1/1", status, log)) == failed
-
-
-def test_a_library_of_other_sources_is_not_current(tmp_path: Path):
-    library, setup = tmp_path / "lib.so", runpy.run_path(str(ROOT / "setup.py"))
-    current = bytes.fromhex(setup["source_id"](setup["CUDA"]))
-    assert not device.is_current("cuda", library)
-    library.write_bytes(b"ELF" + current[::-1])
-    assert not device.is_current("cuda", library)
-    library.write_bytes(b"ELF" + current + b"rest")
-    assert device.is_current("cuda", library) and not device.is_current("cpu", library)
-
-
-def test_the_build_writes_the_sources_into_the_library():
-    assert device.is_current("cpu", libraries.CPU_LIBRARY)
-
-
-def test_a_stale_library_is_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(device, "available", lambda: {"cuda": None, "triton": None})
-    for current in (True, False):
-        device.unfit.cache_clear()
-        monkeypatch.setattr(device, "is_current", lambda column, library, current=current: current)
-        assert device.backends() == (["cuda", "triton"] if current else ["triton"])
-    assert "was not built from these sources" in device.missing()[0]
-    device.unfit.cache_clear()
-
-
-@pytest.mark.parametrize("builds", [True, False])
-def test_a_stale_library_is_deleted_before_it_is_built(builds: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    files = {column: tmp_path / f"{column}.so" for column in ("cpu", "cuda")}
-    for file in files.values():
-        file.write_text("old")
-    monkeypatch.setattr(libraries, "LIBRARIES", files)
-    monkeypatch.setattr(libraries, "start", lambda: None)
-    monkeypatch.setattr(libraries, "faults", dict)
-    recorded = {}
-    monkeypatch.setattr(libraries, "write", lambda kind, **fields: recorded.update(fields))
-    monkeypatch.setattr(libraries, "is_current", lambda column, library: column == "cpu")
-
-    def build(columns: Any) -> bool:
-        assert list(columns) == ["cuda"] and not files["cuda"].exists() and files["cpu"].exists()
-        return builds
-
-    monkeypatch.setattr(libraries, "build", build)
-    assert libraries.main() == (0 if builds else 1)
-    assert recorded["origin"] == "built" and recorded["faults"] == ({} if builds else {"cuda": "the build failed"})
-
-
-@pytest.mark.parametrize(
-    "asked, known, options",
-    [
-        ("", ["sm_80", "sm_90", "sm_100"], ["80 sm", "90 sm", "100 sm", "100 compute"]),
-        ("", ["sm_80", "sm_90"], ["80 sm", "90 sm", "90 compute"]),
-        ("7.5 8.0;9.0a+PTX", [], ["80 sm", "90a sm", "90a compute"]),
-    ],
-)
-def test_architectures(asked: str, known: list[str], options: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
-    found = runpy.run_path(str(ROOT / "setup.py"))["architectures"](known)
-    expected = [option.split() for option in options]
-    assert found == [f"-gencode=arch=compute_{number},code={code}_{number}" for number, code in expected]
-
-
-@pytest.mark.parametrize("asked", ["Hopper", "8", "7.5"])
-def test_wrong_architectures_are_refused(asked: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
-    with pytest.raises(SystemExit, match="^TORCH_CUDA_ARCH_LIST must "):
-        runpy.run_path(str(ROOT / "setup.py"))["architectures"](["sm_80"])
-
-
-def entry(kind: str, **fields: Any) -> dict[str, Any]:
-    where = {
-        "date": "2026-01-01", "rehearsal": False, "commit": "abc", "dirty": False, "sources": "0123",
-        "device": "Abacus", "driver": "1.2", "torch": "2.11", "triton": "3.6",
-    }  # fmt: skip
-    return where | {"kind": kind} | fields
-
-
-def timing(implementation: str, p50: float, **fields: Any) -> dict[str, Any]:
-    given = {"op": "blend", "workload": "w", "floor": 0.001, "to_floor": p50 / 0.001, "includes_host": False}
-    return entry("timing", implementation=implementation, p50=p50, **(given | fields))
-
-
-def test_gpu_table_by_hand():
-    entries = [
-        entry("facts", copy=3e12, peaks={"bfloat16": 7.98e14, "float32": 5e13}),
-        timing("triton", 0.009),
-        timing("triton", 0.002, date="2026-01-02"),
-        timing("cuda", 0.00125),
-        timing("torch, eager", 0.004),
-        timing("flash-kmeans", 0.0035, includes_host=True, commit=None),
-        timing("cuda", 0.001, workload="x", dirty=True),
-        entry("host", op="blend", workload="1x9", implementation="triton", over_peer=12.4e-6, peer="torch.lerp"),
-        entry("tests", outcomes={"PASSED": 5, "selected": 6}, failed=["a"]),
-        entry("sanitizers", verdicts={"a": "clean", "b": "cut"}),
-        entry("failure", row="a", error="b"),
-    ]
-    assert table.table(entries).splitlines() == [
-        "Abacus, driver 1.2, torch 2.11, Triton 3.6; commit abc, sources 0123, commit abc, modified. "
-        "Copy 3.00 TB/s; matmul in TFLOP/s: bfloat16 798, float32 50. Tests: 5 of 6 passed, 1 failed. "
-        "Sanitizers: 1 of 2 processes clean. Rows that failed: 1.",
-        "",
-        "| op | on | at copy bandwidth | `cuda` | `triton` | best other |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| `blend` | w | 1.00 ms | 1.25 ms (80 %) | 2.00 ms (50 %) | flash-kmeans: 3.50 ms (29 %, with host time) |",
-        "| `blend` | x | 1.00 ms | 1.00 ms (100 %) |  |  |",
-        "",
-        "| extra host time of a small call | `cuda` | `triton` | compared with |",
-        "| --- | --- | --- | --- |",
-        "| `blend` 1x9 |  | +12 us | torch.lerp |",
-    ]
-
-
-def test_no_record_no_figure():
-    assert table.table([]) == "No GPU has run `make gpu` yet: there is no record, and no figure is claimed."
-
-
-def test_records_of_all_runs_are_read_in_order_and_rehearsals_refused(tmp_path: Path):
-    for run, date in (("a", "2026-02-01"), ("b", "2026-01-01")):
-        (tmp_path / run).mkdir()
-        (tmp_path / run / "records.jsonl").write_text(json.dumps(entry("facts", date=date)) + "\n")
-    assert [each["date"] for each in table.read(tmp_path)] == ["2026-01-01", "2026-02-01"]
-    with (tmp_path / "b" / "records.jsonl").open("a") as file:
-        file.write(json.dumps(entry("facts", rehearsal=True)) + "\n")
-    with pytest.raises(ValueError, match="b/records.jsonl, line 2 comes from a rehearsal"):
-        table.read(tmp_path)
 
 
 def test_a_stage_without_a_gpu_says_so():

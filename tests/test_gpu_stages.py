@@ -30,8 +30,9 @@ time.sleep(600)
 """
 RECORDS = """
 import json, os
+timing = {"op": "o", "workload": "w", "implementation": %r, "p50": 0.002, "to_floor": 4.0}
 with open(os.environ["OUT"] + "/records.jsonl", "a") as file:
-    file.write(json.dumps({"kind": "result", "of": %r}) + "\\n")
+    file.write(json.dumps({"kind": "timing", "rehearsal": False} | timing) + chr(10))
 print("done %s")
 """
 
@@ -72,8 +73,9 @@ def test_no_stage_ends_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert states == expected
     assert all(f"{name:<11}{state:<8}" in printed for name, state in expected.items())
     assert summary["fails"]["last_line"] == "ValueError: on purpose" and summary["dies"]["status"] == -11
-    records = [json.loads(line)["of"] for line in (out / "records.jsonl").read_text().splitlines()]
+    records = [json.loads(line)["implementation"] for line in (out / "records.jsonl").read_text().splitlines()]
     assert records == ["first", "last"]
+    assert re.findall(r"o w \| (\w+) +2.000 ms   25 % of copy", printed) == ["first", "last"]
     log = (out / "log.txt").read_text()
     assert "begun" in log and log.index("done first") < log.index("on purpose") < log.index("done last")
     assert not is_running(int(summary["hangs"]["last_line"]))  # the child of the stage that hangs
@@ -141,6 +143,35 @@ def wait_for(found: Callable[[], Any]) -> Any:
                 return result
         time.sleep(0.05)
     raise AssertionError("waited in vain")
+
+
+def test_limits_are_those_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    limits = {}
+
+    def run(stage: runner.Stage, out: Path, limit: float, rehearsal: bool) -> runner.Result:
+        limits[stage.name] = limit, rehearsal
+        return runner.Result(stage.name, "ok", 0.0, 0, "")
+
+    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(runner, "has_gpu", lambda: True)
+    assert runner.main(["--out", str(tmp_path / "a"), "--stages", "facts,key", "--limit", "key=7.5"]) == 0
+    assert limits == {"facts": (runner.STAGES[0].limit, False), "key": (7.5, False)}
+    assert runner.main(["--out", str(tmp_path / "b"), "--stages", "facts", "--rehearse"]) == 0
+    assert limits["facts"] == (runner.STAGES[0].rehearsal, True)
+
+
+def test_a_stage_knows_its_folder_and_its_end(tmp_path: Path):
+    real, rehearsal = (runner.environment(tmp_path, runner.STAGES[0], 50.0, each) for each in (False, True))
+    assert real["OUT"] == str(tmp_path) and real["OMP_PROC_BIND"] == "false"
+    assert 45 < float(real["STYLEFAST_STAGE_END"]) - time.monotonic() < 50.1
+    assert (rehearsal["TRITON_INTERPRET"], rehearsal["STYLEFAST_REHEARSAL"]) == ("1", "1")
+    assert rehearsal["PATH"].startswith(f"{runner.STAND_INS}:") and str(runner.STAND_INS) not in real["PATH"]
+    assert "STYLEFAST_REHEARSAL" not in real
+
+
+def test_work_ends_before_the_stage_does(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("STYLEFAST_STAGE_END", "100")
+    assert (isolated.deadline(), isolated.deadline(12.0)) == (97.0, 88.0)
 
 
 def test_exit_statuses_are_those_of_the_stages():
@@ -227,7 +258,7 @@ def test_a_child_that_never_begins_has_failed(capsys: pytest.CaptureFixture[str]
     assert "python -m no_module ended with status 1 before a" in capsys.readouterr().out
 
 
-def test_processes_that_run_too_long_are_interrupted_and_keep_their_logs():
+def test_late_processes_are_interrupted_and_keep_their_logs():
     python = [sys.executable, "-u", "-c"]
     ended = side_by_side(
         {
