@@ -40,11 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     names = [name for name in config.getoption("--first").split(",") if name]
     items.sort(key=lambda item: next((i for i, name in enumerate(names) if name in item.nodeid), len(names)))
     first, step = map(int, config.getoption("--share").split("/"))
+    if step == 1:
+        return
     shares = ((i + i // step) % step for i in range(len(items)))  # skewed: no share has the tests of one backend alone
     kept = [item for item, share in zip(items, shares, strict=True) if share == first - 1]
-    if step > 1:
-        chosen = set(kept)
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
 
 

@@ -59,10 +59,11 @@ def test_no_record_no_figure():
 
 
 def test_records_are_read_in_order_and_rehearsals_refused(tmp_path: Path):
-    for run, date in (("a", "2026-02-01"), ("b", "2026-01-01")):
+    dates = {"a": "2026-02-01", "b": "2026-01-01", "c": "2026-04-01", "d": "2026-03-01"}
+    for run, date in dates.items():
         (tmp_path / run).mkdir()
         (tmp_path / run / "records.jsonl").write_text(json.dumps(entry("facts", date=date)) + "\n")
-    assert [each["date"] for each in table.read(tmp_path)] == ["2026-01-01", "2026-02-01"]
+    assert [each["date"] for each in table.read(tmp_path)] == sorted(dates.values())
     with (tmp_path / "b" / "records.jsonl").open("a") as file:
         file.write(json.dumps(entry("facts", rehearsal=True)) + "\n")
     with pytest.raises(ValueError, match="b/records.jsonl, line 2 comes from a rehearsal"):

@@ -135,6 +135,8 @@ def test_outside_a_repository_a_record_has_no_commit(copy: Path):
 
 def test_a_tree_inside_another_repository_has_no_commit(copy: Path, monkeypatch: pytest.MonkeyPatch):
     git(copy, "init", "-q")
+    git(copy, "add", ".")
+    git(copy, "commit", "-qm", "a")
     monkeypatch.setattr(provenance, "ROOT", copy / "stylefast")
     assert provenance.context()["commit"] is None
 
