@@ -21,7 +21,7 @@ from .rehearsal import REHEARSAL
 FILES = ("ops", "edges", "laws", "contribution_laws", "blend_laws", "transforms")
 FIRST = "test_agrees,test_same_bits,test_edges"
 PROCESSES = len(environment.CPUS) or os.cpu_count() or 1
-SHARES = 100 * PROCESSES if REHEARSAL else PROCESSES
+SHARES = 150 * PROCESSES if REHEARSAL else PROCESSES
 OUTCOME = re.compile(r"^(\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
 SHOWN = 12_000  # characters of the log of a process with failures
 
