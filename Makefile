@@ -3,11 +3,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-BATTERY := $(patsubst %,tests/test_%.py,ops edges laws contribution_laws blend_laws)
+BATTERY := $(patsubst %,tests/ops/test_%.py,battery edge_cases assign_laws contribution_laws blend_laws)
 
 # The oldest versions that pyproject.toml promises, on another Python: the one of the pyenv here, or of the PATH.
 OLDEST_PYTHON ?= $(firstword $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.12.*/bin/python3.12) python3.12)
 OLDEST := .venv-oldest/bin
+
+# The tools of tests/kernels, and what they import.
+KERNELS := PYTHONPATH=.:benchmarks:tests/support $(BIN)/python tests/kernels
 
 .PHONY: test oldest triton triton-aot cuda gpu gpu-rehearsal sanitize lint demo bench
 
@@ -17,7 +20,7 @@ test: .venv/installed
 # The CPU kernels compiled against the oldest torch, warnings being errors, and installed; one share of their battery.
 oldest: .venv-oldest/installed
 	$(OLDEST)/pytest -q -n 2 --require cpu -k cpu --share 1/6 $(BATTERY)
-	$(OLDEST)/pytest -q --require cpu tests/test_private_torch.py tests/test_kmeans.py
+	$(OLDEST)/pytest -q --require cpu tests/core/test_private_torch.py tests/kmeans/test_estimator.py
 
 # Triton's kernels on CPU tensors, in its interpreter. Left out: what takes it minutes, and bits that are the same each
 # time, of which it cannot tell, as it runs one program after the other.
@@ -26,17 +29,17 @@ triton: .venv/installed
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 --require triton -k "triton and not ($(SLOW))" \
 	    $(BATTERY)
 
-# The same kernels compiled for GPUs that are not here; what they need is compared with tests/triton_resources.json.
+# The same kernels compiled for GPUs that are not here; what they need is compared with tests/kernels/triton_resources.json.
 triton-aot: .venv/installed
-	PYTHONPATH=benchmarks $(BIN)/python tests/triton_aot.py
+	$(KERNELS)/triton_aot.py
 
-# The CUDA kernels without a GPU: compiled by nvcc for three, what they need compared with tests/cuda_resources.json; and
+# The CUDA kernels without a GPU: compiled by nvcc for three, what they need compared with tests/kernels/cuda_resources.json; and
 # compiled for this processor, the battery, and the order in which their threads run.
 cuda: .venv/installed
-	PYTHONPATH=benchmarks $(BIN)/python tests/cuda_aot.py
-	PYTHONPATH=benchmarks $(BIN)/python tests/cuda_on_cpu.py shared
-	$(BIN)/python tests/cuda_on_cpu.py battery
-	$(BIN)/python tests/cuda_on_cpu.py order
+	$(KERNELS)/cuda_aot.py
+	$(KERNELS)/cuda_on_cpu.py shared
+	$(KERNELS)/cuda_on_cpu.py battery
+	$(KERNELS)/cuda_on_cpu.py order
 
 # On a machine with an NVIDIA GPU: uses what is installed (PYTHON), downloads nothing. OUT and STAGES: docs/gpu.md.
 gpu:
@@ -47,14 +50,14 @@ gpu-rehearsal: .venv-oldest/requirements
 	PYTHON=$(OLDEST)/python benchmarks/gpu.sh --rehearse
 
 sanitize: .venv/installed
-	$(BIN)/python tests/sanitize.py
+	$(KERNELS)/sanitize.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/limits.cpp tests/sanitize.h \
-	    $(wildcard tests/on_cpu/*)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/limits.cpp tests/kernels/sanitize.h \
+	    $(wildcard tests/kernels/on_cpu/*)
 
 demo: .venv/installed
 	$(BIN)/stylefast demo --outdir demo

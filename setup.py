@@ -27,7 +27,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-CPU, CUDA = "stylefast.libstylefast_cpu", "stylefast.libstylefast_cuda"
+CPU, CUDA = "stylefast.backends.libstylefast_cpu", "stylefast.backends.libstylefast_cuda"
 
 FLAGS = [
     "-std=c++17",

@@ -34,11 +34,9 @@ from torch import Tensor
 from workloads import STYLES
 
 from stylefast import SphericalKMeans, StyleEditor, blend, generators
-from stylefast.editing import Grid, Maker
-from stylefast.files import read_tensors, write_tensors
+from stylefast.editing import EditRenderer, Grid, Job, SeedLatents
 from stylefast.generators import Generator
-from stylefast.images import Seeds
-from stylefast.output import Job
+from stylefast.io.tensors import read_tensors, write_tensors
 
 ROUNDS = 10
 BUFFERS = (128, 256, 1024, 4096)  # edits a buffer of styles
@@ -48,7 +46,7 @@ SHARD = (64, 512, 32)  # N, C, H = W of a shard of activations
 def grid(generator: Generator, edits: int) -> Grid:
     """All pairs of some twenty references and as many targets as it takes, one part."""
     catalog, _ = build(generator, 8, 8)
-    own, others = Seeds(generator, range(1000, 1000 + -(-edits // 20))), Seeds(generator, range(20))
+    own, others = SeedLatents(generator, range(1000, 1000 + -(-edits // 20))), SeedLatents(generator, range(20))
     return Grid(StyleEditor(generator, catalog), own, others, "cluster0")
 
 
@@ -64,7 +62,7 @@ def overhead(network: str, edits: int, suffix: str, batch_size: int, threads: in
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     generator = generators.load(network)
     plan = grid(generator, edits)
-    make = Maker(plan, batch_size=batch_size)
+    make = EditRenderer(plan, batch_size=batch_size)
     bare, whole = list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         for i in range(ROUNDS):

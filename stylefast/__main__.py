@@ -4,39 +4,10 @@
 With arguments it is the command line: `torchrun --nproc-per-node 8 -m stylefast edit ...`.
 """
 
-import platform
 import sys
 from importlib import import_module
 
-import numpy
-import torch
-
-from . import __version__
-from .backends import BACKENDS, available
-from .backends.native import instruction_set
-from .ops import OPS
-from .private_torch import has_kernel
-
-
-def report() -> str:
-    """The whole report, as one text."""
-    reasons = available()
-    versions = {"stylefast": __version__, "Python": platform.python_version(), "torch": torch.__version__}
-    versions |= {"numpy": numpy.__version__, "CPU kernels": instruction_set() or "none"}
-    lines = [f"{name:<12} {version}" for name, version in versions.items()]
-    width = max(len(op.name) for op in OPS)
-    lines += ["", " ".join([" " * width, *BACKENDS])]
-    for op in OPS:
-        marks = [f"{'x' if _runs(op.name, name, reasons) else '-':^{len(name)}}" for name in BACKENDS]
-        lines.append(" ".join([f"{op.name:<{width}}", *marks]))
-    refusals = [reason for reason in reasons.values() if reason is not None]
-    return "\n".join([*lines, *([""] if refusals else []), *refusals])
-
-
-def _runs(op: str, backend: str, reasons: dict[str, str | None]) -> bool:
-    kernel = has_kernel(f"stylefast::{op}_{backend}", BACKENDS[backend].key)
-    return reasons[backend] is None and kernel
-
+from .cli.report import report
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:

@@ -15,10 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .core.checks import check_images
+
 __all__ = ["Locality", "delta_e", "locality", "rgb_to_lab", "roi", "squared_error"]
+
 
 # Rows X, Y, Z of linear sRGB: IEC 61966-2-1 primaries, white (0.95047, 1, 1.08883).
 _XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
+
+
 _KNEE = 6 / 29  # CIE 15: the cube root gives way to a straight line where t = (6/29)³
 
 
@@ -176,15 +181,6 @@ def resize_mask(mask: Tensor, size: torch.Size) -> Tensor:
         return interpolate(weights, size=size, mode="nearest")[:, 0]
     weights = interpolate(weights, size=size, mode="bilinear", align_corners=False)[:, 0]
     return weights.round(decimals=6)  # all ones stay ones: a full mask leaves nothing outside
-
-
-def check_images(name: str, images: Tensor) -> None:
-    """Raise TypeError or ValueError unless images is a floating [N, 3, H, W]."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"{name} must be a floating-point tensor [N, 3, H, W] in [0, 1], got {got}")
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"{name} must have shape [N, 3, H, W], got {tuple(images.shape)}")
 
 
 def check_mask(name: str, mask: Tensor) -> None:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .ops.op import accumulator, check_tensor, exactly
+from .core.checks import check_tensor
+from .core.dtypes import accumulator, without_autocast
 
 __all__ = ["Nearest", "nearest"]
 
@@ -22,7 +23,7 @@ class Nearest(NamedTuple):
     similarity: Tensor
 
 
-@exactly
+@without_autocast
 def nearest(styles: Tensor, query: Tensor, gallery: Tensor, k: int, *, gallery_query: Tensor | None = None) -> Nearest:
     """Finds, for each style, the k rows of a gallery whose queried channels have the most similar direction.
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from . import kmeans
-from .lloyd import Lockstep
+from .core.checks import as_tensor
+from .kmeans.data import Batch, Sums
+from .kmeans.initialization import SAMPLE, chosen
+from .kmeans.lloyd import BatchedLloyd
 from .ops.assign import Assignment
-from .points import Batch, Sums, as_tensor
-from .seeding import SAMPLE, chosen
 
 __all__ = ["SphericalKMeans"]
 
@@ -113,7 +114,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         else:
             sample, shares = _sample(rows, weights, max(SAMPLE, 64 * settings.n_clusters), rng)
             first = chosen(sample, settings.init, settings.n_clusters, settings.n_init, rng, shares)
-        state = Lockstep(first)
+        state = BatchedLloyd(first)
         while state.going:
             state.advance(weighted, settings.tol, settings.max_iter)
         best = max(state.runs, key=lambda run: run.objective)

@@ -12,8 +12,8 @@ import torch  # noqa: E402
 from editors import editor_of  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from stylefast.backends import available  # noqa: E402
-from stylefast.editing import StyleEditor  # noqa: E402
+from stylefast.backends import available
+from stylefast.editing import StyleEditor
 
 EXAMPLES = 2 if os.environ.get("TRITON_INTERPRET") == "1" else 25  # Triton's interpreter takes a second for each
 settings.register_profile("stylefast", derandomize=True, deadline=None, max_examples=EXAMPLES, database=None)

@@ -67,7 +67,11 @@ class Result:
 
 def environment(out: Path, stage: Stage, limit: float, rehearsal: bool) -> dict[str, str]:
     """The environment variables of a stage."""
-    paths = [str(ROOT), str(ROOT / "benchmarks"), *([str(ROOT / "tests")] if rehearsal else [])]
+    paths = [
+        str(ROOT),
+        str(ROOT / "benchmarks"),
+        *([str(ROOT / "tests" / "kernels"), str(ROOT / "tests" / "support")] if rehearsal else []),
+    ]
     paths += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in paths]
     end = time.monotonic() + limit  # on a clock that all processes of a machine share
     given = {"OUT": str(out), "STYLEFAST_STAGE_END": str(end), "PYTHONPATH": os.pathsep.join(paths)}

@@ -18,8 +18,8 @@ from .isolated import deadline
 from .processes import RESERVE, Ended, side_by_side
 from .rehearsal import REHEARSAL
 
-FILES = ("ops", "edges", "laws", "contribution_laws", "blend_laws", "transforms")
-FIRST = "test_agrees,test_same_bits,test_edges"
+FILES = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws", "torch_transforms")
+FIRST = "test_agrees,test_same_bits,test_edge_cases"
 PROCESSES = len(environment.CPUS) or os.cpu_count() or 1
 SHARES = 150 * PROCESSES if REHEARSAL else PROCESSES
 OUTCOME = re.compile(r"^(\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
@@ -28,7 +28,7 @@ SHOWN = 12_000  # characters of the log of a process with failures
 
 def battery(share: str) -> int:
     """Runs one share of the tests in this process."""
-    files = [str(ROOT / "tests" / f"test_{name}.py") for name in FILES]
+    files = [str(ROOT / "tests" / "ops" / f"test_{name}.py") for name in FILES]
     require = [option for name in backends() for option in ("--require", name)]
     options = ["-v", "--tb=short", "-p", "no:cacheprovider", "-m", "not large and not fetches", "-k", "cuda or triton"]
     return pytest.main([*options, *require, "--first", FIRST, "--share", share, *files])

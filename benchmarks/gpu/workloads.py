@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from stylefast.core.dtypes import accumulator
 from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
-from stylefast.ops.op import Op, accumulator
+from stylefast.ops.op import Op
 
 from .rehearsal import REHEARSAL
 

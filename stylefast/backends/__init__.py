@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..private_torch import assume_constant_result
+from ..core.private_torch import assume_constant_result
 from . import native, triton
 
 __all__ = ["BACKENDS", "Backend", "available", "use"]

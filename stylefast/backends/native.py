@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-CPU_LIBRARY = Path(__file__).parent.parent / "libstylefast_cpu.so"
+CPU_LIBRARY = Path(__file__).with_name("libstylefast_cpu.so")
 CUDA_LIBRARY = CPU_LIBRARY.with_name("libstylefast_cuda.so")
 CAPABILITY = (8, 0)  # the least that the CUDA kernels are compiled for
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from stylefast.generators.generator import Generator
-from stylefast.generators.sites import Rule, Scale, Site
-from stylefast.generators.wrapping import wrap
+from .generator import Generator
+from .sites import Rule, Scale, Site
+from .wrapping import wrap
 
 __all__ = ["Generator", "Rule", "Scale", "Site", "load", "wrap"]
 
@@ -34,20 +34,20 @@ def load(network: str | os.PathLike[str] = "random-face", *, device: str | torch
         FileNotFoundError: no such file.
         ConnectionError: the wheel is not on this machine and cannot be downloaded.
     """
-    from stylefast.generators import checkpoints, converted, mobile_stylegan, toy
+    from . import convert, mobile_stylegan, random_face, toy
 
     name = os.fspath(network)
     if name in _TOYS:
         return toy.toy(_TOYS[name], device=device)
     if name.endswith(".safetensors"):
-        return converted.load(name, device=device)
-    if name == checkpoints.NAME:
-        path = checkpoints.installed_random_face() or checkpoints.fetch_random_face()
+        return convert.load(name, device=device)
+    if name == random_face.NAME:
+        path = random_face.installed_random_face() or random_face.fetch_random_face()
     elif name.endswith(".whl"):
         path = Path(name)
     else:
-        known = ", ".join((checkpoints.NAME, *_TOYS))
-        files = f"the {checkpoints.NAME} wheel or a .safetensors file that `stylefast convert` wrote"
+        known = ", ".join((random_face.NAME, *_TOYS))
+        files = f"the {random_face.NAME} wheel or a .safetensors file that `stylefast convert` wrote"
         raise ValueError(f"network must be one of {known}, or the path of {files}, got {name!r}")
-    networks = checkpoints.read_random_face(path)
+    networks = random_face.read_random_face(path)
     return mobile_stylegan.mobile_stylegan(networks["MappingNetwork"], networks["SynthesisNetwork"], device=device)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stylefast.generators.sites import Site, Wires
-from stylefast.private_torch import is_compiled
+from ..core.private_torch import is_compiled
+from .site_hooks import SiteHooks
+from .sites import Site
 
 
 def refuse_compiled(network: nn.Module) -> None:
@@ -39,7 +40,7 @@ class Compiled:
 
     def __init__(
         self,
-        wires: Iterable[tuple[Site, Wires]],
+        wires: Iterable[tuple[Site, SiteHooks]],
         synthesis: Callable[[Tensor], Tensor],
         styles: Tensor,
         w: Tensor,

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stylefast.generators.compiled import Compiled, refuse_compiled
-from stylefast.generators.sites import Rule, Site, match, probe
+from .compiled import Compiled, refuse_compiled
+from .site_hooks import match, probe
+from .sites import Rule, Site
 
 MEAN_LATENTS = 4096
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylefast.generators.stylegan2 import fill, modulated_conv, shape_of
+from .stylegan2 import fill, modulated_conv, shape_of
 
 
 class Lucidrains(nn.Module):

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylefast.generators.generator import Generator
-from stylefast.generators.sites import Rule
+from .generator import Generator
+from .sites import Rule
 
 Z_DIM = 512
 BLOCKS = 7

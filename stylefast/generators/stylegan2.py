@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylefast.generators.generator import Generator
-from stylefast.generators.sites import Rule
+from .generator import Generator
+from .sites import Rule
 
 RULES = (
     Rule(r"synthesis\.(?P<site>b\d+\.conv[01])\.affine", r"synthesis.\g<site>"),

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylefast.generators.generator import Generator
-from stylefast.generators.sites import FIRST_HALF, Rule
+from .generator import Generator
+from .sites import FIRST_HALF, Rule
 
 WIDTH = 32  # of z and w
 CHANNELS = (32, 32, 24, 16)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stylefast.generators.compiled import refuse_compiled
-from stylefast.generators.families import FAMILIES, Family
-from stylefast.generators.generator import Generator
+from .code_bases import FAMILIES, Family
+from .compiled import refuse_compiled
+from .generator import Generator
 
 HOLDERS = ("", "module", "decoder", "generator_ema", "generator")  # where a network may lie within what is given
 

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .op import DTYPES, BadCall, Cost, Op, accumulator, check_activations, check_choice, check_tensor
+from ..core.checks import check_activations, check_choice, check_tensor
+from ..core.dtypes import DTYPES, accumulator
+from .op import BadCall, Cost, Op
 
 FEATURES = ("raw", "standardized", "squared")
 EPSILON = 1e-5  # of the variance, as in torch.nn.functional.instance_norm

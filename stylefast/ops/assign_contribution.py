@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..core.dtypes import accumulator
 from . import assign as assignment
 from . import contribution
-from .op import BadCall, Cost, Op, accumulator
+from .op import BadCall, Cost, Op
 
 
 class LabelsAndContribution(NamedTuple):

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..private_torch import transforms_are_active
+from ..core.checks import check_choice, check_tensor
+from ..core.dtypes import DTYPES, accumulator
+from ..core.private_torch import transforms_are_active
 from .norms import norm_preserving
-from .op import DTYPES, BadCall, Cost, Op, accumulator, check_choice, check_tensor
+from .op import BadCall, Cost, Op
 
 MODES = ("linear", "norm_preserving")
 

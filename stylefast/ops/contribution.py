@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.checks import check_activations, check_choice
+from ..core.dtypes import DTYPES, accumulator
 from . import assign as assignment
-from .op import DTYPES, BadCall, Cost, Op, accumulator, check_activations, check_choice
+from .op import BadCall, Cost, Op
 
 RESIZES = ("bilinear", "nearest")
 INTEGERS = (torch.int32, torch.int64, torch.int16, torch.uint8, torch.int8)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.dtypes import accumulator
 from . import assign as assignment
-from .op import BadCall, Cost, Op, accumulator
+from .op import BadCall, Cost, Op
 
 
 class LloydStep(NamedTuple):

@@ -6,10 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .op import exactly
+from ..core.dtypes import without_autocast
 
 
-@exactly
+@without_autocast
 def norm_preserving(
     target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:

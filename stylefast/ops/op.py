@@ -5,16 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backends import BACKENDS, select
-from ..private_torch import below_autograd
-
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+from ..core.dtypes import without_autocast
+from ..core.private_torch import below_autograd
 
 
 @dataclass(frozen=True)
@@ -79,25 +77,6 @@ def _records(*args: Any) -> bool:
     return False
 
 
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which an op computes: float64 for float64 input, float32 for all others."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def exactly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, with its products in the dtypes that it gives them, also under autocast."""
-
-    @wraps(function)
-    def without_autocast(*args: Any, **kwargs: Any) -> Any:
-        device = next((x.device.type for x in args if isinstance(x, Tensor)), "cpu")
-        if not torch.is_autocast_enabled(device):
-            return function(*args, **kwargs)
-        with torch.autocast(device, enabled=False):
-            return function(*args, **kwargs)
-
-    return without_autocast
-
-
 def register(op: Op, library: torch.library.Library) -> None:
     """Defines `stylefast::<op>_<backend>` for every backend; compiled libraries fill theirs when they are loaded."""
     for backend in BACKENDS.values():
@@ -105,7 +84,7 @@ def register(op: Op, library: torch.library.Library) -> None:
         library.define(name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"stylefast::{name}", op.fake, lib=library)
         if backend.name == "reference":
-            library.impl(name, exactly(op.reference), backend.key)
+            library.impl(name, without_autocast(op.reference), backend.key)
         if backend.launcher is not None:
             library.impl(name, backend.launcher(op.name, "launch"), backend.key)
         setup_context, backward = op.gradient or (None, _no_gradient(op.name))
@@ -116,7 +95,7 @@ def register(op: Op, library: torch.library.Library) -> None:
             library.define(f"{name}.out{op.out_schema}", tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"stylefast::{name}.out", lambda *args, **kwargs: None, lib=library)
             if backend.name == "reference":
-                library.impl(f"{name}.out", _into_out(exactly(op.reference)), backend.key)
+                library.impl(f"{name}.out", _into_out(without_autocast(op.reference)), backend.key)
             if backend.launcher is not None:
                 library.impl(f"{name}.out", backend.launcher(op.name, "launch_out"), backend.key)
             op.cells[f"{backend.name}.out"] = packet.out
@@ -134,30 +113,3 @@ def _into_out(reference: Callable[..., Tensor]) -> Callable[..., None]:
         out.copy_(reference(*args))
 
     return write
-
-
-def check_activations(activations: Tensor) -> None:
-    """Raises TypeError or ValueError unless `activations` is a dense floating tensor [N, C, H, W] with C, H, W >= 1."""
-    check_tensor("activations", activations, "[N, C, H, W]", 4)
-    if 0 in activations.shape[1:]:
-        raise ValueError(f"activations [N, C, H, W] must have C, H and W >= 1, got {tuple(activations.shape)}")
-
-
-def check_tensor(name: str, tensor: Tensor, letters: str, *ranks: int, like: Tensor | None = None) -> None:
-    """Raises unless `tensor` is a dense floating tensor of one of `ranks` dimensions, on the device of `like`."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in DTYPES:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense (strided) tensor, got layout {tensor.layout}")
-    if tensor.dim() not in ranks:
-        raise ValueError(f"{name} must have shape {letters}, got {tuple(tensor.shape)}")
-    if like is not None and tensor.device != like.device:
-        raise ValueError(f"{name} must be on {like.device} like the first argument, got {tensor.device}")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...ops.op import accumulator
+from ...core.dtypes import accumulator
 from .tiles import added, load_tile, precision, product, statistics, tiles_for, transform, view
 
 

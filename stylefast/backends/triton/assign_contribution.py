@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...ops.op import accumulator
+from ...core.dtypes import accumulator
 from .assign import label_all, nearest, prepare
 from .tiles import SPLITS, added, device_of, load_tile, precision, sampled_mean, sum_by_label, tiles_for, view
 

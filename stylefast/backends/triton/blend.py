@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...ops.blend import count_edits
 from . import INTERPRETED
 
 BLOCK = 1024
@@ -37,7 +36,10 @@ def blend_kernel(
 
 
 def launch(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None) -> Tensor:
-    out = target.new_empty((count_edits(target, reference, query, edits), target.shape[1]))
+    rows = (
+        torch.broadcast_shapes(*(x.shape[:1] for x in (target, reference, query))) if edits is None else (len(edits),)
+    )
+    out = target.new_empty((*rows, target.shape[1]))
     launch_out(target, reference, query, edits, strength, out=out)
     return out
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...ops.op import accumulator
+from ...core.dtypes import accumulator
 from .assign_contribution import Pooled, moments
 from .tiles import device_of, load_tile, sampled_mean, view
 

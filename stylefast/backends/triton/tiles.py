@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...ops.op import accumulator
+from ...core.dtypes import accumulator
 from . import INTERPRETED
 
 SIDE = 256  # no tile has more channels or positions

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Catalogs: how one is built, its parts, and those that other tools pickled."""
+
+from .catalog import Catalog
+from .latents import LatentBatches
+from .pickled import read_clusters
+from .regions import FFHQ_REGIONS, Region
+
+__all__ = ["FFHQ_REGIONS", "Catalog", "LatentBatches", "Region", "read_clusters"]

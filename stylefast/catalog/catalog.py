@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A catalog: clusters of a generator's activations, their names, and what every style channel contributes to each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from ..core.checks import as_tensor
+from ..distributed import Ranks
+from ..generators import Generator, Site
+from ..io.atomic import PathLike
+from ..io.tensors import read_tensors, write_tensors
+from ..kmeans import SphericalKMeans
+from ..ops.assign import assign
+from .build import Build
+from .latents import Latents
+from .regions import Region, name_clusters
+
+FORMAT = "stylefast-catalog-2"
+
+
+@dataclass(eq=False)
+class Catalog:
+    """What is known of one generator's channels; `Catalog.build` makes one, `load` reads one.
+
+    Args:
+        generator: the generator's name.
+        fingerprint: of its sites and weights, as `Generator.fingerprint` gives it.
+        sites: its sites.
+        layer: key of the tensor that is clustered.
+        features: "raw", "standardized" or "squared", as in `stylefast.assign`.
+        centroids: [K, C] float32, unit norm.
+        runs: [B, K, C] float32: the centroids of every restart, in the order of `provenance["objectives"]`.
+        contributions: M [K, S] float32, every site's columns where its styles lie.
+        occupancy: [K, h, w] float32: the share of images in which a position of the layer has the cluster's label.
+        parts: name -> cluster ids.
+        provenance: how the catalog was made, as JSON can hold it.
+        seconds: what the stages of the build took; not saved.
+    """
+
+    generator: str
+    fingerprint: dict[str, str]
+    sites: tuple[Site, ...]
+    layer: str
+    features: str
+    centroids: Tensor
+    runs: Tensor
+    contributions: Tensor
+    occupancy: Tensor
+    parts: dict[str, list[int]] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def build(
+        cls,
+        generator: Generator,
+        w: Tensor | Iterable[Any],
+        *,
+        n_clusters: int = 32,
+        centroids: Tensor | None = None,
+        layer: str | None = None,
+        resolution: int = 16,
+        features: str = "raw",
+        n_init: int = 8,
+        seed: int = 0,
+        run: int | None = None,
+        contribution_images: int | None = None,
+        batch_size: int = 4,
+        backend: str | None = None,
+        progress: bool = True,
+        dtype: torch.dtype = torch.float32,
+        workdir: PathLike | None = None,
+        shard_images: int = 64,
+        group: ProcessGroup | None = None,
+    ) -> Catalog:
+        """Clusters one layer's activations of N images, then measures M at every site while the generator runs again.
+
+        Memory: without a workdir the clustered layer's activations of all images, else those of three shards, and one
+        batch of any other layer at a time. Sites that read the same tensor are measured once. M is the mean over images
+        of equation 1, with labels resized bilinearly.
+
+        Args:
+            generator: where activations come from.
+            w: latents of the N images, as `generator.latents` gives them; or an iterable of batches of them that gives
+                the same batches every time, each of which is a shard.
+            n_clusters: K.
+            centroids: [K, C] of clusters that are known: their directions are taken, and nothing is clustered.
+            layer: name of a site that reads the tensor to cluster; default: the last one of `resolution` rows.
+            resolution: rows of the tensor to cluster, if `layer` is None.
+            features, n_init, seed, backend: as in `SphericalKMeans`.
+            run: which restart's clusters to take; default: the one with the best objective.
+            contribution_images: the first so many images measure M; default: all.
+            batch_size: images a forward pass.
+            progress: show progress bars on anything longer than two seconds.
+            dtype: in which the clustered layer's activations are kept or written.
+            workdir: folder for the state of a long build: activations in shards, k-means after every iteration, sums of
+                M by shard. What is there already is taken, so that a build that was stopped goes on, to the same bits;
+                what is another build's is refused. It may be removed when the build has ended.
+            shard_images: images a shard, if w is a tensor.
+            group: process group whose ranks share the build: all call it with the same arguments, each works on some of
+                the shards, and all get the same catalog, that of one process to rounding; they share the workdir.
+
+        Raises:
+            TypeError: w is an iterator, which cannot be read again.
+            ValueError: no such layer, centroids of another width, zero or not finite, no images, fewer points than
+                clusters, activations or M with NaN or Inf, activations that dtype cannot hold, a file in workdir that
+                is damaged or another build's.
+
+        Source: "Editing in Style" (Collins et al., CVPR 2020), section 3.
+        """
+        ranks = Ranks(group)
+        for name, n in (("batch_size", batch_size), ("shard_images", shard_images)):
+            if n < 1:
+                raise ValueError(f"{name} must be >= 1, got {n}")
+        if contribution_images is not None and contribution_images < 1:
+            raise ValueError(f"contribution_images must be >= 1, got {contribution_images}")
+        if run is not None and not 0 <= run < n_init:
+            raise ValueError(f"run must be in [0, {n_init}), got {run}")
+        latents = Latents(w, shard_images, ranks)
+        n_measured = min(contribution_images or latents.images, latents.images)
+        layer = generator.select([layer])[0].tensor if layer is not None else _layer_of(generator, resolution)
+        given = None if centroids is None else _directions(centroids, generator, layer)
+        kmeans = SphericalKMeans(n_clusters, n_init=n_init, seed=seed, features=features, backend=backend)
+        where = None if workdir is None else Path(workdir)
+        options: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "workdir": where}
+        build = Build(generator, latents, layer, kmeans, n_measured, ranks=ranks, progress=progress, **options)
+        build.collect()
+        made: dict[str, Any] = {}
+        if given is None:
+            build.cluster()
+            run = max(range(n_init), key=lambda i: kmeans.runs_[i].objective) if run is None else run
+            runs = torch.stack([r.centroids.float() for r in kmeans.runs_])
+            objectives = [r.objective for r in kmeans.runs_]
+            made = {"seed": seed, "run": run, "objectives": objectives, "n_reseeded": kmeans.n_reseeded_}
+        else:
+            runs, run = given[None], 0
+        centroids = runs[run].clone()
+        contributions, occupancy = build.measure(centroids)
+        return cls(
+            generator=generator.name,
+            fingerprint=dict(generator.fingerprint),
+            sites=generator.sites,
+            layer=layer,
+            features=features,
+            centroids=centroids.cpu(),
+            runs=runs.cpu(),
+            contributions=contributions.div(n_measured).float(),
+            occupancy=occupancy.double().div(latents.images).float(),
+            provenance={
+                "images": latents.images,
+                "contribution_images": n_measured,
+                **made,
+                "torch": torch.__version__,
+                **generator.precision,
+            },
+            seconds=build.clock.seconds,
+        )
+
+    @property
+    def n_clusters(self) -> int:
+        """K."""
+        return len(self.centroids)
+
+    def annotate(self, regions: Mapping[str, Region], *, threshold: float = 0.5) -> Catalog:
+        """Names clusters, in place of the names so far.
+
+        A region is a list of cluster ids, or a place on the mean image: boxes (x from, y from, x to, y to) as fractions
+        of the frame, or a mask [h', w'] of weights in [0, 1]. A cluster belongs to the first place that holds more than
+        `threshold` of its mass (the images' pixels that carry its label), unless an id names it.
+
+        Args:
+            regions: part name -> region.
+            threshold: of a cluster's mass.
+
+        Returns:
+            The catalog itself.
+
+        Raises:
+            ValueError: an id out of range or in two parts, an empty part given by ids, a box or mask out of range.
+        """
+        self.parts = name_clusters(regions, self.occupancy, threshold)
+        return self
+
+    def contribution(self, part: str) -> Tensor:
+        """M of a part, the sum of its clusters' rows: [S] float32.
+
+        Raises: ValueError with the parts there are, if this is none of them or has no clusters.
+        """
+        return self.contributions[self.clusters(part)].sum(0)
+
+    def clusters(self, part: str) -> list[int]:
+        """The ids of a part's clusters. Raises ValueError if there is no such part or it has no clusters."""
+        if not self.parts.get(part):
+            known = ", ".join(f"{name} {ids}" for name, ids in self.parts.items()) or "none; annotate the catalog first"
+            raise ValueError(f"part must be one with clusters, got {part!r}; parts: {known}")
+        return self.parts[part]
+
+    def labels(self, generator: Generator, w: Tensor, *, backend: str | None = None) -> Tensor:
+        """The clusters of images: labels [N, h, w] int32 on the clustered layer."""
+        (activations,) = generator.activations(w, [self.layer]).values()
+        centroids = self.centroids.to(activations.device)
+        return assign(activations, centroids, features=self.features, backend=backend).labels
+
+    def part_map(self, labels: Tensor, part: str) -> Tensor:
+        """Where a part is: bool, of the shape of `labels`."""
+        return torch.isin(labels, torch.tensor(self.clusters(part), dtype=labels.dtype, device=labels.device))
+
+    def check(self, generator: Generator) -> None:
+        """Raises ValueError that names the first difference, if the catalog belongs to another generator."""
+        for mine, theirs in zip(self.sites, generator.sites, strict=False):
+            if mine != theirs:
+                raise ValueError(
+                    f"catalog of {self.generator!r} does not belong to generator {generator.name!r}: "
+                    f"the first site that differs is {mine.name} {mine.size} x {mine.channels} in the catalog, "
+                    f"{theirs.name} {theirs.size} x {theirs.channels} in the generator"
+                )
+        if len(self.sites) != len(generator.sites):
+            counts = f"{len(self.sites)} sites in the catalog, {len(generator.sites)} in the generator"
+            raise ValueError(f"catalog of {self.generator!r} does not belong to generator {generator.name!r}: {counts}")
+        if self.fingerprint != generator.fingerprint:
+            raise ValueError(f"catalog of {self.generator!r} does not belong to {generator.name!r}: other weights")
+
+    def save(self, path: PathLike) -> None:
+        """Writes a safetensors file, whole or not at all; equal catalogs give equal bytes."""
+        header = {name: getattr(self, name) for name in _HEADER} | {"sites": [asdict(site) for site in self.sites]}
+        write_tensors(path, FORMAT, {name: getattr(self, name) for name in _TENSORS}, catalog=header)
+
+    @classmethod
+    def load(cls, path: PathLike, generator: Generator | None = None) -> Catalog:
+        """Reads a catalog, and checks that it belongs to `generator` if one is given.
+
+        Raises: FileNotFoundError; ValueError that names what is a folder, truncated, foreign or of another generator.
+        """
+        tensors, header = read_tensors(path, FORMAT)
+        try:
+            known: dict[str, Any] = {**header["catalog"], **tensors}
+            known["sites"] = tuple(Site(**{**site, "size": tuple(site["size"])}) for site in known["sites"])
+            catalog = cls(**known)
+            if generator is not None:
+                catalog.check(generator)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
+        return catalog
+
+
+_TENSORS = ("centroids", "runs", "contributions", "occupancy")
+_HEADER = ("generator", "fingerprint", "layer", "features", "parts", "provenance")
+
+
+def _directions(centroids: Tensor, generator: Generator, layer: str) -> Tensor:
+    channels = next(site.channels for site in generator.sites if site.tensor == layer)
+    centroids = as_tensor("centroids", centroids, "[K, C]", 2, 2)
+    norms = torch.linalg.vector_norm(centroids.double(), dim=1, keepdim=True)
+    if centroids.shape[1] != channels or not (norms.isfinite() & (norms > 0)).all():
+        expected = f"[K, C] with C = {channels} to match layer {layer}, finite and not zero"
+        raise ValueError(f"centroids must have shape {expected}, got {tuple(centroids.shape)}")
+    return (centroids.double() / norms).float().to(generator.device)
+
+
+def _layer_of(generator: Generator, resolution: int) -> str:
+    convs = [site for site in generator.sites if site.kind == "conv"]
+    fitting = [site.tensor for site in convs if site.size[0] == resolution]
+    if not fitting:
+        sizes = ", ".join(f"{h}x{w}" for h, w in sorted({site.size for site in convs}))
+        raise ValueError(f"resolution must be that of a layer of {generator.name} ({sizes}), got {resolution}")
+    return fitting[-1]

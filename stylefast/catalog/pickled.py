@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clusters and their names out of catalogs that others pickled: what scikit-learn or the paper's authors left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..io.atomic import PathLike
+from ..io.unpickling import ARRAYS, DICTIONARIES, FLAWS, TENSORS, Record, array, describe, members, read_pickle, tensor
+
+INERT = r"(\w+\.)*(FactorCatalog|(MiniBatch)?(Spherical)?KMeans)|numpy\.random\.(\w+\.)*\w+"
+
+
+class Clusters(NamedTuple):
+    """What a pickled k-means, alone or in a catalog, knows.
+
+    Args:
+        centroids: [K, C] float32, as they are in the file: not of unit norm, unless they were made so.
+        counts: [K], how many points each was made of; or None.
+        labels: of the points that it was fitted to; or None.
+        parts: name -> ids of clusters, as somebody annotated them.
+    """
+
+    centroids: Tensor
+    counts: Tensor | None
+    labels: Tensor | None
+    parts: dict[str, list[int]]
+
+
+def read_clusters(path: PathLike) -> Clusters:
+    """Read cluster_centers_, counts_, labels_ and annotations wherever they stand in a pickle; nothing is run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file asks for something else than k-means, catalogs, arrays and tensors, by its name; or it
+            holds no finite [K, C] centroids; or annotations that are no lists of their ids.
+    """
+    content = read_pickle(path, {*ARRAYS, *DICTIONARIES, *TENSORS}, inert=INERT)
+    try:
+        found: dict[str, Any] = {}
+        for entries in _entries(content):
+            found |= {name: entries[name] for name in _WANTED if entries.get(name) is not None}
+        if "cluster_centers_" not in found:
+            raise ValueError("it holds no cluster_centers_")
+        centroids = _tensor(found["cluster_centers_"]).float()
+        counts, labels = (_tensor(found[name]) if name in found else None for name in ("counts_", "labels_"))
+        if centroids.ndim != 2 or not centroids.isfinite().all():
+            raise ValueError(f"cluster_centers_ must be finite, of shape [K, C], got {tuple(centroids.shape)}")
+        named = members(found.get("annotations", {}))
+        parts = {str(name): _ids(str(name), value, len(centroids)) for name, value in named.items()}
+    except (ValueError, *FLAWS) as error:
+        raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
+    return Clusters(centroids, counts, labels, parts)
+
+
+_WANTED = ("cluster_centers_", "counts_", "labels_", "annotations")
+
+
+def _entries(content: Any) -> Iterator[dict[Any, Any]]:
+    """The dictionaries of a recorded object and of what is in it, each once."""
+    waiting, seen = [content], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Record):
+            waiting += [value.items, value.state, *value.args]
+        elif isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+
+
+def _tensor(value: Any) -> Tensor:
+    if describe(value) in TENSORS:
+        return tensor(value)
+    return torch.from_numpy(np.asarray(array(value) if isinstance(value, Record) else value, order="C"))
+
+
+def _ids(part: str, value: Any, k: int) -> list[int]:
+    ids = _tensor(value).flatten().tolist() if isinstance(value, Record) else value
+    ids = [int(_tensor(i)) if isinstance(i, Record) else i for i in (ids if isinstance(ids, list | tuple) else [ids])]
+    if not all(type(i) is int and 0 <= i < k for i in ids):
+        raise ValueError(f"annotations of {part} must be ids of its {k} clusters, got {ids}")
+    return ids

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line, `stylefast` or `python -m stylefast`."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole road in one command: from latents to a catalog, to edited faces, figures and their measured locality."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import figures, generators
+from ..catalog import FFHQ_REGIONS, Catalog
+from ..core.clock import Clock
+from ..editing import EditBatch, Grid, Job, Random, SeedLatents, Sequential, Simultaneous, StyleEditor
+from ..generators import Generator
+from ..io.atomic import atomic_write
+
+QUERIES = (Sequential(0.25), Sequential(1.0), Simultaneous(1.0), Random(Sequential(1.0)))
+PARTS = ("eyes", "nose", "mouth")
+SHOWN = "sequential_1"  # the query of the figures
+
+
+def load(network: str) -> Generator:
+    """The generator; the toy one, after saying so, if the real one cannot be fetched."""
+    try:
+        return generators.load(network)
+    except ConnectionError as error:
+        print(f"{error}\nNo network for the real generator: the demo runs on the toy generator, without faces.")
+        return generators.load("toy:sg2")
+
+
+def run(
+    directory: str | os.PathLike[str],
+    *,
+    network: str = "random-face",
+    images: int = 160,
+    contribution_images: int = 24,
+    targets: Sequence[int] = (1004, 1011, 1027),
+    references: Sequence[int] = (1002, 1016, 1035),
+    truncation: float = 0.7,
+    batch_size: int = 2,
+) -> dict[str, Any]:
+    """Builds a catalog, edits targets x references x parts with four queries, writes figures, and measures locality.
+
+    Writes to `directory`: catalog.safetensors, edits/*.jpg with edits/manifest.jsonl, clusters.png, contributions.png,
+    grid.jpg, heat.png and summary.json.
+
+    Returns:
+        What summary.json holds: `locality[part][query] = {inside, outside, ratio}` (mean CIELAB difference over edits),
+        the seconds of every stage, the parts, the seeds.
+    """
+    directory, clock = Path(directory), Clock()
+    with clock.running("load"):
+        generator = load(network)
+    is_toy = generator.name.startswith("toy")
+    with clock.running("catalog"):
+        w = generator.latents(range(images), truncation=truncation)
+        catalog = Catalog.build(
+            generator, w, n_clusters=8 if is_toy else 32, contribution_images=contribution_images, batch_size=batch_size
+        )
+        catalog.annotate({part: [i] for i, part in enumerate(PARTS)} if is_toy else FFHQ_REGIONS)
+        catalog.save(directory / "catalog.safetensors")
+
+    with clock.running("edits"):
+        w_targets, w_references = (generator.latents(seeds, truncation=truncation) for seeds in (targets, references))
+        editor = StyleEditor(generator, catalog)
+        own, others = (SeedLatents(generator, seeds, truncation=truncation) for seeds in (targets, references))
+        plan = Grid(editor, own, others, PARTS, QUERIES)
+        settings = {"network": generator.name, "truncation": truncation, "rgb": False}
+        job = Job(
+            plan,
+            directory / "edits",
+            settings=settings,
+            suffix=".jpg",
+            batch_size=batch_size,
+            measure=True,
+            resume=False,  # the summary is of all edits
+        )
+        result = Result(len(targets), len(references))
+        for batch in job:
+            result.add(batch)
+
+    with clock.running("figures"):
+        reference_images = generator.synthesize(generator.styles(w_references), w_references)
+        _draw(directory, catalog, editor, w_targets, reference_images, result)
+    summary = {
+        "network": generator.name,
+        "parts": catalog.parts,
+        "targets": list(targets),
+        "references": list(references),
+        "truncation": truncation,
+        "locality": result.locality(),
+        "seconds": clock.seconds | {f"catalog_{name}": s for name, s in catalog.seconds.items()},
+    }
+    with atomic_write(directory / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return summary
+
+
+class Result:
+    """What the figures and the table need of the edits, as they pass by."""
+
+    def __init__(self, n_targets: int, n_references: int) -> None:
+        self.size = (n_targets, n_references)
+        self.targets: dict[int, Tensor] = {}
+        self.shown: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}  # image, where the part is
+        self._differences: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+
+    def add(self, batch: EditBatch) -> None:
+        assert batch.locality is not None and batch.targets is not None and batch.roi is not None
+        for i, edit in enumerate(batch.edits):
+            self.targets[edit.target] = batch.targets[i]
+            if edit.query.name == SHOWN:
+                self.shown[edit.part, edit.target, edit.reference] = batch.images[i], batch.roi[i]
+            pair = float(batch.locality.delta_e_inside[i]), float(batch.locality.delta_e_outside[i])
+            self._differences[edit.part, edit.query.name].append(pair)
+
+    def locality(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """locality[part][query]: the mean difference inside and outside the part over all edits, and their ratio.
+
+        An edit without an inside (or outside) does not count there; None is a mean over nothing, or a ratio to nothing.
+        """
+        table: dict[str, dict[str, dict[str, float | None]]] = defaultdict(dict)
+        for (part, query), pairs in self._differences.items():
+            inside, outside = torch.tensor(pairs, dtype=torch.float64).nanmean(0)
+            values = {"inside": inside, "outside": outside, "ratio": inside / outside}
+            table[part][query] = {name: float(value) if value.isfinite() else None for name, value in values.items()}
+        return dict(table)
+
+    def grid(self) -> Tensor:
+        """The shown edits [P, T, R, 3, H, W]."""
+        rows = [self.shown[p, t, r][0] for p in PARTS for t in range(self.size[0]) for r in range(self.size[1])]
+        return torch.stack(rows).unflatten(0, (len(PARTS), *self.size))
+
+
+def _draw(
+    directory: Path, catalog: Catalog, editor: StyleEditor, w: Tensor, references: Tensor, result: Result
+) -> None:
+    targets = torch.stack([result.targets[t] for t in range(result.size[0])])
+    labels = catalog.labels(editor.generator, w)
+    named = {part: ids for part, ids in catalog.parts.items() if ids}
+    overlay = figures.cluster_overlay(targets, labels, parts=named, n_clusters=catalog.n_clusters)
+    figures.save(overlay, directory / "clusters.png")
+    sites = [(site.name, site.start, site.stop) for site in catalog.sites]
+    m = torch.stack([catalog.contribution(part) for part in named])  # [P, S]
+    figures.save(figures.contribution_map(m, list(named), sites), directory / "contributions.png")
+    grid = figures.edit_grid(targets, references, result.grid(), part_names=PARTS)
+    figures.save(grid, directory / "grid.jpg")
+    shown = [(result.shown[part, t, t % result.size[1]], t) for part in PARTS for t in range(result.size[0])]
+    edited, masks = (torch.stack([pair[i] for pair, _ in shown]) for i in (0, 1))
+    heat = figures.heat_map(edited, targets[[t for _, t in shown]], mask=masks)
+    figures.save(heat, directory / "heat.png")
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The locality of a summary as text: mean CIELAB difference inside / outside the part, and the ratio."""
+    lines = [f"{'part':8}" + "".join(f"{query.name:>24}" for query in QUERIES)]
+    for part, queries in summary["locality"].items():
+        cells = [queries[query.name] for query in QUERIES]
+        texts = ["{} / {} = {}x".format(*(_number(c[name]) for name in ("inside", "outside", "ratio"))) for c in cells]
+        lines.append(f"{part:8}" + "".join(f"{text:>24}" for text in texts))
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

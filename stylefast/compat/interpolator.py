@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`StyleInterpolator`, with the signatures that existing code calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.checks import check_tensor
+from ..ops.blend import blend
+
+
+class StyleInterpolator:
+    """Blends lists of per-layer styles, in the channels that belong to a part.
+
+    q_c = 1 where cost_c < epsilon and m_c > rho, else 0, m = M[layer][part], cost = the running sum of 1 - m, in m's
+    dtype, in descending order of m; y = y1 + q o (y2 - y1)
+
+    q has the bits of the released code wherever that defines it. Differences, all of which are faults there:
+    - channels of equal m are taken in the order of their index; there, as a sort that is not stable leaves them;
+    - a channel with q = 0 is y1's bit for bit; there, Inf or NaN in y2 makes it NaN, and -0 becomes 0;
+    - NaN in M is refused; there, it selects nothing;
+    - styles of 16 bits stay so beside M of 32; there, 2-D ones become 32;
+    - rho and epsilon may be any real number, also NumPy's, or one for every layer (others in number are refused);
+    - y1 or y2 may require gradients; a style that is neither 2-D nor 5-D is refused by name.
+    `stylefast.query.sequential` also clamps m to [0, 1] and sums in float64, so that a cost within rounding of epsilon
+    may fall on its other side.
+
+    Args:
+        catalog: has `annotations` and `M`, as `FactorCatalog` has them. Both are read here, once.
+        bias: also blend the second half of 5-D styles.
+
+    Raises:
+        ValueError: an M that is not [P, C] for the P parts, or holds NaN.
+
+    Source: "Editing in Style" (Collins et al., CVPR 2020), equations 3 and 5, with the edge cases of the released code.
+    """
+
+    def __init__(self, catalog: Any, bias: bool = False) -> None:
+        self._parts, self._bias = list(catalog.annotations), bias
+        self._M, self._costs = list(catalog.M), []
+        for layer, m in enumerate(self._M):
+            check_tensor(f"M[{layer}]", m, "[P, C]", 2)
+            if len(m) != len(self._parts) or m.isnan().any():
+                raise ValueError(
+                    f"M[{layer}] must have a row for each of the {len(self._parts)} parts and no NaN, got "
+                    f"{tuple(m.shape)} with {int(m.isnan().sum())} NaN"
+                )
+            descending, order = m.sort(dim=1, descending=True, stable=True)
+            self._costs.append(torch.empty_like(m).scatter(1, order, (1 - descending).cumsum(1)))
+
+    def query(self, layer: int, label: str, rho: float, epsilon: float) -> Tensor:
+        """q [C] of zeros and ones, of M's dtype. Raises ValueError with the parts there are, if label is none."""
+        if label not in self._parts:
+            raise ValueError(f"label must be one of {', '.join(map(repr, self._parts))}, got {label!r}")
+        row = self._parts.index(label)
+        m = self._M[layer][row]
+        return ((self._costs[layer][row] < epsilon) & (m > rho)).to(m.dtype)
+
+    def interpolate_ys(
+        self,
+        ys1: Sequence[Tensor],
+        ys2: Sequence[Tensor],
+        label: str,
+        rho: float | Sequence[float],
+        epsilon: float | Sequence[float],
+    ) -> list[Tensor]:
+        """Moves the styles ys1 towards ys2 in the channels of a part.
+
+        Args:
+            ys1: of every layer, [N, C] (scale), or [N, 2, C, 1, 1] (scale, bias).
+            ys2: likewise; where one has one row, it goes with all rows of the other.
+            label: a part.
+            rho, epsilon: numbers, or one a layer.
+
+        Returns:
+            Of every layer, a new tensor like ys1's.
+
+        Raises:
+            ValueError: an unknown label; lists not as long as there are layers; a style of another shape.
+            TypeError: y1 and y2 of different dtypes.
+        """
+        n = len(self._M)
+        rhos, epsilons = _per_layer(rho, n), _per_layer(epsilon, n)
+        for name, given in (("ys1", ys1), ("ys2", ys2), ("rho", rhos), ("epsilon", epsilons)):
+            if len(given) != n:
+                raise ValueError(f"{name} must have one entry for each of the {n} layers of M, got {len(given)}")
+        queries = [self.query(i, label, rhos[i], epsilons[i]) for i in range(n)]
+        return [self._blend(*each) for each in zip(ys1, ys2, queries, strict=True)]
+
+    def _blend(self, y1: Tensor, y2: Tensor, q: Tensor) -> Tensor:
+        if y1.dim() in (2, 5):
+            if y1.dim() == 5:
+                q = torch.cat((q, q if self._bias else torch.zeros_like(q)))
+            rows = blend(y1.flatten(1), y2.flatten(1), q.to(y1.device))
+            return rows.unflatten(1, y1.shape[1:])
+        raise ValueError(f"a style must have shape [N, C] or [N, 2, C, 1, 1] with C = {len(q)}, got {tuple(y1.shape)}")
+
+
+def _per_layer(value: Any, n: int) -> list[Any]:
+    return [value] * n if isinstance(value, Real) else list(value)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of arguments: each raises TypeError or ValueError that names the argument, what it must be, and what came."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .dtypes import DTYPES, Array
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """Raise TypeError or ValueError unless images is a floating [N, 3, H, W]."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"{name} must be a floating-point tensor [N, 3, H, W] in [0, 1], got {got}")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"{name} must have shape [N, 3, H, W], got {tuple(images.shape)}")
+
+
+def check_activations(activations: Tensor) -> None:
+    """Raises TypeError or ValueError unless `activations` is a dense floating tensor [N, C, H, W] with C, H, W >= 1."""
+    check_tensor("activations", activations, "[N, C, H, W]", 4)
+    if 0 in activations.shape[1:]:
+        raise ValueError(f"activations [N, C, H, W] must have C, H and W >= 1, got {tuple(activations.shape)}")
+
+
+def check_tensor(name: str, tensor: Tensor, letters: str, *ranks: int, like: Tensor | None = None) -> None:
+    """Raises unless `tensor` is a dense floating tensor of one of `ranks` dimensions, on the device of `like`."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense (strided) tensor, got layout {tensor.layout}")
+    if tensor.dim() not in ranks:
+        raise ValueError(f"{name} must have shape {letters}, got {tuple(tensor.shape)}")
+    if like is not None and tensor.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like the first argument, got {tensor.device}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def as_tensor(name: str, value: Array, letters: str, *ranks: int) -> Tensor:
+    """A tensor or an array as a tensor without gradient, where it is. Raises TypeError or ValueError for any other."""
+    if isinstance(value, np.ndarray):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing writes
+            value = torch.from_numpy(value)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor or a NumPy array, got {type(value).__name__}")
+    check_tensor(name, value, letters, *ranks)
+    return value.detach()

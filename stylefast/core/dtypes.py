@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dtypes that the ops take, and the dtypes in which they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array: TypeAlias = Tensor | np.ndarray
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which an op computes: float64 for float64 input, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, with its products in the dtypes that it gives them, also under autocast."""
+
+    @wraps(function)
+    def without_autocast(*args: Any, **kwargs: Any) -> Any:
+        device = next((x.device.type for x in args if isinstance(x, Tensor)), "cpu")
+        if not torch.is_autocast_enabled(device):
+            return function(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return without_autocast

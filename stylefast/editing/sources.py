@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images to edit or to take parts from: seeds, latents or stored styles, in rows that are made when asked for."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..generators import Generator
+from ..io.atomic import PathLike
+from ..io.latents import fit, read_latents
+from ..io.tensors import checksum
+from ..io.unpickling import FLAWS
+from .table import Table
+
+CACHE = 1 << 26  # bytes of latents of seeds that are kept
+
+
+PIECE = 1024  # rows that are looked at at a time
+
+
+SEEDS = range(1 << 32)
+
+
+_UNREADABLE = (ValueError, SafetensorError, BadZipFile, *FLAWS)
+
+
+class ImageSource(ABC):
+    """Images that one generator makes: rows with a name, a latent w and styles.
+
+    What a row gives is computed for it alone, so it does not depend on which other rows are asked for.
+    """
+
+    generator: Generator
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, row: int) -> str:
+        """The row's name, which no other row has; without "_", which separates the words of file names."""
+
+    @abstractmethod
+    def row(self, name: str | int) -> int:
+        """The row of a name or number, as a file may give it. Raises ValueError if there is none."""
+
+    @abstractmethod
+    def w(self, row: int) -> Tensor:
+        """The row's latent: [1, D] or [1, rows, D]. Raises ValueError if latents are not known."""
+
+    @property
+    @abstractmethod
+    def origin(self) -> Any:
+        """What else than names tells these rows from others, as JSON can hold it."""
+
+    def styles(self, row: int) -> Tensor:
+        """The row's styles: [1, S]."""
+        return self.generator.styles(self.w(row))
+
+
+class SeedLatents(ImageSource):
+    """The images of seeds, named seed0000, seed0001, ...
+
+    Args:
+        generator: whose images they are.
+        seeds: different ones; a range costs no memory, not even that of all there are.
+        truncation: as in `generator.latents`.
+
+    Raises:
+        ValueError: a seed twice, or out of range.
+    """
+
+    def __init__(self, generator: Generator, seeds: Sequence[int], *, truncation: float = 1.0) -> None:
+        self._find = seeds.index
+        if not isinstance(seeds, range):
+            rows = {seed: row for row, seed in enumerate(seeds)}
+            self._find = rows.__getitem__
+            if len(rows) < len(seeds):
+                raise ValueError(f"seeds must be different, got {', '.join(map(str, seeds))}")
+        for seed in (*seeds[:1], *seeds[-1:]) if isinstance(seeds, range) else seeds:
+            if seed not in SEEDS:
+                raise ValueError(f"seeds must be in [0, 2**32), got {seed}")
+        self.generator, self.seeds, self.truncation = generator, seeds, truncation
+        self._w = Table(lambda row: generator.latents([seeds[row]], truncation=truncation), 1, len(seeds), CACHE)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def name(self, row: int) -> str:
+        return f"seed{self.seeds[row]:04}"
+
+    def row(self, name: str | int) -> int:
+        """The row of a seed: 7, "7" or "seed0007"."""
+        try:
+            return self._find(int(str(name).strip().removeprefix("seed")))
+        except (KeyError, ValueError):
+            raise ValueError(f"there is no image {name!r} among {len(self)} seeds") from None
+
+    def w(self, row: int) -> Tensor:
+        places, kept = self._w([(row,)])
+        return kept[places]
+
+    @property
+    def origin(self) -> Any:
+        return {"truncation": self.truncation}
+
+
+class StoredLatents(ImageSource):
+    """Images whose latents, styles or both are tensors.
+
+    Args:
+        generator: whose images they are.
+        w: [N, D] or [N, rows, D], as `generator.latents` gives them. Targets need them.
+        styles: [N, S], as `generator.styles` gives them; None has them computed from w.
+        names: N different ones; default 0, 1, ... "_" becomes "-".
+
+    Raises:
+        TypeError, ValueError: another shape or device; NaN or Inf; neither w nor styles; names that are not different,
+            or cannot be part of a file name.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        w: Tensor | None = None,
+        *,
+        styles: Tensor | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        given: dict[Any, Tensor] = {k: x for k, x in (("w", w), ("styles", styles)) if x is not None}
+        for argument, tensor in given.items():
+            generator.check(argument, tensor)
+            for begin in range(0, len(tensor), PIECE):
+                finite = tensor[begin : begin + PIECE].flatten(1).isfinite().all(1)
+                if not finite.all():
+                    row = begin + int(finite.int().argmin())
+                    raise ValueError(f"{argument} must be finite, got NaN or Inf in row {row}")
+        counts = {len(tensor) for tensor in given.values()}
+        if len(counts) != 1:
+            raise ValueError(f"images need w, styles or both, with equally many rows, got {sorted(counts)} rows")
+        self.generator, self._given, self._n = generator, given, counts.pop()
+        self._names = [(str(i) if names is None else names[i]).replace("_", "-") for i in range(self._n)]
+        self._rows = {name: row for row, name in enumerate(self._names)}
+        if len(self._rows) < self._n:
+            raise ValueError(f"images must have different names, got {', '.join(self._names)}")
+        for name in self._names:
+            if name in ("", ".") or os.path.basename(name) != name:
+                raise ValueError(f"names of images must be parts of file names, got {name!r}")
+
+    @classmethod
+    def load(cls, path: PathLike | Sequence[PathLike], generator: Generator) -> StoredLatents:
+        """Latents or styles from files, without running what is inside; rows are named after them, or as they say.
+
+        A projection's projected_w.npz, .npy, .pt and .pkl files with an array or tensor, or a dictionary of one or of
+        one for each image; w and styles of .safetensors. W or W+, as `latents.fit` says. Truncation is not applied.
+
+        Args:
+            path: a file, or several, whose folders' names come first in those of rows.
+            generator: whose images they are.
+
+        Raises: FileNotFoundError; ValueError that names the file and says why it cannot be used.
+        """
+        if isinstance(path, str | os.PathLike):
+            return cls._load(Path(path), generator, several=False)
+        parts = [cls._load(Path(one), generator, several=True) for one in path]
+        known = [key for key in ("w", "styles") if all(key in part._given for part in parts)]
+        given = {key: torch.cat([part._given[key] for part in parts]) for key in known}
+        names = [name for part in parts for name in part._names]
+        return cls(generator, given.get("w"), styles=given.get("styles"), names=names)
+
+    @classmethod
+    def _load(cls, path: Path, generator: Generator, *, several: bool) -> StoredLatents:
+        try:
+            tensors, names = read_latents(path)
+            if "w" in tensors:
+                tensors["w"] = fit(tensors["w"], generator.w_shape)
+            on = {name: tensor.to(generator.device, torch.float32) for name, tensor in tensors.items()}
+            n = max((len(tensor) for tensor in on.values()), default=0)
+            stem = f"{path.parent.name}-{path.stem}" if several else path.stem
+            names = names or [f"{stem}-{i:04}" for i in range(n)]
+            return cls(generator, on.get("w"), styles=on.get("styles"), names=names)
+        except _UNREADABLE as error:
+            known = f"{path} cannot be used: "
+            raise ValueError(known + (str(error) or type(error).__name__).removeprefix(known)) from error
+
+    def __len__(self) -> int:
+        return self._n
+
+    def name(self, row: int) -> str:
+        return self._names[row]
+
+    def row(self, name: str | int) -> int:
+        """The row of a name, or of its own number."""
+        text = str(name).strip().replace("_", "-")
+        row = self._rows.get(text, int(text) if text.isdecimal() else self._n)
+        if row >= self._n:
+            raise ValueError(f"there is no image {name!r} among {self._n}, which begin with {self._names[:1]}")
+        return row
+
+    def w(self, row: int) -> Tensor:
+        if "w" not in self._given:
+            raise ValueError("latents w of these images must be known, got their styles alone")
+        return self._given["w"][row : row + 1]
+
+    def styles(self, row: int) -> Tensor:
+        return self._given["styles"][row : row + 1] if "styles" in self._given else super().styles(row)
+
+    @property
+    def origin(self) -> Any:
+        return {"crc32": checksum(self._given)}

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The code bases that `wrap` knows: how each names its modules, stores its styles and is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .sites import Rule, Scale
+
+
+class Calls(NamedTuple):
+    """How one network is called: z [N, z_dim] -> w [N, rows, D]; w -> image; the mean of w, where it is known."""
+
+    z_dim: int
+    mapping: Callable[[Tensor], Tensor]
+    synthesis: Callable[[Tensor], Tensor]
+    w_mean: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """One code base.
+
+    Args:
+        name: what it is called.
+        modules: names that a module tree of it has, all of them; the first family that fits is taken.
+        rules: where its styles are.
+        calls: (network, label [1, classes], further arguments of its synthesis) -> how it is called.
+        classes: the attribute of the network that says how many classes it knows, if any.
+        children: the modules that make images, where the network holds others, too.
+        image_range: as `Generator` takes it.
+        transform_row: as `Generator` takes it.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    calls: Callable[[Any, Tensor, dict[str, Any]], Calls]
+    classes: str = ""
+    children: tuple[str, ...] = ()
+    image_range: tuple[float, float] = (-1.0, 1.0)
+    transform_row: int | None = None
+
+
+def _nvlabs(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
+    mean = getattr(net.mapping, "w_avg", None)
+    if mean is not None and mean.ndim == 2:  # StyleGAN-XL has one for each class
+        mean = mean[label.argmax()]
+    options = {"noise_mode": "const"} | options
+    return Calls(
+        net.z_dim, lambda z: net.mapping(z, label.expand(len(z), -1)), lambda w: net.synthesis(w, **options), mean
+    )
+
+
+def _rosinality(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
+    options = {"randomize_noise": False} | options
+    return Calls(
+        net.style_dim,
+        lambda z: net.style(z)[:, None].repeat(1, net.n_latent, 1),
+        lambda w: net([w], input_is_latent=True, **options)[0],
+    )
+
+
+def _genforce(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
+    options = {"randomize_noise": False} | options
+    return Calls(
+        net.z_space_dim,
+        lambda z: net.truncation(net.mapping(z, _batch(label, z))["w"]),
+        lambda w: net.synthesis(w, **options)["image"],
+        net.truncation.w_avg.reshape(-1, net.w_space_dim),
+    )
+
+
+def _hammer(net: Any, label: Tensor, options: dict[str, Any], **fixed: Any) -> Calls:
+    options = fixed | options
+    return Calls(
+        net.z_dim,
+        lambda z: net.mapping(z, _batch(label, z))["wp"],
+        lambda w: net.synthesis(w, **options)["image"],
+        net.w_avg.reshape(-1, net.w_dim),
+    )
+
+
+def _lucidrains(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
+    size = net.GE.image_size
+    noise = torch.rand(1, size, size, 1, generator=torch.Generator().manual_seed(0)).to(label.device)
+    return Calls(
+        net.GE.latent_dim,
+        lambda z: net.SE(z)[:, None].repeat(1, net.GE.num_layers, 1),
+        lambda w: net.GE(w, **{"input_noise": noise.expand(len(w), -1, -1, -1)} | options),
+    )
+
+
+def _lernapparat(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
+    random = torch.Generator().manual_seed(0)
+    noises: list[tuple[Any, Tensor]] = []
+    for size, block in net.g_synthesis.blocks.named_children():
+        height, width = map(int, size.split("x"))
+        for layer in block.modules():
+            if hasattr(layer, "noise") and not isinstance(layer.noise, nn.Module):
+                noise = torch.randn(1, 1, height, width, generator=random).to(label.device)
+                noises.append((layer, noise if layer.noise is None else layer.noise))
+
+    def synthesis(w: Tensor) -> Tensor:
+        with _attributes("noise", noises):
+            return net.g_synthesis(net.g_style(w), **options)
+
+    return Calls(
+        net.g_mapping.dense0.weight.shape[1],
+        lambda z: net.g_mapping(z).contiguous(),
+        synthesis,
+        net.truncation.avg_latent,
+    )
+
+
+def _mmagic(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
+    options = {"randomize_noise": False} | options
+    return Calls(
+        net.noise_size,
+        lambda z: net([z], label=_batch(label, z), return_latent_only=True),
+        lambda w: net([w], input_is_latent=True, **options),
+        getattr(net, "w_avg", None),
+    )
+
+
+def _batch(label: Tensor, z: Tensor) -> Tensor | None:
+    return label.expand(len(z), -1) if label.shape[1] else None
+
+
+@contextmanager
+def _attributes(name: str, values: list[tuple[Any, Any]]) -> Iterator[None]:
+    """Gives modules an attribute for a while."""
+    before = [(module, getattr(module, name)) for module, _ in values]
+    try:
+        for module, value in values:
+            setattr(module, name, value)
+        yield
+    finally:
+        for module, value in before:
+            setattr(module, name, value)
+
+
+def _modulated(inputs: tuple[Any, ...], output: Any, scale: Tensor) -> Any:
+    """What genforce's style module gives: the modulated tensor, and the style [N, 2C], stored minus one."""
+    style = torch.cat((scale, output[1][:, scale.shape[1] :]), dim=1)
+    parts = style.view(-1, 2, scale.shape[1], 1, 1)
+    return inputs[0] * (parts[:, 0] + 1) + parts[:, 1], style
+
+
+MODULATED = Scale(read=lambda output: output[1].chunk(2, dim=1)[0], write=_modulated)
+FIRST_OF_TWO = Scale(  # [N, 2, C, 1, 1]
+    read=lambda output: output[:, 0, :, 0, 0],
+    write=lambda inputs, output, scale: torch.cat((scale[:, None, :, None, None], output[:, 1:]), dim=1),
+)
+
+
+def _margin(layer: Any) -> int:
+    return (int(np.max(layer.in_size)) - int(layer.in_sampling_rate)) // 2
+
+
+GENFORCE_2 = (
+    Rule(r"synthesis\.(?P<site>layer\d+)\.style", r"synthesis.\g<site>"),
+    Rule(r"synthesis\.(?P<site>output\d+)\.style", r"synthesis.\g<site>", kind="rgb"),
+)
+
+FAMILIES = (
+    Family(
+        "NVlabs stylegan2-ada-pytorch",
+        ("mapping", "synthesis.b4.conv1.affine"),
+        (
+            Rule(r"synthesis\.(?P<site>b\d+\.conv[01])\.affine", r"synthesis.\g<site>"),
+            Rule(r"synthesis\.(?P<site>b\d+\.torgb)\.affine", r"synthesis.\g<site>", kind="rgb"),
+        ),
+        _nvlabs,
+        classes="c_dim",
+    ),
+    Family(
+        "NVlabs stylegan3, StyleGAN-XL",
+        ("mapping", "synthesis.input.affine"),
+        (Rule(r"synthesis\.(?P<site>L\d+_\d+_\d+)\.affine", r"synthesis.\g<site>", last="rgb", margin=_margin),),
+        _nvlabs,
+        classes="c_dim",
+        transform_row=0,
+    ),
+    Family(
+        "rosinality stylegan2-pytorch (pSp, e4e, HyperStyle: decoder)",
+        ("style", "conv1.conv.modulation", "to_rgb1.conv.modulation"),
+        (
+            Rule(r"(?P<site>conv1|convs\.\d+)\.conv\.modulation", r"\g<site>.conv"),
+            Rule(r"(?P<site>to_rgb1|to_rgbs\.\d+)\.conv\.modulation", r"\g<site>.conv", kind="rgb"),
+        ),
+        _rosinality,
+    ),
+    Family(
+        "genforce StyleGAN1",
+        ("mapping", "truncation", "synthesis.layer0.style", "synthesis.layer0.normalize"),
+        (Rule(r"(?P<style>synthesis\.(?P<site>layer\d+)\.style)", r"\g<style>", scale=MODULATED, normalized=True),),
+        _genforce,
+        classes="label_size",
+    ),
+    Family(
+        "genforce StyleGAN2",
+        ("mapping", "truncation", "synthesis.early_layer", "synthesis.layer0.style"),
+        GENFORCE_2,
+        _genforce,
+        classes="label_size",
+    ),
+    Family(
+        "Hammer StyleGAN2",
+        ("mapping", "synthesis.early_layer", "synthesis.layer0.style"),
+        GENFORCE_2,
+        partial(_hammer, noise_mode="const"),
+        classes="label_dim",
+    ),
+    Family(
+        "Hammer StyleGAN3",
+        ("mapping", "synthesis.early_layer.affine", "synthesis.layer0.conv.style"),
+        (Rule(r"synthesis\.(?P<site>layer\d+)\.conv\.style", r"synthesis.\g<site>", last="rgb", margin=_margin),),
+        _hammer,
+        classes="label_dim",
+        transform_row=0,
+    ),
+    Family(
+        "lucidrains stylegan2_pytorch",
+        ("SE", "GE.blocks.0.to_style1", "GE.blocks.0.to_rgb.to_style"),
+        (
+            Rule(r"GE\.(?P<site>(?P<block>blocks\.\d+)\.to_style(?P<i>[12]))", r"GE.\g<block>.conv\g<i>"),
+            Rule(r"GE\.(?P<site>blocks\.\d+\.to_rgb)\.to_style", r"GE.\g<site>.conv", kind="rgb"),
+        ),
+        _lucidrains,
+        children=("SE", "GE"),
+        image_range=(0.0, 1.0),
+    ),
+    Family(
+        "lernapparat style_gan (GANLocalEditing)",
+        ("g_mapping", "truncation", "g_style.style_layers.4x4_0", "g_synthesis.blocks.4x4.epi1.top_epi"),
+        tuple(
+            Rule(
+                rf"g_style\.style_layers\.(?P<site>(?P<size>\d+x\d+)_{i})",
+                rf"g_synthesis.blocks.\g<size>.epi{i + 1}.top_epi",
+                reads="output",
+                scale=FIRST_OF_TWO,
+                normalized=True,
+            )
+            for i in (0, 1)
+        ),
+        _lernapparat,
+    ),
+    Family(
+        "mmagic StyleGAN2",
+        ("style_mapping", "conv1.conv.style_modulation", "to_rgb1.conv.style_modulation"),
+        (
+            Rule(r"(?P<site>conv1|convs\.\d+)\.conv\.style_modulation", r"\g<site>.conv"),
+            Rule(r"(?P<site>to_rgb1|to_rgbs\.\d+)\.conv\.style_modulation", r"\g<site>.conv", kind="rgb"),
+        ),
+        _mmagic,
+        classes="cond_size",
+    ),
+)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints read as data: nothing stored in a file is ever executed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from ..io.openvino import read_ir
+
+NAME = "random-face"
+
+
+VERSION = "2021.7.21.1"
+
+
+WHEEL = f"random_face-{VERSION}-py3-none-any.whl"
+
+
+SHA256 = "e5d10e2be7df63f06123855ec591ca35dcb1d059eba47ddcb175d7d26b4019b5"
+
+
+NOTICE = (
+    f"{NAME} {VERSION} carries MobileStyleGAN, distilled from StyleGAN2 on FFHQ: for research only, "
+    "because its teacher network and the FFHQ data set are licensed for non-commercial use."
+)
+
+
+NETWORKS = ("MappingNetwork", "SynthesisNetwork")
+
+
+FILES = tuple(f"{network}.{suffix}" for network in NETWORKS for suffix in ("xml", "bin"))
+
+
+def read_random_face(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Read the two networks of the random-face package.
+
+    Args:
+        path: the wheel file, or the folder of an installation that holds the networks' four files.
+
+    Returns:
+        "MappingNetwork" and "SynthesisNetwork" -> constants as ``read_ir`` gives them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a wheel with another sha256, or damaged files; the error names the file.
+    """
+    if path.is_dir():
+        files = {name: (path / name).read_bytes() for name in FILES}
+    else:
+        check_sha256(path)
+        with zipfile.ZipFile(path) as wheel:
+            files = {name: wheel.read(f"random_face/data/{name}") for name in FILES}
+    return {name: read_ir(files[f"{name}.xml"], files[f"{name}.bin"], f"{path / name}.xml/.bin") for name in NETWORKS}
+
+
+def check_sha256(wheel: Path) -> None:
+    """Raise ValueError, naming the file, unless it is the random-face wheel byte for byte."""
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != SHA256:
+        raise ValueError(f"{wheel} is not the wheel of {NAME} {VERSION}: expected sha256 {SHA256}, got {digest}")
+
+
+def installed_random_face() -> Path | None:
+    """Folder of the installed random-face distribution that holds its networks; None where it is not installed."""
+    try:
+        distribution = metadata.distribution(NAME)
+    except metadata.PackageNotFoundError:
+        return None
+    return Path(str(distribution.locate_file("random_face/data"))) if distribution.version == VERSION else None
+
+
+def fetch_random_face(directory: str | os.PathLike[str] | None = None) -> Path:
+    """Obtain the random-face wheel by name, version and hash with pip, once, and print its licence notice.
+
+    Args:
+        directory: where the wheel is kept; default ``$STYLEFAST_CACHE``, else ``~/.cache/stylefast``.
+
+    Returns:
+        Path of the wheel. One from an earlier call is used without asking the network.
+
+    Raises:
+        ConnectionError: pip could not download the wheel; the message ends with pip's own reason.
+    """
+    directory = Path(directory or os.environ.get("STYLEFAST_CACHE") or Path.home() / ".cache" / "stylefast")
+    wheel = directory / WHEEL
+    print(NOTICE, file=sys.stderr)
+    if not wheel.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory) as scratch:
+            _pip_download(Path(scratch))
+            check_sha256(Path(scratch) / WHEEL)
+            os.replace(Path(scratch) / WHEEL, wheel)
+    return wheel
+
+
+def _pip_download(directory: Path) -> None:
+    requirements = directory / "requirements.txt"
+    requirements.write_text(f"{NAME}=={VERSION} --hash=sha256:{SHA256}\n")
+    options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(directory), "-r", str(requirements)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        reason = (result.stderr.strip() or f"pip exited with {result.returncode}").splitlines()[-1]
+        raise ConnectionError(f"{NAME} {VERSION} could not be downloaded: {reason}")

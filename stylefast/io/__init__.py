@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files: atomic writes, tensors with checksums, pickles read as data, latents, images."""

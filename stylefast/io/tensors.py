@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors in safetensors files that are written whole or not at all, and checked when they are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .atomic import PathLike, atomic_write
+
+
+def write_tensors(
+    path: PathLike,
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    **header: Any,
+) -> None:
+    """Writes a safetensors file with a JSON header, whole or not at all; equal contents give equal bytes.
+
+    Args:
+        path: where.
+        kind: what the file is, such as "stylefast-catalog-1".
+        tensors: by name, any layout and device.
+        provenance: identifies what the contents were computed from; JSON-serialisable.
+        header: what else it shall hold, likewise.
+    """
+    dense = torch.contiguous_format
+    copies = {name: x.detach().to("cpu", copy=True, memory_format=dense) for name, x in tensors.items()}
+    # The order in which safetensors writes several entries of metadata differs from process to process: one entry.
+    metadata = {kind: json.dumps({"crc32": checksum(copies), "of": provenance, **header})}
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save(copies, metadata))  # save_file would have a temporary name of its own
+
+
+def read_tensors(
+    path: PathLike, kind: str, *, provenance: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that `write_tensors` wrote.
+
+    Raises: FileNotFoundError; ValueError that says why it cannot be used: it is a folder, truncated, foreign, damaged,
+    or of another provenance, with the first entry that differs.
+    """
+    try:
+        if os.path.isdir(path):
+            raise ValueError("it is a folder")
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if kind not in metadata:
+                raise ValueError(f"its format is {', '.join(metadata) or None}, not {kind}")
+            header = json.loads(metadata[kind])
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        if checksum(tensors) != header.pop("crc32"):
+            raise ValueError("its contents do not have the checksum that was written with them")
+        stored = header.pop("of") or {}
+        for name, value in (provenance or {}).items():
+            if stored.get(name) != value:
+                raise ValueError(f"it is of another job: its {name} is {stored.get(name)!r}, not {value!r}")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
+    return tensors, header
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of names and bytes."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(name.encode(), crc)
+        for rows in torch.atleast_1d(tensors[name]).split(4096):
+            crc = zlib.crc32(rows.cpu().contiguous().flatten().view(torch.uint8).numpy().data, crc)
+    return crc

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds of catalogs: M by an independent formula, what a build holds in memory, restarts, layers, refusals."""
+
+import re
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from catalogs import K, N, build, built
+from networks import shared
+from torch.nn import functional as F
+
+from stylefast import Catalog, SphericalKMeans
+from stylefast.catalog import build as steps
+from stylefast.generators.toy import toy
+from stylefast.kmeans import estimator
+
+
+def by_hand(generator, made, n):
+    """Labels [n, h, w], and M [K, C] of every site in float64, from all layers of n images at once."""
+    tensors = generator.activations(generator.latents(range(n)))
+    x = standardized(tensors[made.layer]) if made.features == "standardized" else tensors[made.layer].double()
+    x = x.square() if made.features == "squared" else x
+    labels = torch.einsum("nchw,kc->nkhw", x, made.centroids.double()).argmax(1)
+    one_hot = F.one_hot(labels, made.n_clusters).movedim(-1, 1).double()
+    m = {}
+    for site in generator.sites:
+        a = tensors[site.tensor].double() if site.normalized else standardized(tensors[site.tensor])
+        u = F.interpolate(one_hot, size=site.size, mode="bilinear", align_corners=False)
+        m[site.name] = torch.einsum("nchw,nkhw->kc", a**2, u) / (n * site.size[0] * site.size[1])
+    return labels, m
+
+
+def standardized(a):
+    a = a.double()
+    return (a - a.mean((2, 3), keepdim=True)) / (a.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+
+
+def assert_m(generator, made, expected):
+    for site in generator.sites:
+        torch.testing.assert_close(
+            made.contributions[:, site.slice].double(), expected[site.name], rtol=1e-5, atol=1e-8, msg=site.name
+        )
+
+
+@pytest.mark.parametrize(
+    "kind, features", [("sg1", "raw"), ("sg2", "raw"), ("sg3", "raw"), ("sg2", "standardized"), ("sg3", "squared")]
+)
+def test_every_site_has_m_of_the_tensor_that_its_style_scales(kind, features):
+    generator = shared(kind)
+    made = build(generator, features=features)
+    labels, expected = by_hand(generator, made, N)
+    assert_m(generator, made, expected)
+    assert made.contributions.shape == (K, generator.style_width) and made.contributions.dtype == torch.float32
+    assert torch.equal(made.labels(generator, generator.latents(range(N))), labels.int())
+    share = torch.stack([(labels == k).double().mean(0) for k in range(K)]).float()
+    torch.testing.assert_close(made.occupancy, share)
+
+
+def test_tensors_that_are_already_normalized_are_not_normalized_again():
+    generator = toy("sg1")
+    for layer in generator.network.layers:
+        layer.norm.eps = 1.0  # leaves variances well below one, which a second normalisation would lift
+    made = build(generator)
+    assert_m(generator, made, by_hand(generator, made, N)[1])
+    assert made.contributions.sum(0).max() < 0.9
+
+
+@pytest.mark.parametrize("kind", ["sg2", "sg3"])
+def test_columns_of_m_sum_to_the_share_of_the_variance_that_standardizing_leaves(kind):
+    generator = shared(kind)
+    tensors = generator.activations(generator.latents(range(N)))
+    for site in generator.sites:
+        var = tensors[site.tensor].double().var((2, 3), correction=0)
+        expected = (var / (var + 1e-5)).mean(0).float()
+        torch.testing.assert_close(built(kind).contributions[:, site.slice].sum(0), expected, rtol=1e-5, atol=0)
+
+
+def test_a_build_holds_one_batch_and_the_clustered_layer(monkeypatch):
+    generator = toy("sg2")
+    visit, activations, assign = generator.visit, generator.activations, steps.assign
+    visits, batches, points = [], [], []
+
+    def watched_visit(w, callback, sites=None, **options):
+        def watched(key, tensor):
+            copy = tensor.clone()
+            kept = weakref.ref(copy)
+            callback(key, copy)
+            del copy
+            assert kept() is None, f"{key} was kept"
+            keys.append(key)
+
+        keys = []
+        visits.append((len(w), sites, keys))
+        assert sites is not None or points[0]() is None, "the clustered layer was kept"
+        return visit(w, watched, sites, **options)
+
+    def watched_activations(w, sites):
+        assert sum(batch() is not None for batch in batches) <= 1, "batches were kept"
+        found = activations(w, sites)
+        batches.extend(map(weakref.ref, found.values()))
+        return found
+
+    def watched_assign(x, *args, **options):
+        points.append(weakref.ref(x))
+        return assign(x, *args, **options)
+
+    monkeypatch.setattr(generator, "visit", watched_visit)
+    monkeypatch.setattr(generator, "activations", watched_activations)
+    monkeypatch.setattr(steps, "assign", watched_assign)
+    build(generator)
+    distinct = ["convs.0", "torgbs.0", "convs.2", "torgbs.1", "convs.4", "torgbs.2", "convs.6", "torgbs.3"]
+    assert visits[:3] == [(n, ["torgbs.2"], ["torgbs.2"]) for n in (2, 2, 1)]
+    assert visits[3:] == [(n, None, distinct) for n in (2, 2, 1)]
+    assert not any(batch() is not None for batch in batches)
+
+
+@pytest.mark.parametrize("given_images, measured", [(2, 2), (3, 3), (N + 1, N)])
+def test_the_first_images_measure_m(given_images, measured):
+    generator = shared("sg2")
+    made = build(generator, contribution_images=given_images)
+    assert_m(generator, made, by_hand(generator, made, measured)[1])
+    assert torch.equal(made.centroids, built("sg2").centroids)
+    assert (made.provenance["images"], made.provenance["contribution_images"]) == (N, measured)
+
+
+def test_the_best_restart_is_taken_unless_one_is_asked_for():
+    generator = shared("sg3")
+    (points,) = generator.activations(generator.latents(range(N)), ["layers.1"]).values()
+    fitted = SphericalKMeans(K, n_init=3, seed=4).fit(points, progress=False)
+    objectives = [run.objective for run in fitted.runs_]
+    best = int(np.argmax(objectives))
+    assert len(set(objectives)) == 3
+    for run in (None, 0, 1, 2):
+        made = build(generator, n_init=3, seed=4, run=run, batch_size=N)
+        assert made.provenance["objectives"] == objectives and made.provenance["seed"] == 4
+        assert made.provenance["run"] == (best if run is None else run)
+        assert torch.equal(made.runs, torch.stack([run.centroids for run in fitted.runs_]))
+        assert torch.equal(made.centroids, made.runs[made.provenance["run"]])
+        assert_m(generator, made, by_hand(generator, made, N)[1])
+
+
+@pytest.mark.parametrize(
+    "kind, options, expected",
+    [
+        ("sg1", {"resolution": 8}, "layers.3"),
+        ("sg2", {"resolution": 32}, "convs.6"),
+        ("sg2", {"layer": "convs.2", "resolution": 7}, "convs.2"),
+        ("sg2", {"layer": "convs.3"}, "torgbs.1"),
+        ("sg3", {"resolution": 36}, "layers.2"),
+    ],
+)
+def test_the_layer_is_the_last_convolution_of_a_resolution_or_the_one_named(kind, options, expected):
+    generator = shared(kind)
+    made = build(generator, **options)
+    size = next(site.size for site in generator.sites if site.name == expected)
+    assert made.layer == expected and made.occupancy.shape == (K, *size)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"resolution": 7}, "resolution must be that of a layer of toy:sg2 (4x4, 8x8, 16x16, 32x32), got 7"),
+        ({"layer": "convs.9"}, "sites must be among convs.0, torgbs.0, "),
+        ({"layer": "convs.0", "n_clusters": 81}, "n_clusters must be at most the number of points other than zero"),
+        ({"n_clusters": 0}, "n_clusters must be an integer >= 1, got 0"),
+        ({"run": 2}, "run must be in [0, 2), got 2"),
+        ({"run": -1}, "run must be in [0, 2), got -1"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"contribution_images": 0}, "contribution_images must be >= 1, got 0"),
+        ({"features": "cubed"}, "features must be one of"),
+    ],
+)
+def test_a_build_refuses_what_cannot_be(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build(shared("sg2"), **options)
+
+
+def test_a_build_refuses_no_images():
+    with pytest.raises(ValueError, match="the rows of w must be >= 1, got 0"):
+        Catalog.build(shared("sg2"), shared("sg2").latents([]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("before", ["convs.3", "convs.5"])
+def test_a_build_refuses_activations_that_are_not_finite(before, value):
+    generator = toy("sg2")
+    generator.network.get_submodule(before).weight.data[0, 0, 0, 0] = value
+    clustered = r"activations must be finite, got \d+ of 1280 points"  # convs.3 comes before the clustered layer
+    message = clustered if before == "convs.3" else "activations of site convs.6 must be finite, got NaN or Inf"
+    with pytest.raises(ValueError, match=message):
+        build(generator)
+
+
+@pytest.mark.parametrize("image, batch", [(0, "0 to 1"), (3, "2 to 3"), (4, "4 to 4")])
+def test_the_batch_whose_activations_are_not_finite_is_named(image, batch):
+    generator = toy("sg2")
+    w = generator.latents(range(N))
+    w[image, -2:] = float("nan")  # rows that only the last layers read
+    message = f"activations of site torgbs.3 must be finite, got NaN or Inf in the batch of images {batch}$"
+    with pytest.raises(ValueError, match=message):
+        Catalog.build(generator, w, n_clusters=K, batch_size=2, progress=False)
+
+
+def test_progress_shows_the_images_of_both_passes_unless_it_is_off_or_short(monkeypatch, capfd):
+    build(shared("sg2"), progress=True)
+    assert capfd.readouterr().err == ""
+    for module in (steps, estimator):
+        bar = module.tqdm
+        monkeypatch.setattr(module, "tqdm", lambda *args, bar=bar, **options: bar(*args, **{**options, "delay": 0}))
+    build(shared("sg2"), progress=True, contribution_images=3)
+    shown = capfd.readouterr().err
+    assert "catalog: 100%" in shown and f"{N + 3}/{N + 3}" in shown and "k-means" in shown
+    build(shared("sg2"), progress=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_stages_of_a_build_are_timed():
+    seconds = built("sg2").seconds
+    assert set(seconds) == {"generator", "clustering", "contribution"} and min(seconds.values()) > 0

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of catalogs: what they give back, and which are refused, by name."""
+
+import json
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from catalogs import built
+from networks import shared
+from safetensors.torch import save_file
+
+from stylefast import Catalog
+from stylefast.catalog.catalog import FORMAT
+from stylefast.generators.toy import toy
+from stylefast.io.tensors import checksum
+
+TENSORS = ("centroids", "runs", "contributions", "occupancy")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "faces.safetensors"
+    replace(built("sg2")).annotate({"second": [3, 1], "first": [0], "none": [(0, 0, 0.01, 0.01)]}).save(path)
+    return path
+
+
+def test_a_file_gives_back_the_catalog_bit_for_bit(saved):
+    made, generator = built("sg2"), shared("sg2")
+    for path in (saved, str(saved)):
+        read = Catalog.load(path, generator)
+        for name in TENSORS:
+            got, expected = getattr(read, name), getattr(made, name)
+            assert got.dtype == expected.dtype and torch.equal(got, expected), name
+        assert list(read.parts.items()) == [("second", [1, 3]), ("first", [0]), ("none", [])]
+        for name in ("generator", "fingerprint", "sites", "layer", "features", "provenance"):
+            assert getattr(read, name) == getattr(made, name), name
+        assert asdict(read.sites[0]) == asdict(generator.sites[0]) and isinstance(read.sites[0].size, tuple)
+
+
+def test_saving_again_and_into_a_new_folder(saved):
+    read = Catalog.load(saved)
+    read.annotate({"other": [5]}).save(saved)
+    assert Catalog.load(saved).parts == {"other": [5]}
+    read.save(saved.parent / "new" / "folder" / "faces")
+    assert Catalog.load(saved.parent / "new" / "folder" / "faces").parts == {"other": [5]}
+
+
+def test_equal_catalogs_are_equal_files(tmp_path):
+    for i in range(8):
+        replace(built("sg2"), seconds={"generator": i}).save(tmp_path / str(i))
+    assert len({(tmp_path / str(i)).read_bytes() for i in range(8)}) == 1
+
+
+def test_tensors_that_are_views_are_saved_as_they_look(tmp_path):
+    made = built("sg2")
+    flipped = replace(made, contributions=made.contributions.T.contiguous().T, centroids=made.runs[0])
+    flipped.save(tmp_path / "views")
+    assert torch.equal(Catalog.load(tmp_path / "views").contributions, made.contributions)
+    assert torch.equal(Catalog.load(tmp_path / "views").centroids, made.runs[0])
+
+
+def test_a_catalog_of_another_kind_is_refused_with_the_first_site_that_differs(saved):
+    message = (
+        f"{saved} cannot be used: catalog of 'toy:sg2' does not belong to generator 'toy:sg1': the "
+        "first site that differs is convs.0 (4, 4) x 32 in the catalog, layers.0 (4, 4) x 32 in the generator"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Catalog.load(saved, shared("sg1"))
+
+
+def test_the_first_site_that_differs_may_be_any_and_so_may_the_count():
+    made = built("sg2")
+    wider = replace(made.sites[3], channels=48)
+    with pytest.raises(ValueError, match=re.escape("convs.2 (8, 8) x 48 in the catalog, convs.2 (8, 8) x 32 in the")):
+        replace(made, sites=(*made.sites[:3], wider, *made.sites[4:])).check(shared("sg2"))
+    for sites, count in ((made.sites[:-1], 10), ((*made.sites, wider), 12)):
+        with pytest.raises(ValueError, match=f"{count} sites in the catalog, 11 in the generator"):
+            replace(made, sites=sites).check(shared("sg2"))
+
+
+def test_a_catalog_of_other_weights_is_refused(saved):
+    Catalog.load(saved, toy("sg2")).check(toy("sg2"))
+    with pytest.raises(ValueError, match=re.escape(f"{saved} cannot be used: ") + ".* other weights"):
+        Catalog.load(saved, toy("sg2", seed=1))
+
+
+def test_files_that_are_no_catalogs_are_refused_by_name(saved, tmp_path):
+    whole = saved.read_bytes()
+    wrong = {
+        "half": whole[: len(whole) // 2],
+        "short": whole[:100],
+        "less": whole[:-1],
+        "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+    }
+    wrong |= {"empty": b"", "text": b"no tensors, only words " * 9}
+    for name, content in wrong.items():
+        (tmp_path / name).write_bytes(content)
+    tensors = {name: getattr(built("sg2"), name) for name in TENSORS}
+    save_file(tensors, tmp_path / "foreign")
+    whole_header = {"crc32": checksum(tensors), "of": None, "catalog": {"sites": []}}
+    headers = {"later": {"stylefast-catalog-9": "{}"}, "garbled": {FORMAT: "{"}, "headless": {FORMAT: "{}"}}
+    headers |= {
+        "hollow": {FORMAT: json.dumps(whole_header)},
+        "swapped": {FORMAT: json.dumps({**whole_header, "crc32": 1})},
+    }
+    for name, metadata in headers.items():
+        save_file(tensors, tmp_path / name, metadata=metadata)
+    for name in (*wrong, *headers, "foreign"):
+        with pytest.raises(ValueError, match=re.escape(f"{tmp_path / name} cannot be used: ")):
+            Catalog.load(tmp_path / name)
+    with pytest.raises(ValueError, match=f"its format is None, not {FORMAT}"):
+        Catalog.load(tmp_path / "foreign")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        Catalog.load(tmp_path / "missing")
+
+
+def test_a_folder_is_refused_by_name(tmp_path):
+    for path in (tmp_path, str(tmp_path)):
+        with pytest.raises(ValueError, match=re.escape(f"{tmp_path} cannot be used: it is a folder")):
+            Catalog.load(path)
+
+
+def test_an_interrupted_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def interrupted(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        built("sg2").save(saved)
+    assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]

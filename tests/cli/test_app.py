@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line, on the toy generator."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import run, strict
+from networks import shared
+from PIL import Image
+from typer.testing import CliRunner
+
+from stylefast import __version__
+from stylefast.backends import BACKENDS
+from stylefast.catalog import FFHQ_REGIONS, Catalog
+from stylefast.cli import app as cli
+from stylefast.cli import arguments
+from stylefast.editing import Edit, SeedLatents, Sequential, StyleEditor
+from stylefast.ops import OPS
+
+NETWORK = ["--network", "toy:sg2"]
+PAIRS = ["edit", "--catalog", "toy.safetensors", *NETWORK, "--pairs"]
+BUILD = ["catalog", "build", *NETWORK, "--seeds", "0-5", "--clusters", "6", "--restarts", "2", "--batch-size", "3"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    path = tmp_path_factory.mktemp("built") / "toy.safetensors"
+    run(*BUILD, "--out", path, "--trunc", "0.9", "--seed", "4")
+    return path
+
+
+@pytest.fixture
+def catalog(built, tmp_path):
+    """A copy, annotated."""
+    path = tmp_path / "toy.safetensors"
+    shutil.copy(built, path)
+    Catalog.load(path).annotate({"eyes": [0, 3], "nose": [1]}).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("0,1,4-6", [0, 1, 4, 5, 6]), ("7", [7]), ("3-3", [3]), (" 2 , 0-1 ", [2, 0, 1]), ("8-10,1", [8, 9, 10, 1])],
+)
+def test_seeds(text, expected):
+    assert arguments.seeds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "1-", "-1", "1--2", "1.5", "1 2", "6-4", "0,6-4"])
+def test_bad_seeds(text):
+    with pytest.raises(ValueError, match="seeds must"):
+        arguments.seeds(text)
+
+
+def test_catalog_build(built):
+    generator = shared("sg2")
+    loaded = Catalog.load(built, generator)
+    w = generator.latents(range(6), truncation=0.9)
+    expected = Catalog.build(generator, w, n_clusters=6, n_init=2, seed=4, batch_size=3, progress=False)
+    assert torch.equal(loaded.centroids, expected.centroids) and loaded.layer == expected.layer
+    assert torch.equal(loaded.contributions, expected.contributions)
+    assert loaded.parts == expected.annotate(FFHQ_REGIONS).parts
+    assert loaded.provenance["seeds"] == "0-5" and loaded.provenance["truncation"] == 0.9
+
+
+def test_catalog_build_with_every_option(tmp_path):
+    out = tmp_path / "folder" / "c.safetensors"
+    options = [
+        "--layer",
+        "convs.3",
+        "--run",
+        "0",
+        "--features",
+        "squared",
+        "--contribution-images",
+        "2",
+        "--boxes",
+        "none",
+    ]
+    text = run(*BUILD, "--out", out, *options)
+    loaded = Catalog.load(out)
+    assert (loaded.layer, loaded.features, loaded.parts) == ("torgbs.1", "squared", {})  # which convs.3 reads too
+    assert loaded.provenance["run"] == 0 and loaded.provenance["contribution_images"] == 2
+    assert text.endswith(f"{out}: none\n")
+
+
+def test_catalog_show(catalog, tmp_path):
+    text = run("catalog", "show", catalog)
+    assert "toy:sg2, layer" in text and "K = 6, 11 sites" in text and "parts: eyes [0, 3], nose [1]" in text
+    assert "seeds: 0-5" in text and "torch: " in text
+    run("catalog", "show", catalog, *NETWORK, "--outdir", tmp_path / "figures", "--seeds", "0")
+    named = {name: Image.open(tmp_path / "figures" / name) for name in ("clusters.png", "contributions.png")}
+    Catalog.load(catalog).annotate({}).save(catalog)
+    run("catalog", "show", catalog, *NETWORK, "--outdir", tmp_path / "unnamed", "--seeds", "0")
+    assert (
+        Image.open(tmp_path / "unnamed" / "contributions.png").height > named["contributions.png"].height
+    )  # 6 rows, 2
+
+
+def test_catalog_annotate(catalog):
+    text = run("catalog", "annotate", catalog, "--part", "eyes=5", "--part", "hair=1,2")
+    assert Catalog.load(catalog).parts == {"eyes": [5], "hair": [1, 2]} and text == "eyes [5], hair [1, 2]\n"
+    run("catalog", "annotate", catalog, "--boxes", "ffhq", "--part", "hair=0")
+    expected = Catalog.load(catalog).annotate({**FFHQ_REGIONS, "hair": [0]}).parts
+    assert Catalog.load(catalog).parts == expected and expected["hair"] == [0]
+
+
+def test_edit(catalog, tmp_path):
+    out = tmp_path / "out"
+    text = run(
+        *["edit", "--catalog", catalog, "--seeds", "1,3-4", "--references", "7", "--parts", "eyes,nose", *NETWORK],
+        *["--epsilon", "0.5,2", "--rho", "0.05", "--strength", "0.75", "--trunc", "0.8", "--batch-size", "5"],
+        *["--outdir", out, "--rgb"],
+    )
+    assert text.endswith(f"12 edits and manifest.jsonl are in {out}/\n")
+    lines = [strict(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    order = [Edit(t, 7, p, Sequential(e, 0.05), 0.75) for t in (1, 3, 4) for p in ("eyes", "nose") for e in (0.5, 2.0)]
+    names = [f"seed{edit.target:04}_{edit.part}_seed0007_{edit.label}.png" for edit in order]
+    assert [line["file"] for line in lines] == names and names[1].startswith("seed0001_eyes_seed0007_sequential_2-")
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", *(line["file"] for line in lines)}
+    generator = shared("sg2")
+    targets, references = (SeedLatents(generator, seeds, truncation=0.8) for seeds in ([1, 3, 4], [7]))
+    queries = [Sequential(0.5, 0.05), Sequential(2.0, 0.05)]
+    editor = StyleEditor(generator, Catalog.load(catalog), rgb=True)
+    made = editor.edit(
+        targets, references, ["eyes", "nose"], queries=queries, strength=0.75, measure=True, batch_size=5
+    )
+    images, ratios = zip(
+        *((image, x) for b in made for image, x in zip(b.images, b.locality.ratio, strict=True)), strict=True
+    )
+    for line, image, ratio in zip(lines, images, ratios, strict=True):
+        pixels = torch.from_numpy(np.array(Image.open(out / line["file"]))).permute(2, 0, 1)
+        assert (pixels - image * 255).abs().max() < 0.51
+        assert line["locality"]["ratio"] == pytest.approx(float(ratio), rel=1e-4)
+        assert line["strength"] == 0.75 and line["query"]["rho"] == 0.05
+        assert line["truncation"] == 0.8 and line["rgb"] is True and line["network"] == "toy:sg2"
+
+
+@pytest.mark.parametrize("query", ["simultaneous", "softmax"])
+def test_edit_with_another_query_and_format(catalog, tmp_path, query):
+    base = ["edit", "--catalog", catalog, "--seeds", "1", "--references", "7", "--parts", "eyes", *NETWORK]
+    run(*base, "--outdir", tmp_path / "out", "--query", query, "--format", "webp", "--no-measure")
+    (line,) = (strict(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
+    assert line["query"]["kind"] == query and line["locality"] is None and line["rgb"] is False
+    assert Image.open(tmp_path / "out" / line["file"]).format == "WEBP"
+
+
+def test_edits_that_were_there_and_shards(catalog, tmp_path):
+    base = ["edit", "--catalog", catalog, "--seeds", "1-3", "--references", "7,8", "--parts", "eyes", *NETWORK]
+    base += ["--no-measure", "--batch-size", "2"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(*base, "--outdir", whole).endswith(f"6 edits and manifest.jsonl are in {whole}/\n")
+    text = run(*base, "--outdir", parts, "--shard", "2/3")
+    assert f"2 edits are in {parts}/\n" in text and "That is shard 2/3; the same command without --shard" in text
+    text = run(*base, "--outdir", parts)
+    assert text.endswith(f"6 edits (2 were there) and manifest.jsonl are in {parts}/\n")
+    assert [path.read_bytes() for path in sorted(parts.iterdir())] == [p.read_bytes() for p in sorted(whole.iterdir())]
+
+
+def test_edits_of_a_file_of_pairs_and_of_latents(catalog, tmp_path):
+    (tmp_path / "pairs.csv").write_text("target,reference,part\n1,faces-0001,eyes\n9,0,ear\n3,0,nose\n")
+    np.save(tmp_path / "faces.npy", shared("sg2").latents([7, 8]).numpy())
+    command = ["edit", "--catalog", catalog, "--pairs", tmp_path / "pairs.csv", "--references", tmp_path / "faces.npy"]
+    result = CliRunner().invoke(
+        cli.app, list(map(str, [*command, *NETWORK, "--outdir", tmp_path / "out", "--skip-bad"]))
+    )
+    assert result.exit_code == 0 and f"2 edits and manifest.jsonl are in {tmp_path / 'out'}/" in result.output
+    assert "1 bad lines of" in result.stderr and "line 3: part must be one with clusters, got 'ear'" in result.stderr
+    lines = [strict(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    named = [(line["target"], line["reference"], line["part"]) for line in lines]
+    assert named == [("seed0001", "faces-0001", "eyes"), ("seed0003", "faces-0000", "nose")]
+    for line in lines:
+        assert line["locality"]["ratio"] is not None
+
+
+def test_a_build_with_a_workdir_is_the_same(built, tmp_path):
+    for dtype, same in (("float32", True), ("bfloat16", False)):
+        options = ["--trunc", "0.9", "--seed", "4", "--workdir", tmp_path / dtype, "--dtype", dtype]
+        for _ in range(2):  # again from what is there
+            run(*BUILD, "--out", tmp_path / "catalog", *options)
+            made, expected = Catalog.load(tmp_path / "catalog"), Catalog.load(built)
+            assert torch.allclose(made.centroids, expected.centroids, atol=1e-6) == same
+            torch.testing.assert_close(made.centroids, expected.centroids, rtol=0, atol=0.1)
+        assert sorted(path.name[:4] for path in (tmp_path / dtype).iterdir()) == ["acti", "cont", "kmea"]
+
+
+def test_an_interruption_says_how_to_go_on(catalog, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    base = ["edit", "--catalog", catalog, "--seeds", "1-3", "--references", "7", "--parts", "eyes", *NETWORK]
+    monkeypatch.setattr(cli.Job, "_write", interrupt)
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in [*base, "--outdir", tmp_path / "out"]])
+    assert result.exit_code == 130
+    assert f"interrupted: 0 of 3 edits are in {tmp_path / 'out'}/; the same command goes on" in result.stderr
+    monkeypatch.setattr(cli.Catalog, "build", interrupt)
+    for options, hint in (([], "without --workdir nothing"), (["--workdir", "w"], "the same command goes on from w/")):
+        result = CliRunner().invoke(cli.app, [*BUILD, "--out", "x", *options])
+        assert result.exit_code == 130 and f"interrupted: {hint}" in result.stderr
+
+
+def test_info_prints_the_grid():
+    text = run("info")
+    assert __version__ in text and torch.__version__ in text
+    header = next(line for line in text.splitlines() if line.split() == list(BACKENDS))
+    for op in OPS:
+        (row,) = (line for line in text.splitlines() if line.split()[:1] == [op.name])
+        assert len(row.split()) == 1 + len(BACKENDS)
+        assert row[header.index("reference") : header.index("reference") + 9].strip() == "x"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["catalog", "build", "--out", "x", "--seeds", "6-4"], "seeds must rise"),
+        (["catalog", "build", "--out", "x", "--boxes", "lsun"], "boxes must be"),
+        (["catalog", "build", "--out", "x", "--network", "toy:sg9"], "network must be one of"),
+        ([*BUILD, "--out", "x", "--clusters", "0"], "n_clusters must be"),
+        ([*BUILD, "--out", "x", "--resolution", "999"], "resolution must be"),
+        ([*BUILD, "--out", "toy.safetensors/x"], "toy.safetensors"),
+        ([*BUILD, "--out", "x", "--dtype", "int8"], "dtype must be one of float32, float16, bfloat16, got 'int8'"),
+        ([*BUILD, "--out", "x", "--workdir", "text"], "text"),
+        (["catalog", "show", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["catalog", "show", "text"], "text cannot be used"),
+        (["catalog", "annotate", "toy.safetensors"], "annotate needs"),
+        (["catalog", "annotate", "toy.safetensors", "--boxes", "lsun"], "annotate needs"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "eyes"], "part must look like"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "eyes=1;2"], "part must look like"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "=1"], "part must look like"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "eyes=99"], r"cluster ids in \[0, 6\)"),
+        (["edit", "--parts", "ear"], "got 'ear'"),
+        (["edit", "--query", "random"], "query must be one of"),
+        (["edit", "--epsilon", "0.1;2"], "epsilon must be numbers"),
+        (["edit", "--epsilon", "-1"], "epsilon must be a finite number"),
+        (["edit", "--rho", "2"], "rho must be"),
+        (["edit", "--format", "gif"], "suffix must be one of .png, .jpg, .webp, got '.gif'"),
+        (["edit", "--seeds", "0,0"], "seeds must be different, got 0, 0"),
+        (["edit", "--seeds", "w.npy"], "w.npy"),
+        (["edit", "--seeds", "text.npy"], "text.npy cannot be used"),
+        (["edit", "--writers", "0"], "writers must be"),
+        (["edit", "--shard", "3/2"], "shard must look like 1/8"),
+        (["edit", "--shard", "0/2"], "shard must look like 1/8"),
+        (["edit", "--shard", "half"], "shard must look like 1/8"),
+        (["edit", "--pairs", "bad.csv"], "leave out --parts"),
+        ([*PAIRS, "bad.csv"], "bad.csv, line 3: part must be one with clusters, got 'ear'"),
+        ([*PAIRS, "missing.csv"], "missing.csv"),
+        ([*PAIRS, "bad.csv", "--epsilon", "1,2"], "one --epsilon"),
+        (PAIRS[:-1], "needs --seeds, --references and --parts, or --pairs"),
+        (["edit", "--device", "abacus"], "device must be cpu, cuda or cuda:0 and so on, got 'abacus'"),
+        (["edit", "--references", "x"], "seeds must look like"),
+        (["edit", "--batch-size", "0"], "batch_size must be"),
+        (["edit", "--network", "toy:sg3"], "toy.safetensors cannot be used"),
+        (["edit", "--outdir", "text"], "text"),
+    ],
+)
+def test_a_users_error_is_one_line(catalog, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("no catalog")
+    (tmp_path / "text.npy").write_text("no latents")
+    (tmp_path / "bad.csv").write_text("target,reference,part\n1,2,eyes\n1,2,ear\n")
+    if arguments[0] == "edit" and arguments[1] != "--catalog":
+        given = ["--catalog", "toy.safetensors", "--seeds", "1", "--references", "2", "--parts", "eyes", *NETWORK]
+        arguments = ["edit", *given, *arguments[1:]]  # the last of an option counts
+    monkeypatch.setattr("sys.argv", ["stylefast", *arguments])
+    before = catalog.read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    # Python prints the text of such an exit and ends with status 1
+    assert isinstance(caught.value.code, str) and re.search(message, caught.value.code)
+    assert caught.value.code.startswith("stylefast: ") and "\n" not in caught.value.code
+    assert "Traceback" not in capsys.readouterr().err
+    assert catalog.read_bytes() == before and not (tmp_path / "x").exists() and not (tmp_path / "out").exists()
+
+
+def test_an_unknown_command_fails(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["stylefast", "paint"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2 and "paint" in capsys.readouterr().err
+
+
+HUGE = """
+import re, sys, torch
+from stylefast import cli
+sys.argv = ["stylefast", "--help"]
+try:
+    cli.main()
+except SystemExit:
+    x = torch.empty(200 << 20, dtype=torch.uint8)
+    for mapping in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", open("/proc/self/smaps").read())[1:]:
+        begin, end = (int(part, 16) for part in mapping.split()[0].split("-"))
+        if begin <= x.data_ptr() + (100 << 20) < end:
+            print("flags", *re.search("VmFlags: (.*)", mapping)[1].split())
+"""
+
+
+def test_commands_compute_on_huge_pages():
+    """They ask for them ("hg") where the system has any, unless the user says otherwise."""
+    there = Path("/sys/kernel/mm/transparent_hugepage").exists()
+    clean = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    for environment, huge in ((clean, there), (clean | {"THP_MEM_ALLOC_ENABLE": "0"}, False)):
+        done = subprocess.run([sys.executable, "-c", HUGE], env=environment, check=True, capture_output=True, text=True)
+        flags = done.stdout.splitlines()[-1].split()
+        assert flags[:2] == ["flags", "rd"] and ("hg" in flags) == huge

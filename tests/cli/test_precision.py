@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The precision of convolutions on a GPU: the command line sets it, and manifests, catalogs and shards record it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from commands import run
+from jobs import grid, manifest
+
+from stylefast import Catalog
+from stylefast.editing import Job
+from stylefast.generators import Generator
+from stylefast.generators.toy import toy
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, restored: None) -> None:
+    """Makes generators report the precision that they would report on a GPU."""
+    precision: Any = Generator.precision.fget
+    gpu = SimpleNamespace(device=torch.device("cuda", 1))
+    monkeypatch.setattr(Generator, "precision", property(lambda self: precision(gpu)))
+
+
+def test_a_cpu_has_nothing_to_record():
+    assert toy("sg2").precision == {}
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize("tf32", [True, False])
+def test_the_command_line_sets_and_records_it(tf32: bool, tmp_path: Path):
+    option, network = "--tf32" if tf32 else "--no-tf32", ["--network", "toy:sg2"]
+    catalog = tmp_path / "catalog.safetensors"
+    torch.backends.cudnn.allow_tf32 = not tf32
+    run("catalog", "build", *network, "--seeds", "0-3", "--clusters", "6", "--out", catalog, option)
+    assert torch.backends.cudnn.allow_tf32 == Catalog.load(catalog).provenance["tf32"] == tf32
+    run("catalog", "annotate", catalog, "--part", "eyes=1")
+    torch.backends.cudnn.allow_tf32 = not tf32
+    edit = ["edit", *network, "--catalog", catalog, "--seeds", "1", "--references", "2", "--parts", "eyes"]
+    run(*edit, "--outdir", tmp_path / "out", option)
+    assert [line["tf32"] for line in manifest(tmp_path / "out")] == [tf32]
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_edits_of_another_precision_are_made_again(tmp_path: Path):
+    made = []
+    for tf32 in (True, True, False):
+        torch.backends.cudnn.allow_tf32 = tf32
+        job = Job(grid(), tmp_path, progress=False)
+        list(job)
+        made.append((job.found, job.made))
+    assert made == [(0, job.total), (job.total, 0), (0, job.total)]
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_shards_of_another_precision_are_refused(tmp_path: Path):
+    generator = toy("sg2")
+    torch.backends.cudnn.allow_tf32 = True
+    arguments = {"n_clusters": 4, "n_init": 1, "resolution": 8, "workdir": tmp_path, "progress": False}
+    Catalog.build(generator, [generator.latents(range(2))], **arguments)
+    torch.backends.cudnn.allow_tf32 = False
+    with pytest.raises(ValueError, match="activations.*its tf32 is True, not False"):
+        Catalog.build(generator, [generator.latents(range(2))], **arguments)
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_the_newer_setting_of_torch_is_recorded_too(precision: str):
+    script = f"""
+import torch
+from types import SimpleNamespace
+from stylefast.generators import Generator
+torch.backends.cudnn.conv.fp32_precision = {precision!r}
+print(Generator.precision.fget(SimpleNamespace(device=torch.device("cuda"))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{ {'tf32': precision == 'tf32'} }\n"

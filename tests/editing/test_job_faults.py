@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs that are killed, interrupted or lose a rank: what is left is whole, and going on gives the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from catalogs import build
+from editors import catalog_of
+from forked import SECONDS, start
+from jobs import files as files_of
+from jobs import grid, run
+
+from stylefast import Catalog
+from stylefast.cli import app as cli
+from stylefast.editing import StyleEditor
+from stylefast.generators.toy import toy
+
+KILLS = 20
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("catalog") / "toy.safetensors"
+    catalog_of("sg2").save(path)
+    return path
+
+
+def edit(directory: Path, catalog: Path) -> None:
+    generator = toy("sg2")
+    editor = StyleEditor(generator, Catalog.load(catalog, generator))
+    run(directory, grid(tuple(range(8)), (11, 12, 13), editor=editor), batch_size=3)
+
+
+def make_catalog(directory: Path, catalog: Path) -> None:
+    build(toy("sg2"), workdir=directory / "work", shard_images=2).save(directory / catalog.name)
+
+
+def finish(function: Callable[..., None], *arguments: Path) -> float:
+    """Seconds that a job takes to its end."""
+    begin = time.monotonic()
+    process = start(function, *arguments)
+    process.join(SECONDS)
+    assert process.exitcode == 0
+    return time.monotonic() - begin
+
+
+@pytest.mark.parametrize("function", [edit, make_catalog])
+def test_killed_at_twenty_random_moments(tmp_path: Path, catalog: Path, function: Callable[..., None]):
+    seconds = min(finish(function, tmp_path / name, catalog) for name in ("whole", "again"))
+    expected, rng = files(tmp_path / "whole"), random.Random(0)
+    assert files(tmp_path / "again") == expected
+    kills, jobs, moments = 0, 0, set[int]()
+    while kills < KILLS:
+        directory = tmp_path / str(jobs)
+        process = start(function, directory, catalog)
+        process.join(rng.uniform(0, seconds))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+            left = files(directory).items()
+            final = {name: x for name, x in left if not any(word in name for word in (".part", "manifest.0", "kmeans"))}
+            assert final.items() <= expected.items()
+            moments.add(len(final))
+        else:
+            assert process.exitcode == 0 and files(directory) == expected
+            jobs += 1
+    finish(function, directory, catalog)
+    assert files(directory) == expected
+    assert len(moments) > 1
+
+
+def command(directory: Path, catalog: Path, targets: str) -> None:
+    """`stylefast edit` in this process, its standard error in a file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without
+    os.dup2(os.open(directory.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.argv = ["stylefast", *edit_arguments(directory, catalog, targets)]
+    cli.main()
+
+
+def edit_arguments(directory: Path, catalog: Path, targets: str) -> list[str]:
+    given = {"catalog": catalog, "outdir": directory, "seeds": targets, "references": "7", "parts": "nose"}
+    options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    return ["edit", *options, "--network", "toy:sg2", "--no-measure", "--batch-size", "2"]
+
+
+def images_in(directory: Path) -> list[Path]:
+    return list(directory.glob("[!.]*.png"))
+
+
+def wait_for_images(directory: Path) -> None:
+    for _ in range(100 * SECONDS):
+        if images_in(directory):
+            return
+        time.sleep(0.01)
+    raise AssertionError("no image was made")
+
+
+def test_an_interrupt_stops_within_a_batch_and_says_how_to_go_on(tmp_path: Path, catalog: Path):
+    finish(command, tmp_path / "whole", catalog, "0-399")
+    process = start(command, tmp_path / "out", catalog, "0-399")
+    wait_for_images(tmp_path / "out")
+    before = len(images_in(tmp_path / "out"))
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(SECONDS)
+    after = len(images_in(tmp_path / "out"))
+    assert process.exitcode == 130
+    assert (
+        f"interrupted: {after} of 400 edits are in {tmp_path / 'out'}/; the same" in (tmp_path / "out.err").read_text()
+    )
+    assert after <= before + 2 + 2 * 2 + 2 + 10 and after < 400  # the batch, what waits for writers, what was meanwhile
+    assert not [path for path in (tmp_path / "out").iterdir() if ".part" in path.name]
+    finish(command, tmp_path / "out", catalog, "0-399")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def torchrun(size: int, *arguments: str) -> subprocess.Popen[str]:
+    address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), *address]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    every = [*launcher, "-m", "stylefast", *arguments]
+    return subprocess.Popen(every, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, fields = status.parent.name, status.read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+        found += [int(name)] if int(fields[1]) == parent else []
+    return found
+
+
+def test_a_rank_that_dies_ends_the_job_and_three_others_go_on(tmp_path: Path, catalog: Path):
+    targets = "0-399"
+    finish(command, tmp_path / "whole", catalog, targets)
+    expected = files_of(tmp_path / "whole")
+    job = torchrun(2, *edit_arguments(tmp_path / "out", catalog, targets))
+    wait_for_images(tmp_path / "out")
+    os.kill(max(children(job.pid)), signal.SIGKILL)
+    begin = time.monotonic()
+    text, _ = job.communicate(timeout=SECONDS)
+    assert job.returncode != 0 and "SIGKILL" in text
+    assert time.monotonic() - begin < 60
+    left = {name: content for name, content in files_of(tmp_path / "out").items() if name[0] != "."}
+    journals = [name for name in left if name.startswith("manifest.0")]
+    assert {name: x for name, x in left.items() if name not in journals}.items() < expected.items()
+    assert "manifest.jsonl" not in left and journals
+    again = torchrun(3, *edit_arguments(tmp_path / "out", catalog, targets))
+    text, _ = again.communicate(timeout=SECONDS)
+    assert again.returncode == 0, text
+    assert "400 edits (" in text and f"were there) and manifest.jsonl are in {tmp_path / 'out'}/" in text
+    assert files_of(tmp_path / "out") == expected

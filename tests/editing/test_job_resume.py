@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs that go on: what is made again and what is not, what stops them, shares and ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from editors import catalog_of
+from forked import in_ranks
+from jobs import files, grid, manifest, run
+from networks import shared
+
+from stylefast.editing import EditBatch, Job, StyleEditor
+from stylefast.editing import job as output
+from stylefast.generators.toy import toy
+
+N = 12
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an uninterrupted job leaves."""
+    directory = tmp_path_factory.mktemp("whole") / "new" / "folder"
+    run(directory)
+    return files(directory)
+
+
+def test_nothing_is_made_again(tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
+    run(tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
+    monkeypatch.setattr(output.EditRenderer, "__call__", None)
+    job = run(tmp_path)
+    assert (job.made, job.found) == (0, N) and files(tmp_path) == whole
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def altered(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[50] ^= 1
+    path.write_bytes(content)
+
+
+def replaced(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("damage", [missing, truncated, altered, replaced])
+def test_files_that_are_not_as_recorded_are_made_again(tmp_path: Path, whole: dict[str, bytes], damage: Any):
+    run(tmp_path)
+    names = sorted(name for name in whole if name.endswith(".png"))
+    for name in names[3:5]:
+        damage(tmp_path / name)
+    job = run(tmp_path)
+    assert (job.made, job.found) == (2, N - 2) and files(tmp_path) == whole
+    assert not any(path.is_symlink() for path in tmp_path.iterdir())
+
+
+def test_files_that_no_manifest_lists_are_made_again(tmp_path: Path, whole: dict[str, bytes]):
+    run(tmp_path)
+    lines = (tmp_path / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "manifest.jsonl").write_text("".join(lines[:4] + lines[6:]))
+    job = run(tmp_path)
+    assert (job.made, job.found) == (2, N - 2) and files(tmp_path) == whole
+
+
+def test_edits_that_would_be_others_now_are_made_again(tmp_path: Path):
+    def again(plan: Any = None, **options: Any) -> int:
+        return run(tmp_path, plan, **options).made
+
+    assert again() == N and again() == 0
+    assert again(settings={"note": 1}) == N and again(settings={"note": 1}) == 0
+    assert again(measure=True, settings={"note": 1}) == N and again() == N
+    assert again(grid(editor=StyleEditor(shared("sg2"), catalog_of("sg2"), rgb=True))) == N
+    other = replace(catalog_of("sg2"), parts={"eyes": [0], "nose": [1], "mouth": []})
+    assert again(grid(editor=StyleEditor(shared("sg2"), other))) == N
+    weights = toy("sg2", seed=1)
+    other = replace(catalog_of("sg2"), fingerprint=weights.fingerprint)
+    assert again(grid(editor=StyleEditor(weights, other))) == N
+    assert again(resume=False) == N and again(resume=False) == N and again() == 0
+
+
+def test_a_larger_plan_keeps_what_there_is(tmp_path: Path):
+    run(tmp_path, grid((2, 3)))
+    job = run(tmp_path, grid((1, 2, 3), parts=("nose", "mouth", "eyes")))
+    assert (job.made, job.found) == (10, 8) and len(manifest(tmp_path)) == 18
+
+
+def interrupted(directory: Path, after: int, error: type[BaseException] = KeyboardInterrupt, **options: Any) -> Job:
+    """A job whose generator fails after some batches of two."""
+    job = Job(grid(), directory, batch_size=2, progress=False, **options)
+    make, left = job.make, after
+
+    def failing(edits: Any) -> EditBatch:
+        nonlocal left
+        if left == 0:
+            raise error("stopped")
+        left -= 1
+        return make(edits)
+
+    job.make = failing  # type: ignore[assignment]
+    with pytest.raises(error, match="stopped"):
+        list(job)
+    return job
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interruption_leaves_whole_files_and_a_journal_that_lists_them(
+    tmp_path: Path, whole: dict[str, bytes], error: type[BaseException]
+):
+    for after in range(6):
+        directory = tmp_path / str(after)
+        job = interrupted(directory, after, error)
+        left = files(directory)
+        journal = left.pop("manifest.0001.jsonl", b"").decode().splitlines()
+        assert left.items() <= whole.items() and len(left) == job.made <= 2 * after
+        assert {json.loads(line)["file"] for line in journal} == set(left)
+        rest = run(directory)
+        assert (rest.found, rest.made) == (len(left), N - len(left)) and files(directory) == whole
+
+
+def test_interruptions_of_what_was_interrupted(tmp_path: Path, whole: dict[str, bytes]):
+    for after in (1, 1, 0, 2, 1):
+        interrupted(tmp_path, after)
+    assert 2 <= len(list(tmp_path.glob("manifest.*.jsonl"))) <= 4 and not (tmp_path / "manifest.jsonl").exists()
+    assert run(tmp_path).found == 10 and files(tmp_path) == whole
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interruption_while_an_image_is_handed_over(
+    tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, begun: bool
+):
+    submit, calls = ThreadPoolExecutor.submit, count(1)
+
+    def interrupted(*arguments: Any) -> Any:
+        last = next(calls) == 5
+        if begun or not last:
+            future = submit(*arguments)
+        if last:
+            raise KeyboardInterrupt
+        return future
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    left = files(tmp_path)
+    assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) == 4 + begun
+    monkeypatch.undo()
+    assert run(tmp_path).found == 4 + begun and files(tmp_path) == whole
+
+
+def test_a_reader_who_stops_is_an_interruption(tmp_path: Path, whole: dict[str, bytes]):
+    batches = iter(Job(grid(), tmp_path, batch_size=2, progress=False))
+    next(batches), next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert len(list(tmp_path.glob("*.png"))) == 4
+    assert run(tmp_path).found == 4 and files(tmp_path) == whole
+
+
+def test_a_journal_cut_in_a_line_is_read_up_to_it(tmp_path: Path, whole: dict[str, bytes]):
+    interrupted(tmp_path, 3)
+    journal = tmp_path / "manifest.0001.jsonl"
+    os.truncate(journal, journal.stat().st_size - 9)
+    assert run(tmp_path).found == 5 and files(tmp_path) == whole
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "manifest.0007.jsonl"])
+@pytest.mark.parametrize(
+    "line, why",
+    [
+        (b"{", "Expecting property name"),
+        (b"\xff\xfe", "codec can't decode"),
+        (b"[1, 2]", "it does not say file"),
+        (b"7", "not iterable"),
+        (b'{"file": "a.png", "target": "seed0001"}', "it does not say bytes"),
+        (b'{"file": ["a"], "bytes": 1, "sha256": "", "locality": null}', "file must be a name"),
+    ],
+)
+def test_a_manifest_with_a_line_that_is_none_is_refused(tmp_path: Path, name: str, line: bytes, why: str):
+    run(tmp_path)
+    good = (tmp_path / "manifest.jsonl").read_bytes()
+    (tmp_path / name).write_bytes(good + line + b"\n" + good)
+    before = files(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"^{re.escape(str(tmp_path / name))}, line 13 is no record of an edit: .*{why}"
+    ):
+        run(tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_a_writer_that_fails_ends_the_job(tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
+    calls, lock, write = [0], threading.Lock(), Job._write
+
+    def failing(self: Job, pixels: Any, file: str) -> Any:
+        with lock:
+            calls[0] += 1
+            if calls[0] == 7:
+                raise OSError("the disk is gone")
+        return write(self, pixels, file)
+
+    monkeypatch.setattr(Job, "_write", failing)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path)
+    assert threading.active_count() == before
+    left = files(tmp_path)
+    assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) < N and left.items() <= whole.items()
+    monkeypatch.undo()
+    assert run(tmp_path).found == len(left) and files(tmp_path) == whole
+
+
+def test_a_full_disk_ends_the_job_and_leaves_nothing_half_written(tmp_path: Path, whole: dict[str, bytes]):
+    full = sorted(name for name in whole if name.endswith(".png"))[5]
+    (tmp_path / f".{full[:-4]}.part.png").symlink_to("/dev/full")  # where that file is written before it is whole
+    with pytest.raises(OSError, match="No space left on device"):
+        run(tmp_path)
+    left = files(tmp_path)
+    assert full not in left and left.pop("manifest.0001.jsonl") and left.items() <= whole.items()
+    run(tmp_path)
+    assert files(tmp_path) == whole
+
+
+def test_what_a_killed_writer_left_is_taken_away(tmp_path: Path, whole: dict[str, bytes]):
+    for name in whole:
+        path = tmp_path / name
+        path.with_name(f".{path.stem}.part{path.suffix}").write_bytes(b"half")
+    run(tmp_path)
+    assert files(tmp_path) == whole
+
+
+def test_shares_make_what_one_job_makes_and_a_job_for_all_lists_it(tmp_path: Path, whole: dict[str, bytes]):
+    jobs = [run(tmp_path, share=(i, 4)) for i in (2, 0, 3, 1)]
+    assert [(job.made, job.found, job.total) for job in jobs] == [(2, 0, 2), (4, 0, 4), (2, 0, 2), (4, 0, 4)]
+    assert len(list(tmp_path.glob("manifest.000?.jsonl"))) == 4 and not (tmp_path / "manifest.jsonl").exists()
+    job = run(tmp_path)
+    assert (job.made, job.found) == (0, N) and files(tmp_path) == whole
+
+
+def job_of(rank: int, directory: Path) -> tuple[int, int, int]:
+    job = run(directory, group=dist.group.WORLD)
+    return job.made, job.found, job.total
+
+
+def test_ranks_make_what_one_process_makes_and_others_go_on(tmp_path: Path):
+    (alone,) = in_ranks(1, job_of, tmp_path / "1")
+    expected = files(tmp_path / "1")
+    assert alone == (N, 0, N)
+    for size in (2, 3, 7):
+        found = in_ranks(size, job_of, tmp_path / str(size))
+        assert sum(made for made, _, _ in found) == N and {total for *_, total in found} == {N}
+        assert files(tmp_path / str(size)) == expected
+    directory = tmp_path / "2"
+    for name in sorted(name for name in expected if name.endswith(".png"))[:5]:
+        (directory / name).unlink()
+    found = in_ranks(3, job_of, directory)
+    assert sum(made for made, _, _ in found) == 5 and sum(there for _, there, _ in found) == N - 5
+    assert files(directory) == expected

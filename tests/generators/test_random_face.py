@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints are data: what is read, what is refused, and what reaches the disk."""
+
+import hashlib
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stylefast.generators import load, random_face
+from stylefast.generators.mobile_stylegan import mobile_stylegan
+
+CONST = '<layer name="{0}" type="Const"><data element_type="{1}" shape="{2}" offset="{3}" size="{4}"/></layer>'
+WEIGHTS = (
+    np.array([1.5, -2, 3, 4], "<f4").tobytes() + np.array([7], "<i8").tobytes() + np.array([0.25], "<f2").tobytes()
+)
+
+
+def graph(*constants, head='<?xml version="1.0" ?>', version="10"):
+    layers = "".join(CONST.format(*constant) for constant in constants)
+    return f'{head}<net name="x" version="{version}"><layers><layer name="in" type="Parameter"/>{layers}</layers></net>'
+
+
+def test_constants_by_hand():
+    xml = graph(
+        ("b", "f32", "1, 2", 8, 8), ("n", "i64", "1", 16, 8), ("a", "f32", "", 4, 4), ("h", "f16", "1,1", 24, 2)
+    )
+    got = random_face.read_ir(xml.encode(), WEIGHTS, "x")
+    assert list(got) == ["b", "a", "h"]
+    np.testing.assert_array_equal(got["b"], np.array([[3, 4]], np.float32), strict=True)
+    np.testing.assert_array_equal(got["a"], np.array(-2, np.float32), strict=True)
+    np.testing.assert_array_equal(got["h"], np.array([[0.25]], np.float16), strict=True)
+
+
+GOOD = ("a", "f32", "4", 0, 16)
+ENTITY = '<!DOCTYPE net [<!ENTITY a "aaaa">]>'
+
+
+@pytest.mark.parametrize(
+    "xml, reason",
+    [
+        (graph(("a", "f32", "8", 0, 32)), r"bytes 0 to 32 of 26 cannot hold shape \[8\]"),
+        (graph(("a", "f32", "2", -8, 8)), "bytes -8 to 0"),
+        (graph(("a", "f32", "2", 0, 16)), r"cannot hold shape \[2\]"),
+        (graph(("a", "f32", "0", 0, 0)), r"cannot hold shape \[0\]"),
+        (graph(("a", "f32", "2, -1, -2", 0, 16)), r"cannot hold shape \[2, -1, -2\]"),
+        (graph(("a", "u1", "4", 0, 16)), "u1"),
+        (graph(("a", "f32", "x", 0, 16)), "invalid literal"),
+        (graph(GOOD, GOOD), "two constants have the same name"),
+        (graph(GOOD, version="11"), "version='11'"),
+        ('<other version="10"/>', "<other version='10'>"),
+        ("<net version='10'><layers><layer name='a' type='Const'/></layers></net>", "a constant has no data"),
+        ("PK\x03\x04", "not well-formed"),
+        (graph(GOOD, head=ENTITY), "document type declarations are refused"),
+        (graph(GOOD, head=f'<?xml version="1.0" encoding="UTF-16"?>{ENTITY}').encode("utf-16"), "type declarations"),
+    ],
+)
+def test_foreign_or_damaged_graphs_are_refused_by_name(xml, reason):
+    with pytest.raises(ValueError, match=f"some/net.xml is not a readable OpenVINO IR v10 network: .*{reason}"):
+        random_face.read_ir(xml if isinstance(xml, bytes) else xml.encode(), WEIGHTS, "some/net.xml")
+
+
+def test_graphs_of_other_networks_are_refused():
+    with pytest.raises(ValueError, match="not MobileStyleGAN's mapping network"):
+        mobile_stylegan({"a": np.zeros((512, 512), np.float32)}, {})
+    mapping = {f"{kind}{i}": np.zeros(shape) for i in range(8) for kind, shape in (("w", (512, 512)), ("b", 512))}
+    with pytest.raises(ValueError, match=r"synthesis network: it has no constant m\.input\.input"):
+        mobile_stylegan(mapping, {})
+
+
+# The wheel
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A small wheel of the right structure that passes for the real one."""
+    path = tmp_path / "source" / random_face.WHEEL
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(random_face.NETWORKS):
+            archive.writestr(f"random_face/data/{name}.xml", graph((f"a{number}", "f32", "4", 0, 16)))
+            archive.writestr(f"random_face/data/{name}.bin", WEIGHTS)
+    monkeypatch.setattr(random_face, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    return path
+
+
+@pytest.fixture
+def pip(monkeypatch, wheel):
+    """What pip was asked, and what it answers: ``pip.content`` is put into its destination, ``pip.stderr`` fails."""
+
+    class Pip:
+        content, stderr = wheel.read_bytes(), ""
+        commands, requirements = [], []
+
+        def run(self, command, **options):
+            self.commands.append(command)
+            self.requirements.append(Path(command[command.index("-r") + 1]).read_text())
+            if not self.stderr:
+                Path(command[command.index("--dest") + 1], random_face.WHEEL).write_bytes(self.content)
+            return subprocess.CompletedProcess(command, int(bool(self.stderr)), "", self.stderr)
+
+    pip = Pip()
+    monkeypatch.setattr(random_face.subprocess, "run", pip.run)
+    return pip
+
+
+def test_networks_are_read_from_the_wheel_and_from_a_folder(wheel, tmp_path):
+    got = random_face.read_random_face(wheel)
+    assert [list(got[name]) for name in ("MappingNetwork", "SynthesisNetwork")] == [["a0"], ["a1"]]
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    folder = tmp_path / "random_face" / "data"
+    np.testing.assert_equal(random_face.read_random_face(folder), got)
+    (folder / "SynthesisNetwork.bin").write_bytes(WEIGHTS[:12])
+    with pytest.raises(ValueError, match=r"data/SynthesisNetwork\.xml.*bytes 0 to 16 of 12"):
+        random_face.read_random_face(folder)
+
+
+def test_another_wheel_is_refused_by_name(wheel, tmp_path):
+    foreign = tmp_path / "foreign.whl"
+    foreign.write_bytes(wheel.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"foreign\.whl is not .* expected sha256 {random_face.SHA256}, got [0-9a-f]"):
+        load(foreign)
+    with pytest.raises(FileNotFoundError, match="absent.whl"):
+        load(tmp_path / "absent.whl")
+
+
+def test_the_installed_distribution_is_found_by_name_and_version(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert random_face.installed_random_face() is None
+    for version, expected in ((random_face.VERSION, tmp_path / "random_face" / "data"), ("2020.1.1.1", None)):
+        folder = tmp_path / f"random_face-{random_face.VERSION}.dist-info"
+        folder.mkdir(exist_ok=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: random-face\nVersion: {version}\n")
+        assert random_face.installed_random_face() == expected
+
+
+def test_the_wheel_is_fetched_once_by_name_version_and_hash(pip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STYLEFAST_CACHE", str(tmp_path / "cache"))
+    path = random_face.fetch_random_face()
+    assert path == tmp_path / "cache" / random_face.WHEEL and path.read_bytes() == pip.content
+    assert pip.requirements == [f"random-face==2021.7.21.1 --hash=sha256:{random_face.SHA256}\n"]
+    assert {"download", "--no-deps", "--require-hashes", "--only-binary=:all:"} < set(pip.commands[0])
+    assert "research only" in capsys.readouterr().err
+    assert random_face.fetch_random_face() == path and len(pip.commands) == 1
+    assert [file.name for file in path.parent.iterdir()] == [random_face.WHEEL]
+
+
+def test_a_failed_download_says_why_and_leaves_nothing(pip, tmp_path):
+    pip.stderr = "WARNING: Retrying\nERROR: No matching distribution found\n"
+    with pytest.raises(ConnectionError, match=r"random-face 2021\.7\.21\.1 .*: ERROR: No matching distribution found$"):
+        random_face.fetch_random_face(tmp_path / "cache")
+    pip.stderr, pip.content = "", b"something else"
+    with pytest.raises(ValueError, match="is not the wheel"):
+        random_face.fetch_random_face(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []

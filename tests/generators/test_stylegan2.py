@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our StyleGAN2: every layer against its formula the long way, the whole against networks in others' conventions."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from originals import CHANNELS, Layer, Original, W, modulated, up
+
+from stylefast.generators import weight_maps
+from stylefast.generators.stylegan2 import StyleGAN2, modulated_conv, stylegan2, upsample
+
+CASES = [
+    (family, architecture, clamp)
+    for family, architectures in {
+        "nvlabs": ("skip", "resnet", "orig"),
+        "hammer": ("skip", "resnet", "orig"),
+        "rosinality": ("skip",),
+        "genforce": ("skip", "orig"),
+    }.items()
+    for architecture in architectures
+    for clamp in ((None, 0.7) if family in ("nvlabs", "hammer") else (None,))
+]
+CONVERTERS = {
+    "nvlabs": lambda original: weight_maps.nvlabs(original.state, original.options),
+    "hammer": lambda original: weight_maps.hammer(original.state),
+    "genforce": lambda original: weight_maps.genforce(original.state),
+    "rosinality": lambda original: weight_maps.rosinality(original.state, original.mean),
+}
+
+
+def ours(original: Original) -> StyleGAN2:
+    return StyleGAN2(CONVERTERS[original.family](original), clamp=original.clamp)
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])  # at which 1e-8 counts
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("side", [None, 2, 4, 6])
+def test_modulated_convolution(kernel: int, side: int | None, scale: float):
+    torch.manual_seed(0)
+    x, weight, affine, w = (
+        random(3, 4, 5, 6),
+        random(7, 4, kernel, kernel) * scale,
+        (random(4, W), random(4)),
+        random(3, W),
+    )
+    taps = None if side is None else random(side, side)
+    got = modulated_conv(x, w @ affine[0].T + affine[1], weight, taps)
+    expected = modulated(Layer(weight, affine, torch.zeros(7)), x, w, taps, True)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [2, 4, 6, 8])
+def test_upsampling(side: int):
+    torch.manual_seed(0)
+    x, taps = random(2, 3, 4, 5), random(side, side)
+    torch.testing.assert_close(upsample(x, taps), up(x, side // 2, side // 2 - 1, taps))
+    constant = upsample(
+        torch.ones(1, 1, 9, 9, dtype=torch.float64), torch.ones(side, side, dtype=torch.float64) / side**2
+    )
+    torch.testing.assert_close(
+        constant[:, :, 6:12, 6:12], torch.ones(1, 1, 6, 6, dtype=torch.float64)
+    )  # its gain is one
+
+
+@pytest.mark.parametrize("family, architecture, clamp", CASES)
+def test_the_image_is_that_of_the_original(family: str, architecture: str, clamp: float | None):
+    original = Original(family, architecture, clamp)
+    network = ours(original).double()
+    z = random(3, original.z_dim)
+    w = network.mapping(z)
+    torch.testing.assert_close(w, original.map(z)[:, None].expand_as(w), rtol=1e-6, atol=1e-6)
+    w = w + random(*w.shape) / 4  # every row its own
+    torch.testing.assert_close(network.synthesis(w), original.image(w), rtol=1e-5, atol=1e-5)
+    assert torch.equal(network.w_avg, original.mean.double())
+
+
+def test_a_class_is_part_of_the_mapping():
+    original = Original("nvlabs", classes=4)
+    z = random(3, original.z_dim)
+    for label in (0, 3):
+        network = StyleGAN2(weight_maps.nvlabs(original.state, original.options, label)).double()
+        torch.testing.assert_close(network.mapping(z)[:, 0], original.map(z, label), rtol=1e-6, atol=1e-6)
+    for label in (None, 4, -1):
+        with pytest.raises(
+            ValueError, match=re.escape(f"class must be in [0, 4), because the network is conditional, got {label}")
+        ):
+            weight_maps.nvlabs(original.state, original.options, label)
+    with pytest.raises(ValueError, match="class must be left out: the network has none, got 2"):
+        weight_maps.nvlabs(Original("nvlabs").state, Original("nvlabs").options, 2)
+
+
+@pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
+def test_sites(architecture: str):
+    original = Original("nvlabs", architecture)
+    network = ours(original)
+    generator = stylegan2(network, name="mine")
+    convs = ["b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0", "b16.conv1"]
+    skip = ["b4.conv1", "b4.torgb", "b8.conv0", "b8.conv1", "b8.torgb", "b16.conv0", "b16.conv1", "b16.torgb"]
+    assert [site.name for site in generator.sites] == (skip if architecture == "skip" else [*convs, "b16.torgb"])
+    for site in generator.sites:
+        size, name = int(site.name.split(".")[0][1:]), site.name.split(".")[1]
+        entering = size // 2 if name == "conv0" else size
+        assert site.size == (entering, entering) and site.channels == CHANNELS[entering]
+        assert site.kind == ("rgb" if name == "torgb" else "conv")
+    shared = {site.tensor for site in generator.sites if site.name in ("b4.torgb", "b8.conv0")}
+    assert len(shared) == 1
+    w = generator.latents([1, 2], truncation=0.7)
+    assert generator.w_shape == (6, W) and generator.z_dim == original.z_dim
+    torch.testing.assert_close(generator.w_mean, original.mean)
+    with torch.no_grad():
+        bare, swapped = ((network.synthesis(each) * 0.5 + 0.5).clamp(0, 1) for each in (w, w[[1, 0]]))
+    styles = generator.styles(w)
+    assert torch.equal(generator.synthesize(styles, w), bare)
+    assert torch.equal(generator.synthesize(generator.styles(w[[1, 0]]), w[:1].expand_as(w)), swapped)
+    for site, (weight, bias) in ((site, original.layers[site.name].affine) for site in generator.sites):
+        row = skip.index(site.name) - sum("torgb" in name for name in skip[: skip.index(site.name)])
+        expected = w[:, row].double() @ weight.T + bias
+        torch.testing.assert_close(styles[:, site.slice].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_noise_may_be_absent():
+    original = Original("rosinality")
+    for name in [name for name in original.state if "noises" in name]:
+        del original.state[name]
+    for layer in original.layers.values():
+        layer.noise = None if layer.noise is None else torch.zeros_like(layer.noise)
+    w = random(2, 6, W)
+    torch.testing.assert_close(ours(original).double().synthesis(w), original.image(w), rtol=1e-5, atol=1e-5)
+
+
+def test_tensors_that_are_no_network():
+    good = CONVERTERS["nvlabs"](Original("nvlabs"))
+    StyleGAN2(good)
+    without, shape = (lambda name: {k: x for k, x in good.items() if k != name}), (lambda name, x: {**good, name: x})
+    for tensors, message in (
+        (without("synthesis.const"), "tensor synthesis.const must have 3 dimensions, got nothing"),
+        (without("synthesis.b4.conv1.weight"), "tensor synthesis.b2.torgb.weight, of the last block, is missing"),
+        (without("synthesis.b16.torgb.weight"), "tensor synthesis.b16.torgb.weight, of the last block, is missing"),
+        (
+            without("synthesis.b8.conv0.bias"),
+            "tensor synthesis.b8.conv0.bias must have shape [8] in this network, got nothing",
+        ),
+        (without("mapping.fc0.weight"), "tensor mapping.fc0.weight is missing"),
+        (shape("extra", torch.ones(2)), "tensor extra must have shape nothing in this network, got [2]"),
+        (
+            shape("synthesis.filter", torch.ones(3, 3)),
+            "tensor synthesis.filter must be a square with even sides, got [3, 3]",
+        ),
+        (
+            shape("synthesis.b8.conv0.noise", torch.ones(4, 4)),
+            "b8.conv0.noise must have shape [8, 8] in this network, got [4, 4]",
+        ),
+        (
+            shape("synthesis.b8.torgb.weight", torch.ones(1, 8, 1, 1)),
+            "must have shape [3, 8, 1, 1] in this network, got [1, ",
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            StyleGAN2(tensors)
+
+
+def test_filters_that_differ_are_refused():
+    original = Original("rosinality")
+    original.state["to_rgbs.0.upsample.kernel"] = torch.ones(4, 4) / 4
+    with pytest.raises(ValueError, match="up-sampling filters that differ"):
+        ours(original)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What StyleGAN3 has and others have not: tensors with a margin beyond the frame, and a transform of the input."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from editors import Everything, catalog_of, editor_of, latents
+from jobs import grid, run
+from miniatures import LAYERS, MINIATURES
+from networks import own_images, shared
+from torch import nn
+
+from stylefast import Catalog, contribution
+from stylefast.editing import StyleEditor
+from stylefast.generators import wrap
+
+NAMES = ("nvlabs3", "hammer3")
+
+
+def transparent(name):
+    """A network whose layers only resample what its input gives: a bump at the same place for every latent."""
+    net = MINIATURES[name].build()
+    net.synthesis.get_submodule("input" if name == "nvlabs3" else "early_layer").register_forward_hook(bump)
+    for module in net.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.ndim == 4:
+            nn.init.zeros_(weight)
+            for i in range(len(weight)):
+                weight.data[i, i, weight.shape[2] // 2, weight.shape[3] // 2] = 1
+        for style in (getattr(module, "affine", None), getattr(module, "style", None)):
+            if isinstance(style, nn.Linear) and style.out_features != 4:
+                nn.init.zeros_(style.weight)
+    return wrap(net)
+
+
+def bump(module, inputs, output):
+    """Wide enough for bilinear resampling; its centre is off the frame's, at (0.35, 0.6) of height and width."""
+    places = (torch.arange(output.shape[-1]) + 0.5 - 10) / 16
+    wave = torch.exp(-((places - 0.35) ** 2)[:, None] / 0.02 - (places - 0.6) ** 2 / 0.02)
+    return 0.1 * wave.expand_as(output)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_layer_covers_the_frame_so_that_what_is_resized_keeps_its_place(name):
+    generator = transparent(name)
+    w = generator.latents([0])
+    found = generator.activations(w)
+    image = generator.visit(w, lambda key, tensor: None, (), image=True) - 0.5
+    coarse = found[generator.sites[0].tensor][:, :1]
+    assert coarse.shape == (1, 1, 16, 16) and len(found) == len(LAYERS)
+    for tensor in (*found.values(), image):
+        expected = F.interpolate(coarse, size=tensor.shape[2:], mode="bilinear")
+        gain = tensor[:, :1].max() / expected.max()
+        torch.testing.assert_close(tensor[:, :1] / gain, expected, rtol=0, atol=0.002)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_handed_over_is_the_tensor_without_its_margin(name):
+    generator = wrap(MINIATURES[name].build())
+    w, whole = generator.latents([0, 1]), []
+    layers = [module for module in generator.network.modules() if hasattr(module, "in_sampling_rate")]
+    handles = [layer.register_forward_pre_hook(lambda module, inputs: whole.append(inputs[0])) for layer in layers]
+    tensors = generator.activations(w).values()
+    for handle in handles:
+        handle.remove()
+    assert [tensor.shape[-1] for tensor in whole] == [36, 36, 52, 32]
+    for tensor, side, full in zip(tensors, (16, 16, 32, 32), whole, strict=False):
+        margin = (full.shape[-1] - side) // 2
+        assert torch.equal(tensor, full[:, :, margin : margin + side, margin : margin + side])
+
+
+def test_a_catalog_is_one_of_the_frame():
+    generator = wrap(MINIATURES["nvlabs3"].build())
+    w = generator.latents(range(4))
+    catalog = Catalog.build(generator, w, n_clusters=3, resolution=16, n_init=1, progress=False)
+    assert catalog.occupancy.shape == (3, 16, 16)
+    labels, last = catalog.labels(generator, w), generator.sites[-1]
+    expected = contribution(generator.activations(w)[last.tensor], labels, 3)
+    torch.testing.assert_close(catalog.contributions[:, last.slice], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_transform_is_the_targets_unless_asked_for():
+    generator = shared("sg3")
+    t, r = latents(editor_of("sg3"), 10), latents(editor_of("sg3"), 11)
+    images = {}
+    for transform in (0.0, 0.5, 1.0):
+        editor = editor_of("sg3", rgb=True, transform=transform)
+        (batch,) = editor.edit(t, r, "nose", queries=Everything())
+        images[transform] = batch.images
+        mixed = t.clone()
+        mixed[:, 0] = t[:, 0].lerp(r[:, 0], transform)
+        assert torch.equal(batch.images, generator.synthesize(generator.styles(r), mixed))
+    assert torch.equal(images[1.0], own_images(generator, r))
+    assert not torch.equal(images[0.0], images[1.0])
+    (half,) = editor_of("sg3", rgb=True, transform=1.0).edit(t, r, "nose", queries=Everything(), strength=0.5)
+    mixed[:, 0] = (t[:, 0] + r[:, 0]) / 2
+    torch.testing.assert_close(half.images, generator.synthesize(half.styles, mixed))
+
+
+def test_edits_with_another_transform_are_made_again(tmp_path):
+    plans = [grid(parts="nose", editor=editor_of("sg3", transform=transform)) for transform in (0.0, 0.0, 1.0)]
+    assert [run(tmp_path, plan).made for plan in plans] == [6, 0, 6]
+
+
+@pytest.mark.parametrize(
+    "kind, transform, message", [("sg2", 0.5, "0, as toy:sg2 has none"), ("sg3", 1.5, r"\[0, 1\]")]
+)
+def test_a_transform_that_cannot_be_is_refused(kind, transform, message):
+    with pytest.raises(ValueError, match=f"transform must be .*{message}.*, got {transform}"):
+        StyleEditor(shared(kind), catalog_of(kind), transform=transform)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PNG files: what Pillow reads from them are the pixels, whichever library compresses them."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stylefast.io import png
+
+
+@pytest.mark.parametrize("deflate", [png.deflate, zlib])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (33, 65), (256, 100)])
+def test_pillow_reads_the_pixels(shape: tuple[int, int], deflate: object, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(png, "deflate", deflate)
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    for given in (pixels, pixels[::-1, ::-1], np.zeros_like(pixels)):
+        with Image.open(io.BytesIO(png.encode(given))) as image:
+            image.verify()  # checksums
+        with Image.open(io.BytesIO(png.encode(given))) as image:
+            assert image.format == "PNG" and image.mode == "RGB"
+            assert (np.asarray(image) == given).all()
+
+
+def test_what_changes_slowly_is_small():
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 256, 3))
+    assert len(png.encode(ramp)) < ramp.size / 50
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_other_pixels_are_refused(pixels: np.ndarray):
+    with pytest.raises(ValueError, match=r"pixels must be \[H, W, 3\] uint8, got \("):
+        png.encode(pixels)

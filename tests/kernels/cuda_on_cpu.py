@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the CUDA kernels without a GPU: csrc/cuda compiled by a C++ compiler against on_cpu/, where a thread of a
+block is a fiber, on CPU tensors: `make cuda`.
+
+    cuda_on_cpu.py battery             # the whole battery, against the reference
+    cuda_on_cpu.py order               # every sample, under AddressSanitizer: the same bits in whichever order threads
+                                       # and blocks run; and without any one of the barriers, this shows
+    cuda_on_cpu.py shared [--update]   # what the table of shared memory says
+
+Needs GCC on x86-64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cells import Cell, bits, invoke, outputs
+from sanitize import SANITIZERS, runtime
+from sanitized import read, report, short, tight
+
+from stylefast.backends import BACKENDS
+from stylefast.ops import OPS
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "cuda_on_cpu"
+LIBRARY = BUILD / "plain" / "libstylefast_cuda_on_cpu.so"
+TABLE = HERE / "cuda_shared.json"
+COMPILER = os.environ.get("CXX", "g++")
+FLAGS = (
+    "-std=c++17 -g1 -fPIC -fvisibility=hidden -ffp-contract=fast -mfma -mf16c -fno-strict-aliasing -Wall -Wextra "
+    "-Werror -Wno-unknown-pragmas -Wno-psabi -Wno-maybe-uninitialized -DUSE_CUDA "
+    "-DTORCH_TARGET_VERSION=0x020a000000000000"
+)
+ADDRESS = SANITIZERS[0]
+BATTERY = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws")
+SLOW = "same_bits or surroundings or large_layers or caches_hold or 210-200"  # minutes, and the other check's affair
+# Samples that need every barrier.
+FEW = "f32-2x64x9x15|same-2x64x9x15|same-1x33x16x16|f32-3x5x3x7| float16|standardized$|resized-True"
+ORDERS = (1, 37)  # of threads and blocks, beside the natural one: backwards, and shuffled
+AMPERE, TINY = (3, 166912), (1, 20000)  # processors, and bytes of shared memory: with 20000 little fits
+
+
+def build(name: str, *flags: str) -> Path:
+    """The library, in a folder of build/cuda_on_cpu; not built again from the same sources."""
+    folder, include = BUILD / name, Path(torch.__file__).parent / "include"
+    library, build_id = folder / LIBRARY.name, source_id(*flags)
+    if library.exists() and bytes.fromhex(build_id) in library.read_bytes():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [COMPILER, *FLAGS.split(), *flags, f"-I{HERE / 'on_cpu'}", f"-isystem{include}", "-c"]
+
+    def compile_one(source: Path) -> Path:
+        unit = folder / f"{source.stem}.o"
+        given = ["-include", "prefix.h", "-x", "c++"] if source.suffix == ".cu" else []
+        subprocess.run([*command, *given, source, "-o", unit], check=True)
+        return unit
+
+    sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), HERE / "on_cpu" / "fibers.cpp"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        units = list(pool.map(compile_one, sources))
+    torch_libraries = [f"-L{include.parent / 'lib'}", "-ltorch_cpu", "-lc10"]
+    subprocess.run(
+        [COMPILER, "-shared", f"-Wl,--build-id=0x{build_id}", *flags, *units, *torch_libraries, "-o", library],
+        check=True,
+    )
+    return library
+
+
+def source_id(*flags: str) -> str:
+    """SHA-1 of the kernels, what stands in for CUDA, and the options."""
+    folders = (ROOT / "csrc" / "common", ROOT / "csrc" / "cuda", HERE / "on_cpu")
+    files = sorted(path for folder in folders for path in folder.iterdir())
+    texts = [f"{COMPILER} {FLAGS} {flags}".encode(), *(path.name.encode() + path.read_bytes() for path in files)]
+    return hashlib.sha1(b"\0".join(texts)).hexdigest()
+
+
+def load(library: str) -> ctypes.CDLL:
+    """Fills the `cuda` column, which from now on takes CPU tensors, where it is named."""
+    BACKENDS["cuda"] = replace(
+        BACKENDS["cuda"],
+        key="CPU",
+        devices=("cpu",),
+        automatic=False,
+        reason=lambda: None,
+        supports=lambda device: None,
+    )
+    torch.ops.load_library(library)
+    return ctypes.CDLL(library)
+
+
+def battery(library: str, share: str) -> int:
+    load(library)
+    files = [str(ROOT / "tests" / "ops" / f"test_{name}.py") for name in BATTERY]
+    options = ["-q", "-p", "no:cacheprovider", "--require", "cuda", "--share", share]
+    return pytest.main([*options, "-k", f"cuda and not ({SLOW})", *files])
+
+
+def samples() -> Iterator[tuple[str, Cell]]:
+    """Every cell of the column with every sample that is not large."""
+    for op in OPS:
+        for key in op.cells:
+            for name, inputs in op.samples():
+                if key.startswith("cuda") and next(iter(inputs.values())).numel() < 20_000:
+                    yield f"{op.name} {key} {name}", Cell(op, key, inputs)
+
+
+def result(cell: Cell) -> list[torch.Tensor]:
+    """The bytes of what a cell gives for its sample, on memory that is not a byte longer."""
+    return [bits(x) for x in outputs(invoke(cell, [tight(value) for value in cell.inputs.values()]))]
+
+
+def barriers() -> Iterator[tuple[str, int]]:
+    """File and line of every barrier of the kernels."""
+    for path in sorted((ROOT / "csrc" / "cuda").glob("*.cu*")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if re.search(r"__syncthreads\(\)", line):
+                yield path.name, number
+
+
+def same_in_every_order(on_cpu: ctypes.CDLL, cells: dict[str, Cell], *devices: tuple[int, int]) -> None:
+    """Raises AssertionError for a sample whose bits change with the order in which threads and blocks run."""
+    for device in devices:
+        on_cpu.on_cpu_device(*device)
+        for name, cell in cells.items():
+            on_cpu.on_cpu_order(0)
+            expected = result(cell)
+            for order in ORDERS:
+                on_cpu.on_cpu_order(order)
+                got = result(cell)
+                assert all(map(torch.equal, got, expected)), f"{name}: other bits in order {order} on {device}"
+
+
+def shared(library: str, update: bool) -> None:
+    """Compares the shared memory of the blocks that GPU workloads launch with tests/kernels/cuda_shared.json."""
+    from gpu.workloads import GPU_WORKLOADS
+
+    on_cpu, found = load(library), {}
+    for name, device in {"sm_80": (108, 166912), "sm_90": (132, 232448), "sm_100": (148, 232448)}.items():
+        on_cpu.on_cpu_device(*device)
+        for workload in GPU_WORKLOADS:
+            arguments = [unwritten(value) for value in workload.make("meta", 8).values()]
+            on_cpu.on_cpu_largest()
+            workload.op.cells["cuda"](*arguments)
+            found[f"{name} {workload.op.name} {workload.name}"] = on_cpu.on_cpu_largest()
+    if update:
+        TABLE.write_text(json.dumps(found, indent=0) + "\n")
+    expected = json.loads(TABLE.read_text())
+    wrong = [f"{at}: the table says {expected.get(at)}, found {n}" for at, n in found.items() if expected.get(at) != n]
+    assert not wrong and len(found) == len(expected), "\n".join(wrong)
+    print(f"{len(found)} launches as large as in the table")
+
+
+def unwritten(value: Any) -> Any:
+    """A tensor on the CPU in place of one without data: no memory, as nobody touches it."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+
+
+def order(library: str) -> None:
+    on_cpu = load(library)
+    torch.set_num_threads(1)
+    cells = dict(samples())
+    few = {name: cell for name, cell in cells.items() if re.search(FEW, name)}
+    same_in_every_order(on_cpu, cells, AMPERE)
+    same_in_every_order(on_cpu, few, TINY)
+
+    def without(file: str, line: int) -> None:
+        on_cpu.on_cpu_skip(file.encode(), line)
+        try:
+            same_in_every_order(on_cpu, few, AMPERE, TINY)
+        except AssertionError as error:
+            print(error, file=sys.stderr, flush=True)
+            os.abort()
+
+    missed = [at for at in barriers() if not report(partial(without, *at))]
+    assert not missed, f"barriers without which nothing changes: {missed}"
+    for name, cell in few.items():
+        found = report(partial(read, cell, short))
+        assert "AddressSanitizer" in found, f"{name}: a tensor that is too short is not reported: {found}"
+    print(f"{len(cells)} samples: the same bits in every order; {len(list(barriers()))} barriers, none to spare")
+
+
+def main(check: str, *options: str) -> None:
+    if check == "order":
+        library = build("address", "-O1", *ADDRESS.flags.split())
+        preload = " ".join(map(runtime, (ADDRESS.runtime, "libstdc++.so.6")))
+        environment = {**os.environ, **ADDRESS.options, "LD_PRELOAD": preload, "OPENBLAS_NUM_THREADS": "1"}
+        sys.exit(subprocess.run([sys.executable, __file__, "in", check, library], env=environment).returncode)
+    library = build("plain", "-O2")
+    if check == "shared":
+        shared(str(library), "--update" in options)
+    else:
+        shares = [subprocess.Popen([sys.executable, __file__, "in", check, library, f"{i}/2"]) for i in (1, 2)]
+        sys.exit(max(process.wait() for process in shares))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:3] == ["in", "battery"]:
+        sys.exit(battery(*sys.argv[3:]))
+    elif sys.argv[1:3] == ["in", "order"]:
+        order(sys.argv[3])
+    else:
+        main(*sys.argv[1:])

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The build: one wheel for any Python, without kernels where there is no compiler; and what the package reports."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from cells import skip_unless
+
+import stylefast
+from stylefast import backends
+from stylefast.backends import BACKENDS
+from stylefast.ops import OPS
+
+ROOT = Path(stylefast.__file__).parent.parent
+CPU_LIBRARY, CUDA_LIBRARY = (f"stylefast/backends/libstylefast_{name}.so" for name in ("cpu", "cuda"))
+
+
+def wheel(folder: Path, **environment: str) -> Path:
+    """Builds a wheel from a copy of the sources, without anything that was built before."""
+    source = folder / "source"
+    source.mkdir()
+    for name in ("csrc", "stylefast"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for path in (*ROOT.glob("*.md"), *(ROOT / name for name in ("setup.py", "pyproject.toml", "LICENSE"))):
+        shutil.copy(path, source)
+    build = "from setuptools.build_meta import build_wheel; build_wheel('..')"
+    cleaned = {name: value for name, value in os.environ.items() if name not in ("CXX", "PYTHONPATH")}
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=source, env=cleaned | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def python(*arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(folder), **environment}
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def one_command(tmp_path: Path) -> Path:
+    """A compiler that writes an empty object: what a wheel holds does not depend on what is in the library."""
+    command = tmp_path / "bin" / "one-command"
+    command.parent.mkdir()
+    command.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\n: > "$2"\n')
+    command.chmod(0o755)
+    return command
+
+
+@pytest.fixture
+def toolkit(one_command: Path) -> Path:
+    """The same for nvcc: one that knows two of the architectures and more, and notes what it is asked."""
+    command, log = one_command.with_name("nvcc"), one_command.with_name("log")
+    knows = '[ "$1" = --list-gpu-code ] && printf "sm_75\\nsm_80\\nsm_90\\n" && exit\n'
+    command.write_text(f'#!/bin/sh\n{knows}echo "$@" >> {log}\nexec {one_command} "$@"\n')
+    command.chmod(0o755)
+    return command
+
+
+def libraries(built: Path) -> list[str]:
+    return sorted(file for file in zipfile.ZipFile(built).namelist() if file.endswith(".so"))
+
+
+def test_cuda_kernels_are_built_for_what_the_toolkit_knows(tmp_path: Path, one_command: Path, toolkit: Path):
+    built = wheel(tmp_path, CXX=str(one_command), CUDACXX=str(toolkit), STYLEFAST_CUDA="1")
+    assert libraries(built) == [CPU_LIBRARY, CUDA_LIBRARY]
+    calls = toolkit.with_name("log").read_text().splitlines()
+    sources = [word for call in calls for word in call.split() if word.endswith(".cu")]
+    assert sorted(sources) == sorted(f"csrc/cuda/{path.name}" for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
+    codes = {"compute_80,code=sm_80", "compute_90,code=sm_90", "compute_90,code=compute_90"}
+    assert all({word[14:] for word in call.split() if word.startswith("-gencode=")} == codes for call in calls)
+
+
+def test_cuda_kernels_are_left_out_where_nothing_asks_for_them(tmp_path: Path, one_command: Path, toolkit: Path):
+    script = "import sys, torch; torch.version.cuda = sys.argv[1] or None; import setup; print(setup.wants_cuda())"
+    quiet = "import setuptools; setuptools.setup = lambda **_: None; "
+    compilers = {"CXX": str(one_command), "CUDACXX": str(toolkit)}
+    missing = {"CXX": str(one_command), "CUDACXX": "", "CUDA_HOME": "", "PATH": str(tmp_path)}
+    for choice, cuda, tools, answer in (
+        ("auto", "", compilers, "False"),
+        ("auto", "13.0", compilers, "True"),
+        ("0", "13.0", compilers, "False"),
+        ("1", "", compilers, "True"),
+        ("auto", "13.0", missing, "False"),
+    ):
+        done = python("-c", quiet + script, cuda, **tools, STYLEFAST_CUDA=choice)
+        assert done.stdout.strip() == answer, (choice, cuda, done.stderr)
+    assert "no nvcc found; installing without CUDA kernels" in done.stderr
+    for choice, message in (
+        ("1", "STYLEFAST_CUDA=1 needs a C++ compiler and nvcc"),
+        ("on", "must be auto, 0 or 1, got on"),
+    ):
+        done = python("-c", quiet + script, "13.0", **missing, STYLEFAST_CUDA=choice)
+        assert done.returncode != 0 and message in done.stderr
+
+
+def test_the_wheel_serves_any_python(tmp_path: Path, one_command: Path):
+    built = wheel(tmp_path, CXX=str(one_command), STYLEFAST_CUDA="0")
+    name, version, *tag = built.stem.split("-")
+    assert (name, version, tag[:2]) == ("stylefast", stylefast.__version__, ["py3", "none"])
+    assert len(tag) == 3 and tag[2] != "any"
+    files = zipfile.ZipFile(built).namelist()
+    assert [file for file in files if file.endswith((".so", ".pyd", ".pyc"))] == [CPU_LIBRARY]
+    assert not [file for file in files if "cpython" in file or not file.startswith("stylefast")]
+
+
+def test_without_a_compiler_the_package_runs_on_its_reference_and_says_so_once(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    built = wheel(tmp_path, PATH=str(tmp_path / "empty"))
+    assert not [file for file in zipfile.ZipFile(built).namelist() if file.endswith(".so")]
+    site = tmp_path / "site"
+    zipfile.ZipFile(built).extractall(site)
+    script = """
+import torch, stylefast
+print(stylefast.__file__)
+for _ in range(2):
+    labels, _ = stylefast.assign(torch.ones(1, 2, 2, 2), torch.eye(2))
+print(labels.tolist())
+"""
+    done = python("-W", "always", "-c", script, folder=site)
+    assert done.stdout.splitlines() == [str(site / "stylefast" / "__init__.py"), "[[[0, 0], [0, 0]]]"], done.stderr
+    assert done.stderr.count("stylefast runs on its slow 'reference' backend: backend 'cpu' was not built") == 1
+
+    report = python("-m", "stylefast", folder=site).stdout
+    assert rows(report)["CPU"] == ["kernels", "none"]
+    assert all(rows(report)[op.name][list(BACKENDS).index("cpu")] == "-" for op in OPS)
+    assert all(rows(report)[op.name][list(BACKENDS).index("reference")] == "x" for op in OPS)
+    assert "\nbackend 'cpu' was not built" in report
+
+
+def rows(report: str) -> dict[str, list[str]]:
+    """The words of each line behind its first."""
+    return {words[0]: words[1:] for line in report.splitlines() if (words := line.split())}
+
+
+def test_the_report_names_versions_and_what_can_run():
+    report = rows(python("-m", "stylefast").stdout)
+    assert report["stylefast"] == [stylefast.__version__]
+    assert report["torch"] == [torch.__version__]
+    assert report["CPU"] == ["kernels", backends.native.instruction_set() or "none"]
+    for op in OPS:
+        assert report[op.name] == ["x" if reason is None else "-" for reason in backends.available().values()]
+
+
+@pytest.mark.parametrize("isa", [pytest.param(isa, marks=skip_unless("cpu")) for isa in ("sse9", "AVX2")])
+def test_an_unknown_instruction_set_is_refused_by_name(isa: str):
+    done = python("-m", "stylefast", STYLEFAST_ISA=isa)
+    assert done.returncode != 0
+    assert f"STYLEFAST_ISA must be one of avx512 avx2 portable, got {isa}" in done.stderr

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When an op's outputs are right: an error budget for values, regret for labels, equality for counts."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, NamedTuple
+
+import torch
+from cells import outputs
+from torch import Tensor
+
+from stylefast.core.dtypes import accumulator
+from stylefast.ops import assign as assignment
+from stylefast.ops.op import Op
+
+FLIPS = 1e-3  # at most this fraction of the labels (and one more) may differ from the best, each within its budget
+
+
+class Finding(NamedTuple):
+    """What is wrong, and the layer that saw it."""
+
+    layer: str
+    message: str
+
+
+def agree(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -> None:
+    """Raises AssertionError with all findings, if there are any."""
+    found = findings(op, got, inputs, exact=exact)
+    assert not found, "\n".join(f"{op.name} ({layer}): {message}" for layer, message in found)
+
+
+def findings(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -> list[Finding]:
+    """Judges the outputs that an op gave for CPU inputs.
+
+    Values: error(got) <= 2 error(plain) + floor, where errors are to the reference in float64 and plain is the
+    reference at the working dtype. Labels: by their float64 score; all other outputs of an op that assigns are then
+    those of the labels it chose. `exact` says that every sum is exact in the working dtype: ties must go to the lowest.
+    """
+    got, names = outputs(got), _names(op)
+    given, wide = list(inputs.values()), [_widen(x) for x in inputs.values()]
+    form = [
+        Finding("form", f"{name} must be {like.dtype} {tuple(like.shape)}, got {x.dtype} {tuple(x.shape)}")
+        for name, x, like in zip(names, got, outputs(op.fake(*given)), strict=True)
+        if x.dtype != like.dtype or x.shape != like.shape
+    ]
+    if form:
+        return form
+    if op.given_labels is None:
+        found, got_labels, compute = [], (), op.reference
+    else:
+        found, got_labels, compute = _judge_labels(got[0], inputs, exact), got[:1], op.given_labels
+        if any(finding.layer == "range" for finding in found):
+            return found
+    truth, plain = outputs(compute(*got_labels, *wide)), outputs(compute(*got_labels, *given))
+    eps = torch.finfo(accumulator(given[0].dtype)).eps
+    first = len(got_labels)
+    for name, g, t, p in zip(names[first:], got[first:], truth, plain, strict=True):
+        found += _judge_values(name, g, t, p, eps) if g.is_floating_point() else _judge_integers(name, g, t)
+    return found
+
+
+def floor(eps: float, truth: Tensor) -> float:
+    """Four ulps, of the dtype that the op computes in, of the largest finite magnitude; 64 if that is float64.
+
+    What an op does last (a square root, a division, a product, the store) rounds by half an ulp each, and plain torch
+    may by luck make none of these errors: two ulps. As much again for the order of the last additions. In float64 plain
+    is the truth, its error reads zero and is that of sums of some thousand terms: tens of ulps.
+    """
+    finite = truth[truth.isfinite()]
+    ulps = 64 if eps == torch.finfo(torch.float64).eps else 4
+    return ulps * eps * float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def budget(eps: float, truth: Tensor, plain: Tensor) -> Tensor:
+    """2 error(plain) + floor, of every element.
+
+    Where the output is narrower than what the op computes in (`eps`), plain's error is the store's, half an ulp of each
+    element: twice that, instead of twice the largest.
+    """
+    worst = float(_distance(plain, truth).max()) if truth.numel() else 0.0
+    allowed = torch.full(truth.shape, 2 * worst + floor(eps, truth), dtype=torch.float64)
+    stored = torch.finfo(plain.dtype).eps
+    return torch.minimum(allowed, stored * truth.abs() + floor(eps, truth)) if stored > eps else allowed
+
+
+def _judge_values(name: str, got: Tensor, truth: Tensor, plain: Tensor, eps: float) -> list[Finding]:
+    error, allowed = _distance(got, truth), budget(eps, truth.double(), plain)
+    found = []
+    if (odd := got.isnan() != truth.isnan()).any():
+        at = _first(odd)
+        found.append(Finding("nan", f"{name}{list(at)}: got {got[at]:g}, truth {truth[at]:g} ({int(odd.sum())} such)"))
+    if (over := error > allowed).any():
+        at = _first(over & (error == error[over].max()))
+        parts = (
+            f"error {error[at]:g} > {allowed[at]:g} (plain {_distance(plain, truth).max():g}, {int(over.sum())} such)"
+        )
+        found.append(Finding("budget", f"{name}{list(at)}: got {got[at]:.9g}, truth {truth[at]:.9g}, {parts}"))
+    return found
+
+
+def _judge_integers(name: str, got: Tensor, truth: Tensor) -> list[Finding]:
+    if torch.equal(got, truth):
+        return []
+    at = _first(got != truth)
+    return [Finding("integer", f"{name}{list(at)}: got {int(got[at])}, truth {int(truth[at])}")]
+
+
+def _judge_labels(labels: Tensor, inputs: dict[str, Any], exact: bool) -> list[Finding]:
+    """Labels [.., N, H, W] of one or, with centroids [B, K, C], several restarts.
+
+    A product of C terms, summed in any order, errs by at most C eps/2 |x| |c|: a difference of two by C eps |x| |c|.
+    What plain torch's scores err by (features are computed too) is granted on top, twice for each of the two.
+    """
+    wide = {name: _widen(x) for name, x in inputs.items()}
+    score, plain = _scores(wide), _scores(inputs).double()  # [B, N, K, H, W]
+    norm = torch.linalg.vector_norm(assignment.points(wide["activations"], wide["features"]), dim=1)  # [N, H, W]
+    labels = labels.reshape(score.shape[0], *norm.shape).long()
+    if (outside := (labels < 0) | (labels >= score.shape[2])).any():
+        at = _first(outside)
+        return [Finding("range", f"label {list(at)}: got {int(labels[at])}, K = {score.shape[2]}")]
+    found = []
+    counted = (norm.isfinite() & (norm > 0)).expand_as(labels)
+    if (odd := ~counted & (labels != 0)).any():
+        at = _first(odd)
+        found.append(Finding("zero", f"label {list(at)} of norm {norm[at[1:]]:g}: got {int(labels[at])}, must be 0"))
+    size = norm * torch.linalg.vector_norm(wide["centroids"].nan_to_num(0, 0, 0), dim=-1).max()  # [N, H, W]
+    relative = (_distance(plain, score) / size.unsqueeze(1))[counted.unsqueeze(2).expand_as(score)]
+    noise = float(relative.max()) if relative.numel() else 0.0
+    channels, eps = inputs["activations"].shape[1], torch.finfo(accumulator(inputs["activations"].dtype)).eps
+    allowed = (size * (4 * noise + channels * eps)).expand_as(labels)
+    best, winner = score.max(2)
+    regret = _distance(score.gather(2, labels.unsqueeze(2)).squeeze(2), best)
+    if (over := counted & (regret > allowed)).any():
+        at = _first(over & (regret == regret[over].max()))
+        message = f"label {list(at)}: got {int(labels[at])}, best {int(winner[at])}, regret {regret[at]:g}"
+        found.append(Finding("regret", f"{message} > {allowed[at]:g} ({int(over.sum())} such)"))
+    flipped = counted & (labels != winner) & (regret <= allowed)
+    if exact and flipped.any():
+        at = _first(flipped)
+        found.append(Finding("tie", f"label {list(at)}: got {int(labels[at])}, lowest {int(winner[at])}"))
+    elif not exact and int(flipped.sum()) > 1 + FLIPS * labels.numel():
+        found.append(Finding("flips", f"{int(flipped.sum())} of {labels.numel()} labels differ from the best"))
+    return found
+
+
+def _scores(inputs: dict[str, Any]) -> Tensor:
+    """<x_i, c_k>, -inf where it is NaN: [B, N, K, H, W]."""
+    centroids = inputs["centroids"].reshape(-1, *inputs["centroids"].shape[-2:])
+    scores = [assignment.scores(inputs["activations"], c, inputs["features"]) for c in centroids]
+    return torch.stack(scores).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|; 0 for equal infinities and where either is NaN, which is the nan layer's affair."""
+    skipped = (a == b) | a.isnan() | b.isnan()
+    return torch.where(skipped, 0.0, (a.double() - b.double()).abs())
+
+
+def _widen(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _first(mask: Tensor) -> tuple[int, ...]:
+    return tuple(mask.nonzero()[0].tolist())
+
+
+def _names(op: Op) -> tuple[str, ...]:
+    """What the public function calls its outputs."""
+    return getattr(typing.get_type_hints(op.public)["return"], "_fields", (op.name,))

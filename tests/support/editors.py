@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Editors of the toy generators that tests share, and the catalogs that they work from."""
+
+from functools import cache
+
+import torch
+from networks import shared
+
+from stylefast.catalog import Catalog
+from stylefast.editing import StyleEditor
+
+LAYERS = {"sg1": 16, "sg2": 16, "sg3": 36}  # rows of the layer to cluster
+
+
+@cache
+def catalog_of(kind):
+    generator = shared(kind)
+    w = generator.latents(range(6))
+    catalog = Catalog.build(generator, w, n_clusters=6, resolution=LAYERS[kind], n_init=1, progress=False)
+    return catalog.annotate({"eyes": [0], "nose": [1, 4], "mouth": [2]})
+
+
+def editor_of(kind, **options):
+    return StyleEditor(shared(kind), catalog_of(kind), **options)
+
+
+def latents(editor, *seeds):
+    return editor.generator.latents(seeds)
+
+
+class Everything:
+    """A query of a user: ones at all edited sites."""
+
+    name = "everything"
+
+    def __call__(self, catalog, part, sites):
+        q = torch.zeros(catalog.contributions.shape[1])
+        for site in sites:
+            q[site.slice] = 1
+        return q

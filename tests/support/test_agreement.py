@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The test tools, tested: every planted fault is caught by the layer meant for it and by no other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import agreement
+import pytest
+import torch
+from agreement import agree, findings
+from cells import outputs
+from torch import Tensor
+
+from stylefast.core.dtypes import accumulator
+from stylefast.ops import OPS
+from stylefast.ops.assign import ASSIGN, clustered
+from stylefast.ops.blend import BLEND
+from stylefast.ops.lloyd_step import LLOYD_STEP
+from stylefast.ops.op import Op
+
+ASSIGNING = [op for op in OPS if op.given_labels is not None]
+
+
+def problem(k: int = 5, h: int = 6, w: int = 6) -> dict[str, Any]:
+    activations, centroids = clustered(2, 8, h, w, k, torch.float32)
+    return {"activations": activations, "centroids": centroids, "features": "raw"}
+
+
+def inputs_of(op: Op) -> dict[str, Any]:
+    return next(op.samples())[1]
+
+
+def layers(op: Op, got: Any, inputs: dict[str, Any], **options: Any) -> list[str]:
+    return [finding.layer for finding in findings(op, got, inputs, **options)]
+
+
+def relabelled(op: Op, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+    """What an op would give that chose these labels and is right otherwise."""
+    assert op.given_labels is not None
+    return labels, *op.given_labels(labels, *inputs.values())
+
+
+def truth(op: Op, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+    """The outputs in float64, of the labels that the working dtype chooses."""
+    wide = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs.values()]
+    if op.given_labels is None:
+        return outputs(op.reference(*wide))
+    labels = outputs(op.reference(*inputs.values()))[0]
+    return labels, *op.given_labels(labels, *wide)
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_the_reference_passes_on_every_sample(op: Op):
+    for _, inputs in op.samples():
+        agree(op, op.reference(*inputs.values()), inputs)
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_rounding_of_another_order_of_summation_passes(op: Op):
+    rng = torch.Generator().manual_seed(0)
+    for _, inputs in op.samples():
+        eps = torch.finfo(accumulator(next(iter(inputs.values())).dtype)).eps
+        got = []
+        for x, like in zip(truth(op, inputs), outputs(op.fake(*inputs.values())), strict=True):
+            if x.is_floating_point():
+                noise = torch.rand(x.shape, generator=rng, dtype=torch.float64) * 2 - 1
+                x = x + 2 * eps * noise * (x.abs().max() if x.numel() else 1)
+            got.append(x.to(like.dtype))
+        agree(op, tuple(got), inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_computing_in_half_precision_is_over_budget(dtype: torch.dtype):
+    inputs = {name: x.to(dtype) if name == "query" else x for name, x in dict(BLEND.samples())[f"{dtype}"[6:]].items()}
+    target, reference, query = (inputs[name][inputs["edits"][:, i]] for i, name in enumerate(list(inputs)[:3]))
+    inputs["query"] = inputs["query"].float()
+    assert layers(BLEND, target + query * (reference - target), inputs) == ["budget"]
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_a_wrong_sign_is_over_budget(op: Op):
+    inputs = inputs_of(op)
+    *rest, last = outputs(op.reference(*inputs.values()))
+    assert layers(op, (*rest, -last), inputs) == ["budget"]
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_one_value_three_times_over_budget(op: Op):
+    inputs = inputs_of(op)
+    got, right = list(outputs(op.reference(*inputs.values()))), truth(op, inputs)[-1].double()
+    worst = right.flatten().clone()
+    worst[-1] += 3 * agreement.budget(torch.finfo(torch.float32).eps, right, got[-1]).flatten()[-1]
+    got[-1] = worst.reshape(right.shape).to(got[-1].dtype)
+    assert layers(op, tuple(got), inputs) == ["budget"]
+    with pytest.raises(AssertionError, match=rf"{op.name} \(budget\): \w+\[.*\]: got .*, truth .*, error .* > .*plain"):
+        agree(op, tuple(got), inputs)
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_one_nan(op: Op):
+    inputs = inputs_of(op)
+    got = [x.clone() for x in outputs(op.reference(*inputs.values()))]
+    got[-1].view(-1)[0] = torch.nan
+    assert layers(op, tuple(got), inputs) == ["nan"]
+
+
+def test_a_number_where_nan_is_due():
+    inputs = problem()
+    inputs["activations"][0, 2, 3, 3] = torch.nan
+    labels, similarity = ASSIGN.reference(*inputs.values())
+    assert layers(ASSIGN, (labels, similarity), inputs) == []
+    assert layers(ASSIGN, (labels, similarity.nan_to_num()), inputs) == ["nan"]
+
+
+def test_infinities_must_be_the_same():
+    inputs = inputs_of(BLEND)
+    inputs["reference"][0] = torch.inf
+    inputs["query"].fill_(0.5)
+    right = BLEND.reference(*inputs.values())
+    assert right.isinf().any()
+    assert layers(BLEND, right, inputs) == []
+    assert layers(BLEND, -right, inputs) == ["budget"]
+    assert layers(BLEND, right.clamp(max=1e38), inputs) == ["budget"]
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_shape_and_dtype(op: Op):
+    inputs = inputs_of(op)
+    *rest, last = outputs(op.reference(*inputs.values()))
+    assert layers(op, (*rest, last[:-1]), inputs) == ["form"]
+    assert layers(op, (*rest, last.half()), inputs) == ["form"]
+
+
+def test_a_swapped_axis():
+    inputs = problem()
+    labels, similarity = ASSIGN.reference(*inputs.values())
+    assert layers(ASSIGN, (labels, similarity.transpose(1, 2)), inputs) == ["budget"]
+    assert "regret" in layers(ASSIGN, (labels.transpose(1, 2), similarity), inputs)
+    oblong = problem(h=3)
+    swapped = tuple(x.transpose(1, 2) for x in ASSIGN.reference(*oblong.values()))
+    assert layers(ASSIGN, swapped, oblong) == ["form", "form"]
+
+
+@pytest.mark.parametrize("op", ASSIGNING, ids=lambda op: op.name)
+def test_labels_off_by_one(op: Op):
+    inputs = inputs_of(op)
+    labels = outputs(op.reference(*inputs.values()))[0]
+    off = torch.where(labels > 0, labels - 1, labels)
+    assert layers(op, relabelled(op, off, inputs), inputs) == ["regret"]
+
+
+@pytest.mark.parametrize("op", ASSIGNING, ids=lambda op: op.name)
+def test_one_label_of_a_worse_centroid(op: Op):
+    inputs = inputs_of(op)
+    labels = outputs(op.reference(*inputs.values()))[0].clone()
+    labels.view(-1)[7] = (labels.view(-1)[7] + 1) % 4
+    assert layers(op, relabelled(op, labels, inputs), inputs) == ["regret"]
+
+
+@pytest.mark.parametrize("op", ASSIGNING, ids=lambda op: op.name)
+@pytest.mark.parametrize("label", [-1, 4, 2**31 - 1])
+def test_a_label_outside_the_clusters(op: Op, label: int):
+    inputs = inputs_of(op)
+    got = list(outputs(op.reference(*inputs.values())))
+    got[0].view(-1)[3] = label
+    assert layers(op, tuple(got), inputs) == ["range"]
+
+
+def test_a_zero_point_has_label_zero():
+    inputs = problem()
+    labels, similarity = ASSIGN.reference(*inputs.values())
+    assert not inputs["activations"][0, :, 0, 1].any()
+    labels[0, 0, 1] = 1
+    assert layers(ASSIGN, (labels, similarity), inputs) == ["zero"]
+
+
+def near_ties(k: int = 2) -> dict[str, Any]:
+    """Centroid 1 is better than centroid 0 by an ulp of one channel: less than the order of summation may decide."""
+    inputs = problem(k)
+    inputs["activations"] = inputs["activations"].abs() + 1
+    inputs["centroids"] = torch.full((k, 8), 8**-0.5)
+    inputs["centroids"][1, 0] = torch.nextafter(inputs["centroids"][1, 0], torch.tensor(1.0))
+    return inputs
+
+
+def test_too_many_flips_within_budget():
+    inputs = near_ties()
+    best = torch.ones(2, 6, 6, dtype=torch.int32)
+    one = best.clone()
+    one[0, 0, 0] = 0
+    assert layers(ASSIGN, relabelled(ASSIGN, one, inputs), inputs) == []
+    assert layers(ASSIGN, relabelled(ASSIGN, torch.zeros_like(best), inputs), inputs) == ["flips"]
+
+
+def test_an_exact_tie_given_to_the_higher_index():
+    inputs = problem(3)
+    inputs["activations"] = inputs["activations"].round() + 3
+    inputs["centroids"] = torch.ones(3, 8)
+    lowest = torch.zeros(2, 6, 6, dtype=torch.int32)
+    assert layers(ASSIGN, relabelled(ASSIGN, lowest, inputs), inputs, exact=True) == []
+    higher = lowest.clone()
+    higher[1, 2, 3] = 2
+    assert layers(ASSIGN, relabelled(ASSIGN, higher, inputs), inputs, exact=True) == ["tie"]
+    assert layers(ASSIGN, relabelled(ASSIGN, higher, inputs), inputs) == []
+
+
+def test_counts_off_by_one():
+    inputs = inputs_of(LLOYD_STEP)
+    labels, sums, counts, objective = LLOYD_STEP.reference(*inputs.values())
+    counts[0, 1] += 1
+    assert layers(LLOYD_STEP, (labels, sums, counts, objective), inputs) == ["integer"]
+    with pytest.raises(AssertionError, match=r"lloyd_step \(integer\): counts\[0, 1\]: got \d+, truth \d+"):
+        agree(LLOYD_STEP, (labels, sums, counts, objective), inputs)
+
+
+def test_all_findings_are_reported_together():
+    inputs = inputs_of(LLOYD_STEP)
+    labels, sums, counts, objective = LLOYD_STEP.reference(*inputs.values())
+    assert layers(LLOYD_STEP, (labels, -sums, counts + 1, objective), inputs) == ["budget", "integer"]
