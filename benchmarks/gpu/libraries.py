@@ -60,9 +60,9 @@ def build(columns: Iterable[str]) -> bool:
 
 def main() -> int:
     if REHEARSAL:
-        import cuda_on_cpu
+        import cuda_emulation
 
-        cuda_on_cpu.build("plain", "-O2")
+        cuda_emulation.build("plain", "-O2")
     start()
     begin = time.monotonic()
     stale = [column for column, library in LIBRARIES.items() if not is_current(column, library)]

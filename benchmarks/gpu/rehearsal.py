@@ -5,7 +5,6 @@ processor, and this module stands in for `torch.cuda`. Its times are those of an
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from types import SimpleNamespace
@@ -59,6 +58,7 @@ if REHEARSAL:
 def fill_cuda_column() -> None:
     """In a rehearsal, has the CUDA kernels serve CPU tensors, once they are compiled for the processor."""
     if REHEARSAL:
-        on_cpu = importlib.import_module("cuda_on_cpu")  # of tests/, which the stages find in a rehearsal
-        if on_cpu.LIBRARY.exists():
-            on_cpu.load(str(on_cpu.LIBRARY))
+        import cuda_emulation  # of tests/kernels, which is on the path of the stages in a rehearsal
+
+        if cuda_emulation.LIBRARY.exists():
+            cuda_emulation.load(str(cuda_emulation.LIBRARY))

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the CUDA kernels without a GPU: csrc/cuda compiled by a C++ compiler against on_cpu/, where a thread of a
-block is a fiber, on CPU tensors: `make cuda`.
+"""Runs the CUDA kernels without a GPU, on CPU tensors, as cuda_emulation.py compiles them: `make cuda`.
 
     cuda_on_cpu.py battery             # the whole battery, against the reference
     cuda_on_cpu.py order               # every sample, under AddressSanitizer: the same bits in whichever order threads
@@ -13,15 +12,12 @@ Needs GCC on x86-64.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,23 +25,15 @@ from typing import Any
 import pytest
 import torch
 from cells import Cell, bits, invoke, outputs
+from cuda_emulation import build, load
 from sanitize import SANITIZERS, runtime
 from sanitized import read, report, short, tight
 
-from stylefast.backends import BACKENDS
 from stylefast.ops import OPS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-BUILD = ROOT / "build" / "cuda_on_cpu"
-LIBRARY = BUILD / "plain" / "libstylefast_cuda_on_cpu.so"
 TABLE = HERE / "cuda_shared.json"
-COMPILER = os.environ.get("CXX", "g++")
-FLAGS = (
-    "-std=c++17 -g1 -fPIC -fvisibility=hidden -ffp-contract=fast -mfma -mf16c -fno-strict-aliasing -Wall -Wextra "
-    "-Werror -Wno-unknown-pragmas -Wno-psabi -Wno-maybe-uninitialized -DUSE_CUDA "
-    "-DTORCH_TARGET_VERSION=0x020a000000000000"
-)
 ADDRESS = SANITIZERS[0]
 BATTERY = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws")
 SLOW = "same_bits or surroundings or large_layers or caches_hold or 210-200"  # minutes, and the other check's affair
@@ -53,54 +41,6 @@ SLOW = "same_bits or surroundings or large_layers or caches_hold or 210-200"  # 
 FEW = "f32-2x64x9x15|same-2x64x9x15|same-1x33x16x16|f32-3x5x3x7| float16|standardized$|resized-True"
 ORDERS = (1, 37)  # of threads and blocks, beside the natural one: backwards, and shuffled
 AMPERE, TINY = (3, 166912), (1, 20000)  # processors, and bytes of shared memory: with 20000 little fits
-
-
-def build(name: str, *flags: str) -> Path:
-    """The library, in a folder of build/cuda_on_cpu; not built again from the same sources."""
-    folder, include = BUILD / name, Path(torch.__file__).parent / "include"
-    library, build_id = folder / LIBRARY.name, source_id(*flags)
-    if library.exists() and bytes.fromhex(build_id) in library.read_bytes():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [COMPILER, *FLAGS.split(), *flags, f"-I{HERE / 'on_cpu'}", f"-isystem{include}", "-c"]
-
-    def compile_one(source: Path) -> Path:
-        unit = folder / f"{source.stem}.o"
-        given = ["-include", "prefix.h", "-x", "c++"] if source.suffix == ".cu" else []
-        subprocess.run([*command, *given, source, "-o", unit], check=True)
-        return unit
-
-    sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), HERE / "on_cpu" / "fibers.cpp"]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        units = list(pool.map(compile_one, sources))
-    torch_libraries = [f"-L{include.parent / 'lib'}", "-ltorch_cpu", "-lc10"]
-    subprocess.run(
-        [COMPILER, "-shared", f"-Wl,--build-id=0x{build_id}", *flags, *units, *torch_libraries, "-o", library],
-        check=True,
-    )
-    return library
-
-
-def source_id(*flags: str) -> str:
-    """SHA-1 of the kernels, what stands in for CUDA, and the options."""
-    folders = (ROOT / "csrc" / "common", ROOT / "csrc" / "cuda", HERE / "on_cpu")
-    files = sorted(path for folder in folders for path in folder.iterdir())
-    texts = [f"{COMPILER} {FLAGS} {flags}".encode(), *(path.name.encode() + path.read_bytes() for path in files)]
-    return hashlib.sha1(b"\0".join(texts)).hexdigest()
-
-
-def load(library: str) -> ctypes.CDLL:
-    """Fills the `cuda` column, which from now on takes CPU tensors, where it is named."""
-    BACKENDS["cuda"] = replace(
-        BACKENDS["cuda"],
-        key="CPU",
-        devices=("cpu",),
-        automatic=False,
-        reason=lambda: None,
-        supports=lambda device: None,
-    )
-    torch.ops.load_library(library)
-    return ctypes.CDLL(library)
 
 
 def battery(library: str, share: str) -> int:

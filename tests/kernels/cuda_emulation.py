@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Emulates the CUDA kernels on a processor: compiles csrc/cuda with a C++ compiler against on_cpu/, where each thread
+of a block is a fiber, and registers the result as the `cuda` backend of CPU tensors.
+
+Needs GCC on x86-64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from stylefast.backends import BACKENDS
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "cuda_on_cpu"
+LIBRARY = BUILD / "plain" / "libstylefast_cuda_on_cpu.so"
+COMPILER = os.environ.get("CXX", "g++")
+FLAGS = (
+    "-std=c++17 -g1 -fPIC -fvisibility=hidden -ffp-contract=fast -mfma -mf16c -fno-strict-aliasing -Wall -Wextra "
+    "-Werror -Wno-unknown-pragmas -Wno-psabi -Wno-maybe-uninitialized -DUSE_CUDA "
+    "-DTORCH_TARGET_VERSION=0x020a000000000000"
+)
+
+
+def build(name: str, *flags: str) -> Path:
+    """Compiles the library into a folder of build/cuda_on_cpu, unless it was compiled from the same sources before."""
+    folder, include = BUILD / name, Path(torch.__file__).parent / "include"
+    library, build_id = folder / LIBRARY.name, source_id(*flags)
+    if library.exists() and bytes.fromhex(build_id) in library.read_bytes():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [COMPILER, *FLAGS.split(), *flags, f"-I{HERE / 'on_cpu'}", f"-isystem{include}", "-c"]
+
+    def compile_one(source: Path) -> Path:
+        unit = folder / f"{source.stem}.o"
+        language = ["-include", "prefix.h", "-x", "c++"] if source.suffix == ".cu" else []
+        subprocess.run([*command, *language, source, "-o", unit], check=True)
+        return unit
+
+    sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), HERE / "on_cpu" / "fibers.cpp"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        units = list(pool.map(compile_one, sources))
+    torch_libraries = [f"-L{include.parent / 'lib'}", "-ltorch_cpu", "-lc10"]
+    subprocess.run(
+        [COMPILER, "-shared", f"-Wl,--build-id=0x{build_id}", *flags, *units, *torch_libraries, "-o", library],
+        check=True,
+    )
+    return library
+
+
+def source_id(*flags: str) -> str:
+    """SHA-1 of the kernels, what stands in for CUDA, and the options."""
+    folders = (ROOT / "csrc" / "common", ROOT / "csrc" / "cuda", HERE / "on_cpu")
+    files = sorted(path for folder in folders for path in folder.iterdir())
+    texts = [f"{COMPILER} {FLAGS} {flags}".encode(), *(path.name.encode() + path.read_bytes() for path in files)]
+    return hashlib.sha1(b"\0".join(texts)).hexdigest()
+
+
+def load(library: str) -> ctypes.CDLL:
+    """Registers the library as the `cuda` backend, which from now on takes CPU tensors where it is named."""
+    BACKENDS["cuda"] = replace(
+        BACKENDS["cuda"],
+        key="CPU",
+        devices=("cpu",),
+        automatic=False,
+        reason=lambda: None,
+        supports=lambda device: None,
+    )
+    torch.ops.load_library(library)
+    return ctypes.CDLL(library)
