@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -28,18 +29,36 @@ def check_activations(activations: Tensor) -> None:
         raise ValueError(f"activations [N, C, H, W] must have C, H and W >= 1, got {tuple(activations.shape)}")
 
 
-def check_tensor(name: str, tensor: Tensor, letters: str, *ranks: int, like: Tensor | None = None) -> None:
-    """Raises unless `tensor` is a dense floating tensor of one of `ranks` dimensions, on the device of `like`."""
+def check_tensor(name: str, tensor: Tensor, letters: str = "", *ranks: int, like: Tensor | None = None) -> None:
+    """Raises unless `tensor` is a dense floating tensor. If given: with one of `ranks`, on the device of `like`."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.dtype not in DTYPES:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense (strided) tensor, got layout {tensor.layout}")
-    if tensor.dim() not in ranks:
+    if ranks and tensor.dim() not in ranks:
         raise ValueError(f"{name} must have shape {letters}, got {tuple(tensor.shape)}")
     if like is not None and tensor.device != like.device:
         raise ValueError(f"{name} must be on {like.device} like the first argument, got {tensor.device}")
+
+
+def check_shape(name: str, tensor: Tensor, /, **lengths: int | None) -> None:
+    """Raises ValueError unless `tensor` has one dimension per letter, of that length where it is not None."""
+    if tensor.dim() == len(lengths) and all(
+        expected in (None, length) for expected, length in zip(lengths.values(), tensor.shape, strict=True)
+    ):
+        return
+    fixed = ", ".join(f"{letter} = {length}" for letter, length in lengths.items() if length is not None)
+    expected = f"[{', '.join(lengths)}]" + (f" with {fixed}" if fixed else "")
+    raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+
+
+def check_integer(name: str, value: int, minimum: int) -> int:
+    """The value as an int. Raises ValueError unless it is an integer >= `minimum`; bool is none."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+    return int(value)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -48,13 +67,23 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def as_tensor(name: str, value: Array, letters: str, *ranks: int) -> Tensor:
-    """A tensor or an array as a tensor without gradient, where it is. Raises TypeError or ValueError for any other."""
+def to_tensor(name: str, value: Array) -> Tensor:
+    """A tensor unchanged; a NumPy array as a tensor that shares its memory, unless a negative stride requires a copy.
+
+    The result of a read-only array must not be written to. Raises TypeError for anything else.
+    """
     if isinstance(value, np.ndarray):
+        value = value if min(value.strides, default=0) >= 0 else value.copy()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing writes
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             value = torch.from_numpy(value)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor or a NumPy array, got {type(value).__name__}")
-    check_tensor(name, value, letters, *ranks)
-    return value.detach()
+    return value
+
+
+def as_tensor(name: str, value: Array, letters: str, *ranks: int) -> Tensor:
+    """A tensor or an array as a tensor without gradient, where it is. Raises TypeError or ValueError for any other."""
+    tensor = to_tensor(name, value)
+    check_tensor(name, tensor, letters, *ranks)
+    return tensor.detach()
