@@ -44,8 +44,8 @@ struct Activations {
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Item `part` of `parts` nearly equal, contiguous shares of [0, count) starts here.
-constexpr int64_t share(int64_t count, int64_t part, int64_t parts) { return count * part / parts; }
+// The first item of `part` if [0, count) is divided into `parts` contiguous ranges of nearly equal length.
+constexpr int64_t part_begin(int64_t count, int64_t part, int64_t parts) { return count * part / parts; }
 
 // An uninitialised array on cache-line borders.
 template <typename T>

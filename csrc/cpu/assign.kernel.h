@@ -13,7 +13,7 @@ void assign_kernel(const AssignTask<T>& task, int64_t part, int64_t parts) {
   const Tile<T> tile(points.a.c, pixels);
   const Best<T> best(pixels);
   const Buffer<T> norm(pixels), weight(pixels), scores(scores_size<T>(pixels, points.clusters));
-  for (int64_t t = share(tiles, part, parts); t < share(tiles, part + 1, parts); ++t) {
+  for (int64_t t = part_begin(tiles, part, parts); t < part_begin(tiles, part + 1, parts); ++t) {
     const int64_t first = t * pixels, count = std::min(pixels, positions - first);
     score_tile<T>(points, first, count, tile, tile, norm, scores);
     choose<T>(scores, score_columns<T>(points.clusters), 0, points.clusters, count, best);

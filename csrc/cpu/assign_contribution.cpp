@@ -12,16 +12,16 @@ template <typename T>
 void run_moments(MomentsTask<T> task, ContributionOutput<T>& output) {
   const Source& a = task.points.a;
   const int64_t threads = parts_for(a.n * ((a.plane() + 31) / 32));
-  task.pieces = a.n == 0 ? 1 : (threads + a.n - 1) / a.n;
-  const int64_t parts = std::min(threads, std::max<int64_t>(1, a.n * task.pieces));
-  task.to = output.allocate(parts);
-  std::vector<Moments<T>> pieces;
-  for (int64_t i = 0; task.pieces > 1 && i < a.n * task.pieces; ++i)
-    pieces.emplace_back(task.points.clusters, padded<T>(a.c));
+  task.segments = a.n == 0 ? 1 : (threads + a.n - 1) / a.n;
+  const int64_t parts = std::min(threads, std::max<int64_t>(1, a.n * task.segments));
+  task.output = output.allocate(parts);
+  std::vector<Moments<T>> segment_moments;  // of every segment
+  for (int64_t i = 0; task.segments > 1 && i < a.n * task.segments; ++i)
+    segment_moments.emplace_back(task.points.clusters, padded<T>(a.c));
   const auto kernel = STYLEFAST_PICK(moments_kernel<T>);
-  parallel(parts, [&](int64_t part) { kernel(task, part, parts, pieces); });
-  if (task.pieces > 1) STYLEFAST_PICK(fold_pieces<T>)(task, pieces);
-  output.reduce(task.pieces > 1 ? 1 : parts, a.positions());
+  parallel(parts, [&](int64_t part) { kernel(task, part, parts, segment_moments); });
+  if (task.segments > 1) STYLEFAST_PICK(fold_segments<T>)(task, segment_moments);
+  output.reduce(task.segments > 1 ? 1 : parts, a.positions());
 }
 
 template void run_moments(MomentsTask<float>, ContributionOutput<float>&);

@@ -14,13 +14,13 @@ class MomentsPass {
   explicit MomentsPass(const MomentsTask<T>& task)
       : task_(task),
         a_(task.points.a),
-        given_(task.points.centroids == nullptr),
+        labels_given_(task.points.centroids == nullptr),
         raw_(task.points.features == Features::kRaw),
-        pixels_(tile_pixels<T>(a_.c, (a_.plane() + task.pieces - 1) / task.pieces)),
-        by_slab_(given_ && !a_.channels_last()),
+        pixels_(tile_pixels<T>(a_.c, (a_.plane() + task.segments - 1) / task.segments)),
+        by_slab_(labels_given_ && !a_.channels_last()),
         tile_(by_slab_ ? L : a_.c, pixels_),
         features_(raw_ ? 0 : a_.c, pixels_),
-        scores_(given_ ? 0 : scores_size<T>(pixels_, task.points.clusters)),
+        scores_(labels_given_ ? 0 : scores_size<T>(pixels_, task.points.clusters)),
         norm_(pixels_),
         similarity_(pixels_),
         weight_(pixels_),
@@ -31,11 +31,11 @@ class MomentsPass {
   int64_t tiles() const { return (a_.plane() + pixels_ - 1) / pixels_; }
 
   // Labels tiles [begin, end) of image n and adds their moments.
-  void add(int64_t n, int64_t begin, int64_t end, const Moments<T>& to) {
+  void add(int64_t n, int64_t begin, int64_t end, const Moments<T>& moments) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t offset = t * pixels_, first = n * a_.plane() + offset,
                     count = std::min(pixels_, a_.plane() - offset);
-      if (given_) {
+      if (labels_given_) {
         read_labels(first, count);
         if (!by_slab_) pack<T>(a_, first, count, 0, tile_.slabs, tile_.data, pixels_, nullptr);
       } else {
@@ -43,12 +43,12 @@ class MomentsPass {
       }
       runs_.sort(label_, count);
       int32_t start = 0;
-      for (const Run& run : runs_) to.n[run.label] += static_cast<T>(run.end - std::exchange(start, run.end));
+      for (const Run& run : runs_) moments.counts[run.label] += static_cast<T>(run.end - std::exchange(start, run.end));
       for (int64_t s = 0; s * L < a_.c; ++s) {
         if (by_slab_) pack<T>(a_, first, count, s, s + 1, tile_.data, pixels_, nullptr);
         const T* slab = tile_.slab(by_slab_ ? 0 : s);
-        if (task_.standardize && t == begin) store(to.shift + s * L, slab_mean(slab, count));
-        add_slab<T>(slab, s, runs_, to);
+        if (task_.standardize && t == begin) store(moments.shift + s * L, slab_mean(slab, count));
+        add_slab<T>(slab, s, runs_, moments);
       }
     }
   }
@@ -56,8 +56,8 @@ class MomentsPass {
  private:
   void read_labels(int64_t first, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
-      const int32_t given = task_.labels[first + i];
-      label_[i] = given >= 0 && given < task_.points.clusters ? given : static_cast<int32_t>(task_.points.clusters);
+      const int32_t label = task_.given_labels[first + i];
+      label_[i] = label >= 0 && label < task_.points.clusters ? label : static_cast<int32_t>(task_.points.clusters);
     }
   }
 
@@ -66,14 +66,14 @@ class MomentsPass {
     score_tile<T>(task_.points, first, count, tile_, raw_ ? tile_ : features_, norm_, scores_);
     choose<T>(scores_, score_columns<T>(clusters), 0, clusters, count, best_);
     finish_labels<T>(best_, norm_, count, label_, similarity_, weight_);
-    std::copy(label_ + 0, label_ + count, task_.chosen + first);
+    std::copy(label_ + 0, label_ + count, task_.out_labels + first);
   }
 
   const MomentsTask<T>& task_;
   const Source& a_;
-  bool given_, raw_;  // labels, features
+  bool labels_given_, raw_;  // raw_: points are the activations themselves
   int64_t pixels_;
-  bool by_slab_;  // labels are known before a tile is read: a slab at a time will do
+  bool by_slab_;  // the labels are known before a tile is read, so one slab is held instead of all
   Tile<T> tile_, features_;
   Buffer<T> scores_, norm_, similarity_, weight_;
   Buffer<int32_t> label_;
@@ -84,32 +84,32 @@ class MomentsPass {
 template <typename T>
 void start_sums(const MomentsTask<T>& task, int64_t part) {
   const int64_t size = task.points.clusters * padded<T>(task.points.a.c);
-  if (task.to.sums != nullptr) std::fill(task.to.sums + part * size, task.to.sums + (part + 1) * size, 0.0);
+  if (task.output.sums != nullptr) std::fill(task.output.sums + part * size, task.output.sums + (part + 1) * size, 0.0);
 }
 
 template <typename T>
 void fold_image(const MomentsTask<T>& task, int64_t part, int64_t n, const Moments<T>& moments) {
-  const int64_t c = task.points.a.c, row = padded<T>(c);
-  double* sum = task.to.sums == nullptr ? nullptr : task.to.sums + part * task.points.clusters * row;
-  T* image = task.to.images == nullptr ? nullptr : task.to.images + n * task.points.clusters * c;
-  fold<T>(moments, task.standardize, static_cast<T>(task.points.a.plane()), c, sum, row, image, c);
+  const int64_t c = task.points.a.c, width = padded<T>(c);
+  double* sum = task.output.sums == nullptr ? nullptr : task.output.sums + part * task.points.clusters * width;
+  T* image = task.output.images == nullptr ? nullptr : task.output.images + n * task.points.clusters * c;
+  fold<T>(moments, task.standardize, static_cast<T>(task.points.a.plane()), c, sum, width, image, c);
 }
 
 template <typename T>
-void moments_kernel(const MomentsTask<T>& task, int64_t part, int64_t parts, std::vector<Moments<T>>& pieces) {
+void moments_kernel(const MomentsTask<T>& task, int64_t part, int64_t parts, std::vector<Moments<T>>& segment_moments) {
   MomentsPass<T> pass(task);
-  if (task.pieces > 1) {  // every piece keeps its moments until fold_pieces() joins them
-    const int64_t units = task.points.a.n * task.pieces;
-    for (int64_t u = share(units, part, parts); u < share(units, part + 1, parts); ++u) {
-      const int64_t j = u % task.pieces;
-      const int64_t begin = share(pass.tiles(), j, task.pieces), end = share(pass.tiles(), j + 1, task.pieces);
-      pass.add(u / task.pieces, begin, end, pieces[u]);
+  if (task.segments > 1) {  // every segment keeps its moments until fold_segments() joins them
+    const int64_t units = task.points.a.n * task.segments;
+    for (int64_t u = part_begin(units, part, parts); u < part_begin(units, part + 1, parts); ++u) {
+      const int64_t j = u % task.segments, tiles = pass.tiles();
+      const int64_t begin = part_begin(tiles, j, task.segments), end = part_begin(tiles, j + 1, task.segments);
+      pass.add(u / task.segments, begin, end, segment_moments[u]);
     }
     return;
   }
   Moments<T> moments(task.points.clusters, padded<T>(task.points.a.c));
   start_sums(task, part);
-  for (int64_t n = share(task.points.a.n, part, parts); n < share(task.points.a.n, part + 1, parts); ++n) {
+  for (int64_t n = part_begin(task.points.a.n, part, parts); n < part_begin(task.points.a.n, part + 1, parts); ++n) {
     clear<T>(moments);
     pass.add(n, 0, pass.tiles(), moments);
     fold_image(task, part, n, moments);
@@ -117,12 +117,12 @@ void moments_kernel(const MomentsTask<T>& task, int64_t part, int64_t parts, std
 }
 
 template <typename T>
-void fold_pieces(const MomentsTask<T>& task, const std::vector<Moments<T>>& pieces) {
+void fold_segments(const MomentsTask<T>& task, const std::vector<Moments<T>>& segment_moments) {
   start_sums(task, 0);
   for (int64_t n = 0; n < task.points.a.n; ++n) {
-    const Moments<T>& all = pieces[n * task.pieces];
-    for (int64_t j = 1; j < task.pieces; ++j) merge<T>(pieces[n * task.pieces + j], all);
-    fold_image(task, 0, n, all);
+    const Moments<T>& image = segment_moments[n * task.segments];
+    for (int64_t j = 1; j < task.segments; ++j) merge<T>(segment_moments[n * task.segments + j], image);
+    fold_image(task, 0, n, image);
   }
 }
 

@@ -18,6 +18,11 @@ void check_edits(const int64_t* edits, int64_t count, const int64_t (&rows)[3]) 
 
 Tensor unit_columns(const Tensor& rows) { return rows.stride(1) == 1 ? rows : contiguous(rows); }
 
+template <typename T>
+Rows<T> rows_view(const Tensor& rows) {
+  return {data<T>(rows), rows.size(0), rows.stride(0)};
+}
+
 int64_t count_edits(const Tensor& target, const Tensor& reference, const Tensor& query,
                     const std::optional<Tensor>& edits) {
   if (edits.has_value()) return edits->size(0);
@@ -35,21 +40,19 @@ void blend_out(const Tensor& target, const Tensor& reference, const Tensor& quer
     using S = typename decltype(type)::type;
     using T = typename Compute<S>::type;
     const Tensor t = unit_columns(target), r = unit_columns(reference), q = unit_columns(query);
-    const std::optional<Tensor> index = edits.has_value() ? std::optional(contiguous(*edits)) : std::nullopt;
-    const std::optional<Tensor> scale = strength.has_value() ? std::optional(contiguous(*strength)) : std::nullopt;
+    const std::optional<Tensor> edit_rows = edits.has_value() ? std::optional(contiguous(*edits)) : std::nullopt;
+    const std::optional<Tensor> strengths = strength.has_value() ? std::optional(contiguous(*strength)) : std::nullopt;
     BlendTask<S> task{};
-    task.target = data<S>(t), task.target_rows = t.size(0), task.target_stride = t.stride(0);
-    task.reference = data<S>(r), task.reference_rows = r.size(0), task.reference_stride = r.stride(0);
-    task.query = data<T>(q), task.query_rows = q.size(0), task.query_stride = q.stride(0);
-    task.edits = index.has_value() ? data<int64_t>(*index) : nullptr;
-    task.strength = scale.has_value() ? data<T>(*scale) : nullptr;
-    task.out = mutable_data<S>(out), task.count = out.size(0), task.width = out.size(1);
-    task.past_caches = task.count * task.width * static_cast<int64_t>(sizeof(S)) > kCacheBytes;
+    task.target = rows_view<S>(t), task.reference = rows_view<S>(r), task.query = rows_view<T>(q);
+    task.edits = edit_rows.has_value() ? data<int64_t>(*edit_rows) : nullptr;
+    task.strength = strengths.has_value() ? data<T>(*strengths) : nullptr;
+    task.out = mutable_data<S>(out), task.edits_count = out.size(0), task.width = out.size(1);
+    task.past_caches = task.edits_count * task.width * static_cast<int64_t>(sizeof(S)) > kCacheBytes;
     if (task.edits != nullptr) {
-      check_edits(task.edits, task.count, {task.target_rows, task.reference_rows, task.query_rows});
+      check_edits(task.edits, task.edits_count, {task.target.count, task.reference.count, task.query.count});
     }
     const auto kernel = STYLEFAST_PICK(blend_kernel<S>);
-    const int64_t parts = parts_for(task.count * task.width / 4096 + 1);
+    const int64_t parts = parts_for(task.edits_count * task.width / 4096 + 1);
     parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
   });
 }

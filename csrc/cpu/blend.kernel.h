@@ -16,14 +16,14 @@ template <typename S, typename T>
 void blend_row(const S* target, const S* reference, const T* query, T strength, S* out, int64_t width,
                bool past_caches) {
   constexpr int L = kLanes<T>;
-  const auto one = [&](int64_t i) {
+  const auto mix_one = [&](int64_t i) {
     S t[L] = {target[i]}, r[L] = {reference[i]}, mixed[L];
     store(mixed, mix<T>(load(t), load(r), splat(strength * query[i])));
     out[i] = mixed[0];
   };
   int64_t i = 0;
   if constexpr (sizeof(S) == sizeof(T)) {
-    for (; past_caches && i < width && reinterpret_cast<uintptr_t>(out + i) % STYLEFAST_BYTES != 0; ++i) one(i);
+    for (; past_caches && i < width && reinterpret_cast<uintptr_t>(out + i) % STYLEFAST_BYTES != 0; ++i) mix_one(i);
     for (; past_caches && i + L <= width; i += L) {
       stream(out + i, mix<T>(load(target + i), load(reference + i), strength * load(query + i)));
     }
@@ -31,23 +31,22 @@ void blend_row(const S* target, const S* reference, const T* query, T strength, 
   for (; i + L <= width; i += L) {
     store(out + i, mix<T>(load(target + i), load(reference + i), strength * load(query + i)));
   }
-  for (; i < width; ++i) one(i);
+  for (; i < width; ++i) mix_one(i);
 }
 
 template <typename S, typename T = typename Compute<S>::type>
 void blend_kernel(const BlendTask<S>& task, int64_t part, int64_t parts) {
-  constexpr int64_t kColumns = 2048;  // a unit of work: enough to split one long row among threads
-  const int64_t pieces = (task.width + kColumns - 1) / kColumns, units = task.count * pieces;
-  for (int64_t u = share(units, part, parts); u < share(units, part + 1, parts); ++u) {
-    const int64_t e = u / pieces, first = u % pieces * kColumns;
-    const auto row = [&](int column, int64_t rows) {
-      return task.edits != nullptr ? task.edits[3 * e + column] : rows == 1 ? 0 : e;
+  constexpr int64_t kBlock = 2048;  // channels of a unit of work: few enough to divide one long row among threads
+  const int64_t blocks = (task.width + kBlock - 1) / kBlock, units = task.edits_count * blocks;
+  for (int64_t u = part_begin(units, part, parts); u < part_begin(units, part + 1, parts); ++u) {
+    const int64_t e = u / blocks, first = u % blocks * kBlock;
+    const auto operand = [&](const auto& rows, int column) {
+      const int64_t row = task.edits != nullptr ? task.edits[3 * e + column] : rows.count == 1 ? 0 : e;
+      return rows.data + row * rows.stride + first;
     };
-    blend_row<S, T>(task.target + row(0, task.target_rows) * task.target_stride + first,
-                    task.reference + row(1, task.reference_rows) * task.reference_stride + first,
-                    task.query + row(2, task.query_rows) * task.query_stride + first,
+    blend_row<S, T>(operand(task.target, 0), operand(task.reference, 1), operand(task.query, 2),
                     task.strength == nullptr ? T(1) : task.strength[e], task.out + e * task.width + first,
-                    std::min(kColumns, task.width - first), task.past_caches);
+                    std::min(kBlock, task.width - first), task.past_caches);
   }
   if (task.past_caches) stream_fence();
 }

@@ -8,17 +8,17 @@ namespace STYLEFAST_ISA {
 
 // Adds a row of pooled cells [2][cells][channels], sums of (a - shift) and of its square, to their labels.
 template <typename S, typename T>
-void add_cells(const PoolTask<S>& task, int64_t n, int64_t y, const T* cells, const Moments<T>& to) {
+void add_cells(const PoolTask<S>& task, int64_t n, int64_t y, const T* cells, const Moments<T>& moments) {
   constexpr int L = kLanes<T>;
   const int32_t* labels = task.labels + (n * task.y.cells + y) * task.x.cells;
   for (int64_t x = 0; x < task.x.cells; ++x) {
     const int64_t k = labels[x] >= 0 && labels[x] < task.clusters ? labels[x] : task.clusters;
-    to.n[k] += task.y.area[y] * task.x.area[x];
-    for (int64_t c = 0; c < to.row; c += L) {
-      T* l = to.l + c * (to.clusters + 1) + k * L;
-      T* q = to.q + c * (to.clusters + 1) + k * L;
-      store(l, load(l) + load(cells + x * to.row + c));
-      store(q, load(q) + load(cells + (task.x.cells + x) * to.row + c));
+    moments.counts[k] += task.y.area[y] * task.x.area[x];
+    for (int64_t c = 0; c < moments.width; c += L) {
+      T* sum = moments.sums + c * (moments.clusters + 1) + k * L;
+      T* square = moments.squares + c * (moments.clusters + 1) + k * L;
+      store(sum, load(sum) + load(cells + x * moments.width + c));
+      store(square, load(square) + load(cells + (task.x.cells + x) * moments.width + c));
     }
   }
 }
@@ -30,28 +30,28 @@ class PixelPool {
   static constexpr int L = kLanes<T>;
 
  public:
-  PixelPool(const PoolTask<S>& task, int64_t row)
-      : task_(task), row_(row), size_(2 * task.x.cells * row), cells_(size_), open_(2 * size_) {}
+  PixelPool(const PoolTask<S>& task, int64_t width)
+      : task_(task), width_(width), size_(2 * task.x.cells * width), cells_(size_), cell_rows_(2 * size_) {}
 
   // Adds channels [c, c + channels) of image n.
-  void add(int64_t n, int64_t c, int64_t channels, const Moments<T>& to) {
+  void add(int64_t n, int64_t c, int64_t channels, const Moments<T>& moments) {
     const S* from = task_.a.data + n * task_.a.stride_n + c;
-    if (task_.standardize) sample_mean(from, channels, to.shift);
-    std::fill(open_ + 0, open_ + 2 * size_, T(0));
-    int64_t done = 0;
+    if (task_.standardize) sample_mean(from, channels, moments.shift);
+    std::fill(cell_rows_ + 0, cell_rows_ + 2 * size_, T(0));
+    int64_t finished = 0;  // rows of cells
     for (int64_t y = 0; y < task_.a.h; ++y) {
       const int32_t low = task_.y.low[y], high = task_.y.high[y];
-      for (; done < low; ++done) finish_row(n, done, to);
-      pool_row(from + y * task_.a.stride_h, channels, to.shift);
+      for (; finished < low; ++finished) finish_row(n, finished, moments);
+      pool_row(from + y * task_.a.stride_h, channels, moments.shift);
       const T weight = low == high ? T(0) : task_.y.weight[y];
-      add_row(1 - weight, open(low));
-      if (weight != 0) add_row(weight, open(high));
+      add_row(1 - weight, cell_row(low));
+      if (weight != 0) add_row(weight, cell_row(high));
     }
-    for (; done < task_.y.cells; ++done) finish_row(n, done, to);
+    for (; finished < task_.y.cells; ++finished) finish_row(n, finished, moments);
   }
 
  private:
-  T* open(int64_t y) const { return open_ + (y & 1) * size_; }  // two rows of cells are open
+  T* cell_row(int64_t y) const { return cell_rows_ + (y & 1) * size_; }  // two rows of cells are unfinished at a time
 
   // The mean of 64 positions spread over the plane; exactly their value if all are equal.
   void sample_mean(const S* from, int64_t channels, T* mean) const {
@@ -71,17 +71,17 @@ class PixelPool {
   void pool_row(const S* from, int64_t channels, const T* shift) {
     std::fill(cells_ + 0, cells_ + size_, T(0));
     for (int64_t x = 0; x < task_.a.w; ++x, from += task_.a.stride_w) {
-      const T next = task_.x.low[x] == task_.x.high[x] ? T(0) : task_.x.weight[x], here = 1 - next;
-      T* l = cells_ + task_.x.low[x] * row_;
-      T* q = l + task_.x.cells * row_;
-      const int64_t step = (task_.x.high[x] - task_.x.low[x]) * row_;
-      for (int64_t c = 0; c < row_; c += L) {
+      const T high_weight = task_.x.low[x] == task_.x.high[x] ? T(0) : task_.x.weight[x], low_weight = 1 - high_weight;
+      T* sum = cells_ + task_.x.low[x] * width_;
+      T* square = sum + task_.x.cells * width_;
+      const int64_t step = (task_.x.high[x] - task_.x.low[x]) * width_;
+      for (int64_t c = 0; c < width_; c += L) {
         const Vec<T> d = gather(from + c, 1, std::min<int64_t>(L, channels - c)) - load(shift + c);
-        store(l + c, load(l + c) + here * d);
-        store(q + c, load(q + c) + here * (d * d));
-        if (next != 0) {
-          store(l + step + c, load(l + step + c) + next * d);
-          store(q + step + c, load(q + step + c) + next * (d * d));
+        store(sum + c, load(sum + c) + low_weight * d);
+        store(square + c, load(square + c) + low_weight * (d * d));
+        if (high_weight != 0) {
+          store(sum + step + c, load(sum + step + c) + high_weight * d);
+          store(square + step + c, load(square + step + c) + high_weight * (d * d));
         }
       }
     }
@@ -91,14 +91,14 @@ class PixelPool {
     for (int64_t i = 0; i < size_; i += L) store(to + i, load(to + i) + weight * load(cells_ + i));
   }
 
-  void finish_row(int64_t n, int64_t y, const Moments<T>& to) const {
-    add_cells<S, T>(task_, n, y, open(y), to);
-    std::fill(open(y), open(y) + size_, T(0));
+  void finish_row(int64_t n, int64_t y, const Moments<T>& moments) const {
+    add_cells<S, T>(task_, n, y, cell_row(y), moments);
+    std::fill(cell_row(y), cell_row(y) + size_, T(0));
   }
 
   const PoolTask<S>& task_;
-  int64_t row_, size_;
-  Buffer<T> cells_, open_;
+  int64_t width_, size_;  // channels; numbers of a row of cells
+  Buffer<T> cells_, cell_rows_;
 };
 
 // Positions in the lanes: rows that lie between the same two rows of cells are added up, and only the few sums are
@@ -113,31 +113,30 @@ class PlanePool {
         width_(round_up(task.a.w, L)),
         sums_(2 * 2 * L * width_),
         block_(L * L),
-        row_(width_),
         cells_(2 * task.x.cells * L) {}
 
   // Adds channels [c, c + channels) of image n: at most kLanes.
-  void add(int64_t n, int64_t c, int64_t channels, const Moments<T>& to) {
+  void add(int64_t n, int64_t c, int64_t channels, const Moments<T>& moments) {
     const Activations<S>& a = task_.a;
     std::fill(sums_ + 0, sums_ + 2 * 2 * L * width_, T(0));
-    for (int64_t i = 0; task_.standardize && i < channels; ++i) to.shift[i] = sample_mean(plane(n, c + i));
-    int64_t done = 0;
+    for (int64_t i = 0; task_.standardize && i < channels; ++i) moments.shift[i] = sample_mean(plane(n, c + i));
+    int64_t finished = 0;  // rows of cells
     for (int64_t y = 0; y < a.h; ++y) {
       const int32_t low = task_.y.low[y], high = task_.y.high[y];
-      for (; done < low; ++done) finish_row(n, done, to);
+      for (; finished < low; ++finished) finish_row(n, finished, moments);
       for (int64_t i = 0; i < channels; ++i) {
-        add_row(plane(n, c + i) + y * a.stride_h, to.shift[i], low == high ? T(0) : task_.y.weight[y], sums(low, 0, i),
-                sums(high, 0, i));
+        add_row(plane(n, c + i) + y * a.stride_h, moments.shift[i], low == high ? T(0) : task_.y.weight[y],
+                sums(low, 0, i), sums(high, 0, i));
       }
     }
-    for (; done < task_.y.cells; ++done) finish_row(n, done, to);
+    for (; finished < task_.y.cells; ++finished) finish_row(n, finished, moments);
   }
 
  private:
   const S* plane(int64_t n, int64_t c) const { return task_.a.data + n * task_.a.stride_n + c * task_.a.stride_c; }
 
-  // Sums of (a - shift) (field 0) and of its square (field 1) over the rows between two rows of cells: two rows are
-  // open.
+  // Sums of (a - shift) (field 0) and of its square (field 1) over the rows between two rows of cells: two rows of
+  // cells are unfinished at a time.
   T* sums(int64_t cell_row, int field, int64_t lane) {
     return sums_ + (((cell_row & 1) * 2 + field) * L + lane) * width_;
   }
@@ -185,26 +184,26 @@ class PlanePool {
   }
 
   // A row of cells is complete: pools its sums along x and clears them for a later row.
-  void finish_row(int64_t n, int64_t y, const Moments<T>& to) {
+  void finish_row(int64_t n, int64_t y, const Moments<T>& moments) {
     for (int field = 0; field < 2; ++field) pool_row(sums(y, field, 0), cells_ + field * task_.x.cells * L);
-    add_cells<S, T>(task_, n, y, cells_, to);
+    add_cells<S, T>(task_, n, y, cells_, moments);
     std::fill(sums(y, 0, 0), sums(y, 0, 0) + 2 * L * width_, T(0));
   }
 
   void pool_row(const T* sums, T* cells) {
-    Vec<T> here{}, next{};  // of the current cell and of the one behind it
+    Vec<T> low{}, high{};  // sums of the current cell and of the one behind it
     int64_t cell = 0;
     const auto advance = [&] {
-      store(cells + cell++ * L, here);
-      here = std::exchange(next, Vec<T>{});
+      store(cells + cell++ * L, low);
+      low = std::exchange(high, Vec<T>{});
     };
     for (int64_t x = 0; x < task_.a.w; ++x) {
       if (x % L == 0) transpose_block(sums + x);
       while (cell < task_.x.low[x]) advance();
       const Vec<T> sum = load(block_ + (x % L) * L);
       const T weight = task_.x.high[x] == cell ? T(0) : task_.x.weight[x];
-      here += (1 - weight) * sum;
-      next += weight * sum;
+      low += (1 - weight) * sum;
+      high += weight * sum;
     }
     while (cell < task_.x.cells) advance();
   }
@@ -221,23 +220,23 @@ class PlanePool {
 
   const PoolTask<S>& task_;
   int64_t width_;  // W rounded up to whole vectors
-  Buffer<T> sums_, block_, row_, cells_;
+  Buffer<T> sums_, block_, cells_;
 };
 
 // Units of work are an image's channels in `width`s: whole vectors.
 template <typename Pool, typename S, typename T>
 void pool_units(const PoolTask<S>& task, int64_t width, int64_t part, int64_t parts, Pool&& pool) {
-  const int64_t c = task.a.c, row = padded<T>(c), blocks = (c + width - 1) / width, units = blocks * task.a.n;
-  double* sums = task.to.sums == nullptr ? nullptr : task.to.sums + part * task.clusters * row;
-  if (sums != nullptr) std::fill(sums, sums + task.clusters * row, 0.0);
+  const int64_t c = task.a.c, stride = padded<T>(c), blocks = (c + width - 1) / width, units = blocks * task.a.n;
+  double* sums = task.output.sums == nullptr ? nullptr : task.output.sums + part * task.clusters * stride;
+  if (sums != nullptr) std::fill(sums, sums + task.clusters * stride, 0.0);
   Moments<T> moments(task.clusters, width);
-  for (int64_t u = share(units, part, parts); u < share(units, part + 1, parts); ++u) {
+  for (int64_t u = part_begin(units, part, parts); u < part_begin(units, part + 1, parts); ++u) {
     const int64_t n = u / blocks, first = u % blocks * width, channels = std::min(width, c - first);
     clear<T>(moments);
     pool.add(n, first, channels, moments);
-    T* image = task.to.images == nullptr ? nullptr : task.to.images + n * task.clusters * c + first;
+    T* image = task.output.images == nullptr ? nullptr : task.output.images + n * task.clusters * c + first;
     fold<T>(moments, task.standardize, static_cast<T>(task.a.plane()), channels,
-            sums == nullptr ? nullptr : sums + first, row, image, c);
+            sums == nullptr ? nullptr : sums + first, stride, image, c);
   }
 }
 

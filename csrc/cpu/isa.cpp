@@ -22,15 +22,15 @@ std::string name(Isa set) { return set == Isa::kAvx512 ? "avx512" : set == Isa::
 
 Isa choose() {
   const char* forced = std::getenv("STYLEFAST_ISA");
-  std::string known;
+  std::string names;
   for (Isa set : {Isa::kAvx512, Isa::kAvx2, Isa::kPortable}) {
     if (forced == nullptr ? processor_has(set) : name(set) == forced) {
       STD_TORCH_CHECK(processor_has(set), "STYLEFAST_ISA is ", forced, ", which this processor lacks");
       return set;
     }
-    known += " " + name(set);
+    names += " " + name(set);
   }
-  STD_TORCH_CHECK(false, "STYLEFAST_ISA must be one of", known, ", got ", forced);
+  STD_TORCH_CHECK(false, "STYLEFAST_ISA must be one of", names, ", got ", forced);
 }
 
 std::string instruction_set() { return name(isa()); }

@@ -14,7 +14,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
   return dispatch_computing(activations, [&](auto type) {
     using T = typename decltype(type)::type;
     const Source a = source(activations);
-    const int64_t restarts = centroids.size(0), clusters = centroids.size(1), row = padded<T>(a.c);
+    const int64_t restarts = centroids.size(0), clusters = centroids.size(1), width = padded<T>(a.c);
     const int64_t parts = parts_for((a.positions() + 31) / 32);
     const Prepared<T> prepared(a, parse_features(features), contiguous(centroids));
     const Tensor labels = empty<int32_t>({restarts, a.n, a.h, a.w}, activations);
@@ -22,7 +22,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
     const Tensor counts = empty<int64_t>({restarts, clusters}, activations);
     const Tensor objective = empty<double>({restarts}, activations);
 
-    const Buffer<double> part_sums(parts * restarts * clusters * row), part_objective(parts * restarts);
+    const Buffer<double> part_sums(parts * restarts * clusters * width), part_objective(parts * restarts);
     const Buffer<int64_t> part_counts(parts * restarts * clusters);
     const LloydTask<T> task{prepared.points(), restarts,    clusters,      mutable_data<int32_t>(labels),
                             part_sums,         part_counts, part_objective};

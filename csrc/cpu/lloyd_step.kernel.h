@@ -5,14 +5,14 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-inline constexpr int64_t kTilesAFlush = 64;  // float sums of so many tiles go to double: bounded rounding at any N
+inline constexpr int64_t kTilesPerFlush = 64;  // float sums of so many tiles go to double: bounded rounding at any N
 
-// total[cluster][row] += sums[slab][cluster][kLanes], which are cleared.
+// total[cluster][width] += sums[slab][cluster][kLanes], which are cleared.
 template <typename T>
-void flush(T* sums, int64_t slabs, int64_t clusters, double* total, int64_t row) {
+void flush(T* sums, int64_t slabs, int64_t clusters, double* total, int64_t width) {
   for (int64_t s = 0; s < slabs; ++s) {
     for (int64_t k = 0; k < clusters; ++k, sums += kLanes<T>) {
-      add_to<T>(total + k * row + s * kLanes<T>, load(sums));
+      add_to<T>(total + k * width + s * kLanes<T>, load(sums));
       store(sums, Vec<T>{});
     }
   }
@@ -25,24 +25,24 @@ void lloyd_kernel(const LloydTask<T>& task, int64_t part, int64_t parts) {
   const int64_t positions = a.positions(), pixels = tile_pixels<T>(a.c, (positions + parts - 1) / parts);
   const int64_t tiles = (positions + pixels - 1) / pixels;
   const Tile<T> tile(a.c, pixels);
-  const int64_t all = task.restarts * task.clusters, columns = score_columns<T>(all), row = padded<T>(a.c);
-  double* total = task.sums + part * all * row;
-  int64_t* counts = task.counts + part * all;
+  const int64_t clusters = task.restarts * task.clusters, columns = score_columns<T>(clusters), width = padded<T>(a.c);
+  double* total = task.sums + part * clusters * width;
+  int64_t* counts = task.counts + part * clusters;
   double* objective = task.objective + part * task.restarts;
 
-  const Buffer<T> scores(scores_size<T>(pixels, all)), sums(tile.slabs * all * L);
+  const Buffer<T> scores(scores_size<T>(pixels, clusters)), sums(tile.slabs * clusters * L);
   const Buffer<T> norm(pixels), similarity(pixels), weight(pixels);
   const Buffer<int32_t> label(pixels);
   const Best<T> best(pixels);
   std::vector<Runs> runs;
   runs.reserve(task.restarts);
   for (int64_t b = 0; b < task.restarts; ++b) runs.emplace_back(pixels, task.clusters);
-  std::fill(sums + 0, sums + tile.slabs * all * L, T(0));
-  std::fill(total, total + all * row, 0.0);
-  std::fill(counts, counts + all, 0);
+  std::fill(sums + 0, sums + tile.slabs * clusters * L, T(0));
+  std::fill(total, total + clusters * width, 0.0);
+  std::fill(counts, counts + clusters, 0);
   std::fill(objective, objective + task.restarts, 0.0);
 
-  const int64_t begin = share(tiles, part, parts), end = share(tiles, part + 1, parts);
+  const int64_t begin = part_begin(tiles, part, parts), end = part_begin(tiles, part + 1, parts);
   for (int64_t t = begin; t < end; ++t) {
     const int64_t first = t * pixels, count = std::min(pixels, positions - first);
     score_tile<T>(task.points, first, count, tile, tile, norm, scores);
@@ -60,10 +60,10 @@ void lloyd_kernel(const LloydTask<T>& task, int64_t part, int64_t parts) {
     }
     for (int64_t s = 0; s < tile.slabs; ++s) {
       for (int64_t b = 0; b < task.restarts; ++b) {
-        add_runs<T>(tile.slab(s), weight, runs[b], sums + (s * all + b * task.clusters) * L);
+        add_runs<T>(tile.slab(s), weight, runs[b], sums + (s * clusters + b * task.clusters) * L);
       }
     }
-    if ((t - begin + 1) % kTilesAFlush == 0 || t + 1 == end) flush<T>(sums, tile.slabs, all, total, row);
+    if ((t - begin + 1) % kTilesPerFlush == 0 || t + 1 == end) flush<T>(sums, tile.slabs, clusters, total, width);
   }
 }
 

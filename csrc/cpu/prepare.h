@@ -10,18 +10,19 @@ namespace stylefast {
 
 template <typename T>
 struct Prepared {
-  Prepared(const Source& a, Features kind, const Tensor& source)
+  Prepared(const Source& a, Features features, const Tensor& centroid_rows)
       : a(a),
-        features(kind),
-        clusters(source.numel() / a.c),
+        features(features),
+        clusters(centroid_rows.numel() / a.c),
         centroids(padded<T>(clusters) * padded<T>(a.c)),
-        statistics(kind == Features::kStandardized ? 2 * a.n * padded<T>(a.c) : 0) {
-    STYLEFAST_PICK(pack_centroids<T>)(data<T>(source), clusters, a.c, centroids);
-    if (kind == Features::kStandardized) {
+        statistics(features == Features::kStandardized ? 2 * a.n * padded<T>(a.c) : 0) {
+    STYLEFAST_PICK(pack_centroids<T>)(data<T>(centroid_rows), clusters, a.c, centroids);
+    if (features == Features::kStandardized) {
       const auto kernel = STYLEFAST_PICK(plane_statistics<T>);
       const int64_t parts = parts_for(a.n);
-      parallel(parts,
-               [&](int64_t part) { kernel(a, share(a.n, part, parts), share(a.n, part + 1, parts), statistics); });
+      parallel(parts, [&](int64_t part) {
+        kernel(a, part_begin(a.n, part, parts), part_begin(a.n, part + 1, parts), statistics);
+      });
     }
   }
 

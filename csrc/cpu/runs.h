@@ -54,14 +54,14 @@ class Runs {
 template <typename T>
 STYLEFAST_INLINE void add_runs(const T* slab, const T* weight, const Runs& runs, T* sums) {
   constexpr int L = kLanes<T>;
-  const int32_t* at = runs.order;
+  const int32_t* position = runs.order;
   for (const Run& run : runs) {
     const int32_t* end = runs.order + run.end;
     Vec<T> sum[4] = {};
-    for (; at + 4 <= end; at += 4) {
-      for (int j = 0; j < 4; ++j) sum[j] += load(slab + at[j] * L) * weight[at[j]];
+    for (; position + 4 <= end; position += 4) {
+      for (int j = 0; j < 4; ++j) sum[j] += load(slab + position[j] * L) * weight[position[j]];
     }
-    for (; at < end; ++at) sum[0] += load(slab + *at * L) * weight[*at];
+    for (; position < end; ++position) sum[0] += load(slab + *position * L) * weight[*position];
     T* to = sums + run.label * L;
     store(to, load(to) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
   }

@@ -16,11 +16,11 @@ inline constexpr int64_t kStretch = 128;
 template <typename T>
 void pack_centroids(const T* from, int64_t clusters, int64_t channels, T* to) {
   constexpr int L = kLanes<T>;
-  const int64_t columns = score_columns<T>(clusters), row = round_up(channels, L);
-  for (int64_t first = 0; first < row; first += kStretch) {
+  const int64_t columns = score_columns<T>(clusters), padded_channels = round_up(channels, L);
+  for (int64_t first = 0; first < padded_channels; first += kStretch) {
     for (int64_t begin = 0; begin < columns; begin += kColumns * L) {
       const int64_t width = std::min<int64_t>(kColumns * L, columns - begin);
-      for (int64_t c = first; c < std::min(first + kStretch, row); c += L, to += L * width) {
+      for (int64_t c = first; c < std::min(first + kStretch, padded_channels); c += L, to += L * width) {
         for (int64_t k = begin; k < begin + width; k += L) {
           Vec<T> block[L] = {};
           for (int64_t i = 0; i < std::min<int64_t>(L, clusters - k); ++i) {
@@ -90,8 +90,8 @@ template <typename T>
 void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, int64_t count, const Best<T>& best) {
   constexpr int L = kLanes<T>;
   for (int64_t p = 0; p < count; p += L) {
-    Vec<T> top = splat(-std::numeric_limits<T>::infinity());
-    Vec<IndexOf<T>> arg{};
+    Vec<T> best_score = splat(-std::numeric_limits<T>::infinity());
+    Vec<IndexOf<T>> best_label{};
     for (int64_t k = 0; k < clusters; k += L) {
       Vec<T> block[L];
 #pragma GCC unroll 16
@@ -100,14 +100,14 @@ void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, i
 #pragma GCC unroll 16
       for (int i = 0; i < L; ++i) {
         if (k + i < clusters) {
-          const auto better = block[i] > top;
-          top = better ? block[i] : top;
-          arg = better ? splat(static_cast<IndexOf<T>>(k + i)) : arg;
+          const auto better = block[i] > best_score;
+          best_score = better ? block[i] : best_score;
+          best_label = better ? splat(static_cast<IndexOf<T>>(k + i)) : best_label;
         }
       }
     }
-    store(best.score + p, top);
-    store(best.label + p, arg);
+    store(best.score + p, best_score);
+    store(best.label + p, best_label);
   }
 }
 

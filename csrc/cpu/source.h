@@ -29,12 +29,12 @@ auto dispatch_computing(const Tensor& tensor, F&& f) {
 // in place.
 template <typename T>
 void reduce_parts(double* sums, int64_t parts, int64_t rows, int64_t width, double scale, T* to) {
-  const int64_t row = padded<T>(width), size = rows * row;
+  const int64_t stride = padded<T>(width), size = rows * stride;
   for (int64_t p = 1; p < parts; ++p) {
     for (int64_t i = 0; i < size; ++i) sums[i] += sums[p * size + i];
   }
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < width; ++c) to[r * width + c] = static_cast<T>(sums[r * row + c] * scale);
+    for (int64_t c = 0; c < width; ++c) to[r * width + c] = static_cast<T>(sums[r * stride + c] * scale);
   }
 }
 

@@ -54,22 +54,27 @@ struct LloydTask {
   double* objective;  // [parts, B]
 };
 
-// The moments of one image (or a piece of it): of K clusters, and in row K of positions whose label is no cluster,
-// which count for mean and variance all the same.
+// The moments of one image, or of a segment of it: of the K clusters and, in row K, of the positions whose label is no
+// cluster. These positions count for the mean and the variance of a channel, too.
 template <typename T>
 struct Moments {
-  Moments(int64_t clusters, int64_t row)
-      : clusters(clusters), row(row), shift(row), l((clusters + 1) * row), q((clusters + 1) * row), n(clusters + 1) {
-    std::fill(l + 0, l + (clusters + 1) * row, T(0));
-    std::fill(q + 0, q + (clusters + 1) * row, T(0));
-    std::fill(shift + 0, shift + row, T(0));
-    std::fill(n + 0, n + clusters + 1, T(0));
+  Moments(int64_t clusters, int64_t width)
+      : clusters(clusters),
+        width(width),
+        shift(width),
+        sums((clusters + 1) * width),
+        squares((clusters + 1) * width),
+        counts(clusters + 1) {
+    std::fill(sums + 0, sums + (clusters + 1) * width, T(0));
+    std::fill(squares + 0, squares + (clusters + 1) * width, T(0));
+    std::fill(shift + 0, shift + width, T(0));
+    std::fill(counts + 0, counts + clusters + 1, T(0));
   }
 
-  int64_t clusters, row;
-  Buffer<T> shift;  // [row]
-  Buffer<T> l, q;   // [row / kLanes][K + 1][kLanes]: sum of U (a - shift), of U (a - shift)^2
-  Buffer<T> n;      // [K + 1]: sum of U
+  int64_t clusters, width;  // width: channels, rounded up to whole vectors
+  Buffer<T> shift;          // [width]
+  Buffer<T> sums, squares;  // [width / kLanes][K + 1][kLanes]: sum of U (a - shift), sum of U (a - shift)^2
+  Buffer<T> counts;         // [K + 1]: sum of U
 };
 
 // Where M goes: summed over a part's images, or image by image. One of the two is nullptr.
@@ -81,12 +86,12 @@ struct Contributions {
 
 template <typename T>
 struct MomentsTask {
-  Points<T> points;       // without centroids where labels are given
-  const int32_t* labels;  // [N*H*W], read if they are given
-  int32_t* chosen;        // [N*H*W], written if they are not
+  Points<T> points;             // without centroids if the labels are given
+  const int32_t* given_labels;  // [N*H*W] or nullptr
+  int32_t* out_labels;          // [N*H*W], written if the labels are not given
   bool standardize;
-  int64_t pieces;  // parts of an image: 1 unless there are fewer images than threads
-  Contributions<T> to;
+  int64_t segments;  // per image: 1 unless there are fewer images than threads
+  Contributions<T> output;
 };
 
 // How one axis of the label grid is resized to the layer's: position i takes (1 - weight) of cell low, weight of high.
@@ -107,21 +112,26 @@ struct PoolTask {
   bool standardize;
   const Axis<T>& y;
   const Axis<T>& x;
-  Contributions<T> to;
+  Contributions<T> output;
+};
+
+// Rows of styles or queries: row i begins at data + i * stride.
+template <typename T>
+struct Rows {
+  const T* data;
+  int64_t count, stride;
 };
 
 template <typename S, typename T = typename Compute<S>::type>
 struct BlendTask {
-  const S* target;     // [T, S]
-  const S* reference;  // [R, S]
-  const T* query;      // [Q, S]
-  int64_t target_rows, reference_rows, query_rows;
-  int64_t target_stride, reference_stride, query_stride;  // of rows
-  const int64_t* edits;                                   // [E, 3] or nullptr
-  const T* strength;                                      // [E] or nullptr
-  S* out;                                                 // [E, S]
-  int64_t count, width;                                   // E, S
-  bool past_caches;                                       // out is too large to be read from a cache afterwards
+  Rows<S> target;              // [T, S]
+  Rows<S> reference;           // [R, S]
+  Rows<T> query;               // [Q, S]
+  const int64_t* edits;        // [E, 3] or nullptr
+  const T* strength;           // [E] or nullptr
+  S* out;                      // [E, S]
+  int64_t edits_count, width;  // E, S
+  bool past_caches;            // out is too large to be read from a cache afterwards
 };
 
 }  // namespace stylefast

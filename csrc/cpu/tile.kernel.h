@@ -5,30 +5,30 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// A piece of a tile: positions [done, done + count) of slabs [begin, end), from one run of positions in memory.
+// Packs one run of positions in memory into positions [offset, offset + count) of slabs [begin, end) of a tile.
 template <typename S, typename T>
-struct Piece {
+struct PackTask {
   const S* from;
   int64_t stride_c, stride_w, channels, count;
-  int64_t begin, end, done;
+  int64_t begin, end, offset;
   T* to;  // slab `begin`
   int64_t pixels;
   T* norm;
 
-  T* line(int64_t s, int64_t p) const { return to + ((s - begin) * pixels + done + p) * kLanes<T>; }
+  T* line(int64_t s, int64_t p) const { return to + ((s - begin) * pixels + offset + p) * kLanes<T>; }
 };
 
 // Positions in the lanes: blocks of kLanes channels x kLanes positions are transposed. The processor cannot foresee the
 // next rows: they are asked for.
 template <typename S, typename T>
-void pack_planes(const Piece<S, T>& piece) {
+void pack_planes(const PackTask<S, T>& task) {
   constexpr int L = kLanes<T>;
-  const int64_t stride_c = piece.stride_c, stride_w = piece.stride_w;
-  for (int64_t s = piece.begin; s < piece.end; ++s) {
-    const int64_t rows = std::min<int64_t>(L, piece.channels - s * L);
-    const S* row = piece.from + s * L * stride_c;
-    for (int64_t p = 0; p < piece.count; p += L) {
-      const int64_t width = std::min<int64_t>(L, piece.count - p);
+  const int64_t stride_c = task.stride_c, stride_w = task.stride_w;
+  for (int64_t s = task.begin; s < task.end; ++s) {
+    const int64_t rows = std::min<int64_t>(L, task.channels - s * L);
+    const S* row = task.from + s * L * stride_c;
+    for (int64_t p = 0; p < task.count; p += L) {
+      const int64_t width = std::min<int64_t>(L, task.count - p);
       Vec<T> block[L];
       if (rows == L && width == L && stride_w == 1) {
 #pragma GCC unroll 16
@@ -41,15 +41,15 @@ void pack_planes(const Piece<S, T>& piece) {
           block[i] = i < rows ? gather(row + i * stride_c + p * stride_w, stride_w, width) : Vec<T>{};
         }
       }
-      if (piece.norm != nullptr) {
-        T* norm = piece.norm + piece.done + p;
+      if (task.norm != nullptr) {
+        T* norm = task.norm + task.offset + p;
         Vec<T> square = load(norm);
 #pragma GCC unroll 16
         for (int i = 0; i < L; ++i) square += block[i] * block[i];
         store(norm, square);
       }
       transpose<T>(block);
-      T* line = piece.line(s, p);
+      T* line = task.line(s, p);
       if (width == L) {
 #pragma GCC unroll 16
         for (int i = 0; i < L; ++i) store(line + i * L, block[i]);
@@ -62,16 +62,16 @@ void pack_planes(const Piece<S, T>& piece) {
 
 // Channels in the lanes as they are in memory (channels_last).
 template <typename S, typename T>
-void pack_pixels(const Piece<S, T>& piece) {
+void pack_pixels(const PackTask<S, T>& task) {
   constexpr int L = kLanes<T>;
-  for (int64_t p = 0; p < piece.count; ++p) {
+  for (int64_t p = 0; p < task.count; ++p) {
     Vec<T> square{};
-    for (int64_t s = piece.begin; s < piece.end; ++s) {
-      const Vec<T> x = gather(piece.from + p * piece.stride_w + s * L, 1, std::min<int64_t>(L, piece.channels - s * L));
+    for (int64_t s = task.begin; s < task.end; ++s) {
+      const Vec<T> x = gather(task.from + p * task.stride_w + s * L, 1, std::min<int64_t>(L, task.channels - s * L));
       square += x * x;
-      store(piece.line(s, p), x);
+      store(task.line(s, p), x);
     }
-    if (piece.norm != nullptr) piece.norm[piece.done + p] += lane_sum<T>(square);
+    if (task.norm != nullptr) task.norm[task.offset + p] += lane_sum<T>(square);
   }
 }
 
@@ -80,16 +80,16 @@ void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64
              T* norm) {
   constexpr int L = kLanes<T>;
   const int64_t run = a.rows_join() ? a.plane() : a.w;
-  for (int64_t done = 0; done < count;) {
-    const int64_t length = std::min(count - done, run - (first + done) % run);
-    const S* from = reinterpret_cast<const S*>(a.address(first + done, 0));
-    const Piece<S, T> piece{from, a.stride_c, a.stride_w, a.c, length, begin, end, done, to, pixels, norm};
+  for (int64_t offset = 0; offset < count;) {
+    const int64_t length = std::min(count - offset, run - (first + offset) % run);
+    const S* from = reinterpret_cast<const S*>(a.address(first + offset, 0));
+    const PackTask<S, T> task{from, a.stride_c, a.stride_w, a.c, length, begin, end, offset, to, pixels, norm};
     if (a.channels_last()) {
-      pack_pixels(piece);
+      pack_pixels(task);
     } else {
-      pack_planes(piece);
+      pack_planes(task);
     }
-    done += length;
+    offset += length;
   }
   for (int64_t s = 0; count < pixels && s < end - begin; ++s) {
     std::fill(to + (s * pixels + count) * L, to + (s + 1) * pixels * L, T(0));
@@ -113,15 +113,15 @@ template <typename T>
 void make_features(const Points<T>& points, int64_t first, int64_t count, int64_t begin, int64_t end,
                    const Tile<T>& from, const Tile<T>& to, T* norm) {
   constexpr int L = kLanes<T>;
-  const int64_t row = padded<T>(points.a.c);
+  const int64_t width = padded<T>(points.a.c);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t n = (first + i) / points.a.plane();
     Vec<T> square{};
     for (int64_t s = begin; s < end; ++s) {
       Vec<T> x = load(from.slab(s) + i * L);
       if (points.features == Features::kStandardized) {
-        const T* mean = points.statistics + 2 * n * row + s * L;
-        x = (x - load(mean)) * load(mean + row);
+        const T* mean = points.statistics + 2 * n * width + s * L;
+        x = (x - load(mean)) * load(mean + width);
       } else {
         x *= x;
       }
@@ -136,14 +136,14 @@ template <typename T>
 void plane_statistics(const Source& a, int64_t begin, int64_t end, T* statistics) {
   constexpr int L = kLanes<T>;
   const Tile<T> tile(a.c, tile_pixels<T>(a.c, a.plane()));
-  const int64_t row = padded<T>(a.c);
-  const Buffer<double> sum(row), square(row);
+  const int64_t width = padded<T>(a.c);
+  const Buffer<double> sums(width), squares(width);
   for (int64_t n = begin; n < end; ++n) {
-    T* mean = statistics + 2 * n * row;
-    T* scale = mean + row;
-    std::fill(sum + 0, sum + row, 0.0);
-    std::fill(square + 0, square + row, 0.0);
-    std::fill(mean, mean + 2 * row, T(0));
+    T* mean = statistics + 2 * n * width;
+    T* scale = mean + width;
+    std::fill(sums + 0, sums + width, 0.0);
+    std::fill(squares + 0, squares + width, 0.0);
+    std::fill(mean, mean + 2 * width, T(0));
     for (int64_t p = 0; p < a.plane(); p += tile.pixels) {
       const int64_t count = std::min(tile.pixels, a.plane() - p);
       pack<T>(a, n * a.plane() + p, count, 0, tile.slabs, tile.data, tile.pixels, nullptr);
@@ -151,20 +151,20 @@ void plane_statistics(const Source& a, int64_t begin, int64_t end, T* statistics
         const T* slab = tile.slab(s);
         if (p == 0) store(mean + s * L, slab_mean(slab, count));
         const Vec<T> shift = load(mean + s * L);
-        Vec<T> l{}, q{};
+        Vec<T> sum{}, square{};
         for (int64_t i = 0; i < count; ++i) {
           const Vec<T> x = load(slab + i * L) - shift;
-          l += x;
-          q += x * x;
+          sum += x;
+          square += x * x;
         }
         for (int i = 0; i < L; ++i) {
-          sum[s * L + i] += l[i];
-          square[s * L + i] += q[i];
+          sums[s * L + i] += sum[i];
+          squares[s * L + i] += square[i];
         }
       }
     }
     for (int64_t c = 0; c < a.c; ++c) {
-      const double offset = sum[c] / a.plane(), variance = square[c] / a.plane() - offset * offset;
+      const double offset = sums[c] / a.plane(), variance = squares[c] / a.plane() - offset * offset;
       mean[c] = static_cast<T>(mean[c] + offset);
       scale[c] = static_cast<T>(1 / std::sqrt(std::max(variance, 0.0) + kVarianceEpsilon));
     }
