@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from ..io.atomic import PathLike
-from ..io.unpickling import ARRAYS, DICTIONARIES, FLAWS, TENSORS, Record, array, describe, members, read_pickle, tensor
+from ..io.unpickling import (
+    ARRAYS,
+    DICTIONARIES,
+    READ_ERRORS,
+    TENSORS,
+    InertObject,
+    dict_entries,
+    read_pickle,
+    to_array,
+    to_tensor,
+    type_name,
+)
 
 INERT = r"(\w+\.)*(FactorCatalog|(MiniBatch)?(Spherical)?KMeans)|numpy\.random\.(\w+\.)*\w+"
 
@@ -41,7 +52,7 @@ def read_clusters(path: PathLike) -> Clusters:
         ValueError: the file asks for something else than k-means, catalogs, arrays and tensors, by its name; or it
             holds no finite [K, C] centroids; or annotations that are no lists of their ids.
     """
-    content = read_pickle(path, {*ARRAYS, *DICTIONARIES, *TENSORS}, inert=INERT)
+    content = read_pickle(path, {*ARRAYS, *DICTIONARIES, *TENSORS}, allowed_pattern=INERT)
     try:
         found: dict[str, Any] = {}
         for entries in _entries(content):
@@ -52,9 +63,9 @@ def read_clusters(path: PathLike) -> Clusters:
         counts, labels = (_tensor(found[name]) if name in found else None for name in ("counts_", "labels_"))
         if centroids.ndim != 2 or not centroids.isfinite().all():
             raise ValueError(f"cluster_centers_ must be finite, of shape [K, C], got {tuple(centroids.shape)}")
-        named = members(found.get("annotations", {}))
+        named = dict_entries(found.get("annotations", {}))
         parts = {str(name): _ids(str(name), value, len(centroids)) for name, value in named.items()}
-    except (ValueError, *FLAWS) as error:
+    except (ValueError, *READ_ERRORS) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
     return Clusters(centroids, counts, labels, parts)
 
@@ -70,7 +81,7 @@ def _entries(content: Any) -> Iterator[dict[Any, Any]]:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, Record):
+        if isinstance(value, InertObject):
             waiting += [value.items, value.state, *value.args]
         elif isinstance(value, dict):
             yield value
@@ -80,14 +91,16 @@ def _entries(content: Any) -> Iterator[dict[Any, Any]]:
 
 
 def _tensor(value: Any) -> Tensor:
-    if describe(value) in TENSORS:
-        return tensor(value)
-    return torch.from_numpy(np.asarray(array(value) if isinstance(value, Record) else value, order="C"))
+    if type_name(value) in TENSORS:
+        return to_tensor(value)
+    return torch.from_numpy(np.asarray(to_array(value) if isinstance(value, InertObject) else value, order="C"))
 
 
 def _ids(part: str, value: Any, k: int) -> list[int]:
-    ids = _tensor(value).flatten().tolist() if isinstance(value, Record) else value
-    ids = [int(_tensor(i)) if isinstance(i, Record) else i for i in (ids if isinstance(ids, list | tuple) else [ids])]
+    ids = _tensor(value).flatten().tolist() if isinstance(value, InertObject) else value
+    ids = [
+        int(_tensor(i)) if isinstance(i, InertObject) else i for i in (ids if isinstance(ids, list | tuple) else [ids])
+    ]
     if not all(type(i) is int and 0 <= i < k for i in ids):
         raise ValueError(f"annotations of {part} must be ids of its {k} clusters, got {ids}")
     return ids

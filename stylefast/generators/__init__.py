@@ -40,7 +40,7 @@ def load(network: str | os.PathLike[str] = "random-face", *, device: str | torch
     if name in _TOYS:
         return toy.toy(_TOYS[name], device=device)
     if name.endswith(".safetensors"):
-        return convert.load(name, device=device)
+        return convert.load_converted(name, device=device)
     if name == random_face.NAME:
         path = random_face.installed_random_face() or random_face.fetch_random_face()
     elif name.endswith(".whl"):

@@ -15,6 +15,15 @@ from torch import Tensor, nn
 
 from .sites import Rule, Scale
 
+NVLABS_STYLEGAN2 = "NVlabs stylegan2-ada-pytorch"
+NVLABS_STYLEGAN3 = "NVlabs stylegan3, StyleGAN-XL"
+ROSINALITY = "rosinality stylegan2-pytorch"
+GENFORCE = "genforce"
+HAMMER = "Hammer"
+LUCIDRAINS = "lucidrains stylegan2_pytorch"
+LERNAPPARAT = "lernapparat style_gan (GANLocalEditing)"
+MMAGIC = "mmagic StyleGAN2"
+
 
 class Calls(NamedTuple):
     """How one network is called: z [N, z_dim] -> w [N, rows, D]; w -> image; the mean of w, where it is known."""
@@ -173,7 +182,7 @@ GENFORCE_2 = (
 
 FAMILIES = (
     Family(
-        "NVlabs stylegan2-ada-pytorch",
+        NVLABS_STYLEGAN2,
         ("mapping", "synthesis.b4.conv1.affine"),
         (
             Rule(r"synthesis\.(?P<site>b\d+\.conv[01])\.affine", r"synthesis.\g<site>"),
@@ -183,7 +192,7 @@ FAMILIES = (
         classes="c_dim",
     ),
     Family(
-        "NVlabs stylegan3, StyleGAN-XL",
+        NVLABS_STYLEGAN3,
         ("mapping", "synthesis.input.affine"),
         (Rule(r"synthesis\.(?P<site>L\d+_\d+_\d+)\.affine", r"synthesis.\g<site>", last="rgb", margin=_margin),),
         _nvlabs,
@@ -191,7 +200,7 @@ FAMILIES = (
         transform_row=0,
     ),
     Family(
-        "rosinality stylegan2-pytorch (pSp, e4e, HyperStyle: decoder)",
+        f"{ROSINALITY} (pSp, e4e, HyperStyle: decoder)",
         ("style", "conv1.conv.modulation", "to_rgb1.conv.modulation"),
         (
             Rule(r"(?P<site>conv1|convs\.\d+)\.conv\.modulation", r"\g<site>.conv"),
@@ -200,28 +209,28 @@ FAMILIES = (
         _rosinality,
     ),
     Family(
-        "genforce StyleGAN1",
+        f"{GENFORCE} StyleGAN1",
         ("mapping", "truncation", "synthesis.layer0.style", "synthesis.layer0.normalize"),
         (Rule(r"(?P<style>synthesis\.(?P<site>layer\d+)\.style)", r"\g<style>", scale=MODULATED, normalized=True),),
         _genforce,
         classes="label_size",
     ),
     Family(
-        "genforce StyleGAN2",
+        f"{GENFORCE} StyleGAN2",
         ("mapping", "truncation", "synthesis.early_layer", "synthesis.layer0.style"),
         GENFORCE_2,
         _genforce,
         classes="label_size",
     ),
     Family(
-        "Hammer StyleGAN2",
+        f"{HAMMER} StyleGAN2",
         ("mapping", "synthesis.early_layer", "synthesis.layer0.style"),
         GENFORCE_2,
         partial(_hammer, noise_mode="const"),
         classes="label_dim",
     ),
     Family(
-        "Hammer StyleGAN3",
+        f"{HAMMER} StyleGAN3",
         ("mapping", "synthesis.early_layer.affine", "synthesis.layer0.conv.style"),
         (Rule(r"synthesis\.(?P<site>layer\d+)\.conv\.style", r"synthesis.\g<site>", last="rgb", margin=_margin),),
         _hammer,
@@ -229,7 +238,7 @@ FAMILIES = (
         transform_row=0,
     ),
     Family(
-        "lucidrains stylegan2_pytorch",
+        LUCIDRAINS,
         ("SE", "GE.blocks.0.to_style1", "GE.blocks.0.to_rgb.to_style"),
         (
             Rule(r"GE\.(?P<site>(?P<block>blocks\.\d+)\.to_style(?P<i>[12]))", r"GE.\g<block>.conv\g<i>"),
@@ -240,7 +249,7 @@ FAMILIES = (
         image_range=(0.0, 1.0),
     ),
     Family(
-        "lernapparat style_gan (GANLocalEditing)",
+        LERNAPPARAT,
         ("g_mapping", "truncation", "g_style.style_layers.4x4_0", "g_synthesis.blocks.4x4.epi1.top_epi"),
         tuple(
             Rule(
@@ -255,7 +264,7 @@ FAMILIES = (
         _lernapparat,
     ),
     Family(
-        "mmagic StyleGAN2",
+        MMAGIC,
         ("style_mapping", "conv1.conv.style_modulation", "to_rgb1.conv.style_modulation"),
         (
             Rule(r"(?P<site>conv1|convs\.\d+)\.conv\.style_modulation", r"\g<site>.conv"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other people's networks -> ours; nothing in their files is run."""
+"""Converts StyleGAN2 files of other code bases to one format, and loads it. No code in their files is run."""
 
 from __future__ import annotations
 
@@ -16,20 +16,30 @@ from torch import Tensor
 from ..io.atomic import PathLike
 from ..io.tensors import read_tensors, write_tensors
 from ..io.torch_files import is_archive, read_archive, read_objects
-from ..io.unpickling import ARRAYS, DICTIONARIES, FLAWS, TENSORS, Record, array, describe, members, read_pickle, tensor
-from . import weight_maps
+from ..io.unpickling import (
+    ARRAYS,
+    DICTIONARIES,
+    READ_ERRORS,
+    TENSORS,
+    InertObject,
+    dict_entries,
+    read_pickle,
+    to_array,
+    to_tensor,
+    type_name,
+)
+from .code_bases import GENFORCE, HAMMER, LUCIDRAINS, NVLABS_STYLEGAN2, ROSINALITY
 from .generator import Generator
 from .lucidrains import Lucidrains
 from .stylegan2 import StyleGAN2, stylegan2
+from .weight_maps import from_genforce, from_hammer, from_lucidrains, from_nvlabs, from_rosinality
 from .wrapping import wrap
 
-MODULE = "torch_utils.persistence._reconstruct_persistent_obj"
-
-
-NAMES = {*TENSORS, *DICTIONARIES, *ARRAYS, MODULE, "builtins.set", "__builtin__.set"}
-
-
-_NETWORKS = ("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models")
+FORMAT = "stylefast-stylegan2-1"
+MAX_OPTIONS = 10_000  # values of a network's options that are kept
+_PERSISTENT_OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"  # how NVlabs pickle a module
+_ALLOWED = {*TENSORS, *DICTIONARIES, *ARRAYS, _PERSISTENT_OBJECT, "builtins.set", "__builtin__.set"}
+_GENERATOR_KEYS = ("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models")  # averaged first
 
 
 def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> dict[str, Any]:
@@ -43,7 +53,7 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
         label: the class that a conditional network shall show.
 
     Returns:
-        What the file says of the network.
+        The header of the file: where the network comes from, its architecture and its options.
 
     Raises:
         FileNotFoundError: no such source.
@@ -53,145 +63,26 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
         raise ValueError(f"target must be a .safetensors file, got {os.fspath(target)}")
     try:
         if is_archive(source):
-            tensors, header = _archive(source, label)
+            tensors, header = _convert_archive(source, label)
         else:
-            tensors, header = _nvlabs(read_pickle(source, NAMES), label, os.path.getsize(source))
-        network = network_of(tensors, header["clamp"])
+            tensors, header = _convert_nvlabs(read_pickle(source, _ALLOWED), label, os.path.getsize(source))
+        network = build_network(tensors, header["clamp"])
     except KeyError as error:
         raise ValueError(f"{os.fspath(source)} cannot be used: it lacks {error}") from error
-    except (ValueError, *FLAWS) as error:
-        known = f"{os.fspath(source)} cannot be used: "
-        raise ValueError(known + (str(error) or type(error).__name__).removeprefix(known)) from error
-    header |= {"file": Path(source).name, **_outputs(network)}
+    except (ValueError, *READ_ERRORS) as error:
+        prefix = f"{os.fspath(source)} cannot be used: "
+        raise ValueError(prefix + (str(error) or type(error).__name__).removeprefix(prefix)) from error
+    header |= {"file": Path(source).name, **_describe_synthesis(network)}
     write_tensors(target, FORMAT, network.state_dict(), **header)
     return header
 
 
-def _outputs(network: StyleGAN2 | Lucidrains) -> dict[str, Any]:
-    if isinstance(network, Lucidrains):
-        return {"architecture": "skip", "resolution": network.GE.image_size, "noise": True}
-    blocks = list(network.synthesis.children())
-    every = all(block.torgb is not None for block in blocks)
-    return {
-        "architecture": "skip" if every else "orig" if blocks[-1].skip is None else "resnet",
-        "resolution": 2 ** (len(blocks) + 1),
-        "noise": any(name.endswith(".noise") for name, _ in network.named_buffers()),
-    }
-
-
-def _archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        checkpoint = read_archive(path)
-    except ValueError as error:
-        if MODULE not in str(error):
-            raise
-        return _nvlabs(read_objects(path, NAMES), label, os.path.getsize(path))  # a whole module, as PTI leaves it
-    key, state = _network(checkpoint)
-    _check_size(sum(x.nbytes for x in state.values()), os.path.getsize(path))
-    if label is not None:
-        raise ValueError(f"class must be left out: the network has none, got {label}")
-    clamp, mean = None, checkpoint.get("latent_avg")
-    if any(name.startswith("decoder.") for name in state):
-        key += ".decoder"
-        state = {name.removeprefix("decoder."): x for name, x in state.items() if name.startswith("decoder.")}
-    if "convs.0.conv.weight" in state:
-        family, tensors = "rosinality stylegan2-pytorch", weight_maps.rosinality(state, mean)
-    elif "truncation.w_avg" in state:
-        family, tensors = "genforce", weight_maps.genforce(state)
-    elif "synthesis.early_layer.const" in state:
-        options = checkpoint.get("model_kwargs_init", {}).get(key.rpartition(".")[2], {})
-        clamp, family, tensors = options.get("conv_clamp"), "Hammer", weight_maps.hammer(state)
-    elif any(name.startswith("GE.") for name in state):
-        family, tensors = "lucidrains stylegan2_pytorch", weight_maps.lucidrains(state, _lr_mlp(Path(path)))
-    else:
-        raise ValueError(f"it holds no StyleGAN2 that is known; its tensors begin with {', '.join(list(state)[:3])}")
-    return tensors, {"clamp": clamp, "format": family, "network": key.lstrip(".")}
-
-
-def _lr_mlp(path: Path) -> float:
-    """The mapping's learning rate, which lucidrains' trainer writes beside its checkpoints, or else its default."""
-    config = path.with_name(".config.json")
-    return float(json.loads(config.read_text()).get("lr_mlp", 0.1)) if config.exists() else 0.1
-
-
-def _network(checkpoint: Any, key: str = "") -> tuple[str, Mapping[str, Tensor]]:
-    """The generator's tensors in a checkpoint, averaged ones first."""
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(f"it holds {describe(checkpoint)}, not a checkpoint")
-    for name in _NETWORKS:
-        if isinstance(checkpoint.get(name), Mapping):
-            return _network(checkpoint[name], f"{key}.{name}")
-    return key, {str(name): x for name, x in checkpoint.items() if isinstance(x, Tensor)}
-
-
-def _check_size(tensors: int, file: int) -> None:
-    if tensors > file:  # one piece of it is many tensors
-        raise ValueError(f"its tensors have {tensors} bytes, more than the file")
-
-
-def _nvlabs(content: Any, label: int | None, size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    snapshot = {"G_ema": content} if describe(content) == MODULE else members(content)
-    records, options, state, total = dict[str, Any](), dict[str, Any](), dict[str, Tensor](), 0
-    _walk(snapshot["G_ema"], "", records, options, set())
-    for name, record in records.items():
-        state[name] = tensor(record)
-        _check_size(total := total + state[name].nbytes, size)
-    if "synthesis.b4.const" not in state:
-        raise ValueError(f"it holds no StyleGAN2; its tensors begin with {', '.join(list(state)[:3])}")
-    gains = {name: _number(value) for name, value in options.items() if name.endswith("_gain")}
-    clamps = {value for name, value in options.items() if re.search(r"(conv[01]|torgb)\.conv_clamp$", name)}
-    others = {value for name, value in options.items() if name.endswith(("conv0.activation", "conv1.activation"))}
-    if len(clamps) != 1 or others != {"lrelu"}:
-        raise ValueError(f"it has layers clamped at {clamps} and activations {others}: one and lrelu are known")
-    clamp = clamps.pop()
-    training = {name: plain(snapshot.get(name)) for name in ("training_set_kwargs",)}
-    made = {name: plain(options.get(f"_init_{name}")) for name in ("args", "kwargs")}
-    header = {"clamp": None if clamp is None else _number(clamp), "format": "NVlabs stylegan2-ada-pytorch"}
-    return weight_maps.nvlabs(state, gains, label), {**header, "network": "G_ema", "class": label, **made, **training}
-
-
-def _walk(record: Any, prefix: str, tensors: dict[str, Any], options: dict[str, Any], seen: set[int]) -> None:
-    """Records of tensors, and plain options, of a recorded module and those in it, by their full names."""
-    if describe(record) != MODULE or id(record) in seen:
-        raise ValueError(f"{prefix or 'the network'} must be a module of its own, got {describe(record)}")
-    seen.add(id(record))
-    content = members(members(record.args[0])["state"])
-    for kind in ("_parameters", "_buffers"):
-        tensors.update({prefix + name: x for name, x in members(content[kind]).items() if x is not None})
-    options.update({prefix + name: x for name, x in content.items() if not isinstance(x, dict) or not prefix})
-    for name, module in members(content["_modules"]).items():
-        if module is not None:
-            _walk(module, f"{prefix}{name}.", tensors, options, seen)
-
-
-def _number(value: Any) -> float:
-    return float(array(value)) if isinstance(value, Record) else float(value)
-
-
-def plain(value: Any, left: list[int] | None = None) -> Any:
-    """A recorded value as JSON can hold it, up to 10,000 values in all; others become the names of what they are."""
-    left = [10_000] if left is None else left
-    left[0] -= 1
-    if left[0] < 0:
-        raise ValueError("its options are more than 10,000 values")
-    if isinstance(value, dict) or describe(value) in DICTIONARIES:
-        return {str(name): plain(x, left) for name, x in members(value).items()}
-    if isinstance(value, list | tuple):
-        return [plain(x, left) for x in value]
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    return describe(value)
-
-
-FORMAT = "stylefast-stylegan2-1"
-
-
-def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Generator:
-    """Load a network that `stylefast convert` wrote.
+def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Generator:
+    """Load a network that `convert` wrote.
 
     Args:
         path: the file.
-        device: where it runs.
+        device: where the network runs.
 
     Returns:
         The generator; truncation pulls towards the mean that the network was trained with, if the file holds one.
@@ -202,13 +93,140 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     """
     tensors, header = read_tensors(path, FORMAT)
     try:
-        network = network_of(tensors, header["clamp"]).to(device)
+        network = build_network(tensors, header["clamp"]).to(device)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
     name = Path(path).stem
     return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name)
 
 
-def network_of(tensors: Mapping[str, Tensor], clamp: float | None) -> StyleGAN2 | Lucidrains:
-    """The network whose tensors these are."""
+def build_network(tensors: Mapping[str, Tensor], clamp: float | None) -> StyleGAN2 | Lucidrains:
+    """Builds the network of these tensors. Raises ValueError if one is missing, superfluous or of another shape."""
     return Lucidrains(tensors) if "GE.initial_block" in tensors else StyleGAN2(tensors, clamp=clamp)
+
+
+def _describe_synthesis(network: StyleGAN2 | Lucidrains) -> dict[str, Any]:
+    if isinstance(network, Lucidrains):
+        return {"architecture": "skip", "resolution": network.GE.image_size, "noise": True}
+    blocks = list(network.synthesis.children())
+    all_have_torgb = all(block.torgb is not None for block in blocks)
+    return {
+        "architecture": "skip" if all_have_torgb else "orig" if blocks[-1].skip is None else "resnet",
+        "resolution": 2 ** (len(blocks) + 1),
+        "noise": any(name.endswith(".noise") for name, _ in network.named_buffers()),
+    }
+
+
+def _convert_archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a network in a file of torch.save."""
+    try:
+        checkpoint = read_archive(path)
+    except ValueError as error:
+        if _PERSISTENT_OBJECT not in str(error):
+            raise
+        return _convert_nvlabs(read_objects(path, _ALLOWED), label, os.path.getsize(path))  # a module that PTI saved
+    key, state = _find_state(checkpoint)
+    _check_n_bytes(sum(tensor.nbytes for tensor in state.values()), os.path.getsize(path))
+    if label is not None:
+        raise ValueError(f"class must be left out: the network has none, got {label}")
+    clamp, mean = None, checkpoint.get("latent_avg")
+    if any(name.startswith("decoder.") for name in state):
+        key += ".decoder"
+        state = {name.removeprefix("decoder."): x for name, x in state.items() if name.startswith("decoder.")}
+    if "convs.0.conv.weight" in state:
+        code_base, tensors = ROSINALITY, from_rosinality(state, mean)
+    elif "truncation.w_avg" in state:
+        code_base, tensors = GENFORCE, from_genforce(state)
+    elif "synthesis.early_layer.const" in state:
+        options = checkpoint.get("model_kwargs_init", {}).get(key.rpartition(".")[2], {})
+        clamp, code_base, tensors = options.get("conv_clamp"), HAMMER, from_hammer(state)
+    elif any(name.startswith("GE.") for name in state):
+        code_base, tensors = LUCIDRAINS, from_lucidrains(state, _read_mapping_rate(Path(path)))
+    else:
+        raise ValueError(f"it holds no StyleGAN2 that is known; its tensors begin with {', '.join(list(state)[:3])}")
+    return tensors, {"clamp": clamp, "format": code_base, "network": key.lstrip(".")}
+
+
+def _find_state(checkpoint: Any, key: str = "") -> tuple[str, Mapping[str, Tensor]]:
+    """The key and the tensors of the generator in a checkpoint."""
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"it holds {type_name(checkpoint)}, not a checkpoint")
+    for name in _GENERATOR_KEYS:
+        if isinstance(checkpoint.get(name), Mapping):
+            return _find_state(checkpoint[name], f"{key}.{name}")
+    return key, {str(name): x for name, x in checkpoint.items() if isinstance(x, Tensor)}
+
+
+def _check_n_bytes(tensors: int, file: int) -> None:
+    if tensors > file:  # many tensors share one storage, and would fill memory
+        raise ValueError(f"its tensors have {tensors} bytes, more than the file")
+
+
+def _read_mapping_rate(path: Path) -> float:
+    """The mapping's learning rate, which lucidrains' trainer writes beside its checkpoints, or else its default."""
+    config = path.with_name(".config.json")
+    return float(json.loads(config.read_text()).get("lr_mlp", 0.1)) if config.exists() else 0.1
+
+
+def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a network in NVlabs' snapshot, or of the network alone, in a file of `n_bytes`."""
+    snapshot = {"G_ema": content} if type_name(content) == _PERSISTENT_OBJECT else dict_entries(content)
+    inert_tensors, options, state, total = dict[str, Any](), dict[str, Any](), dict[str, Tensor](), 0
+    _collect_module(snapshot["G_ema"], "", inert_tensors, options, set())
+    for name, inert_tensor in inert_tensors.items():
+        state[name] = to_tensor(inert_tensor)
+        _check_n_bytes(total := total + state[name].nbytes, n_bytes)
+    if "synthesis.b4.const" not in state:
+        raise ValueError(f"it holds no StyleGAN2; its tensors begin with {', '.join(list(state)[:3])}")
+    gains = {name: _to_float(value) for name, value in options.items() if name.endswith("_gain")}
+    clamps = {value for name, value in options.items() if re.search(r"(conv[01]|torgb)\.conv_clamp$", name)}
+    activations = {value for name, value in options.items() if re.search(r"conv[01]\.activation$", name)}
+    if len(clamps) != 1 or activations != {"lrelu"}:
+        raise ValueError(f"it has layers clamped at {clamps} and activations {activations}: one and lrelu are known")
+    clamp = clamps.pop()
+    header = {
+        "clamp": None if clamp is None else _to_float(clamp),
+        "format": NVLABS_STYLEGAN2,
+        "network": "G_ema",
+        "class": label,
+        "args": _to_json(options.get("_init_args")),
+        "kwargs": _to_json(options.get("_init_kwargs")),
+        "training_set_kwargs": _to_json(snapshot.get("training_set_kwargs")),
+    }
+    return from_nvlabs(state, gains, label), header
+
+
+def _collect_module(module: Any, prefix: str, tensors: dict[str, Any], options: dict[str, Any], seen: set[int]) -> None:
+    """Adds the inert tensors and the plain options of a pickled module and of its children, by their full names."""
+    if type_name(module) != _PERSISTENT_OBJECT or id(module) in seen:
+        raise ValueError(f"{prefix or 'the network'} must be a module of its own, got {type_name(module)}")
+    seen.add(id(module))
+    state = dict_entries(dict_entries(module.args[0])["state"])
+    for kind in ("_parameters", "_buffers"):
+        tensors.update({prefix + name: x for name, x in dict_entries(state[kind]).items() if x is not None})
+    options.update({prefix + name: x for name, x in state.items() if not isinstance(x, dict) or not prefix})
+    for name, child in dict_entries(state["_modules"]).items():
+        if child is not None:
+            _collect_module(child, f"{prefix}{name}.", tensors, options, seen)
+
+
+def _to_float(value: Any) -> float:
+    return float(to_array(value)) if isinstance(value, InertObject) else float(value)
+
+
+def _to_json(value: Any, n_left: list[int] | None = None) -> Any:
+    """The value as JSON can hold it; other objects become the names of their types.
+
+    `n_left` is a list of one number, how many more values may be kept.
+    """
+    n_left = [MAX_OPTIONS] if n_left is None else n_left
+    n_left[0] -= 1
+    if n_left[0] < 0:
+        raise ValueError(f"its options are more than {MAX_OPTIONS:,} values")
+    if isinstance(value, dict) or type_name(value) in DICTIONARIES:
+        return {str(name): _to_json(x, n_left) for name, x in dict_entries(value).items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(x, n_left) for x in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return type_name(value)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 weights as five code bases name and scale them -> as our networks take them, gains included.
+"""Maps the weights of StyleGAN2 from the names and scales of five code bases to those of our networks.
 
-Which code bases scale what differs, and matters where 1e-8 is added to a norm: NVlabs' and Hammer's normalised
-convolutions take their weights as stored, rosinality's and genforce's divide them by sqrt(fan-in) first.
+The code bases differ in what they scale, which matters where 1e-8 is added to a norm: the normalised convolutions of
+NVlabs and Hammer take their weights as stored; those of rosinality and genforce divide them by sqrt(fan-in) first.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from math import prod
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-State = Mapping[str, Tensor]
+State: TypeAlias = Mapping[str, Tensor]
 LEARNING_RATE = 0.01  # of the mapping, by which its weights and biases are multiplied
 
 
-def rosinality(state: State, mean: Tensor | None = None) -> dict[str, Tensor]:
-    """Tensors of `StyleGAN2` from rosinality's `Generator`, which pSp, e4e and HyperStyle have as decoder.
+def from_rosinality(state: State, mean: Tensor | None = None) -> dict[str, Tensor]:
+    """Tensors of `StyleGAN2` from rosinality's `Generator`, which is the decoder of pSp, e4e and HyperStyle.
 
     Args:
         state: its state_dict: style.1.weight, input.input, conv1.conv.weight, ..., noises.noise_0 (without them there
@@ -30,74 +31,80 @@ def rosinality(state: State, mean: Tensor | None = None) -> dict[str, Tensor]:
         KeyError: a tensor is missing.
         ValueError: two up-sampling filters differ.
     """
-    found = {"synthesis.const": state["input.input"][0]}
+    tensors = {"synthesis.const": state["input.input"][0]}
     for i in range(_count(state, r"style\.(\d+)\.weight") - 1):
-        found |= _linear(state, f"style.{i + 1}.", f"mapping.fc{i}.", LEARNING_RATE)
+        tensors |= _linear(state, f"style.{i + 1}.", f"mapping.fc{i}.", LEARNING_RATE)
     sites = [("conv1.", "b4.conv1"), ("to_rgb1.", "b4.torgb")]
     for i in range(_count(state, r"to_rgbs\.(\d+)\.bias")):
         block = f"b{8 << i}"
         sites += [(f"convs.{2 * i}.", f"{block}.conv0"), (f"convs.{2 * i + 1}.", f"{block}.conv1")]
         sites += [(f"to_rgbs.{i}.", f"{block}.torgb")]
-    convs = 0
-    for theirs, ours in sites:
-        ours = f"synthesis.{ours}."
-        found |= _linear(state, f"{theirs}conv.modulation.", f"{ours}affine.")
-        found[f"{ours}weight"] = _equalised(state[f"{theirs}conv.weight"][0])
-        if "rgb" in theirs:
-            found[f"{ours}bias"] = state[f"{theirs}bias"].flatten()
+    n_convs = 0
+    for source, site in sites:
+        target = f"synthesis.{site}."
+        tensors |= _linear(state, f"{source}conv.modulation.", f"{target}affine.")
+        tensors[f"{target}weight"] = _equalised(state[f"{source}conv.weight"][0])
+        if "rgb" in source:
+            tensors[f"{target}bias"] = state[f"{source}bias"].flatten()
             continue
-        found[f"{ours}bias"] = state[f"{theirs}activate.bias"]
-        if (noise := state.get(f"noises.noise_{convs}")) is not None:
-            found[f"{ours}noise"] = noise[0, 0] * state[f"{theirs}noise.weight"]
-        convs += 1
+        tensors[f"{target}bias"] = state[f"{source}activate.bias"]
+        if (noise := state.get(f"noises.noise_{n_convs}")) is not None:
+            tensors[f"{target}noise"] = noise[0, 0] * state[f"{source}noise.weight"]
+        n_convs += 1
     kernels = (tensor for name, tensor in state.items() if re.search(r"(blur|upsample)\.kernel$", name))
-    return _finish(found, (kernel / 4 for kernel in kernels), mean)
+    return _with_filter_and_mean(tensors, (kernel / 4 for kernel in kernels), mean)
 
 
-def genforce(state: State) -> dict[str, Tensor]:
-    """Tensors of `StyleGAN2` from genforce's `StyleGAN2Generator`; its up-sampling weights are stored mirrored."""
+def from_genforce(state: State) -> dict[str, Tensor]:
+    """Tensors of `StyleGAN2` from genforce's `StyleGAN2Generator`, which stores up-sampling weights mirrored.
+
+    Raises: KeyError and ValueError, as `from_rosinality`; ValueError for a conditional network.
+    """
     if "mapping.label_weight" in state:
         raise ValueError("it is conditional on a label, which the converter does not take from genforce's files")
-    found = _by_layer(state)
-    for name, weight in found.items():
+    tensors = _from_numbered_layers(state)
+    for name, weight in tensors.items():
         if re.fullmatch(r"synthesis\.b\d+\.(conv\d)\.weight", name):
-            found[name] = _equalised(weight.flip(2, 3) if "conv0" in name else weight)
+            tensors[name] = _equalised(weight.flip(2, 3) if "conv0" in name else weight)
         elif name.endswith("affine.bias"):
-            found[name] = weight + 1
-    kernels = (tensor[0, 0] / 4 for name, tensor in state.items() if name.endswith(".kernel"))
-    return _finish(found, kernels, state.get("truncation.w_avg"))
+            tensors[name] = weight + 1
+    filters = (tensor[0, 0] / 4 for name, tensor in state.items() if name.endswith(".kernel"))
+    return _with_filter_and_mean(tensors, filters, state.get("truncation.w_avg"))
 
 
-def hammer(state: State) -> dict[str, Tensor]:
-    """Tensors of `StyleGAN2` from Hammer's `StyleGAN2Generator`."""
+def from_hammer(state: State) -> dict[str, Tensor]:
+    """Tensors of `StyleGAN2` from Hammer's `StyleGAN2Generator`.
+
+    Raises: KeyError and ValueError, as `from_rosinality`; ValueError for a conditional network.
+    """
     if "mapping.embedding.weight" in state:
         raise ValueError("it is conditional on a label, which the converter does not take from Hammer's files")
     filters = (tensor for name, tensor in state.items() if name.endswith("filter"))
-    return _finish(_by_layer(state), filters, state.get("w_avg"))
+    return _with_filter_and_mean(_from_numbered_layers(state), filters, state.get("w_avg"))
 
 
-def lucidrains(state: State, rate: float) -> dict[str, Tensor]:
+def from_lucidrains(state: State, rate: float) -> dict[str, Tensor]:
     """Tensors of `Lucidrains` from the averaged networks, SE and GE, of lucidrains' `StyleGAN2`.
 
     Args:
         state: its state_dict: SE.net.0.weight, GE.initial_block, ...
-        rate: what its mapping multiplies weights and biases by, `lr_mlp` of its settings.
+        rate: the option `lr_mlp`, by which its mapping multiplies weights and biases.
 
     Raises:
-        ValueError: a network with attention, or that begins with w and not with a constant.
+        ValueError: a network with attention, or one that begins with w instead of a constant.
     """
     if "GE.initial_block" not in state or any(name.startswith("GE.attns.") for name in state):
         raise ValueError("it has attention or no constant, which the converter does not take: wrap its own module")
-    found = {name: x for name, x in state.items() if name.startswith(("SE.", "GE."))}
-    for name, x in [*found.items()]:
+    tensors = {name: tensor for name, tensor in state.items() if name.startswith(("SE.", "GE."))}
+    for name, tensor in [*tensors.items()]:
         if name.startswith("SE."):
-            found[name] = x * rate
-        elif name.endswith(".upsample.1.f") and x.tolist() == [1, 2, 1]:
-            del found[name]
-    return found
+            tensors[name] = tensor * rate
+        elif name.endswith(".upsample.1.f") and tensor.tolist() == [1, 2, 1]:
+            del tensors[name]
+    return tensors
 
 
-def nvlabs(state: State, gains: Mapping[str, float], label: int | None = None) -> dict[str, Tensor]:
+def from_nvlabs(state: State, gains: Mapping[str, float], label: int | None = None) -> dict[str, Tensor]:
     """Tensors of `StyleGAN2` from NVlabs' `Generator` (stylegan2-ada-pytorch).
 
     Args:
@@ -109,24 +116,24 @@ def nvlabs(state: State, gains: Mapping[str, float], label: int | None = None) -
         KeyError: a tensor or gain is missing.
         ValueError: two up-sampling filters differ; a label is missing, superfluous or out of range.
     """
-    found = {"synthesis.const": state["synthesis.b4.const"]}
+    tensors = {"synthesis.const": state["synthesis.b4.const"]}
     filters: list[Tensor] = []
     for name, tensor in state.items():
         layer, _, kind = name.rpartition(".")
         if kind == "resample_filter":
             filters += [] if re.search(r"b4\b|conv1", name) else [tensor]
         elif kind == "noise_const":
-            found[f"{layer}.noise"] = tensor * state[f"{layer}.noise_strength"]
+            tensors[f"{layer}.noise"] = tensor * state[f"{layer}.noise_strength"]
         elif kind in ("weight", "bias"):
-            scaled = re.search(r"(affine|fc\d+|embed)$" if kind == "bias" else r"(?<!conv\d)$", layer)
-            found[name] = tensor * gains[f"{name}_gain"] if scaled else tensor
+            is_scaled = re.search(r"(affine|fc\d+|embed)$" if kind == "bias" else r"(?<!conv\d)$", layer)
+            tensors[name] = tensor * gains[f"{name}_gain"] if is_scaled else tensor
     outer = torch.outer(filters[0], filters[0]) if filters and filters[0].ndim == 1 else None
-    found = _finish(found, filters if outer is None else [outer], state.get("mapping.w_avg"))
-    return _of_class(found, label)
+    tensors = _with_filter_and_mean(tensors, filters if outer is None else [outer], state.get("mapping.w_avg"))
+    return _fold_class(tensors, label)
 
 
-def _of_class(tensors: dict[str, Tensor], label: int | None) -> dict[str, Tensor]:
-    """W [z, y] + b = W_z z + (W_y y + b), where y is the class' embedding, of mean square one."""
+def _fold_class(tensors: dict[str, Tensor], label: int | None) -> dict[str, Tensor]:
+    """W [z, y] + b = W_z z + (W_y y + b), where y is the class embedding, of mean square one."""
     weight, bias = (tensors.pop(f"mapping.embed.{name}", None) for name in ("weight", "bias"))
     if weight is None or bias is None:
         if label is not None:
@@ -136,45 +143,47 @@ def _of_class(tensors: dict[str, Tensor], label: int | None) -> dict[str, Tensor
         raise ValueError(f"class must be in [0, {weight.shape[1]}), because the network is conditional, got {label}")
     embedding = weight[:, label] + bias
     embedding = embedding * (embedding.square().mean() + 1e-8).rsqrt()
-    first = tensors["mapping.fc0.weight"]
-    tensors["mapping.fc0.weight"] = first[:, : -len(embedding)]
-    tensors["mapping.fc0.bias"] = tensors["mapping.fc0.bias"] + first[:, -len(embedding) :] @ embedding
+    first_weight = tensors["mapping.fc0.weight"]
+    tensors["mapping.fc0.weight"] = first_weight[:, : -len(embedding)]
+    tensors["mapping.fc0.bias"] = tensors["mapping.fc0.bias"] + first_weight[:, -len(embedding) :] @ embedding
     return tensors
 
 
-def _by_layer(state: State) -> dict[str, Tensor]:
-    """What genforce and Hammer have in common: layer{i} are the convolutions in turn, output{b} the blocks' outputs."""
-    found = {"synthesis.const": state["synthesis.early_layer.const"][0]}
+def _from_numbered_layers(state: State) -> dict[str, Tensor]:
+    """The tensors that genforce and Hammer name alike: layer{i} is convolution i, output{b} the toRGB of block b."""
+    tensors = {"synthesis.const": state["synthesis.early_layer.const"][0]}
     for i in range(_count(state, r"mapping\.dense(\d+)\.weight")):
-        found |= _linear(state, f"mapping.dense{i}.", f"mapping.fc{i}.", LEARNING_RATE)
+        tensors |= _linear(state, f"mapping.dense{i}.", f"mapping.fc{i}.", LEARNING_RATE)
     for name in (name for name in state if re.fullmatch(r"synthesis\.(layer|output)\d+\.weight", name)):
-        theirs = name.removesuffix("weight")
-        kind, i = re.sub(r"\d", "", theirs.split(".")[1]), int(re.sub(r"\D", "", theirs))
+        source = name.removesuffix("weight")
+        kind, i = re.sub(r"\d", "", source.split(".")[1]), int(re.sub(r"\D", "", source))
         block = 4 << (i if kind == "output" else (i + 1) // 2)
-        ours = f"synthesis.b{block}.{'torgb' if kind == 'output' else f'conv{1 - i % 2}'}."
-        found |= _linear(state, f"{theirs}style.", f"{ours}affine.")
-        found[f"{ours}weight"] = _equalised(state[name]) if kind == "output" else state[name]
-        found[f"{ours}bias"] = state[f"{theirs}bias"]
-        if f"{theirs}noise" in state:
-            found[f"{ours}noise"] = state[f"{theirs}noise"][0, 0] * state[f"{theirs}noise_strength"]
+        target = f"synthesis.b{block}.{'torgb' if kind == 'output' else f'conv{1 - i % 2}'}."
+        tensors |= _linear(state, f"{source}style.", f"{target}affine.")
+        tensors[f"{target}weight"] = _equalised(state[name]) if kind == "output" else state[name]
+        tensors[f"{target}bias"] = state[f"{source}bias"]
+        if f"{source}noise" in state:
+            tensors[f"{target}noise"] = state[f"{source}noise"][0, 0] * state[f"{source}noise_strength"]
     for name in (name for name in state if re.fullmatch(r"synthesis\.residual\d+\.weight", name)):
-        found[f"synthesis.b{4 << int(re.sub(r'[^0-9]', '', name))}.skip.weight"] = _equalised(state[name])
-    return found
+        tensors[f"synthesis.b{4 << int(re.sub(r'[^0-9]', '', name))}.skip.weight"] = _equalised(state[name])
+    return tensors
 
 
-def _finish(found: dict[str, Tensor], filters: Iterable[Tensor], mean: Tensor | None) -> dict[str, Tensor]:
-    """The one filter that all up-sampling has, and the mean of w."""
-    first, *others = list(filters) or [torch.outer(*[torch.tensor([1.0, 3, 3, 1]) / 8] * 2)]
-    if any(other.shape != first.shape or not torch.allclose(other, first) for other in others):
+def _with_filter_and_mean(
+    tensors: dict[str, Tensor], filters: Iterable[Tensor], mean: Tensor | None
+) -> dict[str, Tensor]:
+    """Adds the filter that all up-sampling shares, and the mean of w if it is known."""
+    first, *rest = list(filters) or [torch.outer(*[torch.tensor([1.0, 3, 3, 1]) / 8] * 2)]
+    if any(taps.shape != first.shape or not torch.allclose(taps, first) for taps in rest):
         raise ValueError("it has up-sampling filters that differ")
-    found["synthesis.filter"] = first
-    return found if mean is None else {**found, "w_avg": mean}
+    tensors["synthesis.filter"] = first
+    return tensors if mean is None else {**tensors, "w_avg": mean}
 
 
-def _linear(state: State, theirs: str, ours: str, rate: float = 1.0) -> dict[str, Tensor]:
+def _linear(state: State, source: str, target: str, rate: float = 1.0) -> dict[str, Tensor]:
     return {
-        f"{ours}weight": _equalised(state[f"{theirs}weight"]) * rate,
-        f"{ours}bias": state[f"{theirs}bias"] * rate,
+        f"{target}weight": _equalised(state[f"{source}weight"]) * rate,
+        f"{target}bias": state[f"{source}bias"] * rate,
     }
 
 
@@ -184,6 +193,6 @@ def _equalised(weight: Tensor) -> Tensor:
 
 
 def _count(state: State, pattern: str) -> int:
-    """One more than the highest number in a name."""
-    numbers = (match for name in state if (match := re.fullmatch(pattern, name)))
-    return 1 + max((int(match[1]) for match in numbers), default=-1)
+    """One more than the highest number in the names that match."""
+    matches = (match for name in state if (match := re.fullmatch(pattern, name)))
+    return 1 + max((int(match[1]) for match in matches), default=-1)

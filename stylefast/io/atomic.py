@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that appear under their name whole or not at all."""
+"""Atomic writes: a file appears under its name whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PathLike: TypeAlias = str | os.PathLike[str]
 
 @contextmanager
 def atomic_write(path: PathLike) -> Iterator[Path]:
-    """A temporary name beside `path`: renamed to it if the block ends well, else removed, and `path` left as it was.
+    """Gives a temporary path beside `path`. It is renamed to `path` if the block succeeds; otherwise it is removed.
 
-    The temporary name follows from `path`: what a killed process left there, the next writer of `path` takes away.
+    The temporary name depends on `path` alone, so that the next writer of `path` replaces what a killed process left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

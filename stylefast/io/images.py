@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images as the bytes of files."""
+"""Images as 8-bit pixels, and pixels as the bytes of image files."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
-import torch
+from PIL import Image
 from torch import Tensor
 
-from ..core.checks import check_images
+from ..core.checks import check_choice, check_images
+from .png import encode as encode_png
+
+FORMATS: dict[str, dict[str, Any]] = {  # suffix -> options of Pillow; PNG has its own encoder
+    ".png": {},
+    ".jpg": {"format": "JPEG", "quality": 90},
+    ".webp": {"format": "WEBP", "quality": 90, "method": 2},
+}
 
 
-def to_bytes(images: Tensor) -> Tensor:
-    """Convert images to 8 bits, as files hold them.
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Convert images to 8 bits per channel.
 
     Args:
         images: [N, 3, H, W] floating in [0, 1]; clamped, then rounded.
 
     Returns:
-        [N, H, W, 3] uint8 on the CPU.
+        [N, H, W, 3] uint8.
 
     Raises:
         TypeError, ValueError: images of another type or shape, or NaN in them.
@@ -35,11 +43,22 @@ def to_bytes(images: Tensor) -> Tensor:
             if np.isnan(scaled.max()):
                 raise ValueError(f"images must not hold NaN, got some in image {i}")
             pixels[i, ..., c] = scaled
-    return torch.from_numpy(pixels)
+    return pixels
 
 
-FORMATS: dict[str, dict[str, Any]] = {  # what Pillow is given; PNG is encoded here
-    ".png": {},
-    ".jpg": {"format": "JPEG", "quality": 90},
-    ".webp": {"format": "WEBP", "quality": 90, "method": 2},
-}
+def encode(pixels: np.ndarray, suffix: str) -> bytes:
+    """Encode an image as the contents of a file.
+
+    Args:
+        pixels: [H, W, 3] uint8, RGB.
+        suffix: one of `FORMATS`.
+
+    Raises:
+        ValueError: an unknown suffix, or pixels of another shape or type.
+    """
+    check_choice("suffix", suffix, tuple(FORMATS))
+    if suffix == ".png":
+        return encode_png(pixels)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, **FORMATS[suffix])
+    return file.getvalue()

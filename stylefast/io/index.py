@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 class DiskIndex:
-    """A dictionary of strings on disk that is gone when it is closed: memory does not grow with it."""
+    """Dictionary of strings in a temporary file, which `with` deletes: its size costs no memory."""
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect("", isolation_level=None)  # a temporary file, unnamed
+        self._db = sqlite3.connect("", isolation_level=None)  # an unnamed temporary file
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("CREATE TABLE entry (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
 
@@ -27,10 +27,10 @@ class DiskIndex:
         self._db.execute("INSERT OR REPLACE INTO entry VALUES (?, ?)", (key, value))
 
     def add(self, key: str, value: str) -> bool:
-        """Adds an entry; False, and nothing changes, if there is one of that key."""
+        """Adds an entry and returns True; if the key exists, changes nothing and returns False."""
         return self._db.execute("INSERT OR IGNORE INTO entry VALUES (?, ?)", (key, value)).rowcount == 1
 
     def get(self, key: str) -> str | None:
         """The value of a key; None if there is none."""
-        found = self._db.execute("SELECT value FROM entry WHERE key = ?", (key,)).fetchone()
-        return found[0] if found else None
+        row = self._db.execute("SELECT value FROM entry WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None

@@ -11,7 +11,7 @@ _DTYPES = {"f32": "<f4", "f16": "<f2", "i64": "<i8", "i32": "<i4"}
 
 
 class _PlainBuilder(ElementTree.TreeBuilder):
-    """Builds a tree from a document that declares nothing: entities would expand without bound."""
+    """Builds a tree and refuses document type declarations, whose entities could expand without bound."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError("document type declarations are refused")

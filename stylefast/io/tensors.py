@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors in safetensors files that are written whole or not at all, and checked when they are read."""
+"""Tensors in safetensors files: written whole or not at all, and verified by a checksum when they are read."""
 
 from __future__ import annotations
 
@@ -28,27 +28,36 @@ def write_tensors(
     """Writes a safetensors file with a JSON header, whole or not at all; equal contents give equal bytes.
 
     Args:
-        path: where.
-        kind: what the file is, such as "stylefast-catalog-1".
-        tensors: by name, any layout and device.
-        provenance: identifies what the contents were computed from; JSON-serialisable.
-        header: what else it shall hold, likewise.
+        path: the file.
+        kind: the file's format and version, such as "stylefast-catalog-1".
+        tensors: by name, of any layout and device.
+        provenance: identifies what the tensors were computed from; JSON-serialisable.
+        header: further entries, JSON-serialisable.
     """
-    dense = torch.contiguous_format
-    copies = {name: x.detach().to("cpu", copy=True, memory_format=dense) for name, x in tensors.items()}
+    copies = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     # The order in which safetensors writes several entries of metadata differs from process to process: one entry.
     metadata = {kind: json.dumps({"crc32": checksum(copies), "of": provenance, **header})}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(copies, metadata))  # save_file would have a temporary name of its own
+        temporary.write_bytes(save(copies, metadata))  # save_file would choose a temporary name itself
 
 
 def read_tensors(
     path: PathLike, kind: str, *, provenance: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that `write_tensors` wrote.
+    """Reads the tensors and the header of a file that `write_tensors` wrote.
 
-    Raises: FileNotFoundError; ValueError that says why it cannot be used: it is a folder, truncated, foreign, damaged,
-    or of another provenance, with the first entry that differs.
+    Args:
+        path: the file.
+        kind: the expected format and version.
+        provenance: entries that the file's provenance must have.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is a folder, truncated, foreign, damaged, or of another provenance; the error says which,
+            and names the first entry of the provenance that differs.
     """
     try:
         if os.path.isdir(path):
@@ -61,17 +70,17 @@ def read_tensors(
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         if checksum(tensors) != header.pop("crc32"):
             raise ValueError("its contents do not have the checksum that was written with them")
-        stored = header.pop("of") or {}
+        stored_provenance = header.pop("of") or {}
         for name, value in (provenance or {}).items():
-            if stored.get(name) != value:
-                raise ValueError(f"it is of another job: its {name} is {stored.get(name)!r}, not {value!r}")
+            if stored_provenance.get(name) != value:
+                raise ValueError(f"it is of another job: its {name} is {stored_provenance.get(name)!r}, not {value!r}")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
     return tensors, header
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:
-    """CRC-32 of names and bytes."""
+    """CRC-32 of the names and bytes of tensors, in the order of their names."""
     crc = 0
     for name in sorted(tensors):
         crc = zlib.crc32(name.encode(), crc)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pickles read as data: what they would call becomes an inert record, and only of names on a list.
+"""Pickles read as data: every class or function that a pickle names becomes an inert object, if its name is allowed.
 
-Three walls. Before anything is read, the opcodes are looked through: a file can claim no memory that it does not fill.
-While it is read, every name gives a class of its own that keeps arguments and state and does nothing. Afterwards
-tensors and arrays are made of records whose names, types, sizes and strides agree with each other.
+Three safeguards. Before loading, the opcodes are scanned: no file can claim memory that it does not fill. During
+loading, every name gives a class of its own that keeps arguments and state and does nothing. After loading, tensors and
+arrays are built only from inert objects whose names, types, sizes and strides agree with each other.
 """
 
 from __future__ import annotations
@@ -36,23 +36,37 @@ ARRAYS = frozenset(
         for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
     )
 )
-_FORBIDDEN = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
-_PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
-_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
-FLAWS = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, RuntimeError, TypeError)
-ASKS = "it asks for {}, which is not on the list of what may be read"
+# What damaged or hostile content raises while it is read, besides ValueError.
+READ_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+)
+_NOT_ALLOWED = "it asks for {}, which is not on the list of what may be read"
+_FORBIDDEN_OPCODES = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
+_PUT_OPCODES = {"PUT", "BINPUT", "LONG_BINPUT"}
+_NUMBER_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
+_MAX_NUMBER = 1 << 48  # bound of offsets, lengths and strides
 
 
-class Record:
-    """What a pickle asked to be made: the name of a class or function, its arguments, and what was put into it."""
+class InertObject:
+    """An object that a pickle describes: the name of its class or function, its arguments, its items and its state."""
 
-    name = ""
     __slots__ = ("args", "items", "state")
+    name = ""
+    args: tuple[Any, ...]
+    items: dict[Any, Any]
+    state: Any
 
-    def __new__(cls, *args: Any) -> Record:
-        record = super().__new__(cls)
-        record.args, record.items, record.state = args, {}, None
-        return record
+    def __new__(cls, *args: Any) -> InertObject:
+        inert = super().__new__(cls)
+        inert.args, inert.items, inert.state = args, {}, None
+        return inert
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -61,149 +75,151 @@ class Record:
         self.items[key] = value
 
 
-class Storage(Record):
-    """The type and the bytes of a tensor's storage."""
+class InertStorage(InertObject):
+    """The dtype and the bytes of a tensor's storage."""
 
-    name = "a storage"
     __slots__ = ()
+    name = "a storage"
 
 
-def read_pickle(path: PathLike, allowed: Collection[str], *, inert: str = "") -> Any:
-    """Read a pickle and run nothing that is in it.
+def read_pickle(path: PathLike, allowed: Collection[str], *, allowed_pattern: str = "") -> Any:
+    """Read a pickle without running anything that is in it.
 
     Args:
         path: the file.
-        allowed: full names ("module.name") that may become records.
-        inert: regular expression of more names that may.
+        allowed: full names ("module.name") that may become inert objects.
+        allowed_pattern: regular expression of further names that may.
 
     Returns:
-        Numbers, texts, bytes, tuples, lists, dicts and records.
+        Numbers, texts, bytes, tuples, lists, dicts and inert objects.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file asks for another name, which the error gives, or is not a whole pickle.
     """
     try:
-        return parse(Path(path).read_bytes(), allowed, inert=inert)
+        return parse_pickle(Path(path).read_bytes(), allowed, allowed_pattern=allowed_pattern)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
 
 
-def parse(
+def parse_pickle(
     data: bytes,
     allowed: Collection[str],
     *,
-    inert: str = "",
-    stored: Callable[[Any], Record] | None = None,
+    allowed_pattern: str = "",
+    load_persistent: Callable[[Any], InertObject] | None = None,
 ) -> Any:
-    """The same of a pickle in memory, which may refer to what `stored` gives."""
-    classes: dict[str, type[Record]] = {}
+    """Equivalent of `read_pickle` for bytes; `load_persistent` gives the object that a persistent id stands for."""
+    classes: dict[str, type[InertObject]] = {}
 
     class Reader(pickle.Unpickler):
-        def find_class(self, module_name: str, global_name: str, /) -> type[Record]:
+        def find_class(self, module_name: str, global_name: str, /) -> type[InertObject]:
             name = f"{module_name}.{global_name}"
-            if name not in allowed and not (inert and re.fullmatch(inert, name)):
-                raise ValueError(ASKS.format(name))
-            return classes.setdefault(name, type("Record", (Record,), {"__slots__": (), "name": name}))
+            if name not in allowed and not (allowed_pattern and re.fullmatch(allowed_pattern, name)):
+                raise ValueError(_NOT_ALLOWED.format(name))
+            return classes.setdefault(name, type("InertObject", (InertObject,), {"__slots__": (), "name": name}))
 
-        def persistent_load(self, pid: Any, /) -> Record:
-            if stored is None:
+        def persistent_load(self, pid: Any, /) -> InertObject:
+            if load_persistent is None:
                 raise ValueError("it asks for something outside the file")
-            return stored(pid)
+            return load_persistent(pid)
 
     try:
-        _look_through(data)
+        _scan_opcodes(data)
         return Reader(io.BytesIO(data), encoding="latin1").load()
-    except (pickle.UnpicklingError, *FLAWS) as error:
+    except (pickle.UnpicklingError, *READ_ERRORS) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _look_through(data: bytes) -> None:
-    """Raises ValueError unless all opcodes are known ones and claim no more memory than the file's own size."""
+def _scan_opcodes(data: bytes) -> None:
+    """Raises ValueError unless all opcodes are known and claim no more memory than the file's own size."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-        if opcode.name in _FORBIDDEN:
+        if opcode.name in _FORBIDDEN_OPCODES:
             raise ValueError(f"it has the opcode {opcode.name}, which no network, catalog or array needs")
-        if opcode.name in _PUTS and argument not in range(count + 1):
+        if opcode.name in _PUT_OPCODES and argument not in range(count + 1):
             raise ValueError(f"it keeps entry {argument} of a table that has {count} at most")
 
 
-def members(record: Any) -> Mapping[Any, Any]:
-    """The entries of a dictionary, plain or recorded."""
-    if isinstance(record, Record) and record.name in DICTIONARIES:
-        given = record.args[0] if record.args else {}
-        return {**dict(given), **record.items}
-    if not isinstance(record, dict):
-        raise ValueError(f"a dictionary was expected, got {describe(record)}")
-    return record
+def type_name(value: Any) -> str:
+    """The name that an inert object asked for; the name of the type of any other value."""
+    return value.name if isinstance(value, InertObject) else type(value).__name__
 
 
-def describe(value: Any) -> str:
-    """What a value is, in a word: the name that a record asked for, or a type."""
-    return value.name if isinstance(value, Record) else type(value).__name__
+def dict_entries(value: Any) -> Mapping[Any, Any]:
+    """The entries of a dictionary or of the inert object of one. Raises ValueError for anything else."""
+    if isinstance(value, InertObject) and value.name in DICTIONARIES:
+        initial = value.args[0] if value.args else {}
+        return {**dict(initial), **value.items}
+    if not isinstance(value, dict):
+        raise ValueError(f"a dictionary was expected, got {type_name(value)}")
+    return value
 
 
-def tensor(record: Any) -> Tensor:
-    """The tensor of a record, which shares its storage with no other.
+def to_tensor(value: Any) -> Tensor:
+    """The tensor of an inert object; it shares its memory with no other.
 
-    Raises: ValueError, if it is none, or lies outside its storage.
+    Raises: ValueError if the object describes no tensor, or one that lies outside its storage.
     """
-    if not isinstance(record, Record) or record.name not in TENSORS:
-        raise ValueError(f"a tensor was expected, got {describe(record)}")
-    if record.name.endswith("_rebuild_parameter"):
-        return tensor(record.args[0])
-    if not record.name.endswith("_rebuild_tensor_v2") or len(record.args) < 4:
-        raise ValueError(f"a tensor was expected, got {describe(record)} of {len(record.args)} arguments")
-    flat = _storage(record.args[0])
-    begin, shape, strides = record.args[1:4]
-    numbers = (begin, *shape, *strides)
-    if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers) or len(shape) != len(strides):
+    if not isinstance(value, InertObject) or value.name not in TENSORS:
+        raise ValueError(f"a tensor was expected, got {type_name(value)}")
+    if value.name.endswith("_rebuild_parameter"):
+        return to_tensor(value.args[0])
+    if not value.name.endswith("_rebuild_tensor_v2") or len(value.args) < 4:
+        raise ValueError(f"a tensor was expected, got {type_name(value)} of {len(value.args)} arguments")
+    flat = _to_flat_tensor(value.args[0])
+    offset, shape, strides = value.args[1:4]
+    numbers = (offset, *shape, *strides)
+    if not all(type(n) is int and 0 <= n < _MAX_NUMBER for n in numbers) or len(shape) != len(strides):
         raise ValueError(f"a tensor has offset, shape and strides {numbers}")
-    last = begin + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if 0 not in shape else 0
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if 0 not in shape else 0
     if last >= len(flat) and 0 not in shape:
         raise ValueError(f"a tensor of shape {tuple(shape)} ends at element {last} of {len(flat)}")
     if math.prod(shape) > len(flat):
         raise ValueError(f"a tensor of shape {tuple(shape)} has more elements than its storage, {len(flat)}")
-    return flat.as_strided(shape, strides, begin).clone(memory_format=torch.contiguous_format)
+    return flat.as_strided(shape, strides, offset).clone(memory_format=torch.contiguous_format)
 
 
-def _storage(record: Any) -> Tensor:
-    if isinstance(record, Storage):
-        dtype, data = record.args
+def _to_flat_tensor(value: Any) -> Tensor:
+    """The elements of a storage, [n]."""
+    if isinstance(value, InertStorage):
+        dtype, data = value.args
         return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
-    if not isinstance(record, Record) or not record.name.endswith("_load_from_bytes") or len(record.args) != 1:
-        raise ValueError(f"a tensor's storage was expected, got {describe(record)}")
+    if not isinstance(value, InertObject) or not value.name.endswith("_load_from_bytes") or len(value.args) != 1:
+        raise ValueError(f"a tensor's storage was expected, got {type_name(value)}")
     try:
-        storage = torch.load(io.BytesIO(_bytes(record.args[0])), map_location="cpu", weights_only=True)
+        storage = torch.load(io.BytesIO(_to_bytes(value.args[0])), map_location="cpu", weights_only=True)
         return torch.empty(0, dtype=storage.dtype).set_(storage)
-    except Exception as error:  # torch's reader raises whatever damaged bytes make it stumble over
-        raise ValueError(f"a tensor's storage cannot be read: {refusal(error)}") from error
+    except Exception as error:  # torch's reader may raise anything for damaged bytes
+        raise ValueError(f"a tensor's storage cannot be read: {torch_refusal(error)}") from error
 
 
-def refusal(error: Exception) -> str:
-    """Why torch would not read a file, in a line."""
+def torch_refusal(error: Exception) -> str:
+    """One line that says why torch did not read a file."""
     if asked := re.search(r"GLOBAL `?([\w.]+\.\w+)`?", str(error)):
-        return ASKS.format(asked[1])
+        return _NOT_ALLOWED.format(asked[1])
     line = re.search(r"(?<=WeightsUnpickler error: ).+", str(error)) or re.search(r".+", str(error))
     return line[0] if line else type(error).__name__
 
 
-def array(record: Any) -> np.ndarray:
-    """The array of a record, writable, in this machine's byte order; numpy's numbers are arrays of no dimensions.
+def to_array(value: Any) -> np.ndarray:
+    """The writable array of an inert object, in this machine's byte order; NumPy's scalars become 0-d arrays.
 
-    Raises: ValueError, if it is none, its elements are no numbers, or its bytes are more or fewer than its shape says.
+    Raises: ValueError if the object describes no array, its elements are not numbers, or its bytes do not match its
+    shape.
     """
-    name = describe(record)
+    name = type_name(value)
     if name.endswith(".multiarray.scalar"):
-        (kind, data), shape, order = record.args, (), "C"
+        (inert_dtype, data), shape, order = value.args, (), "C"
     elif name.endswith(".multiarray._reconstruct"):
-        _, shape, kind, fortran, data = record.state
+        _, shape, inert_dtype, fortran, data = value.state
         order = "F" if fortran else "C"
     elif name.endswith(".numeric._frombuffer"):
-        data, kind, shape, order = record.args
+        data, inert_dtype, shape, order = value.args
     else:
         raise ValueError(f"an array was expected, got {name}")
-    dtype, data = _dtype(kind), _bytes(data)
-    if not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
+    dtype, data = _to_dtype(inert_dtype), _to_bytes(data)
+    if not all(type(n) is int and 0 <= n < _MAX_NUMBER for n in shape):
         raise ValueError(f"an array has the shape {shape}")
     size = dtype.itemsize * math.prod(shape)
     if len(data) != size:
@@ -211,22 +227,22 @@ def array(record: Any) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order=order).astype(dtype.newbyteorder("="))
 
 
-def _bytes(value: Any) -> bytes | bytearray:
-    """Bytes, also as old protocols write them: as a text of as many letters, with a call that turns it into bytes."""
-    if describe(value) in ("_codecs.encode", "__builtin__.bytes"):
+def _to_bytes(value: Any) -> bytes | bytearray:
+    """Bytes; old protocols store them as a text of as many letters and a call that encodes it."""
+    if type_name(value) in ("_codecs.encode", "__builtin__.bytes"):
         value = value.args[0] if value.args else b""
     if isinstance(value, str):
         return value.encode("latin1")
     if not isinstance(value, bytes | bytearray):
-        raise ValueError(f"bytes were expected, got {describe(value)}")
+        raise ValueError(f"bytes were expected, got {type_name(value)}")
     return value
 
 
-def _dtype(record: Any) -> np.dtype:
-    """dtype("f4", ...) with the state (3, "<", ...): the byte order stands in the state."""
-    text = record.args[0] if isinstance(record, Record) and record.name == "numpy.dtype" and record.args else None
-    state = record.state if isinstance(record, Record) else None
+def _to_dtype(value: Any) -> np.dtype:
+    """The dtype of the inert object of dtype("f4", ...), whose state (3, "<", ...) holds the byte order."""
+    text = value.args[0] if isinstance(value, InertObject) and value.name == "numpy.dtype" and value.args else None
+    state = value.state if isinstance(value, InertObject) else None
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else ""
-    if not isinstance(text, str) or not isinstance(order, str) or not _DTYPE.fullmatch(order + text):
-        raise ValueError(f"an array must hold numbers, got elements of {text or describe(record)}")
+    if not isinstance(text, str) or not isinstance(order, str) or not _NUMBER_DTYPE.fullmatch(order + text):
+        raise ValueError(f"an array must hold numbers, got elements of {text or type_name(value)}")
     return np.dtype(order + text)

@@ -3,9 +3,10 @@
 
 import pytest
 import torch
+from catalogs import build_catalog
 from miniatures import MINIATURES
 
-from stylefast import Catalog, assign, contribution
+from stylefast import assign, contribution
 from stylefast.editing import StyleEditor
 from stylefast.generators import wrap
 
@@ -55,7 +56,7 @@ def test_squares_are_summed_in_float32(generator, backend, standardize):
 
 def test_a_catalog_and_an_edit(generator):
     w = generator.latents(range(4))
-    catalog = Catalog.build(generator, w, n_clusters=3, layer="b16.conv1", n_init=1, progress=False)
+    catalog = build_catalog(generator, w, n_clusters=3, layer="b16.conv1", n_init=1)
     labels = catalog.labels(generator, w)
     for name, tensor in tensors(generator, w).items():
         (site,) = generator.select([name])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from originals import CHANNELS, Layer, Original, W, modulated, up
 
-from stylefast.generators import weight_maps
 from stylefast.generators.stylegan2 import StyleGAN2, modulated_conv, stylegan2, upsample
+from stylefast.generators.weight_maps import from_genforce, from_hammer, from_nvlabs, from_rosinality
 
 CASES = [
     (family, architecture, clamp)
@@ -24,10 +24,10 @@ CASES = [
     for clamp in ((None, 0.7) if family in ("nvlabs", "hammer") else (None,))
 ]
 CONVERTERS = {
-    "nvlabs": lambda original: weight_maps.nvlabs(original.state, original.options),
-    "hammer": lambda original: weight_maps.hammer(original.state),
-    "genforce": lambda original: weight_maps.genforce(original.state),
-    "rosinality": lambda original: weight_maps.rosinality(original.state, original.mean),
+    "nvlabs": lambda original: from_nvlabs(original.state, original.options),
+    "hammer": lambda original: from_hammer(original.state),
+    "genforce": lambda original: from_genforce(original.state),
+    "rosinality": lambda original: from_rosinality(original.state, original.mean),
 }
 
 
@@ -85,15 +85,15 @@ def test_a_class_is_part_of_the_mapping():
     original = Original("nvlabs", classes=4)
     z = random(3, original.z_dim)
     for label in (0, 3):
-        network = StyleGAN2(weight_maps.nvlabs(original.state, original.options, label)).double()
+        network = StyleGAN2(from_nvlabs(original.state, original.options, label)).double()
         torch.testing.assert_close(network.mapping(z)[:, 0], original.map(z, label), rtol=1e-6, atol=1e-6)
     for label in (None, 4, -1):
         with pytest.raises(
             ValueError, match=re.escape(f"class must be in [0, 4), because the network is conditional, got {label}")
         ):
-            weight_maps.nvlabs(original.state, original.options, label)
+            from_nvlabs(original.state, original.options, label)
     with pytest.raises(ValueError, match="class must be left out: the network has none, got 2"):
-        weight_maps.nvlabs(Original("nvlabs").state, Original("nvlabs").options, 2)
+        from_nvlabs(Original("nvlabs").state, Original("nvlabs").options, 2)
 
 
 @pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])

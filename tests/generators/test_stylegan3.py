@@ -4,13 +4,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from catalogs import build_catalog
 from editors import Everything, catalog_of, editor_of, latents
 from jobs import grid, run
 from miniatures import LAYERS, MINIATURES
 from networks import own_images, shared
 from torch import nn
 
-from stylefast import Catalog, contribution
+from stylefast import contribution
 from stylefast.editing import StyleEditor
 from stylefast.generators import wrap
 
@@ -72,7 +73,7 @@ def test_what_is_handed_over_is_the_tensor_without_its_margin(name):
 def test_a_catalog_is_one_of_the_frame():
     generator = wrap(MINIATURES["nvlabs3"].build())
     w = generator.latents(range(4))
-    catalog = Catalog.build(generator, w, n_clusters=3, resolution=16, n_init=1, progress=False)
+    catalog = build_catalog(generator, w, n_clusters=3, resolution=16, n_init=1)
     assert catalog.occupancy.shape == (3, 16, 16)
     labels, last = catalog.labels(generator, w), generator.sites[-1]
     expected = contribution(generator.activations(w)[last.tensor], labels, 3)
