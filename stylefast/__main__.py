@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m stylefast`: the versions in use, the op table with a mark where a cell can run, and why others cannot.
+"""`python -m stylefast` is the command line: `torchrun --nproc-per-node 8 -m stylefast edit ...`.
 
-With arguments it is the command line: `torchrun --nproc-per-node 8 -m stylefast edit ...`.
+Without arguments it prints the versions in use, the op table with a mark where a cell can run, and why others cannot.
 """
 
 import sys
-from importlib import import_module
-
-from .cli.report import report
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
+        from stylefast.cli.report import report
+
         print(report())
     else:
-        import_module("stylefast.cli").main()
+        from stylefast.cli import main
+
+        main()

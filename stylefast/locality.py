@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .core.checks import check_images
+from .core.checks import check_choice, check_images
 
 __all__ = ["Locality", "delta_e", "locality", "rgb_to_lab", "roi", "squared_error"]
 
@@ -167,11 +167,15 @@ def roi(target_mask: Tensor, reference_mask: Tensor, mode: str = "union") -> Ten
     check_mask("target_mask", target_mask)
     check_mask("reference_mask", reference_mask)
     _check_alike("reference_mask", reference_mask, "target_mask", target_mask)
-    if mode not in ("target", "reference", "union"):
-        raise ValueError(f'mode must be "target", "reference" or "union", got {mode!r}')
+    check_roi_mode(mode)
     if mode == "union":
         return torch.maximum(target_mask, reference_mask)
     return target_mask if mode == "target" else reference_mask
+
+
+def check_roi_mode(mode: str) -> None:
+    """Raises ValueError unless `mode` is a mode of `roi`."""
+    check_choice("mode", mode, ("target", "reference", "union"))
 
 
 def resize_mask(mask: Tensor, size: torch.Size) -> Tensor:

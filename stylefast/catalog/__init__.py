@@ -3,7 +3,8 @@
 
 from .catalog import Catalog
 from .latents import LatentBatches
+from .options import BuildOptions, Clustering
 from .pickled import read_clusters
 from .regions import FFHQ_REGIONS, Region
 
-__all__ = ["FFHQ_REGIONS", "Catalog", "LatentBatches", "Region", "read_clusters"]
+__all__ = ["FFHQ_REGIONS", "BuildOptions", "Catalog", "Clustering", "LatentBatches", "Region", "read_clusters"]

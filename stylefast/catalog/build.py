@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a catalog is built: activations of one layer, clusters, then M; every step can be shared and taken up again."""
+"""The steps of a build: activations of one layer, clusters, then M; each can be shared by ranks and resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,19 +13,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.clock import Clock
 from ..distributed import Ranks
 from ..generators import Generator
 from ..io.tensors import checksum, read_tensors, write_tensors
 from ..kmeans import SphericalKMeans
 from ..ops.assign import assign
 from ..ops.contribution import contribution
-from .latents import Latents
+from .latents import LatentShards
+from .options import BuildOptions
 
 FORMAT = "stylefast-shard-1"
 
 
-class Measured(NamedTuple):
+class Sums(NamedTuple):
     """Sums over images: M [K, S] float64, and how often a position has a label [K, h, w] int64."""
 
     contributions: Tensor
@@ -33,168 +35,188 @@ class Measured(NamedTuple):
 class Build:
     """The steps of one build, in order: `collect`, `cluster`, `measure`.
 
-    With a workdir each step leaves its results there shard by shard, and takes what it finds there; without, the
+    With a workdir each step writes its results there shard by shard, and takes those that it finds; without, the
     activations of this rank's images are kept in memory until they are labelled.
 
     Args:
-        generator, batch_size, dtype, workdir, progress: as in `Catalog.build`.
+        generator: computes activations.
         latents: of all images.
         layer: key of the tensor that is clustered.
-        kmeans: what clusters it.
-        n_measured: how many images M is measured on.
-        ranks: those that share the build.
+        kmeans: clusters it.
+        n_measured: number of images that M is measured on.
+        options: how to run.
+        ranks: share the build.
+        progress: whether to show a progress bar once two seconds have passed.
+
+    Attributes:
+        seconds: the time of every stage so far.
     """
 
     def __init__(
         self,
         generator: Generator,
-        latents: Latents,
+        latents: LatentShards,
         layer: str,
         kmeans: SphericalKMeans,
         n_measured: int,
+        options: BuildOptions,
         *,
-        batch_size: int,
-        dtype: torch.dtype,
-        workdir: Path | None,
         ranks: Ranks,
         progress: bool,
     ) -> None:
         self.generator, self.latents, self.layer, self.kmeans = generator, latents, layer, kmeans
-        self.n_measured, self.batch_size, self.workdir, self.ranks = n_measured, batch_size, workdir, ranks
-        self.dtype, self.progress, self.clock = dtype, progress, Clock()
-        total = latents.n_mine + sum(self._measured(shard) for shard in latents.mine)
-        off = not progress or ranks.rank > 0
-        self.bar = tqdm(total=total, desc="catalog", unit="image", delay=2, disable=off)
+        self.n_measured, self.batch_size, self.ranks, self.progress = n_measured, options.batch_size, ranks, progress
+        self.workdir = None if options.workdir is None else Path(options.workdir)
+        self.dtype: torch.dtype = getattr(torch, options.dtype)
+        self.seconds: dict[str, float] = {}
+        total = latents.n_local_images + sum(map(self._n_measured, latents.local))
+        hidden = not progress or ranks.rank > 0
+        self.bar = tqdm(total=total, desc="catalog", unit="image", delay=2, disable=hidden)
         site = next(site for site in generator.sites if site.tensor == layer)
         self.shape = (site.channels, *site.size)
-        self.kept: Tensor | None = None
-        self.labels: Tensor | None = None  # [N, h, w] of this rank's images, once activations need not be kept
+        self.activations: Tensor | None = None  # of this rank's images, without a workdir
+        self.labels: Tensor | None = None  # [N, h, w] of this rank's images, once their activations are dropped
 
     def collect(self) -> None:
         """Runs the generator up to the layer that is clustered; keeps or writes its activations."""
         if self.workdir is None:
-            self.kept = self._empty(self.latents.n_mine)
+            self.activations = self._empty(self.latents.n_local_images)
         for shard, w in self.latents:
-            if self.kept is not None:
-                first = self.latents.begins[shard] - self.latents.first
-                self._run(shard, w, self.kept[first : first + len(w)])
+            if self.activations is not None:
+                self._run(shard, w, self.activations[self.latents.local_slice(shard)])
             elif (path := self._path("activations", shard)).exists():
-                read_tensors(path, FORMAT, provenance=self._of(w))  # raises if it is damaged or another's
+                read_tensors(path, FORMAT, provenance=self._provenance(w))  # raises if damaged or of another build
                 self.bar.update(len(w))
             else:
                 activations = self._run(shard, w, self._empty(len(w)))
-                write_tensors(path, FORMAT, {"activations": activations}, provenance=self._of(w))
+                write_tensors(path, FORMAT, {"activations": activations}, provenance=self._provenance(w))
 
     def cluster(self) -> None:
         """Fits k-means to the activations of all ranks."""
         checkpoint = None if self.workdir is None else self.workdir / "kmeans.safetensors"
-        data = Shards(self) if self.kept is None else self.kept
-        with self.clock.running("clustering"):
+        data = _StoredActivations(self) if self.activations is None else self.activations
+        with self._timed("clustering"):
             self.kmeans.fit(data, progress=self.progress, checkpoint=checkpoint, group=self.ranks.group)
 
-    def measure(self, centroids: Tensor) -> Measured:
-        """Labels the activations and runs the generator to its end: M of all sites, where the clusters lie."""
-        if self.kept is not None:
-            with self.clock.running("clustering"):
-                self.labels, self.kept = self._assign(self.kept, centroids), None
+    def measure(self, centroids: Tensor) -> Sums:
+        """Labels the activations and runs the generator to its end: M of all sites, and where the clusters lie."""
+        if self.activations is not None:
+            with self._timed("clustering"):
+                self.labels, self.activations = self._assign(self.activations, centroids), None
         k = len(centroids)
         zeros = torch.zeros(k, self.generator.style_width, dtype=torch.float64)
-        total = Measured(zeros, torch.zeros(k, *self.shape[1:], dtype=torch.int64))
-        of = {"centroids": checksum({"": centroids}), "features": self.kmeans.features}
+        total = Sums(zeros, torch.zeros(k, *self.shape[1:], dtype=torch.int64))
+        clusters = {"centroids": checksum({"": centroids}), "features": self.kmeans.features}
         for shard, w in self.latents:
-            belongs = of | self._of(w) | {"measured": self._measured(shard)}
-            if self.workdir is not None and (path := self._path("contributions", shard)).exists():
-                found = Measured(**read_tensors(path, FORMAT, provenance=belongs)[0])
-                self.bar.update(self._measured(shard))
-            else:
-                found = self._measure(shard, w, centroids)
-                if self.workdir is not None:
-                    write_tensors(self._path("contributions", shard), FORMAT, found._asdict(), provenance=belongs)
-            total = Measured(*(a + b for a, b in zip(total, found, strict=True)))
+            provenance = clusters | self._provenance(w) | {"measured": self._n_measured(shard)}
+            sums = self._shard_sums(shard, w, centroids, provenance)
+            total = Sums(*(a + b for a, b in zip(total, sums, strict=True)))
         self.bar.close()
-        if "contribution" in (seconds := self.clock.seconds):  # ran within the generator
-            seconds["generator"] -= seconds["contribution"]
-        return Measured(*self.ranks.total(*total))
+        if "contribution" in self.seconds:  # ran within the generator
+            self.seconds["generator"] -= self.seconds["contribution"]
+        return Sums(*self.ranks.total(*total))
 
     def read(self, shard: int) -> Tensor:
-        """The activations that were written for a shard: [n, C, h, w]."""
+        """The stored activations of a shard: [n, C, h, w]."""
         tensors, _ = read_tensors(self._path("activations", shard), FORMAT)
         return tensors["activations"].to(self.generator.device)
 
     def _empty(self, n: int) -> Tensor:
         return torch.empty(n, *self.shape, dtype=self.dtype, device=self.generator.device)
 
-    def _run(self, shard: int, w: Tensor, into: Tensor) -> Tensor:
-        """Fills `into` with the activations of a shard's images."""
-        for begin in range(0, len(w), self.batch_size):
-            with self.clock.running("generator"):
-                (batch,) = self.generator.activations(w[begin : begin + self.batch_size], [self.layer]).values()
-            rows = into[begin : begin + len(batch)].copy_(batch)
-            if batch.dtype != self.dtype and batch.isfinite().all() and not rows.isfinite().all():
+    def _run(self, shard: int, w: Tensor, out: Tensor) -> Tensor:
+        """Fills `out` with the activations of a shard's images."""
+        for start in range(0, len(w), self.batch_size):
+            with self._timed("generator"):
+                (batch,) = self.generator.activations(w[start : start + self.batch_size], [self.layer]).values()
+            stored = out[start : start + len(batch)].copy_(batch)
+            if batch.dtype != self.dtype and batch.isfinite().all() and not stored.isfinite().all():
                 raise ValueError(
                     f"dtype must be one that holds activations up to {batch.abs().max():g}, as "
-                    f"{self._images(shard, begin, len(batch))} have, got {self.dtype}"
+                    f"{self._describe_images(shard, start, len(batch))} have, got {self.dtype}"
                 )
             self.bar.update(len(batch))
-        return into
+        return out
 
     def _assign(self, activations: Tensor, centroids: Tensor) -> Tensor:
         features, backend = self.kmeans.features, self.kmeans.backend
         return assign(activations, centroids, features=features, backend=backend).labels
 
-    def _measure(self, shard: int, w: Tensor, centroids: Tensor) -> Measured:
-        """A shard's part of the sums."""
-        k, n = len(centroids), self._measured(shard)
-        first = self.latents.begins[shard] - self.latents.first
-        known = None if self.labels is None else self.labels[first : first + len(w)]
-        labels = self._assign(self.read(shard), centroids) if known is None else known
+    def _shard_sums(self, shard: int, w: Tensor, centroids: Tensor, provenance: Mapping[str, Any]) -> Sums:
+        """A shard's sums, from the workdir if they are there."""
+        if self.workdir is None:
+            return self._measure(shard, w, centroids)
+        path = self._path("contributions", shard)
+        if path.exists():
+            self.bar.update(self._n_measured(shard))
+            return Sums(**read_tensors(path, FORMAT, provenance=provenance)[0])
+        sums = self._measure(shard, w, centroids)
+        write_tensors(path, FORMAT, sums._asdict(), provenance=provenance)
+        return sums
+
+    def _measure(self, shard: int, w: Tensor, centroids: Tensor) -> Sums:
+        k, n = len(centroids), self._n_measured(shard)
+        if self.labels is None:
+            labels = self._assign(self.read(shard), centroids)
+        else:
+            labels = self.labels[self.latents.local_slice(shard)]
         occupancy = torch.stack([(labels == i).sum(0) for i in range(k)])  # [K, h, w]
         normalized = {site.tensor: site.normalized for site in self.generator.sites}
-        totals: dict[str, Tensor] = {}
-        for begin in range(0, n, self.batch_size):
-            batch = w[begin : min(n, begin + self.batch_size)]
-            rows = labels[begin : begin + len(batch)]
+        sums: dict[str, Tensor] = {}
+        for start in range(0, n, self.batch_size):
+            batch = w[start : min(n, start + self.batch_size)]
+            batch_labels = labels[start : start + len(batch)]
 
-            def add(key: str, tensor: Tensor, rows: Tensor = rows) -> None:
-                with self.clock.running("contribution"):
-                    m = contribution(tensor, rows, k, standardize=not normalized[key], backend=self.kmeans.backend)
-                    totals[key] = totals.get(key, torch.zeros_like(m, dtype=torch.float64)) + m.double() * len(rows)
+            def add(key: str, tensor: Tensor, labels: Tensor = batch_labels) -> None:
+                with self._timed("contribution"):
+                    m = contribution(tensor, labels, k, standardize=not normalized[key], backend=self.kmeans.backend)
+                    sums[key] = sums.get(key, torch.zeros_like(m, dtype=torch.float64)) + m.double() * len(labels)
 
-            with self.clock.running("generator"):
+            with self._timed("generator"):
                 self.generator.visit(batch, add)
             for site in self.generator.sites:
-                if not totals[site.tensor].isfinite().all():
-                    where = f"in the batch of {self._images(shard, begin, len(batch))}"
-                    raise ValueError(f"activations of site {site.name} must be finite, got NaN or Inf {where}")
+                if not sums[site.tensor].isfinite().all():
+                    images = self._describe_images(shard, start, len(batch))
+                    raise ValueError(
+                        f"activations of site {site.name} must be finite, got NaN or Inf in the batch of {images}"
+                    )
             self.bar.update(len(batch))
-        sums = [totals.get(site.tensor, torch.zeros(k, site.channels).double()) for site in self.generator.sites]
-        return Measured(torch.cat(sums, 1).cpu(), occupancy.cpu())
+        columns = [sums.get(site.tensor, torch.zeros(k, site.channels).double()) for site in self.generator.sites]
+        return Sums(torch.cat(columns, 1).cpu(), occupancy.cpu())
 
-    def _measured(self, shard: int) -> int:
-        """How many images of a shard M is measured on."""
-        begin, end = self.latents.begins[shard : shard + 2]
-        return max(0, min(end, self.n_measured) - begin)
+    def _n_measured(self, shard: int) -> int:
+        """The number of a shard's images that M is measured on."""
+        start, stop = self.latents.starts[shard : shard + 2]
+        return max(0, min(stop, self.n_measured) - start)
 
-    def _images(self, shard: int, begin: int, n: int) -> str:
-        first = self.latents.begins[shard] + begin
+    def _describe_images(self, shard: int, start: int, n: int) -> str:
+        first = self.latents.starts[shard] + start
         return f"images {first} to {first + n - 1}"
 
     def _path(self, stem: str, shard: int) -> Path:
         assert self.workdir is not None
         return self.workdir / f"{stem}-{shard:05}-of-{len(self.latents):05}.safetensors"
 
-    def _of(self, w: Tensor) -> dict[str, Any]:
-        """What the activations of a shard follow from."""
-        latents = checksum({"w": w})
-        of = {"generator": self.generator.fingerprint, "layer": self.layer, "dtype": str(self.dtype), "w": latents}
-        return of | self.generator.precision
+    def _provenance(self, w: Tensor) -> dict[str, Any]:
+        """Identifies what the activations of a shard are computed from."""
+        layer = {"generator": self.generator.fingerprint, "layer": self.layer, "dtype": str(self.dtype)}
+        return layer | {"w": checksum({"w": w})} | self.generator.precision
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Adds the block's seconds to the stage, also if the block raises."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-class Shards:
+class _StoredActivations:
     """The activations that this rank has written, as a stream."""
 
     def __init__(self, build: Build) -> None:
         self.build = build
 
     def __iter__(self) -> Iterator[Tensor]:
-        return map(self.build.read, self.build.latents.mine)
+        return map(self.build.read, self.build.latents.local)

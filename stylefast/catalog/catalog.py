@@ -6,14 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ..core.checks import as_tensor
+from ..core.checks import as_tensor, check_choice, check_integer
+from ..core.dtypes import Array
 from ..distributed import Ranks
 from ..generators import Generator, Site
 from ..io.atomic import PathLike
@@ -21,7 +21,8 @@ from ..io.tensors import read_tensors, write_tensors
 from ..kmeans import SphericalKMeans
 from ..ops.assign import assign
 from .build import Build
-from .latents import Latents
+from .latents import LatentShards
+from .options import BuildOptions, Clustering
 from .regions import Region, name_clusters
 
 FORMAT = "stylefast-catalog-2"
@@ -64,22 +65,13 @@ class Catalog:
         cls,
         generator: Generator,
         w: Tensor | Iterable[Any],
+        clustering: Clustering = Clustering(),
+        options: BuildOptions = BuildOptions(),
         *,
-        n_clusters: int = 32,
-        centroids: Tensor | None = None,
-        layer: str | None = None,
-        resolution: int = 16,
-        features: str = "raw",
-        n_init: int = 8,
-        seed: int = 0,
-        run: int | None = None,
+        centroids: Array | None = None,
         contribution_images: int | None = None,
-        batch_size: int = 4,
         backend: str | None = None,
         progress: bool = True,
-        dtype: torch.dtype = torch.float32,
-        workdir: PathLike | None = None,
-        shard_images: int = 64,
         group: ProcessGroup | None = None,
     ) -> Catalog:
         """Clusters one layer's activations of N images, then measures M at every site while the generator runs again.
@@ -89,23 +81,15 @@ class Catalog:
         of equation 1, with labels resized bilinearly.
 
         Args:
-            generator: where activations come from.
-            w: latents of the N images, as `generator.latents` gives them; or an iterable of batches of them that gives
-                the same batches every time, each of which is a shard.
-            n_clusters: K.
-            centroids: [K, C] of clusters that are known: their directions are taken, and nothing is clustered.
-            layer: name of a site that reads the tensor to cluster; default: the last one of `resolution` rows.
-            resolution: rows of the tensor to cluster, if `layer` is None.
-            features, n_init, seed, backend: as in `SphericalKMeans`.
-            run: which restart's clusters to take; default: the one with the best objective.
-            contribution_images: the first so many images measure M; default: all.
-            batch_size: images a forward pass.
-            progress: show progress bars on anything longer than two seconds.
-            dtype: in which the clustered layer's activations are kept or written.
-            workdir: folder for the state of a long build: activations in shards, k-means after every iteration, sums of
-                M by shard. What is there already is taken, so that a build that was stopped goes on, to the same bits;
-                what is another build's is refused. It may be removed when the build has ended.
-            shard_images: images a shard, if w is a tensor.
+            generator: computes activations.
+            w: latents of the N images, as `generator.latents` returns them; or an iterable of batches of latents that
+                yields the same batches every time, each of which is a shard.
+            clustering: which activations are clustered, and how.
+            options: how the build runs.
+            centroids: [K, C] of known clusters: their directions are taken, and nothing is clustered.
+            contribution_images: number of images that M is measured on, the first ones; default: all images.
+            backend: as in `stylefast.assign`.
+            progress: whether to show a progress bar once two seconds have passed.
             group: process group whose ranks share the build: all call it with the same arguments, each works on some of
                 the shards, and all get the same catalog, that of one process to rounding; they share the workdir.
 
@@ -113,56 +97,47 @@ class Catalog:
             TypeError: w is an iterator, which cannot be read again.
             ValueError: no such layer, centroids of another width, zero or not finite, no images, fewer points than
                 clusters, activations or M with NaN or Inf, activations that dtype cannot hold, a file in workdir that
-                is damaged or another build's.
+                is damaged or of another build.
 
         Source: "Editing in Style" (Collins et al., CVPR 2020), section 3.
         """
+        _check_options(clustering, options, contribution_images)
         ranks = Ranks(group)
-        for name, n in (("batch_size", batch_size), ("shard_images", shard_images)):
-            if n < 1:
-                raise ValueError(f"{name} must be >= 1, got {n}")
-        if contribution_images is not None and contribution_images < 1:
-            raise ValueError(f"contribution_images must be >= 1, got {contribution_images}")
-        if run is not None and not 0 <= run < n_init:
-            raise ValueError(f"run must be in [0, {n_init}), got {run}")
-        latents = Latents(w, shard_images, ranks)
-        n_measured = min(contribution_images or latents.images, latents.images)
-        layer = generator.select([layer])[0].tensor if layer is not None else _layer_of(generator, resolution)
-        given = None if centroids is None else _directions(centroids, generator, layer)
-        kmeans = SphericalKMeans(n_clusters, n_init=n_init, seed=seed, features=features, backend=backend)
-        where = None if workdir is None else Path(workdir)
-        options: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "workdir": where}
-        build = Build(generator, latents, layer, kmeans, n_measured, ranks=ranks, progress=progress, **options)
+        latents = LatentShards.scan(w, options.shard_images, ranks)
+        n_measured = min(contribution_images or latents.n_images, latents.n_images)
+        layer = _layer(generator, clustering)
+        kmeans = SphericalKMeans(
+            clustering.n_clusters,
+            n_init=clustering.n_init,
+            seed=clustering.seed,
+            features=clustering.features,
+            backend=backend,
+        )
+        runs = None if centroids is None else _directions(centroids, generator, layer)[None]  # [1, K, C]
+        build = Build(generator, latents, layer, kmeans, n_measured, options, ranks=ranks, progress=progress)
         build.collect()
-        made: dict[str, Any] = {}
-        if given is None:
+        provenance: dict[str, Any] = {"images": latents.n_images, "contribution_images": n_measured}
+        run = 0
+        if runs is None:
             build.cluster()
-            run = max(range(n_init), key=lambda i: kmeans.runs_[i].objective) if run is None else run
-            runs = torch.stack([r.centroids.float() for r in kmeans.runs_])
-            objectives = [r.objective for r in kmeans.runs_]
-            made = {"seed": seed, "run": run, "objectives": objectives, "n_reseeded": kmeans.n_reseeded_}
-        else:
-            runs, run = given[None], 0
-        centroids = runs[run].clone()
-        contributions, occupancy = build.measure(centroids)
+            objectives = [restart.objective for restart in kmeans.runs_]
+            run = objectives.index(max(objectives)) if clustering.run is None else clustering.run
+            runs = torch.stack([torch.as_tensor(restart.centroids).float() for restart in kmeans.runs_])
+            provenance |= {"seed": clustering.seed, "run": run, "objectives": objectives}
+            provenance["n_reseeded"] = kmeans.n_relocated_
+        contributions, occupancy = build.measure(runs[run].clone())
         return cls(
             generator=generator.name,
             fingerprint=dict(generator.fingerprint),
             sites=generator.sites,
             layer=layer,
-            features=features,
-            centroids=centroids.cpu(),
+            features=clustering.features,
+            centroids=runs[run].clone().cpu(),
             runs=runs.cpu(),
             contributions=contributions.div(n_measured).float(),
-            occupancy=occupancy.double().div(latents.images).float(),
-            provenance={
-                "images": latents.images,
-                "contribution_images": n_measured,
-                **made,
-                "torch": torch.__version__,
-                **generator.precision,
-            },
-            seconds=build.clock.seconds,
+            occupancy=occupancy.double().div(latents.n_images).float(),
+            provenance={**provenance, "torch": torch.__version__, **generator.precision},
+            seconds=build.seconds,
         )
 
     @property
@@ -256,20 +231,36 @@ _TENSORS = ("centroids", "runs", "contributions", "occupancy")
 _HEADER = ("generator", "fingerprint", "layer", "features", "parts", "provenance")
 
 
-def _directions(centroids: Tensor, generator: Generator, layer: str) -> Tensor:
+def _check_options(clustering: Clustering, options: BuildOptions, contribution_images: int | None) -> None:
+    check_integer("batch_size", options.batch_size, 1)
+    check_integer("shard_images", options.shard_images, 1)
+    check_choice("dtype", options.dtype, ("float32", "float16", "bfloat16"))
+    if contribution_images is not None:
+        check_integer("contribution_images", contribution_images, 1)
+    if clustering.run is not None and not 0 <= clustering.run < clustering.n_init:
+        raise ValueError(f"run must be in [0, {clustering.n_init}), got {clustering.run}")
+
+
+def _directions(centroids: Array, generator: Generator, layer: str) -> Tensor:
+    """Given centroids at unit norm: [K, C] float32."""
     channels = next(site.channels for site in generator.sites if site.tensor == layer)
-    centroids = as_tensor("centroids", centroids, "[K, C]", 2, 2)
-    norms = torch.linalg.vector_norm(centroids.double(), dim=1, keepdim=True)
-    if centroids.shape[1] != channels or not (norms.isfinite() & (norms > 0)).all():
+    vectors = as_tensor("centroids", centroids, "[K, C]", 2, 2).double()
+    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    if vectors.shape[1] != channels or not (norms.isfinite() & (norms > 0)).all():
         expected = f"[K, C] with C = {channels} to match layer {layer}, finite and not zero"
         raise ValueError(f"centroids must have shape {expected}, got {tuple(centroids.shape)}")
-    return (centroids.double() / norms).float().to(generator.device)
+    return (vectors / norms).float().to(generator.device)
 
 
-def _layer_of(generator: Generator, resolution: int) -> str:
+def _layer(generator: Generator, clustering: Clustering) -> str:
+    """The key of the tensor to cluster."""
+    if clustering.layer is not None:
+        return generator.select([clustering.layer])[0].tensor
     convs = [site for site in generator.sites if site.kind == "conv"]
-    fitting = [site.tensor for site in convs if site.size[0] == resolution]
-    if not fitting:
+    tensors = [site.tensor for site in convs if site.size[0] == clustering.resolution]
+    if not tensors:
         sizes = ", ".join(f"{h}x{w}" for h, w in sorted({site.size for site in convs}))
-        raise ValueError(f"resolution must be that of a layer of {generator.name} ({sizes}), got {resolution}")
-    return fitting[-1]
+        raise ValueError(
+            f"resolution must be that of a layer of {generator.name} ({sizes}), got {clustering.resolution}"
+        )
+    return tensors[-1]

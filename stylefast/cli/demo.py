@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole road in one command: from latents to a catalog, to edited faces, figures and their measured locality."""
+"""The demo: a catalog, edited faces, figures, and the measured locality, from one command."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,8 @@ import torch
 from torch import Tensor
 
 from .. import figures, generators
-from ..catalog import FFHQ_REGIONS, Catalog
-from ..core.clock import Clock
-from ..editing import EditBatch, Grid, Job, Random, SeedLatents, Sequential, Simultaneous, StyleEditor
+from ..catalog import FFHQ_REGIONS, BuildOptions, Catalog, Clustering
+from ..editing import EditBatch, Grid, Job, JobOptions, Random, SeedLatents, Sequential, Simultaneous, StyleEditor
 from ..generators import Generator
 from ..io.atomic import atomic_write
 
@@ -54,40 +55,36 @@ def run(
         What summary.json holds: `locality[part][query] = {inside, outside, ratio}` (mean CIELAB difference over edits),
         the seconds of every stage, the parts, the seeds.
     """
-    directory, clock = Path(directory), Clock()
-    with clock.running("load"):
-        generator = load(network)
+    directory, times = Path(directory), [time.perf_counter()]
+    generator = load(network)
+    times.append(time.perf_counter())
+
     is_toy = generator.name.startswith("toy")
-    with clock.running("catalog"):
-        w = generator.latents(range(images), truncation=truncation)
-        catalog = Catalog.build(
-            generator, w, n_clusters=8 if is_toy else 32, contribution_images=contribution_images, batch_size=batch_size
-        )
-        catalog.annotate({part: [i] for i, part in enumerate(PARTS)} if is_toy else FFHQ_REGIONS)
-        catalog.save(directory / "catalog.safetensors")
+    w = generator.latents(range(images), truncation=truncation)
+    clustering, options = Clustering(n_clusters=8 if is_toy else 32), BuildOptions(batch_size=batch_size)
+    catalog = Catalog.build(generator, w, clustering, options, contribution_images=contribution_images)
+    catalog.annotate({part: [i] for i, part in enumerate(PARTS)} if is_toy else FFHQ_REGIONS)
+    catalog.save(directory / "catalog.safetensors")
+    times.append(time.perf_counter())
 
-    with clock.running("edits"):
-        w_targets, w_references = (generator.latents(seeds, truncation=truncation) for seeds in (targets, references))
-        editor = StyleEditor(generator, catalog)
-        own, others = (SeedLatents(generator, seeds, truncation=truncation) for seeds in (targets, references))
-        plan = Grid(editor, own, others, PARTS, QUERIES)
-        settings = {"network": generator.name, "truncation": truncation, "rgb": False}
-        job = Job(
-            plan,
-            directory / "edits",
-            settings=settings,
-            suffix=".jpg",
-            batch_size=batch_size,
-            measure=True,
-            resume=False,  # the summary is of all edits
-        )
-        result = Result(len(targets), len(references))
-        for batch in job:
-            result.add(batch)
+    w_targets, w_references = (generator.latents(seeds, truncation=truncation) for seeds in (targets, references))
+    editor = StyleEditor(generator, catalog)
+    target_images = SeedLatents(generator, targets, truncation=truncation)
+    plan = Grid(target_images, SeedLatents(generator, references, truncation=truncation), PARTS, QUERIES)
+    # Without resuming, as the summary is of all edits.
+    job_options = JobOptions(image_format="jpg", batch_size=batch_size, measure=True, resume=False)
+    metadata = {"network": generator.name, "truncation": truncation, "rgb": False}
+    result = Result(len(targets), len(references))
+    for batch in Job(editor, plan, directory / "edits", job_options, metadata=metadata):
+        result.add(batch)
+    times.append(time.perf_counter())
 
-    with clock.running("figures"):
-        reference_images = generator.synthesize(generator.styles(w_references), w_references)
-        _draw(directory, catalog, editor, w_targets, reference_images, result)
+    reference_images = generator.synthesize(generator.styles(w_references), w_references)
+    _draw(directory, catalog, editor, w_targets, reference_images, result)
+    times.append(time.perf_counter())
+
+    stages = zip(("load", "catalog", "edits", "figures"), pairwise(times), strict=True)
+    seconds = {stage: end - start for stage, (start, end) in stages}
     summary = {
         "network": generator.name,
         "parts": catalog.parts,
@@ -95,7 +92,7 @@ def run(
         "references": list(references),
         "truncation": truncation,
         "locality": result.locality(),
-        "seconds": clock.seconds | {f"catalog_{name}": s for name, s in catalog.seconds.items()},
+        "seconds": seconds | {f"catalog_{stage}": value for stage, value in catalog.seconds.items()},
     }
     with atomic_write(directory / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Array: TypeAlias = Tensor | np.ndarray
+Array: TypeAlias = torch.Tensor | np.ndarray
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 

@@ -3,11 +3,12 @@
 
 from .editor import StyleEditor
 from .job import Job
+from .options import JobOptions
 from .pairs import Pairs
 from .plan import Edit, Grid, Plan
 from .renderer import EditBatch, EditRenderer
 from .sources import ImageSource, SeedLatents, StoredLatents
-from .strategies import Query, Random, Sequential, Simultaneous, Softmax
+from .strategies import Random, Sequential, Simultaneous, Softmax, Strategy
 
 __all__ = [
     "Edit",
@@ -16,14 +17,15 @@ __all__ = [
     "Grid",
     "ImageSource",
     "Job",
+    "JobOptions",
     "Pairs",
     "Plan",
-    "Query",
     "Random",
     "SeedLatents",
     "Sequential",
     "Simultaneous",
     "Softmax",
     "StoredLatents",
+    "Strategy",
     "StyleEditor",
 ]

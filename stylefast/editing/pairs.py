@@ -6,149 +6,168 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..io.atomic import PathLike
 from ..io.index import DiskIndex
 from .plan import Edit, Plan
 from .sources import ImageSource
-from .strategies import DEFAULT, Query, Sequential, Simultaneous, Softmax
+from .strategies import STRATEGIES, Sequential, Strategy
 
-KINDS = {"sequential": Sequential, "simultaneous": Simultaneous, "softmax": Softmax}
+REQUIRED = ("target", "reference", "part")
+OPTIONAL = ("epsilon", "rho", "strength", "query")
+MAX_REPORTED = 20  # refused lines whose reasons are kept
 
-
-FIELDS = ("target", "reference", "part", "epsilon", "rho", "strength", "query")
-
-
-_QUOTED = 20  # bad lines that are kept to be reported
+Row: TypeAlias = str | dict[Any, Any]  # a line of JSON, or the cells of a line of CSV by column
 
 
 class Pairs(Plan):
-    """The edits that a file lists, one a line; read whole and checked at once, then read again as edits are made.
+    """The edits that a file lists, one per line.
 
-    A .csv file begins with the names of its columns; a .jsonl file has an object a line. Columns or keys: target,
-    reference and part; and, if wanted, query (sequential, simultaneous or softmax), epsilon, rho and strength.
+    A .csv file begins with the names of its columns; a .jsonl file has one JSON object per line. The columns (or keys)
+    target, reference and part are required; query (sequential, simultaneous or softmax), epsilon, rho and strength are
+    optional. The file is read when the plan is checked, and again whenever its edits are enumerated.
 
     Args:
-        editor: what makes the edits.
         path: the file.
-        targets, references: the images that it may name.
-        query: what a line that says nothing of it takes.
-        strength: likewise.
-        skip_bad: leave out the lines that are refused, and list the first of them in `refused`.
+        targets: the images that the file may name as targets.
+        references: the images that the file may name as references.
+        query: strategy of the lines that name none; also supplies the epsilon and rho that a line leaves out.
+        strength: strength of the lines that name none.
+        skip_bad: whether `check` skips the lines that it refuses.
 
     Attributes:
-        n_refused: how many lines were left out.
-        refused: why, for the first 20 of them.
+        n_refused: the number of lines that were skipped.
+        refused: the first 20 of them with the reasons.
 
     Raises:
-        FileNotFoundError; ValueError with the number of the first bad line and what is wrong with it: columns missing
-        or unknown, no such image or part, a setting out of range, the same edit as an earlier line.
+        ValueError: the file is neither .csv nor .jsonl.
     """
 
     def __init__(
         self,
-        editor: StyleEditor,
         path: PathLike,
         targets: ImageSource,
         references: ImageSource,
         *,
-        query: Query = DEFAULT,
+        query: Strategy = Sequential(),
         strength: float = 1.0,
         skip_bad: bool = False,
     ) -> None:
-        self.editor, self.path, self.targets, self.references = editor, Path(path), targets, references
-        self.query, self.strength, self._skip_bad = query, strength, skip_bad
+        self.path, self.targets, self.references = Path(path), targets, references
+        self.query, self.strength, self.skip_bad = query, strength, skip_bad
         if self.path.suffix not in (".csv", ".jsonl"):
             raise ValueError(f"a file of pairs must be .csv or .jsonl, got {self.path}")
-        self.n_refused, self.refused, self._n = 0, list[str](), 0
-        if len(targets):
-            targets.w(0)  # raises if they have none
-        for number, edit in self._checked():
-            if isinstance(edit, Edit):
-                self._n += 1
-            elif not skip_bad:
-                raise ValueError(f"{self.path}, line {number}: {edit}")
-            else:
-                self.n_refused += 1
-                self.refused += [f"line {number}: {edit}"] if self.n_refused <= _QUOTED else []
+        self.refused: list[str] = []
+        self._refused_lines = array("Q")  # ascending
+        self._n_edits: int | None = None
+
+    @property
+    def n_refused(self) -> int:
+        return len(self._refused_lines)
 
     def __len__(self) -> int:
-        return self._n
+        if self._n_edits is None:
+            raise RuntimeError(f"the number of edits in {self.path} is not known before StyleEditor.check")
+        return self._n_edits
 
     def __iter__(self) -> Iterator[Edit]:
-        if self.n_refused:
-            return (edit for _, edit in self._checked() if isinstance(edit, Edit))
-        return (self._edit(fields) for _, fields in self._lines())
+        refused = iter(self._refused_lines)
+        next_refused = next(refused, None)
+        for number, row in self._rows():
+            if number == next_refused:
+                next_refused = next(refused, None)
+            else:
+                yield self._edit(row)
 
-    def _checked(self) -> Iterator[tuple[int, Edit | ValueError]]:
-        """Every line's number, and its edit or why there is none."""
-        valid = lru_cache(1024)(lambda part, query: self.editor.query(part, query) is not None)
-        with DiskIndex() as seen:
-            for number, fields in self._lines():
+    def check(self, query: Callable[[str, Strategy], object]) -> None:
+        """Reads the whole file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: targets without latents; a column that is missing or unknown; unless `skip_bad` is set, the
+                first line that names an unknown image or part, has a parameter out of range, or repeats an edit. The
+                message gives the number of the line.
+        """
+        self.targets.check_latents()
+        self.refused, self._refused_lines, n_edits = [], array("Q"), 0
+        check_query = lru_cache(1024)(lambda part, strategy: query(part, strategy) is not None)
+        with DiskIndex() as line_of:
+            for number, row in self._rows():
                 try:
-                    edit = self._edit(fields)
-                    valid(edit.part, edit.query)
-                    if not seen.add(self.name(edit), str(number)):
-                        raise ValueError(f"it is the same edit as line {seen.get(self.name(edit))}")
+                    edit = self._edit(row)
+                    check_query(edit.part, edit.query)
+                    name = self.name(edit)
+                    if not line_of.add(name, str(number)):
+                        raise ValueError(f"it is the same edit as line {line_of.get(name)}")
                 except ValueError as error:
-                    yield number, error
+                    if not self.skip_bad:
+                        raise ValueError(f"{self.path}, line {number}: {error}") from error
+                    self._refused_lines.append(number)
+                    self.refused += [f"line {number}: {error}"] if self.n_refused <= MAX_REPORTED else []
                 else:
-                    yield number, edit
+                    n_edits += 1
+        self._n_edits = n_edits
 
-    def _lines(self) -> Iterator[tuple[int, Any]]:
-        """Every line's number and what it says, or why it cannot be read."""
+    def _rows(self) -> Iterator[tuple[int, Row]]:
+        """The lines of the file with their numbers, not interpreted. Raises ValueError for a wrong header."""
         with open(self.path, encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
             if self.path.suffix == ".jsonl":
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield number, _parsed(line)
+                yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
                 return
             rows = csv.DictReader(file)
             columns = rows.fieldnames or []
-            if not set(FIELDS[:3]) <= set(columns) <= set(FIELDS):
-                wanted = f"{', '.join(FIELDS[:3])} and may name {', '.join(FIELDS[3:])}"
-                raise ValueError(f"{self.path}, line 1: it must name the columns {wanted}, got {', '.join(columns)}")
-            for fields in rows:
-                whole = None not in fields and None not in fields.values()
-                yield rows.line_num, fields if whole else ValueError(f"it must have {len(columns)} cells")
+            if not set(REQUIRED) <= set(columns) <= {*REQUIRED, *OPTIONAL}:
+                expected = f"{', '.join(REQUIRED)} and may name {', '.join(OPTIONAL)}"
+                raise ValueError(f"{self.path}, line 1: it must name the columns {expected}, got {', '.join(columns)}")
+            for cells in rows:
+                yield rows.line_num, cells
 
-    def _edit(self, fields: Any) -> Edit:
-        """What a line says. Raises ValueError if it cannot be."""
-        if isinstance(fields, ValueError):
-            raise fields
-        if not isinstance(fields, dict):
-            raise ValueError(f"it must be an object, got {fields!r}")
-        given = {name: value for name, value in fields.items() if value is not None and value != ""}
-        if unknown := set(given) - set(FIELDS):
-            raise ValueError(f"it may say {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}")
-        if missing := [name for name in FIELDS[:3] if name not in given]:
+    def _edit(self, row: Row) -> Edit:
+        """The edit that a line describes. Raises ValueError if it describes none."""
+        fields = _parse_json(row) if isinstance(row, str) else _check_cells(row)
+        fields = {name: value for name, value in fields.items() if value is not None and value != ""}
+        if unknown := fields.keys() - {*REQUIRED, *OPTIONAL}:
+            allowed = ", ".join((*REQUIRED, *OPTIONAL))
+            raise ValueError(f"it may say {allowed}, got {', '.join(sorted(map(str, unknown)))}")
+        if missing := [name for name in REQUIRED if name not in fields]:
             raise ValueError(f"{missing[0]} is missing")
-        target, reference = self.targets.row(given["target"]), self.references.row(given["reference"])
-        strength = _number("strength", given.get("strength", self.strength))
-        return Edit(target, reference, str(given["part"]), self._query(given), strength)
+        target, reference = self.targets.row(fields["target"]), self.references.row(fields["reference"])
+        strength = _number("strength", fields.get("strength", self.strength))
+        return Edit(target, reference, str(fields["part"]), self._strategy(fields), strength)
 
-    def _query(self, given: dict[str, Any]) -> Query:
-        query: Query = self.query
-        if "query" in given and type(query) is not KINDS.get(given["query"]):
-            if given["query"] not in KINDS:
-                raise ValueError(f"query must be one of {', '.join(KINDS)}, got {given['query']!r}")
-            query = KINDS[given["query"]]()
-        budget = {name: _per_site(name, given[name]) for name in ("epsilon", "rho") if name in given}
-        if budget and not isinstance(query, Sequential):
-            raise ValueError(f"{', '.join(budget)} can be given for sequential queries only, not for {query.name}")
-        return replace(query, **budget) if budget else query
+    def _strategy(self, fields: Mapping[str, Any]) -> Strategy:
+        strategy, kind = self.query, fields.get("query")
+        if kind is not None and type(strategy) is not STRATEGIES.get(kind):
+            if kind not in STRATEGIES:
+                raise ValueError(f"query must be one of {', '.join(STRATEGIES)}, got {kind!r}")
+            strategy = STRATEGIES[kind]()
+        budget = {name: _per_site(name, fields[name]) for name in ("epsilon", "rho") if name in fields}
+        if budget and not isinstance(strategy, Sequential):
+            raise ValueError(f"{', '.join(budget)} can be given for sequential queries only, not for {strategy.name}")
+        return replace(strategy, **budget) if budget else strategy
 
 
-def _parsed(line: str) -> Any:
+def _parse_json(line: str) -> dict[str, Any]:
     try:
-        return json.loads(line)
+        fields = json.loads(line)
     except ValueError as error:
-        return ValueError(f"it is no JSON: {error}")
+        raise ValueError(f"it is no JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"it must be an object, got {fields!r}")
+    return fields
+
+
+def _check_cells(cells: dict[Any, Any]) -> dict[str, Any]:
+    n_columns = len(cells) - (None in cells)
+    if None in cells or None in cells.values():
+        raise ValueError(f"it must have {n_columns} cells")
+    return cells
 
 
 def _number(name: str, value: Any) -> float:
@@ -162,4 +181,4 @@ def _number(name: str, value: Any) -> float:
 
 
 def _per_site(name: str, value: Any) -> float | tuple[float, ...]:
-    return tuple(_number(name, each) for each in value) if isinstance(value, list) else _number(name, value)
+    return tuple(_number(name, item) for item in value) if isinstance(value, list) else _number(name, value)

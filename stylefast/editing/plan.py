@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans: which edits to make, enumerated lazily and always in the same order, so that ten million cost no memory."""
+"""Plans: which edits to make, enumerated lazily and always in the same order, so that ten million need no memory."""
 
 from __future__ import annotations
 
@@ -7,53 +7,53 @@ import itertools
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from .sources import ImageSource
-from .strategies import DEFAULT, Query, Sequential
+from .strategies import Sequential, Strategy
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit: rows of a plan's targets and references, the part, the query, and what multiplies the query."""
+    """One edit: rows of a plan's targets and references, the part, the query's strategy, and the query's factor."""
 
     target: int
     reference: int
     part: str
-    query: Query
+    query: Strategy
     strength: float = 1.0
 
     @property
     def label(self) -> str:
-        """The query's name, and a checksum of the settings if there is more to them than the name tells."""
-        query = self.query
-        told: Query = type(query)()
-        if isinstance(query, Sequential) and isinstance(query.epsilon, (int, float)):
-            told = Sequential(float(f"{query.epsilon:g}"))
-        if (query, self.strength) == (told, 1):
-            return query.name
-        return f"{query.name}-{blake2b(json.dumps(self.settings).encode(), digest_size=8).hexdigest()}"
+        """The strategy's name; with a hash of its parameters if any of them differs from what the name implies."""
+        implied: Strategy = type(self.query)()
+        if isinstance(self.query, Sequential) and isinstance(self.query.epsilon, (int, float)):
+            implied = Sequential(float(f"{self.query.epsilon:g}"))
+        if (self.query, self.strength) == (implied, 1):
+            return self.query.name
+        return f"{self.query.name}-{blake2b(json.dumps(self.parameters).encode(), digest_size=8).hexdigest()}"
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Query and strength, as JSON can hold them."""
-        query = {"kind": type(self.query).__name__.lower(), **asdict(self.query)}
-        return {"query": query, "strength": self.strength}
+    def parameters(self) -> dict[str, Any]:
+        """The strategy with its parameters, and the strength; JSON-serialisable."""
+        strategy = {"kind": type(self.query).__name__.lower(), **asdict(self.query)}
+        return {"query": strategy, "strength": self.strength}
 
 
 class Plan(ABC):
-    """Edits of some images in a fixed order; no two have the same file name.
+    """Edits of some images in a fixed order; no two of them have the same file name.
+
+    A plan is data: `StyleEditor.check` says whether an editor can make its edits, `Job` makes them.
 
     Attributes:
-        editor: what makes them.
-        targets, references: the images that their rows mean.
+        targets: the images to edit; `Edit.target` is a row of them.
+        references: the images to take parts from; `Edit.reference` is a row of them.
     """
 
-    editor: StyleEditor
     targets: ImageSource
     references: ImageSource
 
@@ -63,24 +63,32 @@ class Plan(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Edit]: ...
 
-    def batches(self, size: int, share: tuple[int, int] = (0, 1)) -> Iterator[list[Edit]]:
-        """The edits by `size`; of share (i, n) every n-th batch from the i-th on, so that shares have whole batches."""
+    @abstractmethod
+    def check(self, query: Callable[[str, Strategy], object]) -> None:
+        """Raises ValueError for the first edit that cannot be made.
+
+        Args:
+            query: raises ValueError for a part and a strategy that give no query; see `StyleEditor.query`.
+        """
+
+    def batches(self, size: int, shard: tuple[int, int] = (0, 1)) -> Iterator[list[Edit]]:
+        """The edits in batches of `size`; of shard (i, n) every n-th batch, beginning with batch i."""
         edits = iter(self)
         for number in itertools.count():
-            chunk = list(itertools.islice(edits, size))
-            if not chunk:
+            batch = list(itertools.islice(edits, size))
+            if not batch:
                 return
-            if number % share[1] == share[0]:
-                yield chunk
+            if number % shard[1] == shard[0]:
+                yield batch
 
-    def count(self, size: int, share: tuple[int, int]) -> int:
-        """How many edits `batches` gives."""
-        whole, rest = divmod(len(self), size)
-        mine = len(range(share[0], whole, share[1])) * size
-        return mine + (rest if whole % share[1] == share[0] else 0)
+    def count(self, size: int, shard: tuple[int, int]) -> int:
+        """The number of edits that `batches` yields."""
+        n_full, rest = divmod(len(self), size)
+        n_edits = len(range(shard[0], n_full, shard[1])) * size
+        return n_edits + (rest if n_full % shard[1] == shard[0] else 0)
 
     def name(self, edit: Edit) -> str:
-        """A name that no other edit of the plan has. Raises ValueError if it cannot be that of a file."""
+        """The file name of an edit, without suffix. Raises ValueError if it contains a path separator."""
         target, reference = self.targets.name(edit.target), self.references.name(edit.reference)
         name = f"{target}_{edit.part}_{reference}_{edit.label}"
         if Path(name).name != name:
@@ -89,49 +97,48 @@ class Plan(ABC):
 
 
 class Grid(Plan):
-    """Every target with every reference, part and query: all pairs, or one to many; the last runs fastest.
+    """Every target with every reference, part and query: all pairs, or one to many; queries vary fastest.
 
     Args:
-        editor: what makes the edits.
-        targets, references: images.
+        targets: the images to edit.
+        references: the images to take parts from.
         parts: one or several parts of the catalog.
-        queries: one or several settings.
-        strength: multiplies the queries.
-
-    Raises:
-        ValueError: an unknown part, a setting out of range or twice, no part or query, targets without latents.
+        queries: one or several strategies.
+        strength: factor of every query.
     """
 
     def __init__(
         self,
-        editor: StyleEditor,
         targets: ImageSource,
         references: ImageSource,
         parts: str | Sequence[str],
-        queries: Query | Sequence[Query] = DEFAULT,
+        queries: Strategy | Sequence[Strategy] = Sequential(),
         *,
         strength: float = 1.0,
     ) -> None:
-        self.editor, self.targets, self.references = editor, targets, references
+        self.targets, self.references = targets, references
         self.parts = [parts] if isinstance(parts, str) else list(parts)
         self.queries = list(queries) if isinstance(queries, Sequence) else [queries]
         self.strength = strength
-        if not self.parts or not self.queries:
-            raise ValueError("parts and queries must each name at least one")
-        if not math.isfinite(strength):
-            raise ValueError(f"strength must be a finite number, got {strength}")
-        edits = [Edit(0, 0, part, query, strength) for part in self.parts for query in self.queries]
-        for edit in edits:
-            editor.query(edit.part, edit.query)  # raises
-        if any(edit in edits[:i] for i, edit in enumerate(edits)):
-            raise ValueError(f"parts and queries must be different, got {self.parts} and {self.queries}")
-        if len(targets):
-            targets.w(0)  # raises if they have none
 
     def __len__(self) -> int:
         return len(self.targets) * len(self.references) * len(self.parts) * len(self.queries)
 
     def __iter__(self) -> Iterator[Edit]:
         rows = range(len(self.targets)), range(len(self.references))
-        for t, r, part, query in itertools.product(*rows, self.parts, self.queries):
-            yield Edit(t, r, part, query, self.strength)
+        for target, reference, part, query in itertools.product(*rows, self.parts, self.queries):
+            yield Edit(target, reference, part, query, self.strength)
+
+    def check(self, query: Callable[[str, Strategy], object]) -> None:
+        """Raises ValueError for an unknown part, a parameter out of range, a part or query that is missing or repeated,
+        and targets without latents."""
+        if not self.parts or not self.queries:
+            raise ValueError("parts and queries must each name at least one")
+        if not math.isfinite(self.strength):
+            raise ValueError(f"strength must be a finite number, got {self.strength}")
+        pairs = list(itertools.product(self.parts, self.queries))
+        for part, strategy in pairs:
+            query(part, strategy)
+        if any(pair in pairs[:i] for i, pair in enumerate(pairs)):
+            raise ValueError(f"parts and queries must be different, got {self.parts} and {self.queries}")
+        self.targets.check_latents()

@@ -3,31 +3,37 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ..locality import Locality, locality, roi
+from ..catalog import Catalog
+from ..core.checks import check_integer
+from ..generators import Generator
+from ..locality import Locality, check_roi_mode, locality, roi
 from ..ops.blend import blend
 from .plan import Edit, Plan
 from .sources import ImageSource
-from .table import Table
+from .strategies import Strategy
 
-CACHE = 1 << 29  # bytes of styles, of queries and of labels that are kept
+CACHE_BYTES = 1 << 29  # bound of the cached styles, and of the cached queries, and of the cached labels
 
 
 @dataclass(frozen=True)
 class EditBatch:
-    """Some edits and what came of them.
+    """Some edits and their results.
 
     Args:
-        edits: E of them.
+        edits: E edits.
         styles: [E, S], the blended styles.
         images: [E, 3, H, W] float32 in [0, 1].
-        targets: [E, 3, H, W], the unedited images; None if locality was not asked for.
-        roi: [E, h, w] bool, where the part is in target or reference; None likewise.
-        locality: of every edit; None likewise.
+        targets: [E, 3, H, W], the unedited images; None if locality was not measured.
+        roi: [E, h, w] bool, where the part is in the target or reference; None likewise.
+        locality: per edit; None likewise.
     """
 
     edits: list[Edit]
@@ -39,79 +45,93 @@ class EditBatch:
 
 
 class EditRenderer:
-    """Makes the images of a plan's edits, a batch at a call.
+    """Renders the edits of a plan; `StyleEditor.renderer` makes one.
 
-    The styles of a latent and the query of a setting are computed once, as long as they fit into a bound, and blended
-    where they are by one call a batch. What an edit becomes depends on its batch alone.
+    Styles, queries and labels are computed once per row, part and image as long as they fit into a bound of memory. An
+    edit's result depends on the edits of its batch alone.
 
     Args:
+        generator: synthesises the images.
+        catalog: labels the images whose locality is measured.
+        query: part and strategy -> query [S].
         plan: the edits.
-        batch_size: edits a batch, at most.
-        measure, roi_mode: as in `StyleEditor.edit`.
-        cache_bytes: bound of styles, of queries and of labels that are kept.
+        batch_size: the largest number of edits per batch.
+        measure: whether to render the unedited targets and measure locality.
+        roi_mode: as in `stylefast.locality.roi`.
+        transform: as in `StyleEditor`.
+        backend: as in `stylefast.blend`.
 
     Raises:
-        ValueError: batch_size below 1, an unknown roi_mode.
+        ValueError: batch_size below 1, or an unknown roi_mode.
     """
 
     def __init__(
         self,
+        generator: Generator,
+        catalog: Catalog,
+        query: Callable[[str, Strategy], Tensor],
         plan: Plan,
         *,
-        batch_size: int = 4,
-        measure: bool = False,
-        roi_mode: str = "union",
-        cache_bytes: int = CACHE,
+        batch_size: int,
+        measure: bool,
+        roi_mode: str,
+        transform: float,
+        backend: str | None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        nowhere = torch.zeros(0, 1, 1, dtype=torch.bool)
-        roi(nowhere, nowhere, roi_mode)  # refuses an unknown mode now, not at the first batch
-        self.plan, self.editor, self.roi_mode, self.measure = plan, plan.editor, roi_mode, measure
-        editor, most = plan.editor, 2 * max(batch_size, len(plan))
-        fewest = 2 * batch_size
-        self._styles = Table(lambda images, row: images.styles(row), fewest, most, cache_bytes)
-        self._queries = Table(lambda part, query: editor.query(part, query)[None], fewest, most, cache_bytes)
-        self._labels = Table(self._label, fewest, most, cache_bytes)
+        check_integer("batch_size", batch_size, 1)
+        check_roi_mode(roi_mode)
+        self.generator, self.catalog, self.plan = generator, catalog, plan
+        self.measure, self.roi_mode, self.transform, self.backend = measure, roi_mode, transform, backend
+
+        def rows(n_elements: int, itemsize: int = 4) -> int:
+            return max(2 * batch_size, CACHE_BYTES // (n_elements * itemsize))
+
+        width = generator.style_width
+        self._styles = lru_cache(rows(width))(lambda source, row: source.styles(row))
+        self._query = lru_cache(rows(width))(lambda part, strategy: query(part, strategy).to(generator.device))
+        self._labels = lru_cache(rows(math.prod(catalog.occupancy.shape[1:])))(self._label)
         self._originals: dict[int, Tensor] = {}
 
     def __call__(self, edits: list[Edit]) -> EditBatch:
-        """Styles and images of a batch, and locality if it is measured."""
-        plan, generator = self.plan, self.editor.generator
-        own, others = ([(plan.targets, e.target) for e in edits], [(plan.references, e.reference) for e in edits])
-        rows, styles = self._styles(own + others)
-        places, queries = self._queries([(e.part, e.query) for e in edits])
-        index = torch.tensor([rows[: len(edits)], rows[len(edits) :], places]).T.to(generator.device)  # [E, 3]
-        strength = torch.tensor([e.strength for e in edits])
+        """Styles and images of a batch, and its locality if it is measured."""
+        plan, generator = self.plan, self.generator
+        images = [(plan.targets, e.target) for e in edits] + [(plan.references, e.reference) for e in edits]
+        image_rows, styles = _stack(images, self._styles)
+        query_rows, queries = _stack([(e.part, e.query) for e in edits], self._query)
+        index = torch.tensor([image_rows[: len(edits)], image_rows[len(edits) :], query_rows]).T  # [E, 3]
+        strength = torch.tensor([edit.strength for edit in edits])
         blended = blend(
-            styles, styles, queries.to(styles.device), edits=index, strength=strength, backend=self.editor.backend
+            styles, styles, queries, edits=index.to(generator.device), strength=strength, backend=self.backend
         )
-        w = torch.cat([plan.targets.w(e.target) for e in edits])
-        if (row := generator.transform_row) is not None and self.editor.transform:
-            other = torch.cat([plan.references.w(e.reference) for e in edits])[:, row]
-            share = (strength * self.editor.transform).to(w)[:, None]
-            w[:, row] = w[:, row].lerp(other, share)
+        w = torch.cat([plan.targets.w(edit.target) for edit in edits])
+        if (row := generator.transform_row) is not None and self.transform:
+            reference = torch.cat([plan.references.w(edit.reference) for edit in edits])[:, row]
+            w[:, row] = w[:, row].lerp(reference, (strength * self.transform).to(w)[:, None])
         batch = EditBatch(edits, blended, generator.synthesize(blended, w))
-        return self._measured(batch) if self.measure else batch
+        return self._measure(batch) if self.measure else batch
 
-    def _measured(self, batch: EditBatch) -> EditBatch:
-        wanted = dict.fromkeys(edit.target for edit in batch.edits)
-        self._originals = {t: image for t, image in self._originals.items() if t in wanted}
-        targets, generator = self.plan.targets, self.editor.generator
-        for t in wanted:
-            if t not in self._originals:
-                self._originals[t] = generator.synthesize(targets.styles(t), targets.w(t))
-        before = torch.cat([self._originals[edit.target] for edit in batch.edits])
+    def _measure(self, batch: EditBatch) -> EditBatch:
+        targets = dict.fromkeys(edit.target for edit in batch.edits)
+        self._originals = {row: image for row, image in self._originals.items() if row in targets}
+        source = self.plan.targets
+        for row in targets:
+            if row not in self._originals:
+                self._originals[row] = self.generator.synthesize(source.styles(row), source.w(row))
+        originals = torch.cat([self._originals[edit.target] for edit in batch.edits])
         region = torch.cat([self._roi(edit) for edit in batch.edits])  # [E, h, w]
-        return replace(batch, targets=before, roi=region, locality=locality(batch.images, before, region))
+        return replace(batch, targets=originals, roi=region, locality=locality(batch.images, originals, region))
 
     def _roi(self, edit: Edit) -> Tensor:
-        catalog = self.editor.catalog
-        rows, labels = self._labels([(self.plan.targets, edit.target), (self.plan.references, edit.reference)])
-        grids = labels.view(-1, *catalog.occupancy.shape[1:])
-        target, reference = (catalog.part_map(grids[row : row + 1], edit.part) for row in rows)
+        labels = self._labels(self.plan.targets, edit.target), self._labels(self.plan.references, edit.reference)
+        target, reference = (self.catalog.part_map(grid, edit.part) for grid in labels)
         return roi(target, reference, self.roi_mode)
 
-    def _label(self, images: ImageSource, row: int) -> Tensor:
-        labels = self.editor.catalog.labels(self.editor.generator, images.w(row), backend=self.editor.backend)
-        return labels.flatten(1)  # [1, h w]
+    def _label(self, source: ImageSource, row: int) -> Tensor:
+        return self.catalog.labels(self.generator, source.w(row), backend=self.backend)  # [1, h, w]
+
+
+def _stack(keys: Sequence[tuple], compute: Callable[..., Tensor]) -> tuple[list[int], Tensor]:
+    """The row of each key in a tensor that holds the value of each distinct key once."""
+    rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+    values = [compute(*key) for key in rows]
+    return [rows[key] for key in keys], torch.stack([value.view(-1) for value in values])

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images to edit or to take parts from: seeds, latents or stored styles, in rows that are made when asked for."""
+"""Sources of images to edit or to take parts from: seeds, latents, or stored styles."""
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,21 +18,20 @@ from torch import Tensor
 
 from ..generators import Generator
 from ..io.atomic import PathLike
-from ..io.latents import fit, read_latents
+from ..io.latents import broadcast_latents, read_latents
 from ..io.tensors import checksum
-from ..io.unpickling import FLAWS
-from .table import Table
+from ..io.unpickling import READ_ERRORS
 
-CACHE = 1 << 26  # bytes of latents of seeds that are kept
+CACHE_BYTES = 1 << 26  # bound of the cached latents of seeds
 
 
-PIECE = 1024  # rows that are looked at at a time
+CHUNK = 1024  # rows that are checked at a time
 
 
 SEEDS = range(1 << 32)
 
 
-_UNREADABLE = (ValueError, SafetensorError, BadZipFile, *FLAWS)
+_UNREADABLE = (ValueError, SafetensorError, BadZipFile, *READ_ERRORS)
 
 
 class ImageSource(ABC):
@@ -58,8 +59,13 @@ class ImageSource(ABC):
 
     @property
     @abstractmethod
-    def origin(self) -> Any:
-        """What else than names tells these rows from others, as JSON can hold it."""
+    def identity(self) -> Any:
+        """JSON-serialisable identity of this source apart from its names; a resumed job compares it."""
+
+    def check_latents(self) -> None:
+        """Raises ValueError if there are images without known latents."""
+        if len(self):
+            self.w(0)
 
     def styles(self, row: int) -> Tensor:
         """The row's styles: [1, S]."""
@@ -89,7 +95,8 @@ class SeedLatents(ImageSource):
             if seed not in SEEDS:
                 raise ValueError(f"seeds must be in [0, 2**32), got {seed}")
         self.generator, self.seeds, self.truncation = generator, seeds, truncation
-        self._w = Table(lambda row: generator.latents([seeds[row]], truncation=truncation), 1, len(seeds), CACHE)
+        n_rows = max(1, CACHE_BYTES // (4 * math.prod(generator.w_shape)))
+        self._w = lru_cache(n_rows)(lambda row: generator.latents([seeds[row]], truncation=truncation))
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -105,11 +112,10 @@ class SeedLatents(ImageSource):
             raise ValueError(f"there is no image {name!r} among {len(self)} seeds") from None
 
     def w(self, row: int) -> Tensor:
-        places, kept = self._w([(row,)])
-        return kept[places]
+        return self._w(row)
 
     @property
-    def origin(self) -> Any:
+    def identity(self) -> Any:
         return {"truncation": self.truncation}
 
 
@@ -135,18 +141,19 @@ class StoredLatents(ImageSource):
         styles: Tensor | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
-        given: dict[Any, Tensor] = {k: x for k, x in (("w", w), ("styles", styles)) if x is not None}
-        for argument, tensor in given.items():
-            generator.check(argument, tensor)
-            for begin in range(0, len(tensor), PIECE):
-                finite = tensor[begin : begin + PIECE].flatten(1).isfinite().all(1)
-                if not finite.all():
-                    row = begin + int(finite.int().argmin())
-                    raise ValueError(f"{argument} must be finite, got NaN or Inf in row {row}")
-        counts = {len(tensor) for tensor in given.values()}
+        tensors: dict[str, Tensor] = {}
+        if w is not None:
+            generator.check("w", w)
+            tensors["w"] = w
+        if styles is not None:
+            generator.check("styles", styles)
+            tensors["styles"] = styles
+        for argument, tensor in tensors.items():
+            _check_finite(argument, tensor)
+        counts = {len(tensor) for tensor in tensors.values()}
         if len(counts) != 1:
             raise ValueError(f"images need w, styles or both, with equally many rows, got {sorted(counts)} rows")
-        self.generator, self._given, self._n = generator, given, counts.pop()
+        self.generator, self._tensors, self._n = generator, tensors, counts.pop()
         self._names = [(str(i) if names is None else names[i]).replace("_", "-") for i in range(self._n)]
         self._rows = {name: row for row, name in enumerate(self._names)}
         if len(self._rows) < self._n:
@@ -160,7 +167,8 @@ class StoredLatents(ImageSource):
         """Latents or styles from files, without running what is inside; rows are named after them, or as they say.
 
         A projection's projected_w.npz, .npy, .pt and .pkl files with an array or tensor, or a dictionary of one or of
-        one for each image; w and styles of .safetensors. W or W+, as `latents.fit` says. Truncation is not applied.
+        one for each image; w and styles of .safetensors. W or W+, as `broadcast_latents` says. Truncation is not
+        applied.
 
         Args:
             path: a file, or several, whose folders' names come first in those of rows.
@@ -170,26 +178,27 @@ class StoredLatents(ImageSource):
         """
         if isinstance(path, str | os.PathLike):
             return cls._load(Path(path), generator, several=False)
-        parts = [cls._load(Path(one), generator, several=True) for one in path]
-        known = [key for key in ("w", "styles") if all(key in part._given for part in parts)]
-        given = {key: torch.cat([part._given[key] for part in parts]) for key in known}
-        names = [name for part in parts for name in part._names]
-        return cls(generator, given.get("w"), styles=given.get("styles"), names=names)
+        files: list[StoredLatents] = [cls._load(Path(file), generator, several=True) for file in path]
+        w, styles = (
+            torch.cat([file._tensors[key] for file in files]) if all(key in file._tensors for file in files) else None
+            for key in ("w", "styles")
+        )
+        return cls(generator, w, styles=styles, names=[name for file in files for name in file._names])
 
     @classmethod
     def _load(cls, path: Path, generator: Generator, *, several: bool) -> StoredLatents:
         try:
             tensors, names = read_latents(path)
             if "w" in tensors:
-                tensors["w"] = fit(tensors["w"], generator.w_shape)
-            on = {name: tensor.to(generator.device, torch.float32) for name, tensor in tensors.items()}
-            n = max((len(tensor) for tensor in on.values()), default=0)
+                tensors["w"] = broadcast_latents(tensors["w"], generator.w_shape)
+            tensors = {name: tensor.to(generator.device, torch.float32) for name, tensor in tensors.items()}
+            n = max((len(tensor) for tensor in tensors.values()), default=0)
             stem = f"{path.parent.name}-{path.stem}" if several else path.stem
             names = names or [f"{stem}-{i:04}" for i in range(n)]
-            return cls(generator, on.get("w"), styles=on.get("styles"), names=names)
+            return cls(generator, tensors.get("w"), styles=tensors.get("styles"), names=names)
         except _UNREADABLE as error:
-            known = f"{path} cannot be used: "
-            raise ValueError(known + (str(error) or type(error).__name__).removeprefix(known)) from error
+            prefix = f"{path} cannot be used: "
+            raise ValueError(prefix + (str(error) or type(error).__name__).removeprefix(prefix)) from error
 
     def __len__(self) -> int:
         return self._n
@@ -206,13 +215,21 @@ class StoredLatents(ImageSource):
         return row
 
     def w(self, row: int) -> Tensor:
-        if "w" not in self._given:
+        if "w" not in self._tensors:
             raise ValueError("latents w of these images must be known, got their styles alone")
-        return self._given["w"][row : row + 1]
+        return self._tensors["w"][row : row + 1]
 
     def styles(self, row: int) -> Tensor:
-        return self._given["styles"][row : row + 1] if "styles" in self._given else super().styles(row)
+        return self._tensors["styles"][row : row + 1] if "styles" in self._tensors else super().styles(row)
 
     @property
-    def origin(self) -> Any:
-        return {"crc32": checksum(self._given)}
+    def identity(self) -> Any:
+        return {"crc32": checksum(self._tensors)}
+
+
+def _check_finite(argument: str, tensor: Tensor) -> None:
+    for begin in range(0, len(tensor), CHUNK):
+        finite = tensor[begin : begin + CHUNK].flatten(1).isfinite().all(1)
+        if not finite.all():
+            row = begin + int(finite.int().argmin())
+            raise ValueError(f"{argument} must be finite, got NaN or Inf in row {row}")

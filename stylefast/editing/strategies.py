@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: how a part's contribution becomes the query of an edit."""
+"""Strategies: how the contribution of a part becomes the query of an edit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..generators import Site
 class Sequential:
     """The channels with the largest contribution, until the budget for changes elsewhere is spent (equation 5).
 
-    epsilon and rho, as in `stylefast.query.sequential`, are numbers or one value an edited site.
+    epsilon and rho, as in `stylefast.query.sequential`, are numbers or one value per edited site.
     """
 
     epsilon: float | tuple[float, ...] = 1.0
@@ -51,7 +51,7 @@ class Simultaneous:
 
     def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
         """q [S], zero outside `sites`."""
-        return _only(query.simultaneous(catalog.contribution(part), self.strength), sites)
+        return _restrict(query.simultaneous(catalog.contribution(part), self.strength), sites)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Softmax:
         catalog.clusters(part)
         m = torch.stack([catalog.contribution(name) for name in parts])  # [P, S]
         q = query.softmax(m, parts.index(part), temperature=self.temperature, threshold=self.threshold)
-        return _only(q, sites)
+        return _restrict(q, sites)
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ class Random:
         """q [S], zero outside `sites`."""
         q, rng = self.like(catalog, part, sites), torch.Generator().manual_seed(self.seed)
         channels = torch.cat([torch.arange(site.start, site.stop) for site in sites])
-        drawn = torch.zeros_like(q)
-        drawn[channels[torch.randperm(len(channels), generator=rng)]] = q[channels]
-        return drawn
+        permuted = torch.zeros_like(q)
+        permuted[channels[torch.randperm(len(channels), generator=rng)]] = q[channels]
+        return permuted
 
 
-Query: TypeAlias = Sequential | Simultaneous | Softmax | Random
-DEFAULT = Sequential()
+Strategy: TypeAlias = Sequential | Simultaneous | Softmax | Random
+STRATEGIES = {"sequential": Sequential, "simultaneous": Simultaneous, "softmax": Softmax}  # by their names in files
 
 
 def _per_site(value: float | tuple[float, ...], sites: Sequence[Site]) -> tuple[float, ...]:
@@ -106,8 +106,9 @@ def _per_site(value: float | tuple[float, ...], sites: Sequence[Site]) -> tuple[
     return tuple(value)
 
 
-def _only(q: Tensor, sites: Sequence[Site]) -> Tensor:
-    kept = torch.zeros_like(q)
+def _restrict(q: Tensor, sites: Sequence[Site]) -> Tensor:
+    """q at the sites, zero elsewhere."""
+    restricted = torch.zeros_like(q)
     for site in sites:
-        kept[site.slice] = q[site.slice]
-    return kept
+        restricted[site.slice] = q[site.slice]
+    return restricted

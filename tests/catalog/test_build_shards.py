@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from catalogs import build_catalog
 from forked import in_ranks
 from networks import shared
 from torch import Tensor
 
 from stylefast import Catalog
-from stylefast.catalog import build as building
+from stylefast.catalog.build import Build
 from stylefast.generators.toy import toy
 
 N, K = 7, 5
@@ -29,7 +30,7 @@ def build(workdir: Path | None = None, generator: Any = None, w: Any = None, **o
     generator = generator or shared("sg2")
     w = generator.latents(range(N)) if w is None else w
     defaults: dict[str, Any] = {"n_clusters": K, "n_init": 2, "batch_size": 2, "shard_images": 3}
-    return Catalog.build(generator, w, workdir=workdir, progress=False, **defaults | options)
+    return build_catalog(generator, w, workdir=workdir, progress=False, **defaults | options)
 
 
 def assert_close(one: Catalog, two: Catalog, rtol: float = 1e-5) -> None:
@@ -59,8 +60,8 @@ def test_the_first_images_measure_m_whatever_the_shards(tmp_path: Path, measured
     assert_close(build(tmp_path, contribution_images=measured), whole)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_activations_are_stored_in_half_the_bytes(tmp_path: Path, dtype: torch.dtype):
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_activations_are_stored_in_half_the_bytes(tmp_path: Path, dtype: str):
     halves = build(tmp_path / "halves", dtype=dtype)
     build(tmp_path / "whole")
     sizes = [sum(p.stat().st_size for p in (tmp_path / name).glob("act*")) for name in ("halves", "whole")]
@@ -76,9 +77,9 @@ def test_a_dtype_that_cannot_hold_the_activations_is_refused(tmp_path: Path):
     message = r"dtype must be one that holds activations up to .*, as images 0 to 1 have, got torch.float16"
     for workdir in (None, tmp_path):
         with pytest.raises(ValueError, match=message):
-            build(workdir, generator, dtype=torch.float16)
+            build(workdir, generator, dtype="float16")
     assert files(tmp_path) == {}
-    build(tmp_path, generator, dtype=torch.bfloat16)
+    build(tmp_path, generator, dtype="bfloat16")
 
 
 class Stopped(toy("sg2").__class__):
@@ -116,7 +117,7 @@ def test_a_build_that_is_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path: Pa
 def test_a_build_holds_few_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     alive: list[weakref.ref[Tensor]] = []
     most = 0
-    read = building.Build.read
+    read = Build.read
 
     def watched(self: Any, shard: int) -> Tensor:
         nonlocal most
@@ -125,7 +126,7 @@ def test_a_build_holds_few_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         most = max(most, sum(each() is not None for each in alive))
         return tensor
 
-    monkeypatch.setattr(building.Build, "read", watched)
+    monkeypatch.setattr(Build, "read", watched)
     build(tmp_path, shard_images=1)
     assert len(alive) > 2 * N and 1 <= most <= 4
 
@@ -152,7 +153,7 @@ def test_damaged_and_foreign_shards_are_refused_by_name(tmp_path: Path, stem: st
     [
         ({"generator": toy("sg2", seed=1)}, "activations-00000-of-00003.*its generator is"),
         ({"layer": "convs.2"}, "activations-00000-of-00003.*its layer is 'torgbs.2', not 'convs.2'"),
-        ({"dtype": torch.float16}, "activations-00000-of-00003.*its dtype is 'torch.float32', not 'torch.float16'"),
+        ({"dtype": "float16"}, "activations-00000-of-00003.*its dtype is 'torch.float32', not 'torch.float16'"),
         ({"w": toy("sg2").latents(range(1, N + 1))}, "activations-00000-of-00003.*its w is"),
         ({"seed": 1}, "kmeans.*its seed is 0, not 1"),
         ({"run": 0}, "contributions-00000-of-00003.*its centroids is"),
@@ -178,7 +179,7 @@ def test_streams_of_latents_that_cannot_be():
     ):
         with pytest.raises(error, match=message):
             build(w=given)
-    with pytest.raises(ValueError, match="shard_images must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="shard_images must be an integer >= 1, got 0"):
         build(shard_images=0)
 
 

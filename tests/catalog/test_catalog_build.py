@@ -7,11 +7,11 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from catalogs import K, N, build, built
+from catalogs import K, N, build, build_catalog, built
 from networks import shared
 from torch.nn import functional as F
 
-from stylefast import Catalog, SphericalKMeans
+from stylefast import SphericalKMeans
 from stylefast.catalog import build as steps
 from stylefast.generators.toy import toy
 from stylefast.kmeans import estimator
@@ -128,7 +128,7 @@ def test_the_first_images_measure_m(given_images, measured):
 def test_the_best_restart_is_taken_unless_one_is_asked_for():
     generator = shared("sg3")
     (points,) = generator.activations(generator.latents(range(N)), ["layers.1"]).values()
-    fitted = SphericalKMeans(K, n_init=3, seed=4).fit(points, progress=False)
+    fitted = SphericalKMeans(K, n_init=3, seed=4).fit(points)
     objectives = [run.objective for run in fitted.runs_]
     best = int(np.argmax(objectives))
     assert len(set(objectives)) == 3
@@ -167,8 +167,8 @@ def test_the_layer_is_the_last_convolution_of_a_resolution_or_the_one_named(kind
         ({"n_clusters": 0}, "n_clusters must be an integer >= 1, got 0"),
         ({"run": 2}, "run must be in [0, 2), got 2"),
         ({"run": -1}, "run must be in [0, 2), got -1"),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
-        ({"contribution_images": 0}, "contribution_images must be >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"contribution_images": 0}, "contribution_images must be an integer >= 1, got 0"),
         ({"features": "cubed"}, "features must be one of"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_build_refuses_what_cannot_be(options, message):
 
 def test_a_build_refuses_no_images():
     with pytest.raises(ValueError, match="the rows of w must be >= 1, got 0"):
-        Catalog.build(shared("sg2"), shared("sg2").latents([]))
+        build_catalog(shared("sg2"), shared("sg2").latents([]))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -200,7 +200,7 @@ def test_the_batch_whose_activations_are_not_finite_is_named(image, batch):
     w[image, -2:] = float("nan")  # rows that only the last layers read
     message = f"activations of site torgbs.3 must be finite, got NaN or Inf in the batch of images {batch}$"
     with pytest.raises(ValueError, match=message):
-        Catalog.build(generator, w, n_clusters=K, batch_size=2, progress=False)
+        build_catalog(generator, w, n_clusters=K, batch_size=2)
 
 
 def test_progress_shows_the_images_of_both_passes_unless_it_is_off_or_short(monkeypatch, capfd):
@@ -212,7 +212,7 @@ def test_progress_shows_the_images_of_both_passes_unless_it_is_off_or_short(monk
     build(shared("sg2"), progress=True, contribution_images=3)
     shown = capfd.readouterr().err
     assert "catalog: 100%" in shown and f"{N + 3}/{N + 3}" in shown and "k-means" in shown
-    build(shared("sg2"), progress=False)
+    build(shared("sg2"))
     assert capfd.readouterr().err == ""
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from catalogs import build_catalog
 from commands import run
 from networks import shared
 from sklearn.cluster import KMeans, MiniBatchKMeans
@@ -134,20 +135,20 @@ def test_catalogs_with_changes_are_read_or_refused(tmp_path: Path):
 def test_a_catalog_of_known_clusters():
     generator = shared("sg2")
     w = generator.latents(range(6))
-    built = Catalog.build(generator, w, n_clusters=5, n_init=2, resolution=16, progress=False)
+    built = build_catalog(generator, w, n_clusters=5, n_init=2, resolution=16)
     lengths = torch.tensor([[0.1], [1], [2], [30], [0.5]])
-    given = Catalog.build(generator, w, centroids=built.centroids * lengths, resolution=16, progress=False)
+    given = build_catalog(generator, w, centroids=built.centroids * lengths, resolution=16)
     torch.testing.assert_close(given.centroids, built.centroids)
     torch.testing.assert_close(given.contributions, built.contributions)
     torch.testing.assert_close(given.occupancy, built.occupancy)
     assert given.n_clusters == 5 and given.runs.shape == (1, *given.centroids.shape)
     assert "objectives" not in given.provenance and given.provenance["images"] == 6
-    numpy = Catalog.build(generator, w, centroids=built.centroids.numpy(), resolution=16, progress=False)
+    numpy = build_catalog(generator, w, centroids=built.centroids.numpy(), resolution=16)
     torch.testing.assert_close(numpy.contributions, built.contributions)
     channels = built.centroids.shape[1]
     for wrong in (torch.ones(5, channels + 1), torch.zeros(5, channels), torch.full((5, channels), torch.nan)):
         with pytest.raises(ValueError, match=rf"centroids must have shape \[K, C\] with C = {channels} to match layer"):
-            Catalog.build(generator, w, centroids=wrong, resolution=16, progress=False)
+            build_catalog(generator, w, centroids=wrong, resolution=16)
 
 
 def test_commands(tmp_path: Path):

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from catalogs import build_catalog
 from commands import run
-from jobs import grid, manifest
+from jobs import manifest
+from jobs import run as run_job
 
 from stylefast import Catalog
-from stylefast.editing import Job
 from stylefast.generators import Generator
 from stylefast.generators.toy import toy
 
@@ -57,13 +58,12 @@ def test_the_command_line_sets_and_records_it(tf32: bool, tmp_path: Path):
 
 @pytest.mark.usefixtures("on_a_gpu")
 def test_edits_of_another_precision_are_made_again(tmp_path: Path):
-    made = []
+    counts = []
     for tf32 in (True, True, False):
         torch.backends.cudnn.allow_tf32 = tf32
-        job = Job(grid(), tmp_path, progress=False)
-        list(job)
-        made.append((job.found, job.made))
-    assert made == [(0, job.total), (job.total, 0), (0, job.total)]
+        job = run_job(tmp_path)
+        counts.append((job.n_existing, job.n_written))
+    assert counts == [(0, job.total), (job.total, 0), (0, job.total)]
 
 
 @pytest.mark.usefixtures("on_a_gpu")
@@ -71,10 +71,10 @@ def test_shards_of_another_precision_are_refused(tmp_path: Path):
     generator = toy("sg2")
     torch.backends.cudnn.allow_tf32 = True
     arguments = {"n_clusters": 4, "n_init": 1, "resolution": 8, "workdir": tmp_path, "progress": False}
-    Catalog.build(generator, [generator.latents(range(2))], **arguments)
+    build_catalog(generator, [generator.latents(range(2))], **arguments)
     torch.backends.cudnn.allow_tf32 = False
     with pytest.raises(ValueError, match="activations.*its tf32 is True, not False"):
-        Catalog.build(generator, [generator.latents(range(2))], **arguments)
+        build_catalog(generator, [generator.latents(range(2))], **arguments)
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])

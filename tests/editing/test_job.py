@@ -14,13 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from editors import catalog_of
+from editors import catalog_of, editor_of
 from jobs import files, grid, manifest, run
 from networks import shared
 from PIL import Image
 
-from stylefast.editing import EditBatch, Job, Random, Sequential, Simultaneous, Softmax, StyleEditor
-from stylefast.editing import job as output
+from stylefast.editing import (
+    EditBatch,
+    EditRenderer,
+    Job,
+    JobOptions,
+    Random,
+    Sequential,
+    Simultaneous,
+    Softmax,
+    StyleEditor,
+)
+from stylefast.editing.job import _locality
+from stylefast.editing.writer import ImageWriter
 from stylefast.generators.toy import toy
 from stylefast.locality import Locality
 
@@ -30,10 +41,10 @@ KEYS = ["file", "target", "reference", "part", "query", "strength", "network", "
 
 def test_an_image_and_a_line_for_every_edit(tmp_path: Path):
     plan = grid(strength=0.5)
-    job = Job(plan, tmp_path, settings={"network": "toy"}, batch_size=5, progress=False)
+    job = Job(editor_of("sg2"), plan, tmp_path, JobOptions(batch_size=5), metadata={"network": "toy"}, progress=False)
     batches = list(job)
     assert [len(batch.edits) for batch in batches] == [5, 5, 2]
-    assert (job.total, job.made, job.found) == (N, N, 0)
+    assert (job.total, job.n_written, job.n_existing) == (N, N, 0)
     lines, images = manifest(tmp_path), torch.cat([batch.images for batch in batches])
     assert [line["file"] for line in lines] == [f"{plan.name(edit)}.png" for edit in plan]
     assert sorted(files(tmp_path)) == sorted(["manifest.jsonl", *(line["file"] for line in lines)])
@@ -63,33 +74,33 @@ def test_a_line_holds_the_settings_of_its_query(tmp_path: Path, query: Any, expe
     run(tmp_path, grid((1,), parts="nose", queries=query))
     (line,) = manifest(tmp_path)
     assert line["query"] == expected and line["strength"] == 1
-    assert run(tmp_path, grid((1,), parts="nose", queries=query)).found == 1
+    assert run(tmp_path, grid((1,), parts="nose", queries=query)).n_existing == 1
 
 
 def test_locality_is_strict_json(tmp_path: Path):
     values = ([0.1, 0.0], [0.2, math.nan], [1.5, 3.0], [0.5, 0.0], [3.0, math.inf])
     measured = Locality(*(torch.tensor(column, dtype=torch.float64) for column in values))
     batch = EditBatch([], torch.zeros(0, 1), torch.zeros(0, 3, 1, 1), locality=measured)
-    first, second = (output._locality(batch, i) for i in range(2))
+    first, second = (_locality(batch, i) for i in range(2))
     assert first == {"in_mse": 0.1, "out_mse": 0.2, "delta_e_inside": 1.5, "delta_e_outside": 0.5, "ratio": 3.0}
     assert second == {"in_mse": 0, "out_mse": None, "delta_e_inside": 3.0, "delta_e_outside": 0, "ratio": None}
     with pytest.raises(ValueError, match="JSON"):
-        run(tmp_path, settings={"strange": math.nan})
+        run(tmp_path, metadata={"strange": math.nan})
     assert files(tmp_path) == {}
     run(tmp_path, measure=True)
     assert all(set(line["locality"]) == set(first) for line in manifest(tmp_path))
 
 
-@pytest.mark.parametrize("suffix, kind", [(".png", "PNG"), (".jpg", "JPEG"), (".webp", "WEBP")])
-def test_the_suffix_names_the_format(tmp_path: Path, suffix: str, kind: str):
-    run(tmp_path, suffix=suffix)
+@pytest.mark.parametrize("name, kind", [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_the_format_of_the_images(tmp_path: Path, name: str, kind: str):
+    run(tmp_path, image_format=name)
     for line in manifest(tmp_path):
-        assert line["file"].endswith(suffix) and Image.open(tmp_path / line["file"]).format == kind
+        assert line["file"].endswith(f".{name}") and Image.open(tmp_path / line["file"]).format == kind
 
 
 def test_few_images_wait_for_the_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    gate, most, waiting, lock, write = threading.Event(), 0, 0, threading.Lock(), Job._write
-    make = output.EditRenderer.__call__
+    gate, most, waiting, lock, write = threading.Event(), 0, 0, threading.Lock(), ImageWriter._write
+    make = EditRenderer.__call__
 
     def counted(self: Any, edits: Any) -> Any:
         nonlocal most, waiting
@@ -100,15 +111,15 @@ def test_few_images_wait_for_the_writers(tmp_path: Path, monkeypatch: pytest.Mon
                 gate.set()
         return make(self, edits)
 
-    def slow(self: Job, pixels: Any, file: str) -> Any:
+    def slow(self: ImageWriter, pixels: Any, file: str) -> Any:
         nonlocal waiting
         gate.wait(30)
         with lock:
             waiting -= 1
         return write(self, pixels, file)
 
-    monkeypatch.setattr(Job, "_write", slow)
-    monkeypatch.setattr(output.EditRenderer, "__call__", counted)
+    monkeypatch.setattr(ImageWriter, "_write", slow)
+    monkeypatch.setattr(EditRenderer, "__call__", counted)
     run(tmp_path, writers=1, batch_size=1)
     assert 3 <= most <= 4
 
@@ -116,7 +127,7 @@ def test_few_images_wait_for_the_writers(tmp_path: Path, monkeypatch: pytest.Mon
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path):
     catalog = replace(catalog_of("sg2"), parts={"../x": [0]})
     with pytest.raises(ValueError, match="separators, got 'seed0001_../x_"):
-        run(tmp_path / "out", grid(editor=StyleEditor(shared("sg2"), catalog), parts="../x"))
+        run(tmp_path / "out", grid(parts="../x"), editor=StyleEditor(shared("sg2"), catalog))
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 
 
@@ -124,20 +135,19 @@ def test_images_with_nan_are_refused(tmp_path: Path):
     generator = toy("sg2")
     generator.network.get_submodule("torgbs.3").weight.data[0] = math.nan
     with pytest.raises(ValueError, match="NaN"):
-        run(
-            tmp_path, grid(editor=StyleEditor(generator, replace(catalog_of("sg2"), fingerprint=generator.fingerprint)))
-        )
+        catalog = replace(catalog_of("sg2"), fingerprint=generator.fingerprint)
+        run(tmp_path, grid(generator=generator), editor=StyleEditor(generator, catalog))
     assert files(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"suffix": ".xyz"}, "suffix must be one of .png, .jpg, .webp, got '.xyz'"),
-        ({"writers": 0}, "writers must be >= 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
-        ({"share": (2, 2)}, r"share must be \(i, n\) with 0 <= i < n, got \(2, 2\)"),
-        ({"roi_mode": "both"}, "mode must be .*'both'"),
+        ({"image_format": "xyz"}, "image_format must be one of 'png', 'jpg', 'webp', got 'xyz'"),
+        ({"writers": 0}, "writers must be an integer >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"shard": (2, 2)}, r"shard must be \(i, n\) with 0 <= i < n, got \(2, 2\)"),
+        ({"roi_mode": "both"}, "mode must be one of .* got 'both'"),
     ],
 )
 def test_jobs_that_cannot_be(tmp_path: Path, options: dict[str, Any], message: str):

@@ -41,7 +41,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def edit(directory: Path, catalog: Path) -> None:
     generator = toy("sg2")
     editor = StyleEditor(generator, Catalog.load(catalog, generator))
-    run(directory, grid(tuple(range(8)), (11, 12, 13), editor=editor), batch_size=3)
+    run(directory, grid(tuple(range(8)), (11, 12, 13)), editor=editor, batch_size=3)
 
 
 def make_catalog(directory: Path, catalog: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs that go on: what is made again and what is not, what stops them, shares and ranks."""
+"""Resumed jobs: which images are kept, which are made again, what stops a job, shards and ranks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 import torch.distributed as dist
 from editors import catalog_of
 from forked import in_ranks
-from jobs import files, grid, manifest, run
+from jobs import files, grid, job, manifest, run
 from networks import shared
 
-from stylefast.editing import EditBatch, Job, StyleEditor
-from stylefast.editing import job as output
+from stylefast.editing import EditBatch, EditRenderer, Job, StyleEditor
+from stylefast.editing.writer import ImageWriter
 from stylefast.generators.toy import toy
 
 N = 12
@@ -38,9 +38,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_nothing_is_made_again(tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
     run(tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
-    monkeypatch.setattr(output.EditRenderer, "__call__", None)
-    job = run(tmp_path)
-    assert (job.made, job.found) == (0, N) and files(tmp_path) == whole
+    monkeypatch.setattr(EditRenderer, "__call__", None)
+    resumed = run(tmp_path)
+    assert (resumed.n_written, resumed.n_existing) == (0, N) and files(tmp_path) == whole
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
 
 
@@ -69,8 +69,8 @@ def test_files_that_are_not_as_recorded_are_made_again(tmp_path: Path, whole: di
     names = sorted(name for name in whole if name.endswith(".png"))
     for name in names[3:5]:
         damage(tmp_path / name)
-    job = run(tmp_path)
-    assert (job.made, job.found) == (2, N - 2) and files(tmp_path) == whole
+    resumed = run(tmp_path)
+    assert (resumed.n_written, resumed.n_existing) == (2, N - 2) and files(tmp_path) == whole
     assert not any(path.is_symlink() for path in tmp_path.iterdir())
 
 
@@ -78,48 +78,48 @@ def test_files_that_no_manifest_lists_are_made_again(tmp_path: Path, whole: dict
     run(tmp_path)
     lines = (tmp_path / "manifest.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "manifest.jsonl").write_text("".join(lines[:4] + lines[6:]))
-    job = run(tmp_path)
-    assert (job.made, job.found) == (2, N - 2) and files(tmp_path) == whole
+    resumed = run(tmp_path)
+    assert (resumed.n_written, resumed.n_existing) == (2, N - 2) and files(tmp_path) == whole
 
 
 def test_edits_that_would_be_others_now_are_made_again(tmp_path: Path):
     def again(plan: Any = None, **options: Any) -> int:
-        return run(tmp_path, plan, **options).made
+        return run(tmp_path, plan, **options).n_written
 
     assert again() == N and again() == 0
-    assert again(settings={"note": 1}) == N and again(settings={"note": 1}) == 0
-    assert again(measure=True, settings={"note": 1}) == N and again() == N
-    assert again(grid(editor=StyleEditor(shared("sg2"), catalog_of("sg2"), rgb=True))) == N
+    assert again(metadata={"note": 1}) == N and again(metadata={"note": 1}) == 0
+    assert again(measure=True, metadata={"note": 1}) == N and again() == N
+    assert again(editor=StyleEditor(shared("sg2"), catalog_of("sg2"), rgb=True)) == N
     other = replace(catalog_of("sg2"), parts={"eyes": [0], "nose": [1], "mouth": []})
-    assert again(grid(editor=StyleEditor(shared("sg2"), other))) == N
+    assert again(editor=StyleEditor(shared("sg2"), other)) == N
     weights = toy("sg2", seed=1)
     other = replace(catalog_of("sg2"), fingerprint=weights.fingerprint)
-    assert again(grid(editor=StyleEditor(weights, other))) == N
+    assert again(grid(generator=weights), editor=StyleEditor(weights, other)) == N
     assert again(resume=False) == N and again(resume=False) == N and again() == 0
 
 
 def test_a_larger_plan_keeps_what_there_is(tmp_path: Path):
     run(tmp_path, grid((2, 3)))
-    job = run(tmp_path, grid((1, 2, 3), parts=("nose", "mouth", "eyes")))
-    assert (job.made, job.found) == (10, 8) and len(manifest(tmp_path)) == 18
+    resumed = run(tmp_path, grid((1, 2, 3), parts=("nose", "mouth", "eyes")))
+    assert (resumed.n_written, resumed.n_existing) == (10, 8) and len(manifest(tmp_path)) == 18
 
 
 def interrupted(directory: Path, after: int, error: type[BaseException] = KeyboardInterrupt, **options: Any) -> Job:
     """A job whose generator fails after some batches of two."""
-    job = Job(grid(), directory, batch_size=2, progress=False, **options)
-    make, left = job.make, after
+    stopped = job(directory, **options)
+    render, left = stopped.render, after
 
     def failing(edits: Any) -> EditBatch:
         nonlocal left
         if left == 0:
             raise error("stopped")
         left -= 1
-        return make(edits)
+        return render(edits)
 
-    job.make = failing  # type: ignore[assignment]
+    stopped.render = failing  # type: ignore[assignment]
     with pytest.raises(error, match="stopped"):
-        list(job)
-    return job
+        list(stopped)
+    return stopped
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -128,20 +128,20 @@ def test_an_interruption_leaves_whole_files_and_a_journal_that_lists_them(
 ):
     for after in range(6):
         directory = tmp_path / str(after)
-        job = interrupted(directory, after, error)
+        stopped = interrupted(directory, after, error)
         left = files(directory)
         journal = left.pop("manifest.0001.jsonl", b"").decode().splitlines()
-        assert left.items() <= whole.items() and len(left) == job.made <= 2 * after
+        assert left.items() <= whole.items() and len(left) == stopped.n_written <= 2 * after
         assert {json.loads(line)["file"] for line in journal} == set(left)
         rest = run(directory)
-        assert (rest.found, rest.made) == (len(left), N - len(left)) and files(directory) == whole
+        assert (rest.n_existing, rest.n_written) == (len(left), N - len(left)) and files(directory) == whole
 
 
 def test_interruptions_of_what_was_interrupted(tmp_path: Path, whole: dict[str, bytes]):
     for after in (1, 1, 0, 2, 1):
         interrupted(tmp_path, after)
     assert 2 <= len(list(tmp_path.glob("manifest.*.jsonl"))) <= 4 and not (tmp_path / "manifest.jsonl").exists()
-    assert run(tmp_path).found == 10 and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == 10 and files(tmp_path) == whole
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -164,22 +164,22 @@ def test_an_interruption_while_an_image_is_handed_over(
     left = files(tmp_path)
     assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) == 4 + begun
     monkeypatch.undo()
-    assert run(tmp_path).found == 4 + begun and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == 4 + begun and files(tmp_path) == whole
 
 
 def test_a_reader_who_stops_is_an_interruption(tmp_path: Path, whole: dict[str, bytes]):
-    batches = iter(Job(grid(), tmp_path, batch_size=2, progress=False))
+    batches = iter(job(tmp_path))
     next(batches), next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert len(list(tmp_path.glob("*.png"))) == 4
-    assert run(tmp_path).found == 4 and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == 4 and files(tmp_path) == whole
 
 
 def test_a_journal_cut_in_a_line_is_read_up_to_it(tmp_path: Path, whole: dict[str, bytes]):
     interrupted(tmp_path, 3)
     journal = tmp_path / "manifest.0001.jsonl"
     os.truncate(journal, journal.stat().st_size - 9)
-    assert run(tmp_path).found == 5 and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == 5 and files(tmp_path) == whole
 
 
 @pytest.mark.parametrize("name", ["manifest.jsonl", "manifest.0007.jsonl"])
@@ -188,9 +188,9 @@ def test_a_journal_cut_in_a_line_is_read_up_to_it(tmp_path: Path, whole: dict[st
     [
         (b"{", "Expecting property name"),
         (b"\xff\xfe", "codec can't decode"),
-        (b"[1, 2]", "it does not say file"),
+        (b"[1, 2]", "it has no file"),
         (b"7", "not iterable"),
-        (b'{"file": "a.png", "target": "seed0001"}', "it does not say bytes"),
+        (b'{"file": "a.png", "target": "seed0001"}', "it has no bytes"),
         (b'{"file": ["a"], "bytes": 1, "sha256": "", "locality": null}', "file must be a name"),
     ],
 )
@@ -200,23 +200,23 @@ def test_a_manifest_with_a_line_that_is_none_is_refused(tmp_path: Path, name: st
     (tmp_path / name).write_bytes(good + line + b"\n" + good)
     before = files(tmp_path)
     with pytest.raises(
-        ValueError, match=f"^{re.escape(str(tmp_path / name))}, line 13 is no record of an edit: .*{why}"
+        ValueError, match=f"^{re.escape(str(tmp_path / name))}, line 13 is no entry of an edit: .*{why}"
     ):
         run(tmp_path)
     assert files(tmp_path) == before
 
 
 def test_a_writer_that_fails_ends_the_job(tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
-    calls, lock, write = [0], threading.Lock(), Job._write
+    calls, lock, write = [0], threading.Lock(), ImageWriter._write
 
-    def failing(self: Job, pixels: Any, file: str) -> Any:
+    def failing(self: ImageWriter, pixels: Any, file: str) -> Any:
         with lock:
             calls[0] += 1
             if calls[0] == 7:
                 raise OSError("the disk is gone")
         return write(self, pixels, file)
 
-    monkeypatch.setattr(Job, "_write", failing)
+    monkeypatch.setattr(ImageWriter, "_write", failing)
     before = threading.active_count()
     with pytest.raises(OSError, match="the disk is gone"):
         run(tmp_path)
@@ -224,7 +224,7 @@ def test_a_writer_that_fails_ends_the_job(tmp_path: Path, whole: dict[str, bytes
     left = files(tmp_path)
     assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) < N and left.items() <= whole.items()
     monkeypatch.undo()
-    assert run(tmp_path).found == len(left) and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == len(left) and files(tmp_path) == whole
 
 
 def test_a_full_disk_ends_the_job_and_leaves_nothing_half_written(tmp_path: Path, whole: dict[str, bytes]):
@@ -246,17 +246,17 @@ def test_what_a_killed_writer_left_is_taken_away(tmp_path: Path, whole: dict[str
     assert files(tmp_path) == whole
 
 
-def test_shares_make_what_one_job_makes_and_a_job_for_all_lists_it(tmp_path: Path, whole: dict[str, bytes]):
-    jobs = [run(tmp_path, share=(i, 4)) for i in (2, 0, 3, 1)]
-    assert [(job.made, job.found, job.total) for job in jobs] == [(2, 0, 2), (4, 0, 4), (2, 0, 2), (4, 0, 4)]
+def test_shards_make_what_one_job_makes_and_a_job_lists_them(tmp_path: Path, whole: dict[str, bytes]):
+    jobs = [run(tmp_path, shard=(i, 4)) for i in (2, 0, 3, 1)]
+    assert [(job.n_written, job.n_existing, job.total) for job in jobs] == [(2, 0, 2), (4, 0, 4), (2, 0, 2), (4, 0, 4)]
     assert len(list(tmp_path.glob("manifest.000?.jsonl"))) == 4 and not (tmp_path / "manifest.jsonl").exists()
-    job = run(tmp_path)
-    assert (job.made, job.found) == (0, N) and files(tmp_path) == whole
+    resumed = run(tmp_path)
+    assert (resumed.n_written, resumed.n_existing) == (0, N) and files(tmp_path) == whole
 
 
 def job_of(rank: int, directory: Path) -> tuple[int, int, int]:
-    job = run(directory, group=dist.group.WORLD)
-    return job.made, job.found, job.total
+    ended = run(directory, group=dist.group.WORLD)
+    return ended.n_written, ended.n_existing, ended.total
 
 
 def test_ranks_make_what_one_process_makes_and_others_go_on(tmp_path: Path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans: their order, batches and shares, the names of edits, and files of pairs with every kind of bad line."""
+"""Plans: their order, batches and shards, the names of edits, and files of pairs with every kind of bad line."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ from stylefast.editing.sources import SEEDS
 HEADER = "target,reference,part"
 
 
-def seeds(*given: int) -> SeedLatents:
-    return SeedLatents(shared("sg2"), list(given))
+def seeds(*numbers: int) -> SeedLatents:
+    return SeedLatents(shared("sg2"), list(numbers))
 
 
 def grid(t: int = 3, r: int = 2, **options: Any) -> Grid:
     parts, queries = ["nose", "eyes"], [Sequential(2.0), Simultaneous()]
-    return Grid(editor_of("sg2"), seeds(*range(t)), seeds(*range(50, 50 + r)), parts, queries, **options)
+    return Grid(seeds(*range(t)), seeds(*range(50, 50 + r)), parts, queries, **options)
 
 
 def pairs(path: Path, text: str, **options: Any) -> Pairs:
+    """A file of pairs, checked."""
     path.write_text(text)
-    return Pairs(editor_of("sg2"), path, seeds(1, 2, 3), SeedLatents(shared("sg2"), SEEDS), **options)
+    plan = Pairs(path, seeds(1, 2, 3), SeedLatents(shared("sg2"), SEEDS), **options)
+    editor_of("sg2").check(plan)
+    return plan
 
 
 def test_a_grid_in_its_order():
@@ -41,32 +44,32 @@ def test_a_grid_in_its_order():
     order = itertools.product(range(3), range(2), ("nose", "eyes"), (Sequential(2.0), Simultaneous()))
     expected = [Edit(*each, 0.5) for each in order]
     assert list(plan) == list(plan) == expected and len(plan) == len(expected) == 24
-    one_to_many = Grid(editor_of("sg2"), seeds(7), seeds(1, 2, 3), "nose")
+    one_to_many = Grid(seeds(7), seeds(1, 2, 3), "nose")
     assert list(one_to_many) == [Edit(0, r, "nose", Sequential()) for r in range(3)]
 
 
 @given(st.integers(0, 4), st.integers(0, 3), st.integers(1, 9), st.integers(1, 5))
-def test_shares_are_whole_batches_and_together_all(t: int, r: int, size: int, n: int):
+def test_shards_are_whole_batches_and_together_all_edits(t: int, r: int, size: int, n: int):
     plan = grid(t, r)
     whole = list(plan.batches(size))
     assert [edit for batch in whole for edit in batch] == list(plan)
     assert all(len(batch) == size for batch in whole[:-1])
-    shares = [list(plan.batches(size, (i, n))) for i in range(n)]
-    assert [len(sum(share, [])) for share in shares] == [plan.count(size, (i, n)) for i in range(n)]
+    shards = [list(plan.batches(size, (i, n))) for i in range(n)]
+    assert [len(sum(shard, [])) for shard in shards] == [plan.count(size, (i, n)) for i in range(n)]
     for number, batch in enumerate(whole):
-        assert shares[number % n][number // n] == batch
-    assert sum(map(len, shares)) == len(whole)
+        assert shards[number % n][number // n] == batch
+    assert sum(map(len, shards)) == len(whole)
 
 
 def test_ten_million_edits_cost_no_memory():
     tracemalloc.start()
     try:
         everyone = SeedLatents(shared("sg2"), range(5_000))
-        plan = Grid(editor_of("sg2"), everyone, everyone, "nose")
-        share = plan.batches(4, (1, 2))
-        first = next(share)
+        plan = Grid(everyone, everyone, "nose")
+        shard = plan.batches(4, (1, 2))
+        first = next(shard)
         for _ in range(2_000):
-            next(share)
+            next(shard)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -125,9 +128,9 @@ def test_edits_that_differ_have_different_labels(one: Any, two: Any, a: float, b
     ],
 )
 def test_grids_that_cannot_be(options: dict[str, Any], message: str):
-    given: dict[str, Any] = {"targets": seeds(1), "references": seeds(2), "parts": "nose"} | options
+    arguments: dict[str, Any] = {"targets": seeds(1), "references": seeds(2), "parts": "nose"} | options
     with pytest.raises(ValueError, match=message):
-        Grid(editor_of("sg2"), **given)
+        editor_of("sg2").check(Grid(**arguments))
 
 
 def test_a_csv_file(tmp_path: Path):
@@ -194,8 +197,9 @@ def test_a_bad_line_is_refused_with_its_number_and_why(tmp_path: Path, line: str
     path.write_bytes(text.encode(errors="surrogateescape"))
     images = seeds(1, 2, 3), SeedLatents(shared("sg2"), SEEDS)
     with pytest.raises(ValueError, match=re.escape(f"{path}, line 4: {BAD[line]}")):
-        Pairs(editor_of("sg2"), path, *images)
-    plan = Pairs(editor_of("sg2"), path, *images, skip_bad=True)
+        editor_of("sg2").check(Pairs(path, *images))
+    plan = Pairs(path, *images, skip_bad=True)
+    editor_of("sg2").check(plan)
     assert list(plan) == [Edit(0, 7, "nose", Sequential()), Edit(1, 8, "eyes", Sequential())] and len(plan) == 2
     assert plan.n_refused == 1 and plan.refused[0].startswith(f"line 4: {BAD[line]}")
 
@@ -230,7 +234,7 @@ def test_other_files(tmp_path: Path):
     with pytest.raises(ValueError, match=r"must be \.csv or \.jsonl, got .*pairs\.txt"):
         pairs(tmp_path / "pairs.txt", GOOD)
     with pytest.raises(FileNotFoundError, match="missing.csv"):
-        Pairs(editor_of("sg2"), tmp_path / "missing.csv", seeds(1), seeds(1))
+        editor_of("sg2").check(Pairs(tmp_path / "missing.csv", seeds(1), seeds(1)))
     assert list(pairs(tmp_path / "none.csv", HEADER)) == list(pairs(tmp_path / "none.jsonl", "")) == []
 
 
@@ -244,7 +248,8 @@ def test_a_long_file_costs_no_memory(tmp_path: Path):
     path.write_text("\n".join([HEADER, *(f"1,{i},nose" for i in range(4_000))]))
     tracemalloc.start()
     try:
-        plan = Pairs(editor_of("sg2"), path, seeds(1), SeedLatents(shared("sg2"), SEEDS))
+        plan = Pairs(path, seeds(1), SeedLatents(shared("sg2"), SEEDS))
+        editor_of("sg2").check(plan)
         assert len(plan) == 4_000 == sum(map(len, plan.batches(64)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:

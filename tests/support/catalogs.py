@@ -1,21 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Catalogs of the toy generators that tests share."""
 
+from __future__ import annotations
+
+from dataclasses import fields
 from functools import cache
+from typing import Any
 
 from networks import shared
 
 from stylefast import Catalog
+from stylefast.catalog import BuildOptions, Clustering
+from stylefast.generators import Generator
 
 N, K = 5, 6
 RESOLUTION = {"sg1": 16, "sg2": 16, "sg3": 21}
 
 
-def build(generator, **options):
+def build_catalog(generator: Generator, w: Any, **options: Any) -> Catalog:
+    """`Catalog.build` with the fields of its option objects as keywords."""
+    groups = (Clustering, BuildOptions)
+    grouped = [group(**{f.name: options.pop(f.name) for f in fields(group) if f.name in options}) for group in groups]
+    return Catalog.build(generator, w, *grouped, **{"progress": False, **options})
+
+
+def build(generator: Generator, **options: Any) -> Catalog:
+    """A catalog of the first N seeds."""
     defaults = {"n_clusters": K, "resolution": RESOLUTION[generator.name[4:]], "n_init": 2, "batch_size": 2}
-    return Catalog.build(generator, generator.latents(range(N)), **{**defaults, "progress": False, **options})
+    return build_catalog(generator, generator.latents(range(N)), **{**defaults, **options})
 
 
 @cache
-def built(kind):
+def built(kind: str) -> Catalog:
     return build(shared(kind))

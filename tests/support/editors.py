@@ -4,9 +4,9 @@
 from functools import cache
 
 import torch
+from catalogs import build_catalog
 from networks import shared
 
-from stylefast.catalog import Catalog
 from stylefast.editing import StyleEditor
 
 LAYERS = {"sg1": 16, "sg2": 16, "sg3": 36}  # rows of the layer to cluster
@@ -16,7 +16,7 @@ LAYERS = {"sg1": 16, "sg2": 16, "sg3": 36}  # rows of the layer to cluster
 def catalog_of(kind):
     generator = shared(kind)
     w = generator.latents(range(6))
-    catalog = Catalog.build(generator, w, n_clusters=6, resolution=LAYERS[kind], n_init=1, progress=False)
+    catalog = build_catalog(generator, w, n_clusters=6, resolution=LAYERS[kind], n_init=1)
     return catalog.annotate({"eyes": [0], "nose": [1, 4], "mouth": [2]})
 
 

@@ -4,36 +4,49 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from editors import editor_of
+from networks import shared
 
-from stylefast.editing import Grid, Job, SeedLatents, Sequential, Simultaneous, StyleEditor
+from stylefast.editing import Grid, Job, JobOptions, Plan, SeedLatents, Sequential, Simultaneous, StyleEditor
+from stylefast.generators import Generator
 
 QUERIES = (Sequential(2.0), Simultaneous())
 
 
 def grid(
-    t: tuple[int, ...] = (1, 2, 3),
-    r: tuple[int, ...] = (7,),
+    targets: tuple[int, ...] = (1, 2, 3),
+    references: tuple[int, ...] = (7,),
     parts: Any = ("nose", "eyes"),
     queries: Any = QUERIES,
-    editor: StyleEditor | None = None,
+    *,
+    generator: Generator | None = None,
     strength: float = 1.0,
 ) -> Grid:
     """12 edits."""
-    editor = editor or editor_of("sg2")
-    own, others = (SeedLatents(editor.generator, list(seeds)) for seeds in (t, r))
-    return Grid(editor, own, others, parts, queries, strength=strength)
+    generator = generator or shared("sg2")
+    sources = (SeedLatents(generator, list(seeds)) for seeds in (targets, references))
+    return Grid(*sources, parts, queries, strength=strength)
 
 
-def run(directory: Path, plan: Grid | None = None, **options: Any) -> Job:
+def job(
+    directory: Path, plan: Plan | None = None, *, editor: StyleEditor | None = None, batch_size: int = 2, **options: Any
+) -> Job:
+    """A job of the toy generator; the fields of its option object may be keywords."""
+    names = {field.name for field in fields(JobOptions)}
+    job_options = JobOptions(batch_size=batch_size, **{name: options.pop(name) for name in names & set(options)})
+    return Job(editor or editor_of("sg2"), plan or grid(), directory, job_options, progress=False, **options)
+
+
+def run(directory: Path, plan: Plan | None = None, **options: Any) -> Job:
     """A job that has ended."""
-    job = Job(plan or grid(), directory, progress=False, **{"batch_size": 2} | options)
-    for _ in job:
+    ended = job(directory, plan, **options)
+    for _ in ended:
         pass
-    return job
+    return ended
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -41,7 +54,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def manifest(directory: Path) -> list[dict[str, Any]]:
-    """Its records; NaN and Inf are no JSON."""
+    """Its entries; NaN and Inf are no JSON."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")

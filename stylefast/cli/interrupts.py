@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command prints when the user interrupts it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+
+@contextmanager
+def report_interrupt(message: Callable[[], str]) -> Iterator[None]:
+    """Ends the command with the message and exit status 130 if the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stylefast: interrupted: {message()}", file=sys.stderr)
+        raise typer.Exit(130) from None
