@@ -17,9 +17,9 @@ KERNELS := PYTHONPATH=.:benchmarks:tests/support $(BIN)/python tests/kernels
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2
 
-# The CPU kernels compiled against the oldest torch, warnings being errors, and installed; one share of their battery.
+# The CPU kernels compiled against the oldest torch, warnings being errors, and installed; one shard of their battery.
 oldest: .venv-oldest/installed
-	$(OLDEST)/pytest -q -n 2 --require cpu -k cpu --share 1/6 $(BATTERY)
+	$(OLDEST)/pytest -q -n 2 --require cpu -k cpu --shard 1/6 $(BATTERY)
 	$(OLDEST)/pytest -q --require cpu tests/core/test_private_torch.py tests/kmeans/test_estimator.py
 
 # Triton's kernels on CPU tensors, in its interpreter. Left out: what takes it minutes, and bits that are the same each
@@ -58,6 +58,7 @@ lint: .venv/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/limits.cpp tests/kernels/sanitize.h \
 	    $(wildcard tests/kernels/on_cpu/*)
+	$(BIN)/python benchmarks/readme.py --check
 
 demo: .venv/installed
 	$(BIN)/stylefast demo --outdir demo
@@ -69,7 +70,7 @@ bench: .venv/installed .venv/bench
 	$(BIN)/python benchmarks/bench_recipes.py --record
 	$(BIN)/python benchmarks/bench_editing.py --network random-face --images 64 --record
 	$(BIN)/python benchmarks/bench_scale.py overhead --record
-	$(BIN)/python benchmarks/record.py
+	$(BIN)/python benchmarks/readme.py
 
 # torch goes first, so that no later requirement picks another one.
 .venv/requirements: requirements-test.txt Makefile

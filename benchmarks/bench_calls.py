@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a small call costs next to one eager torch op on the same data, and what the instruction sets are worth.
+"""The cost of a small call next to one eager torch op on the same data, and the gain of the instruction sets.
 
     python benchmarks/bench_calls.py [--rounds 30] [--record]
 
 Both sides of a figure run in turn; ours is verified against the reference first. An instruction set is chosen when the
-package is loaded, so each has a process of its own.
+package is loaded, so each one is timed in a process of its own.
 """
 
 from __future__ import annotations
@@ -16,84 +16,67 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import environment
 import record
 import torch
+from formulations import one_torch_op
 from peers import ours
-from timing import Figure, percentile
+from timing import Figure, comparison
 from tqdm import tqdm
 from workloads import SMALL_CALLS, WORKLOADS, Workload
 
 from stylefast.backends.native import instruction_set
 
-CALLS = 200  # a round
+CALLS = 200  # per round
 LARGE = "lloyd_step-64x512x32x32-K32"
 
 
-def eager(inputs: dict[str, Any]) -> tuple[str, Callable[[], Any]]:
-    """One torch op that reads what ours reads: the product with the centroids, squares, or a lerp."""
-    if "target" in inputs:
-        return "torch.lerp", partial(torch.lerp, inputs["target"], inputs["reference"], inputs["query"])
-    if "centroids" in inputs:
-        return "torch.matmul", partial(torch.matmul, inputs["centroids"], inputs["activations"].flatten(2))
-    return "torch.square", partial(torch.square, inputs["activations"])
-
-
-def seconds(call: Callable[[], Any], calls: int) -> float:
-    """Mean seconds of a call, of `calls` in a row."""
+def seconds_per_call(call: Callable[[], Any], calls: int) -> float:
+    """Mean seconds of `calls` calls in a row."""
     begin = time.perf_counter()
     for _ in range(calls):
         call()
     return (time.perf_counter() - begin) / calls
 
 
-def compared(
-    op: str, workload: str, k: int | None, threads: int, mine: list[float], peer: str, its: list[float]
-) -> Figure:
-    """The figure of two lists of seconds, by their minima and medians."""
-    p20, p50, p80 = (percentile(mine, p) for p in (20, 50, 80))
-    ratio, median = min(its) / min(mine), percentile(its, 50) / p50
-    return Figure(
-        op, workload, k, threads, min(mine), p20, p50, p80,
-        peer=peer, to_peer=ratio, median_to_peer=median, peers={peer: ratio},
-    )  # fmt: skip
-
-
 def small(workload: Workload, rounds: int, threads: int) -> Figure:
+    """The figure of a small call, with one torch op as the peer."""
     inputs = workload.make()
     candidate = ours(workload.op, inputs)
     candidate.verify(candidate.call())
-    name, one = eager(inputs)
-    mine, its = [], []
+    torch_name, torch_call = one_torch_op(inputs)
+    seconds, torch_seconds = [], []
     for _ in range(rounds):
-        mine.append(seconds(candidate.call, CALLS))
-        its.append(seconds(one, CALLS))
-    extra = 1e6 * (min(mine) - min(its))
-    figure = compared(workload.op.name, workload.name, None, threads, mine, f"one {name}", its)
+        seconds.append(seconds_per_call(candidate.call, CALLS))
+        torch_seconds.append(seconds_per_call(torch_call, CALLS))
+    extra = 1e6 * (min(seconds) - min(torch_seconds))
+    figure = comparison(
+        workload.op.name, workload.name, None, threads, seconds, f"one {torch_name}", torch_seconds
+    )  # fmt: skip
     print(f"{record.line(figure)}, {extra:+.0f} us")
     return figure
 
 
 def child(rounds: int) -> None:
-    """Prints the seconds of the large workload on the set that STYLEFAST_ISA names."""
+    """Prints the seconds of the large workload with the instruction set that STYLEFAST_ISA names."""
     workload = next(w for w in WORKLOADS if w.id == LARGE)
     candidate = ours(workload.op, workload.make())
     candidate.verify(candidate.call())
-    print(json.dumps([seconds(candidate.call, 1) for _ in range(rounds)]))
+    print(json.dumps([seconds_per_call(candidate.call, 1) for _ in range(rounds)]))
 
 
 def instruction_sets(threads: int) -> Figure:
-    """The portable build against the best set of this processor."""
+    """The figure of the best instruction set of this processor, with the portable build as the peer."""
     best = instruction_set()
-    found: dict[str, list[float]] = {best: [], "portable": []}
-    for name in tqdm(list(found) * 3, delay=2, leave=False):
+    seconds: dict[str, list[float]] = {best: [], "portable": []}
+    for name in tqdm(list(seconds) * 3, delay=2, leave=False):
         command = [sys.executable, __file__, "--child", "--rounds", "5", "--threads", str(threads)]
         printed = subprocess.run(command, env=os.environ | {"STYLEFAST_ISA": name}, capture_output=True, check=True)
-        found[name] += json.loads(printed.stdout)
-    figure = compared("lloyd_step", f"64x512x32x32 {best}", 32, threads, found[best], "portable", found["portable"])
+        seconds[name] += json.loads(printed.stdout)
+    workload = f"64x512x32x32 {best}"
+    figure = comparison("lloyd_step", workload, 32, threads, seconds[best], "portable", seconds["portable"])
     print(record.line(figure))
     return figure
 

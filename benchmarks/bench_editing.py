@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images a second into a catalog, edits a second out of it, and where the time goes.
+"""Images per second into a catalog, edits per second out of it, and where the time goes.
 
     python benchmarks/bench_editing.py [--network random-face] [--images 16] [--edits 8]
 
-The default is the toy network; "random-face" are real faces, which are fetched once (research only).
+The default is the toy network; "random-face" makes real faces and is downloaded once (research only).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stylefast.generators import Generator
 
 
 def build(generator: Generator, images: int, clusters: int) -> tuple[Catalog, float]:
-    """A catalog whose clusters are all one part each, and the seconds it took."""
+    """Builds a catalog in which each cluster is a part; returns it with the seconds of the build."""
     w = generator.latents(range(images), truncation=0.7)
     generator.synthesize(generator.styles(w[:1]), w[:1])  # first calls allocate
     begin = time.perf_counter()
@@ -32,7 +32,7 @@ def build(generator: Generator, images: int, clusters: int) -> tuple[Catalog, fl
 
 
 def edit(generator: Generator, catalog: Catalog, edits: int, batch_size: int) -> list[float]:
-    """Seconds of every edit, in batches: one target, one reference, a part each."""
+    """Seconds of every edit, averaged over each batch: one target, one reference, one part per edit."""
     w = generator.latents([10_001, 10_002], truncation=0.7)
     parts = [f"cluster{k % catalog.n_clusters}" for k in range(edits)]
     editor, seconds = StyleEditor(generator, catalog), []
@@ -45,12 +45,12 @@ def edit(generator: Generator, catalog: Catalog, edits: int, batch_size: int) ->
 
 
 def catalog_figure(name: str, images: int, clusters: int, threads: int, stages: dict[str, float]) -> Figure:
-    """Clustering and M, with the generator's own time as the peer."""
-    own = stages["clustering"] + stages["contribution"]
-    ratio = stages["generator"] / own
+    """The figure of clustering and M, with the generator as the peer."""
+    seconds = stages["clustering"] + stages["contribution"]
+    ratio = stages["generator"] / seconds
     work, peer = f"{name}, {images} images, {clusters} clusters: clustering and M", "the generator alone"
     return Figure(
-        "Catalog.build", work, None, threads, own, own, own, own,
+        "Catalog.build", work, None, threads, seconds, seconds, seconds, seconds,
         peer=peer, to_peer=ratio, median_to_peer=ratio, peers={peer: ratio},
     )  # fmt: skip
 
@@ -69,16 +69,16 @@ def main() -> None:
     generator = generators.load(arguments.network)
     catalog, seconds = build(generator, arguments.images, arguments.clusters)
     stages = catalog.seconds
-    shares = ", ".join(f"{stage} {100 * spent / seconds:.0f} %" for stage, spent in stages.items())
+    percentages = ", ".join(f"{stage} {100 * spent / seconds:.0f} %" for stage, spent in stages.items())
     rest = 100 * (1 - sum(stages.values()) / seconds)
     print(f"{generator.name}, {arguments.threads} threads")
-    print(f"catalog: {arguments.images / seconds:.2f} images/s ({shares}, rest {rest:.0f} %)")
+    print(f"catalog: {arguments.images / seconds:.2f} images/s ({percentages}, rest {rest:.0f} %)")
     figure = catalog_figure(generator.name, arguments.images, arguments.clusters, arguments.threads, stages)
     print(record.line(figure))
     times = edit(generator, catalog, arguments.edits, arguments.batch_size)
     if arguments.record:
         record.append(figure)
-    print(f"edits: {len(times) / sum(times):.2f} a second (p50 {1 / percentile(times, 50):.2f})")
+    print(f"edits: {len(times) / sum(times):.2f} per second (p50 {1 / percentile(times, 50):.2f})")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README's recipes, before against after, in turn, once both are known to agree.
+"""The recipes of README.md: the code before and the code after in turn, once their results agree.
 
 python benchmarks/bench_recipes.py [--rounds 5] [--only codebook] [--record]
 """
@@ -14,9 +14,8 @@ from types import CodeType
 import environment
 import record
 import torch
-from bench_calls import compared
 from recipes import RECIPES, Names, Recipe
-from timing import PAUSE, Figure, WrongResult
+from timing import PAUSE, Figure, WrongResult, comparison
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -24,12 +23,12 @@ import stylefast
 
 
 def run(code: CodeType, names: Names) -> tuple[float, Names]:
-    """Seconds of the code, and all names afterwards."""
-    space = dict(names)
+    """Runs the code; returns its seconds and all names afterwards."""
+    namespace = dict(names)
     time.sleep(PAUSE)
     begin = time.perf_counter()
-    exec(code, space)
-    return time.perf_counter() - begin, space
+    exec(code, namespace)
+    return time.perf_counter() - begin, namespace
 
 
 def race(recipe: Recipe, threads: int) -> Figure:
@@ -42,14 +41,14 @@ def race(recipe: Recipe, threads: int) -> Figure:
     except WrongResult as error:
         raise WrongResult(f"{recipe.title}: {error}; nothing is timed") from None
     pairs = [(run(after, names)[0], run(before, names)[0]) for _ in tqdm(range(recipe.rounds), delay=2, leave=False)]
-    mine, its = zip(*pairs, strict=True)
-    return compared("recipe", recipe.title, None, threads, list(mine), "before", list(its))
+    seconds_after, seconds_before = zip(*pairs, strict=True)
+    return comparison("recipe", recipe.title, None, threads, seconds_after, "before", seconds_before)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, help="instead of each recipe's own number")
-    parser.add_argument("--only", default="", help="recipes whose title holds this")
+    parser.add_argument("--rounds", type=int, help="rounds of every recipe; default: the number that each recipe sets")
+    parser.add_argument("--only", default="", help="run the recipes whose title contains this")
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
     arguments = parser.parse_args()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large jobs against their limits: the pipeline and the bare generator, memory and the number of edits, blending alone.
+"""Large jobs against their limits: the whole pipeline next to the generator alone, the peak memory of many edits, and
+blending, streaming and pages alone.
 
     python benchmarks/bench_scale.py overhead [--network random-face] [--edits 200] [--format png] [--record]
     python benchmarks/bench_scale.py memory [--edits 10000]
@@ -7,7 +8,7 @@
     python benchmarks/bench_scale.py stream [--images 512]
     python benchmarks/bench_scale.py pages [--network random-face]
 
-What is compared takes turns in one run; ratios are of medians and, in brackets, of minima.
+Both sides of a comparison run in turn; ratios are ratios of medians and, in brackets, of minima.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import limits
 import record
 import torch
 from bench_editing import build
-from timing import Figure, percentile
+from timing import Figure, comparison, percentile
 from torch import Tensor
 from workloads import STYLES
 
@@ -39,62 +40,59 @@ from stylefast.generators import Generator
 from stylefast.io.tensors import read_tensors, write_tensors
 
 ROUNDS = 10
-BUFFERS = (128, 256, 1024, 4096)  # edits a buffer of styles
+BUFFERS = (128, 256, 1024, 4096)  # edits per buffer of styles
 SHARD = (64, 512, 32)  # N, C, H = W of a shard of activations
 
 
 def grid(generator: Generator, edits: int) -> Grid:
-    """All pairs of some twenty references and as many targets as it takes, one part."""
+    """A plan of at least `edits` edits: 20 references on as many targets as that takes, one part."""
     catalog, _ = build(generator, 8, 8)
-    own, others = SeedLatents(generator, range(1000, 1000 + -(-edits // 20))), SeedLatents(generator, range(20))
-    return Grid(StyleEditor(generator, catalog), own, others, "cluster0")
+    targets = SeedLatents(generator, range(1000, 1000 + -(-edits // 20)))
+    references = SeedLatents(generator, range(20))
+    return Grid(StyleEditor(generator, catalog), targets, references, "cluster0")
 
 
 def seconds(work: Iterable[object]) -> float:
-    """What it takes to go through some work that is done as it is gone through."""
+    """Seconds that it takes to exhaust an iterator, which does its work when it is advanced."""
     begin = time.perf_counter()
     deque(work, maxlen=0)
     return time.perf_counter() - begin
 
 
 def overhead(network: str, edits: int, suffix: str, batch_size: int, threads: int) -> Figure:
-    """The whole pipeline, with the generator alone on the same batches as the peer, both as the command runs them."""
+    """The figure of the whole pipeline, with the generator alone on the same batches as the peer; memory is allocated
+    as the command line has it."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     generator = generators.load(network)
     plan = grid(generator, edits)
-    make = EditRenderer(plan, batch_size=batch_size)
-    bare, whole = list[float](), list[float]()
+    render = EditRenderer(plan, batch_size=batch_size)
+    generator_seconds, job_seconds = list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         for i in range(ROUNDS):
-            made = [make(each) for each in plan.batches(batch_size, (i, ROUNDS))]
-            inputs = [(b.styles, torch.cat([plan.targets.w(e.target) for e in b.edits])) for b in made]
-            del made
+            batches = [render(edits) for edits in plan.batches(batch_size, (i, ROUNDS))]
+            inputs = [(b.styles, torch.cat([plan.targets.w(e.target) for e in b.edits])) for b in batches]
+            del batches
             job = Job(plan, folder, suffix=suffix, batch_size=batch_size, share=(i, ROUNDS), progress=False)
-            bare.append(seconds(starmap(generator.synthesize, inputs)))
-            whole.append(seconds(job))
+            generator_seconds.append(seconds(starmap(generator.synthesize, inputs)))
+            job_seconds.append(seconds(job))
         files = [path.stat().st_size for path in Path(folder).glob(f"*{suffix}")]
     assert len(files) == len(plan), f"{len(files)} files of {len(plan)} edits"
     work = f"{generator.name}, {len(files)} edits by {batch_size} to {suffix}"
-    p20, p50, p80 = (percentile(whole, share) for share in (20, 50, 80))
-    peer, best = "the generator alone", min(bare) / min(whole)
-    return Figure(
-        "stylefast edit", work, None, threads, min(whole), p20, p50, p80,
-        peer=peer, to_peer=best, median_to_peer=percentile(bare, 50) / percentile(whole, 50), peers={peer: best},
-    )  # fmt: skip
+    return comparison("stylefast edit", work, None, threads, job_seconds, "the generator alone", generator_seconds)
 
 
 def peak(edits: int, send: Callable[[int], None]) -> None:
-    """Runs a job of the toy generator; sends the most memory that the process ever held, in kB."""
+    """Runs a job of the toy generator; sends the peak memory of the process in kB."""
     torch.set_num_threads(1)
     plan = grid(generators.load("toy:sg2"), edits)
     with tempfile.TemporaryDirectory() as folder:
-        made = sum(len(batch.edits) for batch in Job(plan, folder, batch_size=16, progress=False))
-        assert made == len(plan) >= edits
+        n_edits = sum(len(batch.edits) for batch in Job(plan, folder, batch_size=16, progress=False))
+        assert n_edits == len(plan) >= edits
     send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def memory(edits: int) -> str:
-    """Peak memory of many edits over that of 100, each in a process of its own."""
+    """Peak memory of many edits divided by that of 100, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
     peaks = []
     for n in (100, edits):
@@ -107,35 +105,37 @@ def memory(edits: int) -> str:
 
 
 def paged(huge: str, network: str, batch_size: int, threads: int, send: Callable[[list[float]], None]) -> None:
-    """Sends seconds of the generator, and of blending into fresh memory, on huge pages ("1") or on those of 4 kB."""
+    """Sends the median seconds of the generator, and of blending into fresh memory, on huge pages ("1") or pages of
+    4 kB ("0")."""
     os.environ["THP_MEM_ALLOC_ENABLE"] = huge
     torch.set_num_threads(threads)
     generator = generators.load(network)
     w = generator.latents(range(batch_size))
     styles, rows = generator.styles(w), torch.rand(256, STYLES)
     edits = torch.cartesian_prod(torch.arange(1), torch.arange(256), torch.arange(5))
-    work = partial(generator.synthesize, styles, w), partial(blend, rows[:1], rows, rows[:5], edits=edits)
-    send([percentile([seconds(each() for _ in range(1)) for _ in range(ROUNDS)], 50) for each in work])
+    calls = partial(generator.synthesize, styles, w), partial(blend, rows[:1], rows, rows[:5], edits=edits)
+    send([percentile([seconds(call() for _ in range(1)) for _ in range(ROUNDS)], 50) for call in calls])
 
 
 def pages(network: str, batch_size: int, threads: int) -> Iterator[str]:
-    """What the generator and a blend take on pages of 4 kB over what they take on huge ones, in processes by turns."""
-    context, found = multiprocessing.get_context("spawn"), list[list[list[float]]]()
+    """Time of the generator and of a blend on pages of 4 kB divided by that on huge pages, in processes that run in
+    turn."""
+    context, medians = multiprocessing.get_context("spawn"), list[list[list[float]]]()
     for _ in range(3):
-        found.append([])
+        medians.append([])
         for huge in "01":
             answer, send = context.Pipe(duplex=False)
             process = context.Process(target=paged, args=(huge, network, batch_size, threads, send.send))
             process.start()
-            found[-1].append(answer.recv())
+            medians[-1].append(answer.recv())
             process.join()
     for i, work in enumerate((f"{batch_size} images of {network}", f"1280 x {STYLES} blended into fresh memory")):
-        ratios = [small[i] / huge[i] for small, huge in found]
+        ratios = [small[i] / huge[i] for small, huge in medians]
         yield f"{work}: {percentile(ratios, 50):.2f}x on huge pages ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def blending(edits: int, threads: int) -> Iterator[str]:
-    """Rate at which blended styles are written into two buffers in turn, over that of streaming stores."""
+    """Rate at which blended styles are written into two buffers in turn, divided by that of streaming stores."""
     rng = torch.Generator().manual_seed(0)
     targets, references = torch.randn(512, STYLES, generator=rng), torch.randn(256, STYLES, generator=rng)
     queries = torch.rand(5, STYLES, generator=rng)
@@ -150,7 +150,7 @@ def blending(edits: int, threads: int) -> Iterator[str]:
             begin = time.perf_counter()
             blend(targets, references, queries, edits=chunk, out=buffers[i % 2])
             spent = time.perf_counter() - begin
-            if i >= 2:  # the buffers' pages are there
+            if i >= 2:  # by now the pages of both buffers are mapped
                 rates.append(buffers[0].nbytes / spent)
                 limit.append(store())
         ratio, best = percentile(rates, 50) / percentile(limit, 50), max(rates) / max(limit)
@@ -159,7 +159,7 @@ def blending(edits: int, threads: int) -> Iterator[str]:
 
 
 def stream(images: int) -> Iterator[str]:
-    """What a pass of a build over spilled activations takes: writing, reading and checking, one Lloyd iteration."""
+    """Rates of a build over activations on disk: writing, reading with checksums, passes of a fit."""
     n, c, side = SHARD
     shards = -(-images // n)
     x: Tensor = torch.randn(n, c, side, side).half()
@@ -177,12 +177,12 @@ def stream(images: int) -> Iterator[str]:
         kmeans = SphericalKMeans(32, n_init=8, max_iter=3, tol=0)
         spent = seconds(kmeans.fit(files, progress=False) for files in [Files()])
         passes = 3 + 4  # first batch, points other than zero, sample, and four evaluations
-        yield f"a fit of 8 restarts of 32, {passes} passes: {shards * n * passes / spent:.0f} images/s a pass"
+        yield f"a fit of 8 restarts of 32, {passes} passes: {shards * n * passes / spent:.0f} images/s per pass"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("overhead", "memory", "blend", "stream", "pages"))
+    parser.add_argument("measurement", choices=("overhead", "memory", "blend", "stream", "pages"))
     parser.add_argument("--network", default="random-face")
     parser.add_argument("--edits", type=int)
     parser.add_argument("--images", type=int, default=512)
@@ -190,22 +190,25 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    if given.what == "overhead":
-        figure = overhead(given.network, given.edits or 200, f".{given.format}", given.batch_size, given.threads)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.measurement == "overhead":
+        suffix = f".{arguments.format}"
+        figure = overhead(
+            arguments.network, arguments.edits or 200, suffix, arguments.batch_size, arguments.threads
+        )  # fmt: skip
         print(record.line(figure), f"median {figure.median_to_peer:.3f}")
-        if given.record:
+        if arguments.record:
             record.append(figure)
-    elif given.what == "memory":
-        print(memory(given.edits or 10_000))
+    elif arguments.measurement == "memory":
+        print(memory(arguments.edits or 10_000))
     else:
         lines = {
-            "blend": partial(blending, given.edits or 131_072, given.threads),
-            "stream": partial(stream, given.images),
-            "pages": partial(pages, given.network, given.batch_size, given.threads),
+            "blend": partial(blending, arguments.edits or 131_072, arguments.threads),
+            "stream": partial(stream, arguments.images),
+            "pages": partial(pages, arguments.network, arguments.batch_size, arguments.threads),
         }
-        for line in lines[given.what]():
+        for line in lines[arguments.measurement]():
             print(line, flush=True)
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ops as a careful user of torch, NumPy, scikit-learn or faiss writes them; each returns the op's first outputs.
+"""Alternatives to the ops, as a careful user of torch, NumPy, scikit-learn or faiss writes them.
 
-Images are read as [C, H W] wherever that saves a transposition.
+Each returns the first outputs of the op. Images are read as [C, H W] wherever that saves a transposition.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import environment
@@ -32,7 +34,7 @@ def lloyd_by_matmul(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lloyd_by_image(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels and sums, an image at a time: the second matrix product finds it in cache."""
+    """Labels and sums, one image at a time, so that the second matrix product reads it from the cache."""
     labels, sums = torch.empty(len(x), x.shape[2] * x.shape[3], dtype=torch.int64), torch.zeros_like(centroids)
     for image, label in zip(x.flatten(2), labels, strict=True):
         torch.argmax(centroids @ image, 0, out=label)
@@ -55,7 +57,7 @@ def lloyd_in_numpy(x: np.ndarray, centroids: np.ndarray) -> tuple[Tensor, Tensor
 
 
 class SklearnStep:
-    """scikit-learn's own Lloyd iteration, without the rest of its `fit`, after a transposition and normalisation."""
+    """The Lloyd iteration of scikit-learn, without the rest of its `fit`, after a transposition and normalisation."""
 
     def __init__(self, threads: int) -> None:
         lloyd = environment.load("sklearn.cluster._k_means_lloyd")
@@ -75,7 +77,8 @@ class SklearnStep:
 
 
 class FaissStep:
-    """faiss' spherical k-means for one iteration, after a transposition and normalisation: the next centroids alone."""
+    """One iteration of the spherical k-means of faiss, after a transposition and normalisation; returns the next
+    centroids alone."""
 
     def __init__(self, threads: int) -> None:
         self.faiss: Any = environment.load("faiss")
@@ -83,14 +86,15 @@ class FaissStep:
 
     def __call__(self, x: Tensor, centroids: Tensor) -> Tensor:
         rows = F.normalize(x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]), dim=1).numpy()  # [P, C]
-        every = {"min_points_per_centroid": 1, "max_points_per_centroid": len(rows)}
-        kmeans = self.faiss.Kmeans(rows.shape[1], len(centroids), niter=1, spherical=True, **every)
+        sampling = {"min_points_per_centroid": 1, "max_points_per_centroid": len(rows)}  # none
+        kmeans = self.faiss.Kmeans(rows.shape[1], len(centroids), niter=1, spherical=True, **sampling)
         kmeans.train(rows, init_centroids=centroids.numpy())
         return torch.from_numpy(kmeans.centroids)
 
 
 def contribution_by_image(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M from labels of the layer's own size, an image at a time, while it is in cache; the variance divides last."""
+    """M from labels of the size of the layer, one image at a time, while it is in the cache; divides by the variance
+    last."""
     total, squares = torch.zeros(x.shape[1], k), torch.empty_like(x[0].flatten(1))  # [C, K], [C, P]
     for image, label in zip(x.flatten(2), labels.flatten(1).long(), strict=True):
         torch.sub(image, image.mean(1, keepdim=True), out=squares).square_()
@@ -105,13 +109,13 @@ def standardized_squares(x: Tensor) -> Tensor:
 
 
 def contribution_by_bmm(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M from labels of the layer's own size, by one batched matrix product with the one-hot."""
+    """M from labels of the size of the layer, by one batched matrix product with the one-hot."""
     one_hot = F.one_hot(labels.flatten(1).long(), k).to(x.dtype)  # [N, P, K]
     return torch.bmm(standardized_squares(x), one_hot).mean(0).t() / (x.shape[2] * x.shape[3])
 
 
 def contribution_by_index_add(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M from labels of the layer's own size, by adding every column where its label says."""
+    """M from labels of the size of the layer, by adding every column to the row of its label."""
     n, c, h, w = x.shape
     index = labels.flatten(1).long() + k * torch.arange(n).unsqueeze(1)  # [N, P]
     columns = standardized_squares(x).transpose(1, 2).reshape(-1, c)  # [N P, C]
@@ -119,7 +123,7 @@ def contribution_by_index_add(x: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def pooled_by_one_hot(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M of a large layer: the one-hot resized, then a matrix product an image."""
+    """M of a large layer: the one-hot is resized; one matrix product per image."""
     one_hot = F.one_hot(labels.long(), k).movedim(-1, 1).to(x.dtype)  # [N, K, h, w]
     total = torch.zeros(k, x.shape[1])
     for image, hot in zip(x, one_hot, strict=True):
@@ -129,7 +133,7 @@ def pooled_by_one_hot(x: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def pooled_by_adjoint(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M of a large layer: the squares brought to the labels' grid by two matrix products, then one an image."""
+    """M of a large layer: two matrix products resize the squares to the grid of the labels; one more per image."""
     down, across = (_resize(labels.shape[1 + i], x.shape[2 + i], x) for i in range(2))  # [H, h], [W, w]
     total = torch.zeros(k, x.shape[1], device=x.device)
     for image, label in zip(x, labels.flatten(1).long(), strict=True):
@@ -139,9 +143,19 @@ def pooled_by_adjoint(x: Tensor, labels: Tensor, k: int) -> Tensor:
     return total / (x.shape[0] * x.shape[2] * x.shape[3])
 
 
-def _resize(small: int, large: int, like: Tensor) -> Tensor:
-    """The bilinear resize of a row, as a matrix."""
-    return F.interpolate(torch.eye(small, device=like.device)[None], size=large, mode="linear")[0].t().to(like.dtype)
+def _resize(small: int, large: int, x: Tensor) -> Tensor:
+    """The bilinear resize of a row, as a matrix on the device and in the dtype of x."""
+    return F.interpolate(torch.eye(small, device=x.device)[None], size=large, mode="linear")[0].t().to(x.dtype)
+
+
+def one_torch_op(inputs: dict[str, Any]) -> tuple[str, Callable[[], Any]]:
+    """Name and call of one torch op that reads the arguments of an op: the product with the centroids, squares, or a
+    lerp. It is a measure of small calls and computes something else."""
+    if "target" in inputs:
+        return "torch.lerp", partial(torch.lerp, inputs["target"], inputs["reference"], inputs["query"])
+    if "centroids" in inputs:
+        return "torch.matmul", partial(torch.matmul, inputs["centroids"], inputs["activations"].flatten(2))
+    return "torch.square", partial(torch.square, inputs["activations"])
 
 
 def blend_in_place(t: Tensor, r: Tensor, q: Tensor, out: Tensor) -> Tensor:

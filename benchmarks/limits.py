@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine can do at best: bandwidth of reads, copies and streaming stores, and the peak of multiply-adds.
+"""Limits of this machine: bandwidth of reads, copies and streaming stores, and the peak of multiply-adds.
 
     python benchmarks/limits.py
 
@@ -23,12 +23,13 @@ import environment
 import numpy as np
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLOATS = 1 << 25  # 128 MiB a buffer: beyond the caches
-TURNS = 500_000  # of multiply-adds: a few ms
+FLOATS = 1 << 25  # 128 MiB per buffer: beyond the caches
+TURNS = 500_000  # iterations of multiply-adds: a few ms
 
 
 class Limits(NamedTuple):
-    """Bytes a second read, copied (read + written), copied and stored past the caches; fp32 flops a second."""
+    """Bytes per second read, copied (read + written), copied past the caches, stored past the caches; fp32 flops per
+    second."""
 
     read: float
     copy: float
@@ -42,13 +43,13 @@ FMA = Limits._fields.index("fma")
 
 
 def measure(threads: int, rounds: int = 10) -> Limits:
-    """The best of some rounds."""
+    """The best value of every limit over some rounds."""
     calls = probes(threads)
     return Limits(*(max(call() for _ in range(rounds)) for call in calls.values()))
 
 
 def probes(threads: int) -> dict[str, Callable[[], float]]:
-    """A function for each of the limits, which measures it once, in some ms."""
+    """A function per limit that measures it once, in a few ms."""
     if environment.CPUS and threads > len(environment.CPUS):
         raise ValueError(f"threads must be at most the processors, {len(environment.CPUS)}, got {threads}")
     return {name: partial(_rate, kind, threads) for kind, name in enumerate(Limits._fields)}
@@ -81,7 +82,7 @@ def _buffers() -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def library() -> ctypes.CDLL:
-    """limits.cpp, compiled for this processor; kept in the temporary folder under a hash of all that it depends on."""
+    """limits.cpp compiled for this processor; cached in the temporary folder by a hash of everything that matters."""
     cxx = next((c for c in (os.environ.get("CXX"), "g++", "clang++", "c++") if c and shutil.which(c)), None)
     if cxx is None:
         raise RuntimeError("measuring the machine's limits needs a C++17 compiler (CXX, g++, clang++ or c++)")
@@ -90,7 +91,7 @@ def library() -> ctypes.CDLL:
     folder = Path(tempfile.gettempdir()) / f"stylefast-limits-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{folder} belongs to somebody else: nothing in it is run")
+        raise RuntimeError(f"{folder} belongs to another user: nothing in it is run")
     path = folder / f"{key}.so"
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU ops, the best of others' formulations and the machine's limits, in turn, round after round.
+"""The CPU ops, the fastest alternatives and the limits of the machine, timed in turn, round after round.
 
     python benchmarks/peers.py [--rounds 15] [--threads 2] [--only K32] [--record]
 
-Every formulation is verified against the reference before anything is timed; a wrong one ends the run. Times are not
-printed: on a shared machine only ratios of the same rounds mean something. The floor of an op is the larger of its
-least bytes / bandwidth and its flops / peak.
+Every alternative is verified against the reference before anything is timed; a wrong one ends the run. Times are not
+printed, because on a shared machine only ratios of the same rounds mean something. The floor of an op is the larger of
+its minimum bytes / bandwidth and its flops / peak.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import environment
-import formulations as by
+import formulations
 import limits
 import record
 import torch
@@ -34,7 +34,7 @@ Calls = dict[str, Callable[[], Any]]
 
 
 def ours(op: Op, inputs: dict[str, Any], key: str = "cpu") -> Candidate:
-    """The public function on a backend; an `.out` cell writes into a tensor that is recycled."""
+    """The public function on a backend; the `.out` cell writes into one tensor in every call."""
     arguments = {**inputs, "backend": key.removesuffix(".out")}
     if key.endswith(".out"):
         arguments["out"] = op.fake(*inputs.values())
@@ -42,7 +42,7 @@ def ours(op: Op, inputs: dict[str, Any], key: str = "cpu") -> Candidate:
 
 
 def compiled(function: Callable[..., Any], *inputs: Any) -> Callable[[], Any]:
-    """The function compiled by torch for exactly these sizes."""
+    """The function compiled by torch for the sizes of these inputs."""
     torch.compiler.reset()
     return partial(torch.compile(function, dynamic=False), *inputs)
 
@@ -50,32 +50,32 @@ def compiled(function: Callable[..., Any], *inputs: Any) -> Callable[[], Any]:
 def lloyd(inputs: dict[str, Any], threads: int) -> Calls:
     x, c = inputs["activations"], inputs["centroids"][0]
     calls: Calls = {
-        "torch.compile, matmul on NCHW": compiled(by.lloyd_by_matmul, x, c),
-        "torch, matmul on NCHW": partial(by.lloyd_by_matmul, x, c),
-        "torch, matmul an image": partial(by.lloyd_by_image, x, c),
-        "NumPy, matmul an image": partial(by.lloyd_in_numpy, x.numpy(), c.numpy()),
-        "scikit-learn": partial(by.SklearnStep(threads), x, c),
+        "torch.compile, matmul on NCHW": compiled(formulations.lloyd_by_matmul, x, c),
+        "torch, matmul on NCHW": partial(formulations.lloyd_by_matmul, x, c),
+        "torch, matmul an image": partial(formulations.lloyd_by_image, x, c),
+        "NumPy, matmul an image": partial(formulations.lloyd_in_numpy, x.numpy(), c.numpy()),
+        "scikit-learn": partial(formulations.SklearnStep(threads), x, c),
     }
     if environment.load("faiss") is not None:
-        calls["faiss"] = partial(by.FaissStep(threads), x, c)
+        calls["faiss"] = partial(formulations.FaissStep(threads), x, c)
     return calls
 
 
 def assigning(inputs: dict[str, Any], threads: int) -> Calls:
     x, c = inputs["activations"], inputs["centroids"]
     return {
-        "torch.compile, matmul on NCHW": compiled(by.assign_by_matmul, x, c),
-        "torch, matmul on NCHW": partial(by.assign_by_matmul, x, c),
+        "torch.compile, matmul on NCHW": compiled(formulations.assign_by_matmul, x, c),
+        "torch, matmul on NCHW": partial(formulations.assign_by_matmul, x, c),
     }
 
 
 def assigning_and_contribution(inputs: dict[str, Any], threads: int) -> Calls:
-    """Each way to assign, then the best way to M."""
+    """Every alternative to assign, followed by the fastest alternative to contribution."""
     x, c = inputs["activations"], inputs["centroids"]
 
     def sequence(assign: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         labels = assign()[0].view(len(x), *x.shape[2:])
-        return labels, by.contribution_by_image(x, labels, len(c))
+        return labels, formulations.contribution_by_image(x, labels, len(c))
 
     return {f"{name}; then an image": partial(sequence, call) for name, call in assigning(inputs, threads).items()}
 
@@ -83,11 +83,14 @@ def assigning_and_contribution(inputs: dict[str, Any], threads: int) -> Calls:
 def contributing(inputs: dict[str, Any], threads: int) -> Calls:
     x, labels, k = inputs["activations"], inputs["labels"], inputs["n_clusters"]
     same = {
-        "torch, matmul an image": by.contribution_by_image,
-        "torch.bmm on a one-hot": by.contribution_by_bmm,
-        "torch.index_add": by.contribution_by_index_add,
+        "torch, matmul an image": formulations.contribution_by_image,
+        "torch.bmm on a one-hot": formulations.contribution_by_bmm,
+        "torch.index_add": formulations.contribution_by_index_add,
     }
-    pooled = {"torch, resized one-hot": by.pooled_by_one_hot, "torch, adjoint by matmul": by.pooled_by_adjoint}
+    pooled = {
+        "torch, resized one-hot": formulations.pooled_by_one_hot,
+        "torch, adjoint by matmul": formulations.pooled_by_adjoint,
+    }
     peers = same if labels.shape[1:] == x.shape[2:] else pooled
     return {name: partial(peer, x, labels, k) for name, peer in peers.items()}
 
@@ -100,7 +103,7 @@ def blending(inputs: dict[str, Any], threads: int) -> Calls:
     return {
         "torch.lerp(out=)": lambda: torch.lerp(t, r, q, out=out),
         "torch.lerp": lambda: torch.lerp(t, r, q),
-        "torch, in place": lambda: by.blend_in_place(t, r, q, out),
+        "torch, in place": lambda: formulations.blend_in_place(t, r, q, out),
     }
 
 
@@ -114,16 +117,18 @@ PEERS = {
 
 
 def compare(workload: Workload, rounds: int, threads: int) -> Iterator[Figure]:
-    """The workload against its peers and its floor; the one that arithmetic bounds most, on one thread, too."""
+    """Figures of a workload: with its peers and its floor and, for the workload with the most arithmetic per byte, on
+    all threads with one thread as the peer."""
     inputs = workload.make()
     op = workload.op
-    mine = ours(op, inputs, "cpu" if op.out_schema is None else "cpu.out")
+    candidate = ours(op, inputs, "cpu" if op.out_schema is None else "cpu.out")
     peers = PEERS[op.name](inputs, threads) if workload.peers else {}
-    judges = {"faiss": partial(verify_centroids, inputs)}
-    others = {name: Candidate(call, judges.get(name, mine.verify)) for name, call in peers.items()}
-    yield figure(workload, threads, inputs, race({"ours": mine, **others}, limits.probes(threads), rounds))
+    verifiers = {"faiss": partial(verify_centroids, inputs)}
+    alternatives = {name: Candidate(call, verifiers.get(name, candidate.verify)) for name, call in peers.items()}
+    yield figure(workload, threads, inputs, race({"ours": candidate, **alternatives}, limits.probes(threads), rounds))
     if op is LLOYD_STEP and workload.k == 128 and peers and threads > 1:
-        candidates = {"ours": mine, "1 thread": mine._replace(call=partial(on_one_thread, mine.call, threads))}
+        single = candidate._replace(call=partial(on_one_thread, candidate.call, threads))
+        candidates = {"ours": candidate, "1 thread": single}
         times = race(candidates, limits.probes(threads), rounds)
         yield figure(workload, threads, inputs, times, variant=f" on {threads} threads, not 1")
 
@@ -140,13 +145,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
-    parser.add_argument("--only", default="", metavar="REGEX", help="workloads with this in their id")
+    parser.add_argument("--only", default="", metavar="REGEX", help="run the workloads whose id matches")
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {stylefast.backends.native.instruction_set()}")
     print("ours / floor, best peer / ours: minima of the interleaved rounds (and medians)", flush=True)
-    native = (w for w in WORKLOADS if not w.name.endswith(("unaligned", "channels_last")))  # which bench_ops.py has
+    native = (w for w in WORKLOADS if not w.name.endswith(("unaligned", "channels_last")))  # bench_ops.py has those
     for workload in (w for w in native if re.search(arguments.only, w.id)):
         for result in compare(workload, arguments.rounds, arguments.threads):
             print(record.line(result), flush=True)

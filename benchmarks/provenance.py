@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When, where and with what a figure was measured."""
+"""Provenance of a figure: date, machine, versions and source code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEASURED = ("stylefast", "csrc", "setup.py", "benchmarks/*.py", "benchmarks/gpu"
 
 
 def machine() -> str:
-    """The processor's name and core count, fit for a file name."""
+    """Name and core count of the processor, as a file name."""
     return re.sub(r"[^a-z0-9]+", "-", f"{processor()} {len(environment.CPUS)} cores".lower()).strip("-")
 
 
@@ -60,14 +60,14 @@ def now() -> str:
 
 
 def git(*arguments: str) -> str | None:
-    """What a git command prints; None without git or if the root of the source tree is not that of a repository."""
+    """Output of a git command; None without git or if the root of the source tree is not that of a repository."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", f"--git-dir={ROOT / '.git'}", *arguments]
     try:
-        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+        process = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     except OSError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
 
 
 def sources() -> str:

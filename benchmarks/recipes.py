@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Five spots of other people's code, before and after, as text: README shows what the benchmark runs."""
+"""Five common pieces of code before and after, as text: README.md shows what bench_recipes.py runs."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bench_fit import mixture
 from timing import WrongResult
 from torch import Tensor
 from torch.nn.functional import normalize
+from workloads import mixture
 
 from stylefast import assign
 from stylefast.ops.assign import clustered
 
 Names = dict[str, Any]
 WIDTHS = [512] * 15 + [256] * 3 + [128] * 3 + [64] * 3 + [32] * 2  # of StyleGAN2's styles at 1024 x 1024
-TOLERANCE = 1e-3  # of the largest value
+TOLERANCE = 1e-3  # relative to the largest value
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Code before and after, how many and what it is run on, and what raises unless the results agree."""
+    """Code before and after. `make(images)` gives the names that the code uses, `inputs` describes them in README.md,
+    and `agree` raises WrongResult unless the names after both codes agree."""
 
     title: str
     images: int
-    on: str
+    inputs: str
     before: str
     after: str
     make: Callable[[int], Names]
@@ -36,15 +37,16 @@ class Recipe:
 
 
 def same(*names: str) -> Callable[[Names, Names], None]:
-    """Raises WrongResult unless these agree: floats up to rounding, labels but for one in a thousand."""
+    """A function that raises WrongResult unless these names agree: floats up to rounding, and all but one label in a
+    thousand."""
 
     def agree(before: Names, after: Names) -> None:
         for name in names:
             a, b = (torch.cat([t.flatten().double() for t in tensors(x[name])]) for x in (before, after))
             integral = not tensors(after[name])[0].is_floating_point()
-            wrong = (a != b).double().mean() if integral else (a - b).abs().max() / a.abs().max()
-            if not wrong <= TOLERANCE:
-                raise WrongResult(f"{name} differs by {float(wrong):.1e}")
+            error = (a != b).double().mean() if integral else (a - b).abs().max() / a.abs().max()
+            if not error <= TOLERANCE:
+                raise WrongResult(f"{name} differs by {float(error):.1e}")
 
     return agree
 
@@ -54,18 +56,19 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def same_edits(before: Names, after: Names) -> None:
-    """Raises WrongResult unless parts of lists of layers are the rows of one tensor, parts running fastest."""
+    """Raises WrongResult unless the edits before, a list of layers per part, are the rows after, where the part varies
+    fastest."""
     rows = torch.stack([torch.cat(layers, 1) for layers in before["edited"]], 1).flatten(0, 1)
     same("edited")({"edited": rows}, after)
 
 
 def as_good(before: Names, after: Names) -> None:
-    """Raises WrongResult if the clusters after have a mean cosine that is worse by a thousandth."""
+    """Raises WrongResult if the mean cosine of the clusters after is worse by more than TOLERANCE."""
     x = after["activations"]
     rows = normalize(x.movedim(1, -1).reshape(-1, x.shape[1]), dim=1)
     scores = []
-    for found in (before, after):
-        labels = torch.as_tensor(found["labels"]).flatten().long()
+    for names in (before, after):
+        labels = torch.as_tensor(names["labels"]).flatten().long()
         sums = torch.zeros(20, x.shape[1]).index_add_(0, labels, rows)
         scores.append(float(assign(x, normalize(sums, dim=1)).similarity.mean()))
     if not scores[1] >= scores[0] * (1 - TOLERANCE):
@@ -87,8 +90,8 @@ def masked(images: int) -> Names:
 def styled(images: int) -> Names:
     rng = torch.Generator().manual_seed(0)
     rows = {"target": 1, "reference": images}
-    made = {name: [torch.randn(n, c, generator=rng) for c in WIDTHS] for name, n in rows.items()}
-    return made | {
+    layers = {name: [torch.randn(n, c, generator=rng) for c in WIDTHS] for name, n in rows.items()}
+    return layers | {
         "q": [torch.rand(5, c, generator=rng) for c in WIDTHS],
         "styles": torch.empty(5 * images, sum(WIDTHS)),
     }
@@ -96,7 +99,7 @@ def styled(images: int) -> Names:
 
 def coded(images: int) -> Names:
     latents, codebook = clustered(images, 256, 32, 32, 512, torch.float32)
-    latents[:, :, 0, 1] = latents[:, :, 0, 0]  # which was zero: no code is its nearest
+    latents[:, :, 0, 1] = latents[:, :, 0, 0]  # replaces a zero vector, which has no nearest code
     return {"latents": latents, "codebook": codebook}
 
 
@@ -178,11 +181,11 @@ codes, sums, counts, _ = stylefast.lloyd_step(latents, codebook)
 )
 
 
-def shown(entries: Iterable[dict[str, Any]]) -> str:
-    """Markdown: every recipe with the ratio of its newest record."""
-    ratios = {entry["workload"]: entry["to_peer"] for entry in sorted(entries, key=lambda entry: entry["date"])}
+def markdown(records: Iterable[dict[str, Any]]) -> str:
+    """Markdown of every recipe with the ratio of its newest record."""
+    ratios = {record["workload"]: record["to_peer"] for record in sorted(records, key=lambda record: record["date"])}
     return "\n\n".join(
-        f"**{recipe.title}**: {ratios[recipe.title]:.1f}x ({recipe.images} {recipe.on})\n\n"
+        f"**{recipe.title}**: {ratios[recipe.title]:.1f}x ({recipe.images} {recipe.inputs})\n\n"
         f"```python\n# before\n{recipe.before.strip()}\n# after\n{recipe.after.strip()}\n```"
         for recipe in RECIPES
     )

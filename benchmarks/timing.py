@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,22 +14,22 @@ from workloads import Workload
 
 from stylefast.ops.op import Cost, Op
 
-PAUSE = 0.005  # seconds, after which the threads of the call before have stopped spinning for more work
+PAUSE = 0.005  # seconds after which the threads of the previous call have stopped spinning for more work
 
 
 class WrongResult(Exception):
-    """A candidate gave a wrong result: it is not timed."""
+    """A candidate gave a wrong result, so it is not timed."""
 
 
 class Candidate(NamedTuple):
-    """What is timed, and a function that raises WrongResult if its result is not right."""
+    """The call that is timed, and a function that raises WrongResult if its result is wrong."""
 
     call: Callable[[], Any]
     verify: Callable[[Any], None]
 
 
 class Times(NamedTuple):
-    """Seconds of every candidate and rates of every limit, one a round."""
+    """Seconds of every candidate and rates of every limit, one per round."""
 
     seconds: dict[str, list[float]]
     rates: dict[str, list[float]]
@@ -59,12 +59,12 @@ def race(candidates: Mapping[str, Candidate], probes: Mapping[str, Callable[[], 
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """Of the sorted values, that at percent / 100 of the way from the first to the last, linearly between two."""
+    """Percentile of the values, with linear interpolation between two of them."""
     ordered = sorted(values)
-    place = (len(ordered) - 1) * percent / 100
-    below = int(place)
+    position = (len(ordered) - 1) * percent / 100
+    below = int(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
 def floor(cost: Cost, bandwidth: float, peak: float) -> float:
@@ -73,18 +73,19 @@ def floor(cost: Cost, bandwidth: float, peak: float) -> float:
 
 
 def bound(op: Op, inputs: dict[str, Any]) -> str:
-    """The bandwidth that bounds an op: of reads, of a copy past the caches or of stores past them, by what it does to
-    its bytes: that of the copy if between a quarter and three quarters are written."""
+    """Name of the bandwidth that bounds an op, by the fraction of its bytes that it writes: "read" below a quarter,
+    "stream" (a copy past the caches) below three quarters, else "store" (past the caches)."""
     result = op.fake(*inputs.values())
     written = sum(x.nbytes for x in ((result,) if isinstance(result, Tensor) else result))
-    share = written / max(1, op.cost(*inputs.values()).bytes)
-    return "read" if share < 0.25 else "stream" if share < 0.75 else "store"
+    fraction = written / max(1, op.cost(*inputs.values()).bytes)
+    return "read" if fraction < 0.25 else "stream" if fraction < 0.75 else "store"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One op on one workload, or a whole fit, which has no floor. Ratios are of minima (`floor` is from the best limits
-    of the same rounds) and, with `median_`, of medians; `to_peer` is the best peer's time by ours."""
+    """The figure of one op on one workload, or of something without a floor, as a whole fit. Ratios are ratios of
+    minima (`floor` is from the best limits of the same rounds) and, with the prefix `median_`, of medians; `to_peer` is
+    the time of the best peer divided by ours."""
 
     op: str
     workload: str
@@ -106,21 +107,39 @@ class Figure:
     peers: dict[str, float] = field(default_factory=dict)
 
 
+def comparison(
+    op: str,
+    workload: str,
+    k: int | None,
+    threads: int,
+    seconds: Sequence[float],
+    peer: str,
+    peer_seconds: Sequence[float],
+) -> Figure:
+    """The figure of a candidate and one peer, without a floor."""
+    p20, p50, p80 = (percentile(seconds, percent) for percent in (20, 50, 80))
+    ratio = min(peer_seconds) / min(seconds)
+    return Figure(
+        op, workload, k, threads, min(seconds), p20, p50, p80,
+        peer=peer, to_peer=ratio, median_to_peer=percentile(peer_seconds, 50) / p50, peers={peer: ratio},
+    )  # fmt: skip
+
+
 def figure(
     workload: Workload, threads: int, inputs: dict[str, Any], times: Times, *, variant: str = "", ours: str = "ours"
 ) -> Figure:
-    """Compares `ours` with the other candidates and with the floor."""
+    """The figure of candidate `ours`, with the other candidates as peers, and with the floor."""
     limit, cost = bound(workload.op, inputs), workload.op.cost(*inputs.values())
-    seconds, rates = times
-    mine, peers = seconds[ours], {name: values for name, values in seconds.items() if name != ours}
-    least = floor(cost, max(rates[limit]), max(rates["fma"]))
-    typical = floor(cost, percentile(rates[limit], 50), percentile(rates["fma"], 50))
-    p20, p50, p80 = (percentile(mine, percent) for percent in (20, 50, 80))
+    rates = times.rates
+    seconds, peers = times.seconds[ours], {name: values for name, values in times.seconds.items() if name != ours}
+    best_floor = floor(cost, max(rates[limit]), max(rates["fma"]))
+    median_floor = floor(cost, percentile(rates[limit], 50), percentile(rates["fma"], 50))
+    p20, p50, p80 = (percentile(seconds, percent) for percent in (20, 50, 80))
     name = (workload.op.name, workload.name + variant, workload.k, threads)
-    result = (*name, min(mine), p20, p50, p80, cost.bytes, cost.flops, limit, least)
-    ratios = (min(mine) / least, p50 / typical)
+    result = (*name, min(seconds), p20, p50, p80, cost.bytes, cost.flops, limit, best_floor)
+    ratios = (min(seconds) / best_floor, p50 / median_floor)
     if not peers:
         return Figure(*result, *ratios)
-    by_peer = {name: min(peers[name]) / min(mine) for name in sorted(peers, key=lambda name: min(peers[name]))}
+    by_peer = {name: min(peers[name]) / min(seconds) for name in sorted(peers, key=lambda name: min(peers[name]))}
     peer, ratio = next(iter(by_peer.items()))
     return Figure(*result, *ratios, peer, ratio, percentile(peers[peer], 50) / p50, by_peer)

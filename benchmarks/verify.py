@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a result is that of the reference. The tests judge to the last bits; here gross errors must not be timed."""
+"""Verifies results against the reference before they are timed. The tests are stricter; this finds gross errors."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from stylefast.ops import LLOYD_STEP
 from stylefast.ops import assign as assignment
 from stylefast.ops.op import Op
 
-TOLERANCE = 1e-4  # of the largest value of an output; of |x| |c| for the score that a label may lose
+TOLERANCE = 1e-4  # relative to the largest value of an output; to |x| |c| for the score that a label may lose
 
 
 def verify(op: Op, inputs: dict[str, Any], result: Any, tolerance: float = TOLERANCE) -> None:
-    """Raises WrongResult unless `result` is the op's first outputs, or one, up to `tolerance` and rounding.
+    """Raises WrongResult unless `result` is the first outputs, or the only one, of the op up to `tolerance`.
 
-    Labels may differ from the reference's if their scores are as good; the other outputs must be those of the labels.
+    Labels may differ from those of the reference if their scores are as good; the other outputs must follow from the
+    labels.
     """
-    got, like = outputs(result), outputs(op.fake(*inputs.values()))
-    for index, (g, form) in enumerate(zip(got, like, strict=False)):
-        if g.numel() != form.numel():
-            raise WrongResult(f"output {index} of {op.name} must have shape {tuple(form.shape)}, got {tuple(g.shape)}")
+    results, shaped = outputs(result), outputs(op.fake(*inputs.values()))
+    for index, (x, like) in enumerate(zip(results, shaped, strict=False)):
+        if x.numel() != like.numel():
+            raise WrongResult(f"output {index} of {op.name} must have shape {tuple(like.shape)}, got {tuple(x.shape)}")
     if op.given_labels is None:
-        truth = outputs(op.reference(*inputs.values()))
+        expected = outputs(op.reference(*inputs.values()))
     else:
-        labels = got[0].reshape(like[0].shape).int()
+        labels = results[0].reshape(shaped[0].shape).int()
         verify_labels(labels, inputs, tolerance)
-        truth = (labels, *op.given_labels(labels, *inputs.values()))
-    for index, (g, t) in enumerate(zip(got, truth, strict=False)):
-        error, largest = _error(g.reshape(t.shape), t)
-        rounding = torch.finfo(g.dtype).eps if g.is_floating_point() else 0.0
+        expected = (labels, *op.given_labels(labels, *inputs.values()))
+    for index, (x, e) in enumerate(zip(results, expected, strict=False)):
+        error, largest = _error(x.reshape(e.shape), e)
+        rounding = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
         if not error <= max(tolerance, rounding) * largest:
             raise WrongResult(f"output {index} of {op.name} is off by {error:.1e} where the largest is {largest:.1e}")
 
@@ -44,30 +45,30 @@ def outputs(result: Any) -> tuple[Tensor, ...]:
 
 
 def verify_labels(labels: Tensor, inputs: dict[str, Any], tolerance: float) -> None:
-    """Raises WrongResult unless the score of every label is the best, up to rounding."""
+    """Raises WrongResult unless every label has the best score of its position, up to `tolerance`."""
     x, features = inputs["activations"], inputs["features"]
     centroids = inputs["centroids"].reshape(-1, *inputs["centroids"].shape[-2:])  # [B, K, C]
     norm = torch.linalg.vector_norm(assignment.points(x, features), dim=1)  # [N, H, W]
-    for chosen, c in zip(labels.reshape(len(centroids), *norm.shape).long(), centroids, strict=True):
-        if int(chosen.min()) < 0 or int(chosen.max()) >= len(c):
-            raise WrongResult(f"labels must lie in [0, {len(c)}), got {int(chosen.min())} to {int(chosen.max())}")
+    for assigned, c in zip(labels.reshape(len(centroids), *norm.shape).long(), centroids, strict=True):
+        if int(assigned.min()) < 0 or int(assigned.max()) >= len(c):
+            raise WrongResult(f"labels must lie in [0, {len(c)}), got {int(assigned.min())} to {int(assigned.max())}")
         score = assignment.scores(x, c, features)  # [N, K, H, W]
-        lost = score.amax(1) - score.gather(1, chosen.unsqueeze(1)).squeeze(1)
-        worse = lost > tolerance * norm * c.norm(dim=1).max()
+        regret = score.amax(1) - score.gather(1, assigned.unsqueeze(1)).squeeze(1)
+        worse = regret > tolerance * norm * c.norm(dim=1).max()
         if worse.any():
             raise WrongResult(f"{int(worse.sum())} of {worse.numel()} labels are not of the nearest centroid")
 
 
 def verify_centroids(inputs: dict[str, Any], result: Tensor) -> None:
-    """Raises WrongResult unless these are the normalised sums of one Lloyd step, up to rounding."""
+    """Raises WrongResult unless `result` is the normalised sums of one Lloyd step, up to rounding."""
     sums = LLOYD_STEP.reference(*inputs.values())[1].reshape(result.shape)
     error, _ = _error(result, torch.nn.functional.normalize(sums, dim=1))
     if not error <= TOLERANCE:
         raise WrongResult(f"centroids are off by {error:.1e}")
 
 
-def _error(got: Tensor, truth: Tensor) -> tuple[float, float]:
-    """The largest |got - truth| (NaN if there is one), and the largest |truth|."""
-    pairs = zip(got.flatten().split(1 << 24), truth.flatten().split(1 << 24), strict=True)
-    errors = [(g.double() - t.double()).abs().max() for g, t in pairs]
-    return float(torch.stack(errors).max()), float(truth.abs().max())
+def _error(x: Tensor, expected: Tensor) -> tuple[float, float]:
+    """The largest |x - expected| (NaN if there is one), and the largest |expected|."""
+    pairs = zip(x.flatten().split(1 << 24), expected.flatten().split(1 << 24), strict=True)
+    errors = [(piece.double() - e.double()).abs().max() for piece, e in pairs]
+    return float(torch.stack(errors).max()), float(expected.abs().max())

@@ -69,6 +69,22 @@ def activations(n: int, c: int, side: int, k: int, dtype: torch.dtype, layout: s
     return x, centroids, labels
 
 
+def mixture(seed: int, n: int, side: int, directions: int) -> Tensor:
+    """Activations [N, 512, H, W] of any length around unit directions that share a component and differ in frequency:
+    what a whole fit is measured on."""
+    c = MAIN[1]
+    rng = torch.Generator().manual_seed(seed)
+    common = 0.8 * torch.randn(1, c, generator=rng)
+    unit = F.normalize(torch.randn(directions, c, generator=rng) + common, dim=1)  # [D, C]
+    frequency = torch.rand(directions, generator=rng) + 0.05
+    x = torch.empty(n, c, side, side)
+    for image in x:
+        points = unit[torch.multinomial(frequency, side * side, True, generator=rng)]  # [P, C]
+        points = points + 1.5 / c**0.5 * torch.randn(points.shape, generator=rng)
+        image[:] = (points * (0.5 + torch.rand(len(points), 1, generator=rng))).t().view(image.shape)
+    return x
+
+
 def clustered(
     op: Op, size: tuple[int, int, int], k: int, dtype: torch.dtype, layout: str, restarts: int = 1
 ) -> dict[str, Any]:

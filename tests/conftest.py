@@ -32,21 +32,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--first", default="", metavar="NAMES", help="run tests with these in their ids first, in this order"
     )
-    parser.addoption("--share", default="1/1", metavar="I/N", help="run the I-th of N shares of the tests")
+    parser.addoption("--shard", default="1/1", metavar="I/N", help="run the I-th of N shards of the tests")
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m have chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     names = [name for name in config.getoption("--first").split(",") if name]
     items.sort(key=lambda item: next((i for i, name in enumerate(names) if name in item.nodeid), len(names)))
-    first, step = map(int, config.getoption("--share").split("/"))
-    if step == 1:
+    number, n_shards = map(int, config.getoption("--shard").split("/"))
+    if n_shards == 1:
         return
-    shares = ((i + i // step) % step for i in range(len(items)))  # skewed: no share has the tests of one backend alone
-    kept = [item for item, share in zip(items, shares, strict=True) if share == first - 1]
-    chosen = set(kept)
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = kept
+    shards = [(i + i // n_shards) % n_shards + 1 for i in range(len(items))]  # skewed, so that no shard has one backend
+    pairs = list(zip(items, shards, strict=True))
+    config.hook.pytest_deselected(items=[item for item, shard in pairs if shard != number])
+    items[:] = [item for item, shard in pairs if shard == number]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -22,10 +22,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .statuses import CUT, NO_GPU
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 STAND_INS = Path(__file__).with_name("stand_ins")  # in a rehearsal, for nvidia-smi, compute-sanitizer and ncu
-NO_GPU, CUT = 69, 75  # as in device.py, which would import torch
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,16 @@ def environment(out: Path, stage: Stage, limit: float, rehearsal: bool) -> dict[
     ]
     paths += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in paths]
     end = time.monotonic() + limit  # on a clock that all processes of a machine share
-    given = {"OUT": str(out), "STYLEFAST_STAGE_END": str(end), "PYTHONPATH": os.pathsep.join(paths)}
-    given["OMP_PROC_BIND"] = "false"  # bound, a stage would have all its child processes share one core
+    variables = {"OUT": str(out), "STYLEFAST_STAGE_END": str(end), "PYTHONPATH": os.pathsep.join(paths)}
+    variables["OMP_PROC_BIND"] = "false"  # otherwise all child processes of a stage would be bound to one core
     if rehearsal:
-        given |= {"STYLEFAST_REHEARSAL": "1", "TRITON_INTERPRET": "1"}
-        given["PATH"] = f"{STAND_INS}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | given
+        variables |= {"STYLEFAST_REHEARSAL": "1", "TRITON_INTERPRET": "1"}
+        variables["PATH"] = f"{STAND_INS}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | variables
 
 
 def run(stage: Stage, out: Path, limit: float, rehearsal: bool) -> Result:
-    """Runs a stage; at its limit, or if this process is told to end, ends it and all that it has started."""
+    """Runs a stage; at its limit, or when this process is interrupted, ends it and all processes that it started."""
     command, begin, interrupted = [sys.executable, "-u", "-m", *stage.command], time.monotonic(), False
     with (out / "log.txt").open("a") as log:
         log.write(f"\n== {stage.name}: {' '.join(stage.command)}\n")
@@ -113,7 +114,7 @@ def run(stage: Stage, out: Path, limit: float, rehearsal: bool) -> Result:
 
 
 def _interruptible() -> None:
-    """In a new process: SIGINT interrupts it, also where this run is in the background and ignores it."""
+    """Lets SIGINT interrupt a new process, also if this process runs in the background and ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -125,10 +126,10 @@ def _last_line(path: Path, start: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and its group: first politely, then not."""
-    for sent, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
+    """Ends a process and its group: terminates them and, after three seconds, kills them."""
+    for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
         try:
-            os.killpg(process.pid, sent)
+            os.killpg(process.pid, number)
         except ProcessLookupError:
             return
         end = time.monotonic() + seconds
@@ -154,10 +155,10 @@ def figures(records: Path, start: int) -> list[str]:
     """A line for every timing in the records from byte `start` on."""
     lines = []
     for text in records.read_bytes()[start:].decode().splitlines() if records.exists() else []:
-        entry = _parsed(text)
-        if entry.get("kind") == "timing":
-            name = f"{entry['op']} {entry['workload']} | {entry['implementation']}"
-            lines.append(f"{name:<80}{1e3 * entry['p50']:9.3f} ms {100 / entry['to_floor']:4.0f} % of copy")
+        record = _parsed(text)
+        if record.get("kind") == "timing":
+            name = f"{record['op']} {record['workload']} | {record['implementation']}"
+            lines.append(f"{name:<80}{1e3 * record['p50']:9.3f} ms {100 / record['to_floor']:4.0f} % of copy")
     return lines
 
 
@@ -194,32 +195,32 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="time limit of a stage; may be given several times",
     )
     parser.add_argument("--rehearse", action="store_true", help="run every stage on a CPU; its times mean nothing")
-    chosen = parser.parse_args(arguments)
-    chosen.stages = [name for name in chosen.stages.replace(",", " ").split() if name] or names
-    if unknown := [name for name in chosen.stages if name not in names]:
+    options = parser.parse_args(arguments)
+    options.stages = [name for name in options.stages.replace(",", " ").split() if name] or names
+    if unknown := [name for name in options.stages if name not in names]:
         parser.error(f"stages must be among {', '.join(names)}, got {', '.join(unknown)}")
-    limits = dict(re.findall(r"^(\w+)=(\d+(?:\.\d+)?)$", "\n".join(chosen.limit), re.MULTILINE | re.ASCII))
-    if len(limits) < len(chosen.limit) or not set(limits) <= set(names):
+    limits = dict(re.findall(r"^(\w+)=(\d+(?:\.\d+)?)$", "\n".join(options.limit), re.MULTILINE | re.ASCII))
+    if len(limits) < len(options.limit) or not set(limits) <= set(names):
         parser.error(
-            f"limit must look like tests=60, with a stage among {', '.join(names)}, got {' '.join(chosen.limit)}"
+            f"limit must look like tests=60, with a stage among {', '.join(names)}, got {' '.join(options.limit)}"
         )
-    chosen.limit = {name: float(seconds) for name, seconds in limits.items()}
+    options.limit = {name: float(seconds) for name, seconds in limits.items()}
     stamp = datetime.now(timezone.utc).strftime("%Y-%m-%d-%H%M%S")
-    default = ROOT / "build" / "gpu-rehearsal" if chosen.rehearse else RESULTS / stamp
-    chosen.out = Path(chosen.out or default).resolve()
-    if problem := refusal(chosen.out, chosen.rehearse):
+    default = ROOT / "build" / "gpu-rehearsal" if options.rehearse else RESULTS / stamp
+    options.out = Path(options.out or default).resolve()
+    if problem := refusal(options.out, options.rehearse):
         parser.error(problem)
-    return chosen
+    return options
 
 
 def refusal(out: Path, rehearsal: bool) -> str | None:
-    """Why this folder cannot take the results; None if it can."""
+    """Why the results cannot go to this folder; None if they can."""
     if rehearsal and RESULTS in (out, *out.parents):
         return f"out must not be in {RESULTS}: rehearsal times are not results"
     try:
         records = (out / "records.jsonl").read_text().splitlines()
         if records and json.loads(records[0]).get("rehearsal") == (not rehearsal):
-            return f"out must not mix a rehearsal with results: {out} has records of the other"
+            return f"out must not mix a rehearsal with results: {out} has records of the other kind"
         json.loads((out / "summary.json").read_text())
     except FileNotFoundError:
         return None
@@ -229,47 +230,47 @@ def refusal(out: Path, rehearsal: bool) -> str | None:
 
 
 def has_gpu() -> bool:
-    """Whether torch is installed and finds a GPU; if not, prints why. It also brings torch into memory, untimed."""
+    """Whether torch is installed and finds a GPU; if not, prints why. It also loads torch into the page cache."""
     script = f"import torch; raise SystemExit(0 if torch.cuda.is_available() else {NO_GPU})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    if done.returncode == NO_GPU:
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    if process.returncode == NO_GPU:
         print("make gpu needs an NVIDIA GPU that torch can use")
-    elif done.returncode != 0:
-        print(f"make gpu needs torch for {sys.executable} (PYTHON chooses another): {done.stderr.strip()[-200:]}")
-    return done.returncode == 0
+    elif process.returncode != 0:
+        print(f"make gpu needs torch for {sys.executable} (PYTHON selects another): {process.stderr.strip()[-200:]}")
+    return process.returncode == 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    chosen = parse(arguments)
-    if chosen.rehearse:
+    options = parse(arguments)
+    if options.rehearse:
         print("REHEARSAL on a CPU: these times mean nothing", flush=True)
     elif not has_gpu():
         return 1
     try:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "log.txt").open("a").close()
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "log.txt").open("a").close()
     except OSError as error:
-        print(f"cannot write to {chosen.out}: {error.strerror}", file=sys.stderr)
+        print(f"cannot write to {options.out}: {error.strerror}", file=sys.stderr)
         return 1
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
-    records = chosen.out / "records.jsonl"
+    records = options.out / "records.jsonl"
     begin, states = records.stat().st_size if records.exists() else 0, {}
-    for stage in (stage for stage in STAGES if stage.name in chosen.stages):
-        limit = chosen.limit.get(stage.name, stage.rehearsal if chosen.rehearse else stage.limit)
+    for stage in (stage for stage in STAGES if stage.name in options.stages):
+        limit = options.limit.get(stage.name, stage.rehearsal if options.rehearse else stage.limit)
         try:
-            result = run(stage, chosen.out, limit, chosen.rehearse)
-            conclude(chosen.out, result)
+            result = run(stage, options.out, limit, options.rehearse)
+            conclude(options.out, result)
         except OSError as error:
-            result = Result(stage.name, "failed", 0.0, None, f"cannot write to {chosen.out}: {error.strerror}")
+            result = Result(stage.name, "failed", 0.0, None, f"cannot write to {options.out}: {error.strerror}")
         states[stage.name] = result.state
         print(f"{stage.name:<11}{result.state:<8}{result.seconds:6.1f} s  {result.last_line}", flush=True)
         if result.state == "interrupted":
             break
     print("\n".join(figures(records, begin)))
     ended = "; ".join(f"{name}: {state}" for name, state in states.items() if state != "ok") or "every stage: ok"
-    print(f"{ended}; results are in {chosen.out}")
+    print(f"{ended}; results are in {options.out}")
     if "interrupted" in states.values():
         return 130
     return 0 if set(states.values()) <= {"ok", "cut"} else 1

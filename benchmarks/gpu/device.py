@@ -23,18 +23,17 @@ from stylefast.backends import available
 from stylefast.backends.native import CUDA_LIBRARY
 
 from .rehearsal import DEVICE, REHEARSAL, cuda, fill_cuda_column
+from .statuses import NO_GPU
 
-NO_GPU = 69  # exit status of a stage that finds no GPU: EX_UNAVAILABLE of sysexits.h
-CUT = 75  # exit status of a stage that ran out of time before its last row, without a failure: EX_TEMPFAIL
 COPY = 1 << (12 if REHEARSAL else 30)  # bytes
 FLUSH = 1 << (12 if REHEARSAL else 28)  # bytes: several times any L2
-CYCLES = 2_000_000  # about 1 ms: the GPU sleeps for as long while the host launches
+CYCLES = 2_000_000  # about 1 ms: how long the GPU sleeps while the host launches
 MAX_CYCLES = 64 * CYCLES
 SMI = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
 
 
 def start() -> None:
-    """Ends the process with NO_GPU if torch has no GPU; prepares a rehearsal."""
+    """Ends the process with status NO_GPU if torch has no GPU; prepares a rehearsal."""
     if not cuda.is_available():
         print("make gpu needs an NVIDIA GPU that torch can use")
         raise SystemExit(NO_GPU)
@@ -55,10 +54,10 @@ def missing() -> list[str]:
 def unfit() -> dict[str, str]:
     """GPU backend -> why it cannot run here, or must not be timed."""
     reasons = available()
-    found = {name: reason for name in ("cuda", "triton") if (reason := reasons[name]) is not None}
-    if not REHEARSAL and "cuda" not in found and not is_current("CUDA", CUDA_LIBRARY):
-        found["cuda"] = f"{CUDA_LIBRARY.name} was not built from these sources: run the stage libraries first"
-    return found
+    refusals = {name: reason for name in ("cuda", "triton") if (reason := reasons[name]) is not None}
+    if not REHEARSAL and "cuda" not in refusals and not is_current("CUDA", CUDA_LIBRARY):
+        refusals["cuda"] = f"{CUDA_LIBRARY.name} was not built from these sources: run the stage libraries first"
+    return refusals
 
 
 def is_current(column: str, library: Path) -> bool:
@@ -105,7 +104,7 @@ class Copier:
 
 @cache
 def machine() -> dict[str, Any]:
-    """Device, driver and versions, beside those of `provenance.context`."""
+    """Device, driver and the versions that `provenance.context` does not hold."""
     properties = cuda.get_device_properties(0)
     return {
         "device": cuda.get_device_name(),
@@ -123,13 +122,15 @@ def machine() -> dict[str, Any]:
 
 
 def smi(fields: tuple[str, ...] = SMI) -> dict[str, str]:
-    """What nvidia-smi says of this device; empty if it is not installed or fails."""
+    """Fields of nvidia-smi for this device; empty if it is not installed or fails."""
     if shutil.which("nvidia-smi") is None:
         return {}
     uuid = f"GPU-{cuda.get_device_properties(0).uuid}"
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={uuid}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return dict(zip(fields, map(str.strip, done.stdout.split(",")), strict=False)) if done.returncode == 0 else {}
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode != 0:
+        return {}
+    return dict(zip(fields, map(str.strip, process.stdout.split(",")), strict=False))
 
 
 def clocks() -> dict[str, str]:
@@ -140,9 +141,9 @@ def clocks() -> dict[str, str]:
 def write(kind: str, **fields: Any) -> None:
     """Appends a record to $OUT/records.jsonl, with everything needed to reproduce it; nothing if OUT is not set."""
     if folder := os.environ.get("OUT"):
-        entry = {"kind": kind, "rehearsal": REHEARSAL} | context() | machine() | {"date": now()} | fields
+        record = {"kind": kind, "rehearsal": REHEARSAL} | context() | machine() | {"date": now()} | fields
         with (Path(folder) / "records.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(record) + "\n")
 
 
 def spread(seconds: list[float]) -> dict[str, float]:

@@ -58,7 +58,7 @@ def main() -> None:
     timer = Timer()
     copier = Copier(timer)
     copy = percentile([copier.rate() for _ in range(2 + ROUNDS)][2:], 50)
-    peaks = {name: peak(timer, *how) for name, how in PEAKS.items()}
+    peaks = {name: peak(timer, dtype, allow_tf32) for name, (dtype, allow_tf32) in PEAKS.items()}
     tools = {"nvcc": tool("nvcc", "--version"), "ncu": tool("ncu", "--version")}
     tools["compute-sanitizer"] = tool("compute-sanitizer", "--version")
     facts = {

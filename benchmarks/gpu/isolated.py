@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the rows of a stage one after the other in a child process. A row that fails is recorded; if it crashes, hangs
-or ruins the GPU's context, a new process continues with the next row."""
+"""Runs the rows of a stage in a child process, one after the other. A row that fails is recorded; if it crashes, hangs
+or ruins the GPU context, a new process continues with the next row."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from typing import Any
 
 from .device import start, write
 from .rehearsal import cuda
+from .statuses import RUINED
 
-RUINED = 76  # exit status of a child whose GPU context no longer works
 ROW_SECONDS = 25.0
 PROGRESS = "STYLEFAST_PROGRESS"  # names the file in which a child notes the rows that it begins and ends
 
@@ -33,8 +33,8 @@ class Tally:
     failed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.done + other.done, self.failed + other.failed, self.left + other.left)
+    def __add__(self, tally: Tally) -> Tally:
+        return Tally(self.done + tally.done, self.failed + tally.failed, self.left + tally.left)
 
     def __str__(self) -> str:
         failed = f", {len(self.failed)} failed: {'; '.join(self.failed)}" if self.failed else ""
@@ -74,14 +74,14 @@ def run(module: str, rows: Sequence[str], until: float) -> Tally:
 def _child(module: str, rows: list[str], until: float, progress: str) -> int | str:
     command = [sys.executable, "-m", module, "--rows", *rows]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             env=os.environ | {PROGRESS: progress},
             timeout=None if until == math.inf else until - time.monotonic(),
         )
     except subprocess.TimeoutExpired:
         return "none: the time was up"
-    return done.returncode
+    return process.returncode
 
 
 def serve(rows: Sequence[str], measure: Callable[[str], Any], seconds: Callable[[str], float] | None = None) -> int:

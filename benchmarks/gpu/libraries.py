@@ -36,26 +36,26 @@ print(json.dumps(faults))
 
 def faults() -> dict[str, str]:
     """Column -> why its library does not work here."""
-    done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
+    process = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
     try:
-        found = json.loads(done.stdout.splitlines()[-1])
+        reasons = json.loads(process.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        return dict.fromkeys(LIBRARIES, f"status {done.returncode}: {done.stderr.strip()[-500:]}")
-    if REHEARSAL:  # no GPU to run on: it is enough that it was built
-        found.pop("cuda")
-        found |= {} if CUDA_LIBRARY.exists() else {"cuda": "it is not there"}
-    return found
+        return dict.fromkeys(LIBRARIES, f"status {process.returncode}: {process.stderr.strip()[-500:]}")
+    if REHEARSAL:  # there is no GPU to run on: it is enough that the library was built
+        reasons.pop("cuda")
+        reasons |= {} if CUDA_LIBRARY.exists() else {"cuda": "it does not exist"}
+    return reasons
 
 
 def build(columns: Iterable[str]) -> bool:
     """Builds libraries in place for this device; whether that succeeded."""
     major, minor = cuda.get_device_capability()
-    asked = {f"STYLEFAST_{column.upper()}": str(int(column in columns)) for column in ("cpu", "cuda")}
-    asked |= {"TORCH_CUDA_ARCH_LIST": f"{major}.{minor}{'a' if major >= 9 else ''}"}
+    variables = {f"STYLEFAST_{column.upper()}": str(int(column in columns)) for column in ("cpu", "cuda")}
+    variables |= {"TORCH_CUDA_ARCH_LIST": f"{major}.{minor}{'a' if major >= 9 else ''}"}
     if REHEARSAL:  # CI: no warnings with the oldest torch
-        asked |= {"CXXFLAGS": "-Werror", "NVCC_APPEND_FLAGS": "-Werror=all-warnings -Xcompiler=-Werror"}
+        variables |= {"CXXFLAGS": "-Werror", "NVCC_APPEND_FLAGS": "-Werror=all-warnings -Xcompiler=-Werror"}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | asked).returncode == 0
+    return subprocess.run(command, cwd=ROOT, env=os.environ | variables).returncode == 0
 
 
 def main() -> int:
@@ -66,16 +66,16 @@ def main() -> int:
     start()
     begin = time.monotonic()
     stale = [column for column, library in LIBRARIES.items() if not is_current(column, library)]
-    wrong = dict.fromkeys(stale, "not built from these sources") or faults()
-    origin = "built" if wrong else "carried"
-    if wrong:
-        print(f"libraries are built here: {wrong}", flush=True)
-        for column in wrong:
-            LIBRARIES[column].unlink(missing_ok=True)  # so that no later stage takes it if the build fails
-        wrong = faults() if build(wrong) else dict.fromkeys(wrong, "the build failed")
-    write("libraries", origin=origin, faults=wrong, seconds=time.monotonic() - begin)
-    print(f"libraries {origin}, faults: {wrong or 'none'}")
-    return 1 if wrong else 0
+    reasons = dict.fromkeys(stale, "not built from these sources") or faults()
+    origin = "built" if reasons else "carried"
+    if reasons:
+        print(f"libraries are built here: {reasons}", flush=True)
+        for column in reasons:
+            LIBRARIES[column].unlink(missing_ok=True)  # so that no later stage uses it if the build fails
+        reasons = faults() if build(reasons) else dict.fromkeys(reasons, "the build failed")
+    write("libraries", origin=origin, faults=reasons, seconds=time.monotonic() - begin)
+    print(f"libraries {origin}, faults: {reasons or 'none'}")
+    return 1 if reasons else 0
 
 
 if __name__ == "__main__":

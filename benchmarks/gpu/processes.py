@@ -31,15 +31,15 @@ class Ended:
 def side_by_side(
     commands: Mapping[str, Sequence[str | Path]], until: float, environment: Mapping[str, str] | None = None
 ) -> list[Ended]:
-    """Starts all commands; at `until`, on the monotonic clock, interrupts those that still run, and then kills them."""
+    """Starts all commands; at `until`, on the monotonic clock, interrupts those that still run and then kills them."""
     with tempfile.TemporaryDirectory() as folder:
         logs = {name: Path(folder) / str(number) for number, name in enumerate(commands)}
         running = {name: _start(command, logs[name], environment or {}) for name, command in commands.items()}
         statuses = {name: _wait(process, until) for name, process in running.items()}
         late = [name for name, status in statuses.items() if status is None]
-        for sent, seconds in ((signal.SIGINT, GRACE), (signal.SIGKILL, GRACE)):
+        for number, seconds in ((signal.SIGINT, GRACE), (signal.SIGKILL, GRACE)):
             for name in late:
-                _signal(running[name], sent)
+                _signal(running[name], number)
             end = time.monotonic() + seconds
             for name in late:
                 _wait(running[name], end)
@@ -58,7 +58,7 @@ def _start(command: Sequence[str | Path], log: Path, environment: Mapping[str, s
 
 
 def _interruptible() -> None:
-    """In a new process: SIGINT interrupts it, also where its parent ignores it."""
+    """Lets SIGINT interrupt a new process, also if its parent ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

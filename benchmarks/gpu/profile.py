@@ -28,11 +28,11 @@ from .processes import RESERVE, side_by_side
 from .rehearsal import DEVICE, REHEARSAL, cuda
 from .workloads import KEY_WORKLOADS
 
-SCALE = 16  # divides the images: beyond the L2 all the same
+SCALE = 16  # divides the number of images; they still exceed the L2
 WORKLOADS = [KEY_WORKLOADS[i] for i in (0, 3, 4, 6)]  # lloyd_step, assign_contribution, contribution, blend
-KERNELS = ("cpu_op", "stylefast::") if REHEARSAL else ("kernel", "")  # of a trace: category, and how names begin
+KERNELS = ("cpu_op", "stylefast::") if REHEARSAL else ("kernel", "")  # category of events in a trace, prefix of names
 SECTIONS = ("SpeedOfLight", "Occupancy", "LaunchStats", "WarpStateStats")
-METRICS = {  # column of ncu -> what a record calls it
+METRICS = {  # column of ncu -> key of a record
     "gpu__time_duration.sum": "time",
     "dram__bytes_read.sum": "dram_read",
     "dram__bytes_write.sum": "dram_write",
@@ -45,21 +45,21 @@ METRICS = {  # column of ncu -> what a record calls it
     "launch__grid_size": "blocks",
     "launch__block_size": "threads",
 }
-TRACE_SECONDS = 8.0  # left for a trace where ncu is refused
+TRACE_SECONDS = 8.0  # reserved for a trace, in case ncu is refused
 OURS = "regex:(assign|assign_moments|blend|join|lloyd|lloyd_finish|mean|moments|pool|split|statistics|transpose)_kernel"
 STALL = "smsp__average_warps_issue_stalled_"
 
 
 def prepared() -> list[Callable[[], Any]]:
     """A call of every op and backend, compiled and warm."""
-    found = []
+    calls = []
     for workload in WORKLOADS:
         inputs = workload.make(DEVICE, SCALE)
-        found += [partial(workload.op.cells[backend], *inputs.values()) for backend in backends()]
-    for call in found:
+        calls += [partial(workload.op.cells[backend], *inputs.values()) for backend in backends()]
+    for call in calls:
         call()
     cuda.synchronize()
-    return found
+    return calls
 
 
 def profiled() -> None:
@@ -73,16 +73,16 @@ def profiled() -> None:
 
 
 def ncu(report: Path) -> list[str | Path]:
-    """The command that counts events of the calls."""
-    measured = [option for section in SECTIONS for option in ("--section", section)]
+    """The command that measures the calls."""
+    sections = [option for section in SECTIONS for option in ("--section", section)]
     output = ["--csv", "--page", "raw", "--print-units", "base", "--log-file", report]
     metrics = ["--metrics", ",".join(name for name in METRICS if not name.startswith("launch__"))]
-    how = ["--profile-from-start", "off", "--clock-control", "none", "--kernel-name", OURS]
-    return ["ncu", *how, *measured, *metrics, *output, sys.executable, "-m", "gpu.profile", "--calls"]
+    options = ["--profile-from-start", "off", "--clock-control", "none", "--kernel-name", OURS]
+    return ["ncu", *options, *sections, *metrics, *output, sys.executable, "-m", "gpu.profile", "--calls"]
 
 
 def by_ncu() -> Iterator[dict[str, Any]]:
-    """The kernels that ncu counted; if there is none, prints why."""
+    """The kernels that ncu measured; if there is none, prints why."""
     if shutil.which("ncu") is None:
         print("ncu is not installed")
         return
@@ -102,12 +102,12 @@ def counted(report: str) -> Iterator[dict[str, Any]]:
     for row in rows:
         if not (row.get("ID") or "").strip():
             continue  # the row of units
-        found: dict[str, Any] = {"kernel": row["Kernel Name"]}
-        found |= {name: number for column, name in METRICS.items() if (number := _number(row.get(column))) is not None}
+        kernel: dict[str, Any] = {"kernel": row["Kernel Name"]}
+        kernel |= {name: number for column, name in METRICS.items() if (number := _number(row.get(column))) is not None}
         stalls = {column: _number(row[column]) for column in row if column and column.startswith(STALL)}
         largest = sorted((s for s in stalls if stalls[s]), key=lambda s: -float(stalls[s] or 0))[:3]
-        found["stalls"] = {name.removeprefix(STALL).split("_per_")[0]: stalls[name] for name in largest}
-        yield found
+        kernel["stalls"] = {name.removeprefix(STALL).split("_per_")[0]: stalls[name] for name in largest}
+        yield kernel
 
 
 def traced() -> Iterator[dict[str, Any]]:
@@ -124,12 +124,12 @@ def traced() -> Iterator[dict[str, Any]]:
     for event in events:
         if event.get("cat") == KERNELS[0] and event["name"].startswith(KERNELS[1]):
             details = event.get("args", {})
-            found = {"kernel": event["name"], "time": 1e3 * event["dur"]}  # us -> ns, as ncu gives it
-            yield found | {key: details[key] for key in details if key in ("grid", "block", "registers per thread")}
+            kernel = {"kernel": event["name"], "time": 1e3 * event["dur"]}  # us -> ns, as in ncu
+            yield kernel | {key: details[key] for key in details if key in ("grid", "block", "registers per thread")}
 
 
 def show(kernel: dict[str, Any]) -> str:
-    """A kernel on a line."""
+    """One line of text per kernel."""
     values = (
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in kernel.items()
     )

@@ -9,10 +9,11 @@ import sys
 
 from stylefast.ops import OPS
 
-from .device import CUT, backends, missing, start, write
+from .device import backends, missing, start, write
 from .isolated import deadline
 from .processes import RESERVE, Ended, side_by_side
 from .rehearsal import REHEARSAL
+from .statuses import CUT
 
 TOOLS = ("memcheck", "racecheck")
 ERRORS = 86  # exit status of a process in which a tool found something
@@ -31,14 +32,14 @@ def commands() -> dict[str, list[str]]:
     if "triton" in backends():
         parts |= {"triton": " triton "} if REHEARSAL else {f"triton {op.name}": f"^{op.name} triton " for op in OPS}
     smoke = [sys.executable, "-m", "gpu.smoke"]
-    found = {
+    named = {
         f"{tool}: {part}": [*sanitizer(tool), *smoke, "--only", pattern]
         for tool in TOOLS
         for part, pattern in parts.items()
     }
     if "cuda" in backends():
-        found[PLANTED] = [*sanitizer("memcheck"), *smoke, "--fault"]
-    return found
+        named[PLANTED] = [*sanitizer("memcheck"), *smoke, "--fault"]
+    return named
 
 
 def sanitizer(tool: str) -> list[str]:
@@ -49,11 +50,11 @@ def sanitizer(tool: str) -> list[str]:
 
 
 def verdict(process: Ended) -> str:
-    """ "clean", "cut" (clean until the time was up) or what is wrong."""
+    """Verdict: "clean", "cut" (clean until the time was up) or a description of the error."""
     reports = REPORT.findall(process.log)
     if process.name == PLANTED:
-        found = process.status not in (None, 0) and any(report.startswith("Invalid") for report in reports)
-        return "clean" if found else "the planted fault was not reported"
+        reported = process.status not in (None, 0) and any(report.startswith("Invalid") for report in reports)
+        return "clean" if reported else "the planted fault was not reported"
     if reports:
         return f"reports ({len(reports)}): {reports[0]}"
     if process.status is None:
@@ -71,9 +72,8 @@ def main() -> int:
     processes = side_by_side(commands(), deadline(RESERVE), {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
     verdicts = {process.name: verdict(process) for process in processes}
     for process in processes:
-        found = verdicts[process.name]
-        print(f"{process.name}: {found}, {process.log.count(': called')} calls")
-        if found not in ("clean", "cut"):
+        print(f"{process.name}: {verdicts[process.name]}, {process.log.count(': called')} calls")
+        if verdicts[process.name] not in ("clean", "cut"):
             print(process.log[:SHOWN])
     write("sanitizers", verdicts=verdicts)
     print("\n".join([*missing(), f"{list(verdicts.values()).count('clean')} of {len(verdicts)} processes clean"]))

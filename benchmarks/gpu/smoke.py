@@ -22,9 +22,10 @@ from verify import verify
 from stylefast.ops import BLEND, CONTRIBUTION, OPS
 from stylefast.ops.op import Op
 
-from .device import CUT, backends, missing, start, write
+from .device import backends, missing, start, write
 from .isolated import Tally, deadline, run, serve
 from .rehearsal import DEVICE, REHEARSAL, cuda
+from .statuses import CUT
 from .timings import plan
 from .workloads import MAIN, NAMES, TARGETS, GpuWorkload
 

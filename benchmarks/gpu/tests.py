@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `tests`: the battery for the GPU backends, the most telling tests first, in as many processes as cores."""
+"""Stage `tests`: the battery for the GPU backends in one process per core; agreement with the reference comes first."""
 
 from __future__ import annotations
 
@@ -13,39 +13,40 @@ import environment
 import pytest
 from provenance import ROOT
 
-from .device import CUT, backends, missing, start, write
+from .device import backends, missing, start, write
 from .isolated import deadline
 from .processes import RESERVE, Ended, side_by_side
 from .rehearsal import REHEARSAL
+from .statuses import CUT
 
 FILES = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws", "torch_transforms")
 FIRST = "test_agrees,test_same_bits,test_edge_cases"
 PROCESSES = len(environment.CPUS) or os.cpu_count() or 1
-SHARES = 150 * PROCESSES if REHEARSAL else PROCESSES
+SHARDS = 150 * PROCESSES if REHEARSAL else PROCESSES
 OUTCOME = re.compile(r"^(\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
 SHOWN = 12_000  # characters of the log of a process with failures
 
 
-def battery(share: str) -> int:
-    """Runs one share of the tests in this process."""
+def battery(shard: str) -> int:
+    """Runs one shard of the tests in this process."""
     files = [str(ROOT / "tests" / "ops" / f"test_{name}.py") for name in FILES]
     require = [option for name in backends() for option in ("--require", name)]
     options = ["-v", "--tb=short", "-p", "no:cacheprovider", "-m", "not large and not fetches", "-k", "cuda or triton"]
-    return pytest.main([*options, *require, "--first", FIRST, "--share", share, *files])
+    return pytest.main([*options, *require, "--first", FIRST, "--shard", shard, *files])
 
 
 def outcomes(log: str) -> Counter[str]:
-    """How many tests had which outcome, and how many were "selected"."""
-    found = Counter(outcome for _, outcome in OUTCOME.findall(log))
+    """Number of tests per outcome, and of those that were "selected"."""
+    counts = Counter(outcome for _, outcome in OUTCOME.findall(log))
     selected = re.search(r"/ (\d+) selected", log) or re.search(r"collected (\d+) items", log)
-    found["selected"] = int(selected[1]) if selected else 0
-    return found
+    counts["selected"] = int(selected[1]) if selected else 0
+    return counts
 
 
 def has_failed(process: Ended) -> bool:
-    """Whether a test failed, or a process ended without saying why."""
-    found = outcomes(process.log)
-    return bool(found["FAILED"] or found["ERROR"]) or process.status not in (
+    """Whether a test failed or the process ended without a verdict."""
+    counts = outcomes(process.log)
+    return bool(counts["FAILED"] or counts["ERROR"]) or process.status not in (
         None,
         0,
         pytest.ExitCode.NO_TESTS_COLLECTED,
@@ -54,24 +55,24 @@ def has_failed(process: Ended) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--share", help=argparse.SUPPRESS)
+    parser.add_argument("--shard", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     start()
-    if arguments.share:
-        return battery(arguments.share)
-    shares = [f"{i}/{SHARES}" for i in range(1, PROCESSES + 1)]
-    commands = {share: [sys.executable, "-m", "gpu.tests", "--share", share] for share in shares}
+    if arguments.shard:
+        return battery(arguments.shard)
+    shards = [f"{i}/{SHARDS}" for i in range(1, PROCESSES + 1)]
+    commands = {shard: [sys.executable, "-m", "gpu.tests", "--shard", shard] for shard in shards}
     return judge(side_by_side(commands, deadline(RESERVE), {"OMP_WAIT_POLICY": "PASSIVE"}))
 
 
 def judge(processes: list[Ended]) -> int:
-    """Prints and records what the processes found; the exit status."""
+    """Prints and records the outcomes of the processes; returns the exit status."""
     total = sum((outcomes(process.log) for process in processes), Counter())
     tests = (test for process in processes for test in OUTCOME.findall(process.log))
     failed = [name for name, outcome in tests if outcome in ("FAILED", "ERROR")]
     cut = any(process.status is None for process in processes)
     for process in filter(has_failed, processes):
-        print(f"share {process.name} ended with status {process.status}:\n{process.log[-SHOWN:]}")
+        print(f"shard {process.name} ended with status {process.status}:\n{process.log[-SHOWN:]}")
     write("tests", outcomes=dict(total), failed=failed[:200], cut=cut)
     counts = f"{total['PASSED']} of {total['selected']} passed, {len(failed)} failed, {total['SKIPPED']} skipped"
     print("\n".join([*missing(), counts + (", until the time was up" if cut else "")]))

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from bench_calls import eager
+from formulations import one_torch_op
 from timing import WrongResult, percentile
 from verify import TOLERANCE, outputs, verify
 from workloads import SMALL_CALLS, Workload
@@ -26,9 +26,10 @@ from workloads import SMALL_CALLS, Workload
 from stylefast.ops import ASSIGN, CONTRIBUTION
 
 from . import rivals
-from .device import CUT, Copier, Timer, backends, clocks, missing, spread, start, write
+from .device import Copier, Timer, backends, clocks, missing, spread, start, write
 from .isolated import ROW_SECONDS, deadline, run, serve
 from .rehearsal import DEVICE, REHEARSAL, cuda
+from .statuses import CUT
 from .whole import verify_whole
 from .workloads import GPU_WORKLOADS, KEY_WORKLOADS, GpuWorkload
 
@@ -39,7 +40,7 @@ BEYOND = (2 if REHEARSAL else 2**31 // (512 * 32 * 32)) + 2  # images, the last 
 
 
 class Row(NamedTuple):
-    """What is timed, and by whom: a backend or a rival."""
+    """A workload, and the backend or rival that runs it."""
 
     workload: GpuWorkload
     by: str
@@ -47,9 +48,9 @@ class Row(NamedTuple):
 
 def rows() -> dict[str, Row]:
     """Every row of both stages by its name, in the order in which they are worth measuring."""
-    found = [Row(workload, by) for workload in GPU_WORKLOADS for by in ("cuda", "triton", *rivals.names(workload))]
-    found.sort(key=worth)
-    return {f"{row.workload.op.name} {row.workload.name} | {row.by}": row for row in found}
+    pairs = [Row(workload, by) for workload in GPU_WORKLOADS for by in ("cuda", "triton", *rivals.names(workload))]
+    pairs.sort(key=worth)
+    return {f"{row.workload.op.name} {row.workload.name} | {row.by}": row for row in pairs}
 
 
 def worth(row: Row) -> tuple[int, int]:
@@ -73,12 +74,12 @@ def plan(stage: str) -> Iterator[str]:
         yield from (f"compile {name}" for name in (*key, *host) if name.endswith("| triton"))
     else:
         yield from (f"beyond 2^31 | {backend}" for backend in running)
-        others = {name: row for name, row in timed.items() if name not in key}
-        yield from first_of_each_kind(others) if REHEARSAL else others
+        rest = {name: row for name, row in timed.items() if name not in key}
+        yield from first_of_each_kind(rest) if REHEARSAL else rest
 
 
 def first_of_each_kind(timed: dict[str, Row]) -> Iterator[str]:
-    """One row of every op and implementation, of pooled labels and of others."""
+    """One row per op and implementation, and one more where labels are pooled."""
     kinds = {}
     for name, (workload, by) in timed.items():
         kinds.setdefault((workload.op.name, workload.is_pooled, by), name)
@@ -130,7 +131,7 @@ def gpu_time(name: str, row: Row) -> None:
         late |= timer.late
     cost = workload.op.cost(*inputs.values())
     floor = cost.bytes / percentile(rates, 50)
-    found = spread(seconds)
+    times = spread(seconds)
     write(
         "timing",
         op=workload.op.name,
@@ -140,13 +141,13 @@ def gpu_time(name: str, row: Row) -> None:
         flops=cost.flops,
         copy=percentile(rates, 50),
         floor=floor,
-        to_floor=found["p50"] / floor,
+        to_floor=times["p50"] / floor,
         includes_host=late,
         clocks=clocks(),
-        **found,
+        **times,
     )
-    share = 100 * floor / found["p50"]
-    print(f"{name:<80}{1e3 * found['p50']:9.3f} ms {share:4.0f} % of copy{' and host' if late else ''}", flush=True)
+    percent = 100 * floor / times["p50"]
+    print(f"{name:<80}{1e3 * times['p50']:9.3f} ms {percent:4.0f} % of copy{' and host' if late else ''}", flush=True)
 
 
 def caller(row: Row, inputs: dict[str, Any]) -> Callable[[], Any]:
@@ -172,28 +173,28 @@ def check(row: Row, inputs: dict[str, Any], call: Callable[[], Any]) -> None:
     if not all(map(torch.equal, first, second)):
         raise WrongResult(f"{row.by} gives other bits when {row.workload.op.name} {row.workload.name} is repeated")
     cell, images = row.workload.op.cells[row.by], row.workload.size[0] if row.workload.size else 1
-    parts = min(FEW, images // 16 or images)  # of 16 images at least, as Triton compiles other kernels for fewer
+    parts = min(FEW, images // 16 or images)  # at least 16 images each: Triton compiles other kernels for fewer
     verify_whole(row.workload.op, inputs, cell, first, parts)
 
 
 def check_beyond(backend: str) -> None:
-    """Raises WrongResult unless images that lie beyond 2^31 elements give what they give alone."""
+    """Raises WrongResult unless images that lie beyond 2^31 elements give the same results in a batch of their own."""
     size = (BEYOND, *KEY_WORKLOADS[0].size[1:])
     x = GpuWorkload(ASSIGN, size, torch.bfloat16, 8).make(DEVICE)
     few = {**x, "activations": x["activations"][-2:]}
     labels, similarity = ASSIGN.cells[backend](*x.values())
-    alone, cosines = ASSIGN.cells[backend](*few.values())
-    given = (8, True, "bilinear", True)  # n_clusters, standardize, resize, per_image
-    m = CONTRIBUTION.cells[backend](x["activations"], labels, *given)
-    m_alone = CONTRIBUTION.cells[backend](few["activations"], alone, *given)
-    pairs = ((similarity, cosines), (m, m_alone))  # rounded in another order where few images are shared out otherwise
-    same = all(torch.allclose(all_[-2:], alone_, rtol=1e-4, atol=1e-6) for all_, alone_ in pairs)
-    if not torch.equal(labels[-2:], alone) or not same:
+    few_labels, few_similarity = ASSIGN.cells[backend](*few.values())
+    options = (8, True, "bilinear", True)  # n_clusters, standardize, resize, per_image
+    m = CONTRIBUTION.cells[backend](x["activations"], labels, *options)
+    few_m = CONTRIBUTION.cells[backend](few["activations"], few_labels, *options)
+    pairs = ((similarity, few_similarity), (m, few_m))  # few images may be split among blocks, and rounded, differently
+    same = all(torch.allclose(a[-2:], b, rtol=1e-4, atol=1e-6) for a, b in pairs)
+    if not torch.equal(labels[-2:], few_labels) or not same:
         raise WrongResult(f"{backend} gives other results beyond 2^31 elements")
 
 
 def compile_only(name: str, backend: str) -> None:
-    """Has a row's kernels compiled."""
+    """Compiles the kernels of a row."""
     if name.startswith("host "):
         workload, inputs = small(name.split(" ")[1])
     else:
@@ -214,14 +215,14 @@ def host_time(op: str, backend: str) -> None:
     workload, inputs = small(op)
     call = partial(workload.op.public, **inputs, backend=backend)
     verify(workload.op, inputs, call())
-    peer, one = eager(inputs)
-    ours, theirs = [], []
+    peer, torch_call = one_torch_op(inputs)
+    seconds, torch_seconds = [], []
     for _ in range(ROUNDS):
-        ours.append(host_seconds(call))
-        theirs.append(host_seconds(one))
-    extra = percentile(ours, 50) - percentile(theirs, 50)
+        seconds.append(host_seconds(call))
+        torch_seconds.append(host_seconds(torch_call))
+    extra = percentile(seconds, 50) - percentile(torch_seconds, 50)
     fields = {"op": op, "workload": workload.name, "implementation": backend, "peer": peer}
-    write("host", **fields, **spread(ours), peer_p50=percentile(theirs, 50), over_peer=extra)
+    write("host", **fields, **spread(seconds), peer_p50=percentile(torch_seconds, 50), over_peer=extra)
     print(f"{f'host time of {op} {workload.name} | {backend}':<80}{1e6 * extra:+9.1f} us over {peer}", flush=True)
 
 

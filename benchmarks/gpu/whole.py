@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges a result on all images, which are too many for the reference, by results on parts of them."""
+"""Verifies a result on all images, which are too many for the reference, by the results on parts of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _sum(parts: list[Tensor]) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-JOIN: dict[str, tuple[Callable[[list[Tensor]], Tensor], ...]] = {  # how the outputs of equal parts make the whole's
+JOIN: dict[str, tuple[Callable[[list[Tensor]], Tensor], ...]] = {  # for each output, how the outputs of parts join
     LLOYD_STEP.name: (partial(torch.cat, dim=1), _sum, _sum, _mean),
     ASSIGN.name: (torch.cat, torch.cat),
     CONTRIBUTION.name: (_mean,),
@@ -36,20 +36,20 @@ JOIN: dict[str, tuple[Callable[[list[Tensor]], Tensor], ...]] = {  # how the out
 
 
 def verify_whole(op: Op, inputs: dict[str, Any], cell: Callable[..., Any], result: Any, parts: int) -> None:
-    """Raises WrongResult unless `result` is what the same cell gives for `parts` equal parts of the images, joined; of
-    `blend`, unless the last rows are those of the reference."""
-    got = outputs(result)
+    """Raises WrongResult unless `result` agrees with the joined results of the same cell on `parts` equal parts of the
+    images; for `blend`, unless the last rows agree with the reference."""
+    results = outputs(result)
     if op is BLEND:
-        got, expected = (got[0][-ROWS:],), (op.reference(*_last_rows(inputs).values()),)
+        results, expected = (results[0][-ROWS:],), (op.reference(*_last_rows(inputs).values()),)
     else:
-        pieces = [outputs(cell(*part.values())) for part in split(inputs, parts)]
-        expected = tuple(join(list(each)) for join, each in zip(JOIN[op.name], zip(*pieces, strict=True), strict=True))
-    for index, (g, e) in enumerate(zip(got, expected, strict=True)):
-        if g.dtype == torch.int32:
-            wrong = (g != e).float().mean() > FLIPS
+        pieces = zip(*(outputs(cell(*part.values())) for part in split(inputs, parts)), strict=True)
+        expected = tuple(join(list(of_output)) for join, of_output in zip(JOIN[op.name], pieces, strict=True))
+    for index, (x, e) in enumerate(zip(results, expected, strict=True)):
+        if x.dtype == torch.int32:
+            agrees = (x != e).float().mean() <= FLIPS
         else:
-            wrong = not (g.double() - e.double()).abs().max() <= max(TOLERANCE, _eps(g)) * e.double().abs().max()
-        if wrong:
+            agrees = (x.double() - e.double()).abs().max() <= max(TOLERANCE, _eps(x)) * e.double().abs().max()
+        if not agrees:
             raise WrongResult(f"output {index} of {op.name} on all images is not that of its parts")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Libraries that are carried to a GPU: kept if they were built from the present sources, for the right devices."""
+"""Prebuilt libraries: they are kept if their sources are the present ones, else deleted and built again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_library_of_other_sources_is_not_current(tmp_path: Path):
     assert device.is_current("cuda", library) and not device.is_current("cpu", library)
 
 
-def test_the_build_writes_the_sources_into_the_library():
+def test_the_build_id_of_a_library_is_the_hash_of_its_sources():
     assert device.is_current("cpu", libraries.CPU_LIBRARY)
 
 
@@ -55,25 +55,3 @@ def test_a_stale_library_is_deleted_before_it_is_built(builds: bool, monkeypatch
     monkeypatch.setattr(libraries, "build", build)
     assert libraries.main() == (0 if builds else 1)
     assert recorded["origin"] == "built" and recorded["faults"] == ({} if builds else {"cuda": "the build failed"})
-
-
-@pytest.mark.parametrize(
-    "asked, known, options",
-    [
-        ("", ["sm_80", "sm_90", "sm_100"], ["80 sm", "90 sm", "100 sm", "100 compute"]),
-        ("", ["sm_80", "sm_90"], ["80 sm", "90 sm", "90 compute"]),
-        ("7.5 8.0;9.0a+PTX", [], ["80 sm", "90a sm", "90a compute"]),
-    ],
-)
-def test_architectures(asked: str, known: list[str], options: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
-    found = runpy.run_path(str(ROOT / "setup.py"))["architectures"](known)
-    expected = [option.split() for option in options]
-    assert found == [f"-gencode=arch=compute_{number},code={code}_{number}" for number, code in expected]
-
-
-@pytest.mark.parametrize("asked", ["Hopper", "8", "7.5"])
-def test_wrong_architectures_are_refused(asked: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
-    with pytest.raises(SystemExit, match="^TORCH_CUDA_ARCH_LIST must "):
-        runpy.run_path(str(ROOT / "setup.py"))["architectures"](["sm_80"])

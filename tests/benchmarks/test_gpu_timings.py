@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from gpu import rivals, smoke, timings
-from gpu import tests as stage_tests
-from gpu.processes import Ended
+from gpu import rivals, timings
 from gpu.timings import Row
-from gpu.workloads import GpuWorkload
+from gpu.workloads import GPU_WORKLOADS, KEY_WORKLOADS, GpuWorkload
 from timing import WrongResult
 
 from stylefast.backends import available
@@ -39,10 +37,9 @@ class Clock:
 
 @pytest.fixture
 def records(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What is written by rows that run on the CPU, by the `cpu` backend in place of `cuda`."""
-    found: list[dict[str, Any]] = []
-    for module in (timings, smoke, stage_tests):
-        monkeypatch.setattr(module, "write", lambda kind, **fields: found.append({"kind": kind, **fields}))
+    """Records of rows that run on the CPU, by the `cpu` backend in place of `cuda`."""
+    written: list[dict[str, Any]] = []
+    monkeypatch.setattr(timings, "write", lambda kind, **fields: written.append({"kind": kind, **fields}))
     monkeypatch.setattr(timings, "DEVICE", "cpu")
     monkeypatch.setattr(timings, "Timer", Clock)
     monkeypatch.setattr(timings, "Copier", Clock)
@@ -50,15 +47,15 @@ def records(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(timings, "ROUNDS", 3)
     monkeypatch.setattr(timings, "CALLS", 1)
     monkeypatch.setattr(timings.cuda, "synchronize", lambda: None)
-    few = {"GRID": 4, "STYLES": 12, "TARGETS": 16, "REFERENCES": 3, "PARTS": 2}
-    for name, value in few.items():
+    sizes = {"GRID": 4, "STYLES": 12, "TARGETS": 16, "REFERENCES": 3, "PARTS": 2}
+    for name, value in sizes.items():
         monkeypatch.setattr(f"gpu.workloads.{name}", value)
-    return found
+    return written
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, op: Op, change: Callable[[Any], Any] = lambda result: result) -> None:
-    """Gives the op a `cuda` cell that computes on the CPU, and then changes its result."""
-    assert available()["cpu"] is None  # which loads it
+    """Gives the op a `cuda` cell that computes on the CPU and changes the result."""
+    assert available()["cpu"] is None  # loads the kernels
     compute = op.cells["cpu"]
     monkeypatch.setitem(op.cells, "cuda", lambda *arguments: change(compute(*arguments)))
 
@@ -72,11 +69,11 @@ def row(op: Op, by: str = "cuda") -> Row:
 def test_a_right_result_is_timed(op: Op, records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
     fake(monkeypatch, op)
     timings.gpu_time("a", row(op))
-    (entry,) = records
+    (record,) = records
     cost = op.cost(*row(op).workload.make("cpu").values())
-    assert (entry["kind"], entry["implementation"], entry["p50"], entry["best"]) == ("timing", "cuda", 2.0, 2.0)
-    assert (entry["bytes"], entry["copy"], entry["includes_host"]) == (cost.bytes, 10.0, False)
-    assert entry["floor"] == cost.bytes / 10 and entry["to_floor"] == pytest.approx(2 / (cost.bytes / 10))
+    assert (record["kind"], record["implementation"], record["p50"], record["best"]) == ("timing", "cuda", 2.0, 2.0)
+    assert (record["bytes"], record["copy"], record["includes_host"]) == (cost.bytes, 10.0, False)
+    assert record["floor"] == cost.bytes / 10 and record["to_floor"] == pytest.approx(2 / (cost.bytes / 10))
 
 
 def last_label(result: Any) -> Any:
@@ -86,8 +83,8 @@ def last_label(result: Any) -> Any:
     return labels % 5, *rest
 
 
-def of_many(result: Any) -> Any:
-    """Wrong sums, but only where there are more images than are checked against the reference."""
+def off_on_many_images(result: Any) -> Any:
+    """Wrong sums, but only for more images than are verified against the reference."""
     labels, sums, *rest = result
     return labels, sums * (1 if labels.shape[1] <= 16 else 1.01), *rest
 
@@ -105,7 +102,7 @@ class Unsteady:
     "op, change, message",
     [
         (ASSIGN, last_label, "labels are not of the nearest centroid"),
-        (LLOYD_STEP, of_many, "output 1 of lloyd_step on all images is not that of its parts"),
+        (LLOYD_STEP, off_on_many_images, "output 1 of lloyd_step on all images is not that of its parts"),
         (ASSIGN, Unsteady(), "cuda gives other bits when assign .* is repeated"),
         (BLEND, lambda result: result * 1.01, "output 0 of blend is off"),
     ],
@@ -135,11 +132,11 @@ def test_the_host_time_is_over_that_of_one_op(records: list[dict[str, Any]], mon
     seconds = iter([9.0, 2.0] * 3)
     monkeypatch.setattr(timings, "host_seconds", lambda call: call() is None or next(seconds))
     timings.host_time("blend", "cpu")
-    (entry,) = records
-    assert (entry["p50"], entry["peer_p50"], entry["over_peer"], entry["peer"]) == (9.0, 2.0, 7.0, "torch.lerp")
+    (record,) = records
+    assert (record["p50"], record["peer_p50"], record["over_peer"], record["peer"]) == (9.0, 2.0, 7.0, "torch.lerp")
 
 
-def test_images_beyond_2_31_must_give_what_they_give_alone(
+def test_images_beyond_2_31_must_agree_with_a_small_batch(
     records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ):  # fmt: skip
     monkeypatch.setattr(timings, "BEYOND", 20)
@@ -152,60 +149,16 @@ def test_images_beyond_2_31_must_give_what_they_give_alone(
         timings.check_beyond("cuda")
 
 
-def test_smoke_verifies(records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(smoke, "DEVICE", "cpu")
-    monkeypatch.setattr(smoke, "MAIN", (1, 8, 4))
-    monkeypatch.setattr(smoke, "images", lambda: 3)
-    monkeypatch.setattr(smoke, "ROWS", {"a": (ASSIGN, "cuda", torch.float32)})
-    fake(monkeypatch, ASSIGN)
-    smoke.measure("a")
-    assert records == [{"kind": "smoke", "row": "a"}]
-    fake(monkeypatch, ASSIGN, last_label)
-    with pytest.raises(WrongResult):
-        smoke.measure("a")
-
-
-@pytest.mark.parametrize(
-    "logs, status",
-    [
-        (["a::b PASSED"], 0),
-        (["a::b PASSED", "a::c FAILED"], 1),
-        (["a::b PASSED", "a::c ERROR"], 1),
-        (["collected 3 items"], 1),
-    ],
-)
-def test_tests_pass_if_some_pass_and_none_fails(
-    logs: list[str], status: int, records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-):  # fmt: skip
-    monkeypatch.setattr(stage_tests, "missing", list)
-    assert stage_tests.judge([Ended(str(i), 0, log) for i, log in enumerate(logs)]) == status
-    cut = stage_tests.judge([*(Ended(str(i), 0, log) for i, log in enumerate(logs)), Ended("x", None, "")])
-    assert cut == (stage_tests.CUT if status == 0 else 1)
-
-
-def test_shares_hold_every_test_once():
-    import conftest
-
-    class Config:
-        hook = type("Hook", (), {"pytest_deselected": staticmethod(lambda items: None)})
-
-        def __init__(self, share: str, first: str) -> None:
-            self.options = {"--share": share, "--first": first}
-
-        def getoption(self, name: str) -> str:
-            return self.options[name]
-
-    class Item:
-        def __init__(self, nodeid: str) -> None:
-            self.nodeid = nodeid
-
-    every = [Item(f"test_{'ab'[i % 2]}[{'cuda' if i % 4 < 2 else 'triton'}-{i}]") for i in range(103)]
-    shares = []
-    for share in range(1, 17):
-        items = list(every)
-        conftest.pytest_collection_modifyitems(Config(f"{share}/16", "test_b,test_a"), items)
-        names = [item.nodeid for item in items]
-        assert names == sorted(names, key=lambda name: "test_a" in name)
-        assert {"cuda" in name for name in names} == {True, False}
-        shares += names
-    assert sorted(shares) == sorted(item.nodeid for item in every)
+def test_stage_key_has_a_row_per_backend_and_op(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(timings, "backends", lambda: ["cuda", "triton"])
+    key, rest = list(timings.plan("key")), list(timings.plan("rest"))
+    assert len(key) == 2 * (len(KEY_WORKLOADS) + len(OPS)) and not set(key) & set(rest)
+    ours = [name for name in (*key, *rest) if name.endswith(("| cuda", "| triton"))]
+    assert len(ours) == 2 * (len(GPU_WORKLOADS) + len(OPS) + 1)
+    implementations = [name.rsplit(" | ", 1)[1] for name in rest[2:]]
+    first, eager = len(KEY_WORKLOADS), implementations.count(rivals.EAGER)
+    assert implementations[:first] == [rivals.EAGER] * first  # key timings are compared with them
+    assert implementations[-eager:] == [rivals.COMPILED] * eager and implementations[first] == "cuda"
+    assert [name.removeprefix("compile ") for name in timings.plan("compile")] == [n for n in key if "triton" in n]
+    monkeypatch.setattr(timings, "backends", lambda: ["triton"])
+    assert not any(name.endswith("| cuda") for stage in ("key", "rest") for name in timings.plan(stage))

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README's recipes: before and after agree, and what would not agree is not timed."""
+"""The recipes of README.md: the codes before and after agree, and are not timed if they do not."""
 
 from dataclasses import replace
 
 import bench_recipes
 import pytest
 import torch
-from recipes import RECIPES, Recipe, as_good, same, shown
+from recipes import RECIPES, Recipe, as_good, markdown, same
 from timing import WrongResult
 
 
@@ -18,20 +18,20 @@ def test_before_and_after_agree(recipe: Recipe):
     assert figure.to_peer == figure.peers["before"] > 0
 
 
-def test_what_differs_is_not_timed():
+def test_codes_that_disagree_are_not_timed():
     recipe = replace(RECIPES[2], images=1)
     with pytest.raises(WrongResult, match="Measure M from masks: M differs by 1.0e.00; nothing is timed"):
         bench_recipes.race(replace(recipe, after=recipe.after + "M = 2 * M"), 1)
 
 
-def test_agreement_is_judged():
+def test_up_to_a_thousandth_of_the_labels_may_differ():
     labels = torch.arange(4000) % 20
-    other = labels.clone()
-    other[:4] += 1
-    same("labels")({"labels": labels}, {"labels": other})
-    other[4] += 1
+    changed = labels.clone()
+    changed[:4] += 1
+    same("labels")({"labels": labels}, {"labels": changed})
+    changed[4] += 1
     with pytest.raises(WrongResult, match="labels differs by 1.3e-03"):
-        same("labels")({"labels": labels}, {"labels": other})
+        same("labels")({"labels": labels}, {"labels": changed})
     x = torch.nn.functional.one_hot(labels, 20).float().T[None, :, :, None]
     as_good({"labels": labels}, {"labels": 19 - labels, "activations": x})
     with pytest.raises(WrongResult, match="the mean cosine is 0.86"):
@@ -39,11 +39,11 @@ def test_agreement_is_judged():
 
 
 def test_every_recipe_is_shown_with_its_newest_ratio():
-    entries = [
+    records = [
         {"workload": recipe.title, "to_peer": ratio, "date": f"2026-01-0{day}"}
         for recipe in RECIPES
         for day, ratio in ((2, 4.25), (1, 9.0))
     ]
-    text = shown(entries)
+    text = markdown(records)
     assert text.count(": 4.2x (") == len(RECIPES) == text.count("# before") == text.count("# after")
     assert "labels, similarity = stylefast.assign(activations, centroids)\n```" in text

@@ -43,10 +43,10 @@ ORDERS = (1, 37)  # of threads and blocks, beside the natural one: backwards, an
 AMPERE, TINY = (3, 166912), (1, 20000)  # processors, and bytes of shared memory: with 20000 little fits
 
 
-def battery(library: str, share: str) -> int:
+def battery(library: str, shard: str) -> int:
     load(library)
     files = [str(ROOT / "tests" / "ops" / f"test_{name}.py") for name in BATTERY]
-    options = ["-q", "-p", "no:cacheprovider", "--require", "cuda", "--share", share]
+    options = ["-q", "-p", "no:cacheprovider", "--require", "cuda", "--shard", shard]
     return pytest.main([*options, "-k", f"cuda and not ({SLOW})", *files])
 
 
@@ -146,8 +146,8 @@ def main(check: str, *options: str) -> None:
     if check == "shared":
         shared(str(library), "--update" in options)
     else:
-        shares = [subprocess.Popen([sys.executable, __file__, "in", check, library, f"{i}/2"]) for i in (1, 2)]
-        sys.exit(max(process.wait() for process in shares))
+        shards = [subprocess.Popen([sys.executable, __file__, "in", check, library, f"{i}/2"]) for i in (1, 2)]
+        sys.exit(max(process.wait() for process in shards))
 
 
 if __name__ == "__main__":

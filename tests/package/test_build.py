@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The build: one wheel for any Python, without kernels where there is no compiler; and what the package reports."""
+"""The build: one wheel for any Python, without kernels if there is no compiler; the report of the package."""
 
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ CPU_LIBRARY, CUDA_LIBRARY = (f"stylefast/backends/libstylefast_{name}.so" for na
 
 
 def wheel(folder: Path, **environment: str) -> Path:
-    """Builds a wheel from a copy of the sources, without anything that was built before."""
+    """Builds a wheel from a copy of the sources without build products."""
     source = folder / "source"
     source.mkdir()
     for name in ("csrc", "stylefast"):
@@ -33,10 +34,10 @@ def wheel(folder: Path, **environment: str) -> Path:
         shutil.copy(path, source)
     build = "from setuptools.build_meta import build_wheel; build_wheel('..')"
     cleaned = {name: value for name, value in os.environ.items() if name not in ("CXX", "PYTHONPATH")}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", build], cwd=source, env=cleaned | environment, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     (built,) = folder.glob("*.whl")
     return built
 
@@ -48,7 +49,7 @@ def python(*arguments: str, folder: Path = ROOT, **environment: str) -> subproce
 
 @pytest.fixture
 def one_command(tmp_path: Path) -> Path:
-    """A compiler that writes an empty object: what a wheel holds does not depend on what is in the library."""
+    """A compiler that writes empty files: the files of a wheel do not depend on the contents of its libraries."""
     command = tmp_path / "bin" / "one-command"
     command.parent.mkdir()
     command.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\n: > "$2"\n')
@@ -58,10 +59,10 @@ def one_command(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def toolkit(one_command: Path) -> Path:
-    """The same for nvcc: one that knows two of the architectures and more, and notes what it is asked."""
+    """A stand-in for nvcc, which supports sm_80 and sm_90 but not sm_100, and logs its arguments."""
     command, log = one_command.with_name("nvcc"), one_command.with_name("log")
-    knows = '[ "$1" = --list-gpu-code ] && printf "sm_75\\nsm_80\\nsm_90\\n" && exit\n'
-    command.write_text(f'#!/bin/sh\n{knows}echo "$@" >> {log}\nexec {one_command} "$@"\n')
+    supported = '[ "$1" = --list-gpu-code ] && printf "sm_75\\nsm_80\\nsm_90\\n" && exit\n'
+    command.write_text(f'#!/bin/sh\n{supported}echo "$@" >> {log}\nexec {one_command} "$@"\n')
     command.chmod(0o755)
     return command
 
@@ -70,7 +71,7 @@ def libraries(built: Path) -> list[str]:
     return sorted(file for file in zipfile.ZipFile(built).namelist() if file.endswith(".so"))
 
 
-def test_cuda_kernels_are_built_for_what_the_toolkit_knows(tmp_path: Path, one_command: Path, toolkit: Path):
+def test_cuda_kernels_are_built_for_what_nvcc_supports(tmp_path: Path, one_command: Path, toolkit: Path):
     built = wheel(tmp_path, CXX=str(one_command), CUDACXX=str(toolkit), STYLEFAST_CUDA="1")
     assert libraries(built) == [CPU_LIBRARY, CUDA_LIBRARY]
     calls = toolkit.with_name("log").read_text().splitlines()
@@ -80,27 +81,49 @@ def test_cuda_kernels_are_built_for_what_the_toolkit_knows(tmp_path: Path, one_c
     assert all({word[14:] for word in call.split() if word.startswith("-gencode=")} == codes for call in calls)
 
 
-def test_cuda_kernels_are_left_out_where_nothing_asks_for_them(tmp_path: Path, one_command: Path, toolkit: Path):
+@pytest.mark.parametrize(
+    "listed, supported, options",
+    [
+        ("", ["sm_80", "sm_90", "sm_100"], ["80 sm", "90 sm", "100 sm", "100 compute"]),
+        ("", ["sm_80", "sm_90"], ["80 sm", "90 sm", "90 compute"]),
+        ("7.5 8.0;9.0a+PTX", [], ["80 sm", "90a sm", "90a compute"]),
+    ],
+)
+def test_architectures(listed: str, supported: list[str], options: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
+    gencode = runpy.run_path(str(ROOT / "setup.py"))["architectures"](supported)
+    expected = [option.split() for option in options]
+    assert gencode == [f"-gencode=arch=compute_{number},code={code}_{number}" for number, code in expected]
+
+
+@pytest.mark.parametrize("listed", ["Hopper", "8", "7.5"])
+def test_wrong_architectures_are_refused(listed: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
+    with pytest.raises(SystemExit, match="^TORCH_CUDA_ARCH_LIST must "):
+        runpy.run_path(str(ROOT / "setup.py"))["architectures"](["sm_80"])
+
+
+def test_cuda_kernels_are_left_out_unless_requested(tmp_path: Path, one_command: Path, toolkit: Path):
     script = "import sys, torch; torch.version.cuda = sys.argv[1] or None; import setup; print(setup.wants_cuda())"
     quiet = "import setuptools; setuptools.setup = lambda **_: None; "
     compilers = {"CXX": str(one_command), "CUDACXX": str(toolkit)}
     missing = {"CXX": str(one_command), "CUDACXX": "", "CUDA_HOME": "", "PATH": str(tmp_path)}
-    for choice, cuda, tools, answer in (
+    for choice, cuda, tools, expected in (
         ("auto", "", compilers, "False"),
         ("auto", "13.0", compilers, "True"),
         ("0", "13.0", compilers, "False"),
         ("1", "", compilers, "True"),
         ("auto", "13.0", missing, "False"),
     ):
-        done = python("-c", quiet + script, cuda, **tools, STYLEFAST_CUDA=choice)
-        assert done.stdout.strip() == answer, (choice, cuda, done.stderr)
-    assert "no nvcc found; installing without CUDA kernels" in done.stderr
+        process = python("-c", quiet + script, cuda, **tools, STYLEFAST_CUDA=choice)
+        assert process.stdout.strip() == expected, (choice, cuda, process.stderr)
+    assert "no nvcc found; installing without CUDA kernels" in process.stderr
     for choice, message in (
         ("1", "STYLEFAST_CUDA=1 needs a C++ compiler and nvcc"),
         ("on", "must be auto, 0 or 1, got on"),
     ):
-        done = python("-c", quiet + script, "13.0", **missing, STYLEFAST_CUDA=choice)
-        assert done.returncode != 0 and message in done.stderr
+        process = python("-c", quiet + script, "13.0", **missing, STYLEFAST_CUDA=choice)
+        assert process.returncode != 0 and message in process.stderr
 
 
 def test_the_wheel_serves_any_python(tmp_path: Path, one_command: Path):
@@ -113,7 +136,7 @@ def test_the_wheel_serves_any_python(tmp_path: Path, one_command: Path):
     assert not [file for file in files if "cpython" in file or not file.startswith("stylefast")]
 
 
-def test_without_a_compiler_the_package_runs_on_its_reference_and_says_so_once(tmp_path: Path):
+def test_without_a_compiler_the_reference_runs_and_warns_once(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     built = wheel(tmp_path, PATH=str(tmp_path / "empty"))
     assert not [file for file in zipfile.ZipFile(built).namelist() if file.endswith(".so")]
@@ -126,9 +149,10 @@ for _ in range(2):
     labels, _ = stylefast.assign(torch.ones(1, 2, 2, 2), torch.eye(2))
 print(labels.tolist())
 """
-    done = python("-W", "always", "-c", script, folder=site)
-    assert done.stdout.splitlines() == [str(site / "stylefast" / "__init__.py"), "[[[0, 0], [0, 0]]]"], done.stderr
-    assert done.stderr.count("stylefast runs on its slow 'reference' backend: backend 'cpu' was not built") == 1
+    process = python("-W", "always", "-c", script, folder=site)
+    expected = [str(site / "stylefast" / "__init__.py"), "[[[0, 0], [0, 0]]]"]
+    assert process.stdout.splitlines() == expected, process.stderr
+    assert process.stderr.count("stylefast runs on its slow 'reference' backend: backend 'cpu' was not built") == 1
 
     report = python("-m", "stylefast", folder=site).stdout
     assert rows(report)["CPU"] == ["kernels", "none"]
@@ -138,7 +162,7 @@ print(labels.tolist())
 
 
 def rows(report: str) -> dict[str, list[str]]:
-    """The words of each line behind its first."""
+    """First word of each line -> its other words."""
     return {words[0]: words[1:] for line in report.splitlines() if (words := line.split())}
 
 
@@ -153,6 +177,6 @@ def test_the_report_names_versions_and_what_can_run():
 
 @pytest.mark.parametrize("isa", [pytest.param(isa, marks=skip_unless("cpu")) for isa in ("sse9", "AVX2")])
 def test_an_unknown_instruction_set_is_refused_by_name(isa: str):
-    done = python("-m", "stylefast", STYLEFAST_ISA=isa)
-    assert done.returncode != 0
-    assert f"STYLEFAST_ISA must be one of avx512 avx2 portable, got {isa}" in done.stderr
+    process = python("-m", "stylefast", STYLEFAST_ISA=isa)
+    assert process.returncode != 0
+    assert f"STYLEFAST_ISA must be one of avx512 avx2 portable, got {isa}" in process.stderr

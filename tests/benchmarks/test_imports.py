@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports of the benchmarks: no circle among modules, and none between the package gpu and the modules beside it."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from provenance import ROOT
+
+FOLDERS = tuple(ROOT / name for name in ("benchmarks", "tests/kernels", "tests/support"))  # those on the import path
+
+
+def modules(*folders: Path) -> dict[str, Path]:
+    """Name -> file of every module below folders that are on the import path."""
+    files = [(folder, path) for folder in folders for path in folder.rglob("*.py")]
+    return {
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): path
+        for folder, path in files
+    }
+
+
+def imported(name: str, path: Path) -> Iterator[str]:
+    """Names that a module imports, also inside functions: of modules, of packages, and of what it takes from them."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (source, *(f"{source}.{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def graph(*folders: Path) -> dict[str, set[str]]:
+    """Module -> the modules that it imports; the empty __init__ of a package counts for nothing."""
+    files = modules(*folders)
+    return {name: set(imported(name, path)) & files.keys() - {name} for name, path in files.items()}
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """The names on a circle; empty if there is none."""
+    try:
+        graphlib.TopologicalSorter(edges).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def packages(edges: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same graph with one node per package."""
+    merged: dict[str, set[str]] = {}
+    for name, targets in edges.items():
+        top = name.partition(".")[0]
+        merged.setdefault(top, set()).update(target.partition(".")[0] for target in targets)
+    return {top: targets - {top} for top, targets in merged.items()}
+
+
+def test_no_import_circle_among_modules():
+    edges = graph(*FOLDERS)
+    assert "gpu.rehearsal" in edges["gpu.workloads"] and "gpu.workloads" in edges["triton_aot"]
+    assert circle(edges) == []
+
+
+def test_no_import_circle_between_packages():
+    assert circle(packages(graph(*FOLDERS))) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["import b", "from b import x", "def f():\n    import b", "importlib.import_module('b')"]
+)
+def test_every_kind_of_import_closes_a_circle(text: str, tmp_path: Path):
+    (tmp_path / "a.py").write_text(text)
+    (tmp_path / "b.py").write_text("import a")
+    assert sorted(set(circle(graph(tmp_path)))) == ["a", "b"]
+
+
+def test_a_circle_through_a_package_is_found(tmp_path: Path):
+    (tmp_path / "p").mkdir()
+    texts = {"p/x.py": "import a", "p/y.py": "from . import z", "p/z.py": "", "a.py": "from p.y import f"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    edges = graph(tmp_path)
+    assert edges["p.y"] == {"p.z"} and circle(edges) == []
+    assert sorted(set(circle(packages(edges)))) == ["a", "p"]

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of every op as the benchmarks make them, but small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import workloads
+
+from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
+
+SIZE, K = (3, 20, 8), 5  # N, C, H = W
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """Arguments of the op of this name; "pooled" are of contribution with coarse labels, "pairs" of blend."""
+    if name in ("pooled", CONTRIBUTION.name):
+        return workloads.labelled((1, 4, 64) if name == "pooled" else SIZE, K, torch.float32, "nchw")
+    if name in ("pairs", BLEND.name):
+        return workloads.edited(name != "pairs", torch.float32, (2, 3))
+    op = next(op for op in (LLOYD_STEP, ASSIGN, ASSIGN_CONTRIBUTION) if op.name == name)
+    return workloads.clustered(op, SIZE, K, torch.float32, "nchw")
