@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled synthesis: hooks that are there before anything is compiled, and read styles from where they always are."""
+"""Compiled synthesis: its hooks exist before anything is compiled, and read styles from buffers that never move."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .sites import Site
 
 
 def refuse_compiled(network: nn.Module) -> None:
-    """Raises ValueError for a network with a compiled module: what is compiled ignores hooks that come later."""
+    """Raises ValueError for a network with a compiled module, because compiled code ignores later hooks."""
     for name, module in network.named_modules():
         if is_compiled(module):
             raise ValueError(
@@ -24,14 +24,14 @@ def refuse_compiled(network: nn.Module) -> None:
             )
 
 
-class Compiled:
+class CompiledSynthesis:
     """Synthesis of batches of one size from styles, under torch.compile.
 
-    Styles and latents are copied into buffers that never move, so nothing is compiled again for other ones, and a CUDA
-    graph can replay. The hooks stay with the network; they do nothing unless this object runs it.
+    Styles and latents are copied into the same buffers every time, so that nothing is compiled twice and a CUDA graph
+    can replay. The hooks stay in the network; they do nothing unless this object runs it.
 
     Args:
-        wires: of all sites.
+        site_hooks: all sites, each with its hooks.
         synthesis: w -> image.
         styles: [B, S], the buffer of styles.
         w: [B, D] or [B, rows, D], the buffer of latents.
@@ -40,7 +40,7 @@ class Compiled:
 
     def __init__(
         self,
-        wires: Iterable[tuple[Site, SiteHooks]],
+        site_hooks: Iterable[tuple[Site, SiteHooks]],
         synthesis: Callable[[Tensor], Tensor],
         styles: Tensor,
         w: Tensor,
@@ -48,11 +48,11 @@ class Compiled:
     ) -> None:
         self._styles, self._w = styles, w
         self._active = False
-        self._handles = [wire.replace_scale(styles[:, site.slice], lambda: self._active) for site, wire in wires]
+        self._handles = [hooks.replace_scale(styles[:, site.slice], lambda: self._active) for site, hooks in site_hooks]
         self._synthesis = torch.compile(synthesis, **options)
 
     def __call__(self, styles: Tensor, w: Tensor) -> Iterator[Tensor]:
-        """What synthesis gives for styles [N, S] at w [N, ...], batch by batch; good until the next one."""
+        """Outputs of synthesis for styles [N, S] at w [N, ...], batch by batch; each is valid until the next one."""
         size = len(self._styles)
         self._active = True
         try:

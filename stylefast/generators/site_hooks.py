@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forward hooks on the modules behind a site, and how rules and one probing forward pass find them."""
+"""Forward hooks on the modules of a site; rules and one probing forward pass find these modules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from .sites import Kind, Rule, Site
 
 @dataclass
 class SiteHooks:
-    """The modules behind a site, its kind, and the row of w that is all its style takes (None: it takes more)."""
+    """The modules of a site, and hooks on them.
+
+    Args:
+        rule: the rule that the site was found by.
+        style: the module that computes the style.
+        carrier: the module that takes or gives the tensor which the style scales.
+        kind: the site's kind.
+        row: the row of w that is the style module's only input; None if it takes anything else.
+    """
 
     rule: Rule
     style: nn.Module
@@ -27,35 +35,35 @@ class SiteHooks:
     kind: Kind
     row: int | None = None
 
-    def on_tensor(self, call: Callable[[Tensor], None]) -> RemovableHandle:
-        """Hook ``call`` on the tensor that the style scales, or on what of it lies in the frame."""
+    def on_tensor(self, callback: Callable[[Tensor], None]) -> RemovableHandle:
+        """Calls ``callback`` with the tensor that the style scales, without its margin beyond the frame."""
         margin = self.rule.margin(self.carrier)
 
         def read(module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
             tensor = inputs[0] if self.rule.reads == "input" else output
-            call(tensor[:, :, margin:-margin, margin:-margin] if margin else tensor)
+            callback(tensor[:, :, margin:-margin, margin:-margin] if margin else tensor)
 
         if self.rule.reads == "input":
             return self.carrier.register_forward_pre_hook(read)
         return self.carrier.register_forward_hook(read)
 
-    def on_scale(self, call: Callable[[Tensor], None]) -> RemovableHandle:
-        """Hook ``call`` on the scale that the style module gives."""
+    def on_scale(self, callback: Callable[[Tensor], None]) -> RemovableHandle:
+        """Calls ``callback`` with the scale that the style module gives."""
 
         def read(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            call(self.rule.scale.read(output))
+            callback(self.rule.scale.read(output))
 
         return self.style.register_forward_hook(read)
 
     def replace_scale(self, scale: Tensor, active: Callable[[], bool] = lambda: True) -> RemovableHandle:
-        """Let the style module give what is in ``scale`` [N, C] instead of its own, whenever ``active``."""
+        """Replaces the scale that the style module gives by the contents of ``scale`` [N, C] whenever ``active``."""
 
         def replace(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             if not active():
                 return None
             # The module's own layout and alignment, because a matrix product may round differently in another.
-            own = torch.empty_like(self.rule.scale.read(output))
-            return self.rule.scale.write(inputs, output, own.copy_(scale))
+            replacement = torch.empty_like(self.rule.scale.read(output))
+            return self.rule.scale.write(inputs, output, replacement.copy_(scale))
 
         return self.style.register_forward_hook(replace)
 
@@ -70,25 +78,27 @@ def match(network: nn.Module, rules: tuple[Rule, ...]) -> dict[str, SiteHooks]:
         ValueError: no style module matches, a carrier does not exist, or two style modules claim one site.
     """
     modules = dict(network.named_modules())
-    found: dict[str, SiteHooks] = {}
+    site_hooks: dict[str, SiteHooks] = {}
     for rule in rules:
-        matches = [style for name in modules if (style := re.fullmatch(rule.style, name))]
-        for style in matches:
-            site, carrier = style["site"], style.expand(rule.carrier)
-            if carrier not in modules or site in found:
-                raise ValueError(f"rule {rule.style!r} gives {style[0]} no site of its own or no carrier: {carrier}")
-            kind = rule.last if rule.last and style is matches[-1] else rule.kind
-            found[site] = SiteHooks(rule, modules[style[0]], modules[carrier], kind)
-    if not found:
+        matches = [matched for name in modules if (matched := re.fullmatch(rule.style, name))]
+        for matched in matches:
+            site, carrier = matched["site"], matched.expand(rule.carrier)
+            if carrier not in modules or site in site_hooks:
+                raise ValueError(f"rule {rule.style!r} gives {matched[0]} no site of its own or no carrier: {carrier}")
+            kind = rule.last if rule.last and matched is matches[-1] else rule.kind
+            site_hooks[site] = SiteHooks(rule, modules[matched[0]], modules[carrier], kind)
+    if not site_hooks:
         raise ValueError(f"rules must match style modules, got none for {[rule.style for rule in rules]}")
-    return found
+    return site_hooks
 
 
-def probe(wires: dict[str, SiteHooks], synthesis: Callable[[Tensor], Tensor], w: Tensor) -> tuple[list[Site], Tensor]:
-    """Run synthesis once and note for each site its width, its tensor and its row of w (into ``wires``).
+def probe(
+    site_hooks: dict[str, SiteHooks], synthesis: Callable[[Tensor], Tensor], w: Tensor
+) -> tuple[list[Site], Tensor]:
+    """Run synthesis once; find the width, the tensor and the row of w of each site, and set ``SiteHooks.row``.
 
     Args:
-        wires: modules by site name, as ``match`` gives them.
+        site_hooks: hooks by site name, as ``match`` gives them.
         synthesis: w -> image.
         w: contiguous [1, D] or [1, rows, D].
 
@@ -103,34 +113,36 @@ def probe(wires: dict[str, SiteHooks], synthesis: Callable[[Tensor], Tensor], w:
     latest: tuple[str, Tensor] | None = None
 
     def see_style(name: str, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
-        widths[name] = wires[name].rule.scale.read(output).shape[1]
+        hooks = site_hooks[name]
+        widths[name] = hooks.rule.scale.read(output).shape[1]
         # Called outside of autocast the module would round otherwise than within.
-        wires[name].row = None if options or torch.is_autocast_enabled(w.device.type) else _row(w, inputs)
+        hooks.row = None if options or torch.is_autocast_enabled(w.device.type) else _find_row(w, inputs)
 
     def see_tensor(name: str, tensor: Tensor) -> None:
-        nonlocal latest  # one tensor is enough to hold: sites that read the same follow one another
+        nonlocal latest  # one tensor is enough to hold: sites that read the same tensor follow one another
         if latest is None or latest[1] is not tensor:
             latest = name, tensor
         tensors[name] = latest[0], tensor.shape
 
-    with ExitStack() as hooks:
-        for name, wire in wires.items():
-            see = partial(see_style, name)
-            hooks.callback(wire.style.register_forward_hook(see, with_kwargs=True).remove)
-            hooks.callback(wire.on_tensor(partial(see_tensor, name)).remove)
+    with ExitStack() as stack:
+        for name, hooks in site_hooks.items():
+            handle = hooks.style.register_forward_hook(partial(see_style, name), with_kwargs=True)
+            stack.callback(handle.remove)
+            stack.callback(hooks.on_tensor(partial(see_tensor, name)).remove)
         image = synthesis(w)
     sites: list[Site] = []
-    for name in tensors | dict.fromkeys(wires):
+    for name in tensors | dict.fromkeys(site_hooks):
         key, shape = tensors.get(name, (name, torch.Size()))
         if len(shape) != 4 or widths.get(name) != shape[1]:
             raise ValueError(f"site {name}: a style of {widths.get(name)} channels cannot scale {tuple(shape)}")
         start = sites[-1].stop if sites else 0
-        wire = wires[name]
-        sites.append(Site(name, shape[1], start, wire.kind, key, (shape[2], shape[3]), wire.rule.normalized))
+        hooks = site_hooks[name]
+        sites.append(Site(name, shape[1], start, hooks.kind, key, (shape[2], shape[3]), hooks.rule.normalized))
     return sites, image
 
 
-def _row(w: Tensor, inputs: tuple[Any, ...]) -> int | None:
+def _find_row(w: Tensor, inputs: tuple[Any, ...]) -> int | None:
+    """The row of w that is the only input; None if there is none."""
     rows = w if w.ndim == 3 else w[:, None]  # [1, rows, D]
     if len(inputs) == 1 and isinstance(inputs[0], Tensor):
         for i in range(rows.shape[1]):

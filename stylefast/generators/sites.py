@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sites of a StyleGAN: what they are, and how rules and one probing forward pass find them in a module tree."""
+"""Sites of a StyleGAN, and rules that find them in a module tree."""
 
 from __future__ import annotations
 
