@@ -17,6 +17,7 @@ import torch
 from timing import Figure, percentile
 
 from stylefast import Catalog, StyleEditor, generators
+from stylefast.catalog import Clustering
 from stylefast.editing import Sequential
 from stylefast.generators import Generator
 
@@ -26,7 +27,7 @@ def build(generator: Generator, images: int, clusters: int) -> tuple[Catalog, fl
     w = generator.latents(range(images), truncation=0.7)
     generator.synthesize(generator.styles(w[:1]), w[:1])  # first calls allocate
     begin = time.perf_counter()
-    catalog = Catalog.build(generator, w, n_clusters=clusters)
+    catalog = Catalog.build(generator, w, Clustering(n_clusters=clusters))
     seconds = time.perf_counter() - begin
     return catalog.annotate({f"cluster{k}": [k] for k in range(clusters)}), seconds
 

@@ -35,7 +35,7 @@ from torch import Tensor
 from workloads import STYLES
 
 from stylefast import SphericalKMeans, StyleEditor, blend, generators
-from stylefast.editing import EditRenderer, Grid, Job, SeedLatents
+from stylefast.editing import Grid, Job, JobOptions, SeedLatents
 from stylefast.generators import Generator
 from stylefast.io.tensors import read_tensors, write_tensors
 
@@ -44,12 +44,12 @@ BUFFERS = (128, 256, 1024, 4096)  # edits per buffer of styles
 SHARD = (64, 512, 32)  # N, C, H = W of a shard of activations
 
 
-def grid(generator: Generator, edits: int) -> Grid:
-    """A plan of at least `edits` edits: 20 references on as many targets as that takes, one part."""
+def grid(generator: Generator, edits: int) -> tuple[StyleEditor, Grid]:
+    """An editor, and a plan of at least `edits` edits: 20 references on as many targets as that takes, one part."""
     catalog, _ = build(generator, 8, 8)
     targets = SeedLatents(generator, range(1000, 1000 + -(-edits // 20)))
     references = SeedLatents(generator, range(20))
-    return Grid(StyleEditor(generator, catalog), targets, references, "cluster0")
+    return StyleEditor(generator, catalog), Grid(targets, references, "cluster0")
 
 
 def seconds(work: Iterable[object]) -> float:
@@ -59,34 +59,36 @@ def seconds(work: Iterable[object]) -> float:
     return time.perf_counter() - begin
 
 
-def overhead(network: str, edits: int, suffix: str, batch_size: int, threads: int) -> Figure:
+def overhead(network: str, edits: int, image_format: str, batch_size: int, threads: int) -> Figure:
     """The figure of the whole pipeline, with the generator alone on the same batches as the peer; memory is allocated
     as the command line has it."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     generator = generators.load(network)
-    plan = grid(generator, edits)
-    render = EditRenderer(plan, batch_size=batch_size)
+    editor, plan = grid(generator, edits)
+    render = editor.renderer(plan, batch_size=batch_size)
+    options = JobOptions(image_format=image_format, batch_size=batch_size)
     generator_seconds, job_seconds = list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         for i in range(ROUNDS):
             batches = [render(edits) for edits in plan.batches(batch_size, (i, ROUNDS))]
             inputs = [(b.styles, torch.cat([plan.targets.w(e.target) for e in b.edits])) for b in batches]
             del batches
-            job = Job(plan, folder, suffix=suffix, batch_size=batch_size, share=(i, ROUNDS), progress=False)
+            job = Job(editor, plan, folder, options, shard=(i, ROUNDS), progress=False)
             generator_seconds.append(seconds(starmap(generator.synthesize, inputs)))
             job_seconds.append(seconds(job))
-        files = [path.stat().st_size for path in Path(folder).glob(f"*{suffix}")]
-    assert len(files) == len(plan), f"{len(files)} files of {len(plan)} edits"
-    work = f"{generator.name}, {len(files)} edits by {batch_size} to {suffix}"
+        n_files = len(list(Path(folder).glob(f"*.{image_format}")))
+    assert n_files == len(plan), f"{n_files} files of {len(plan)} edits"
+    work = f"{generator.name}, {n_files} edits by {batch_size} to .{image_format}"
     return comparison("stylefast edit", work, None, threads, job_seconds, "the generator alone", generator_seconds)
 
 
 def peak(edits: int, send: Callable[[int], None]) -> None:
     """Runs a job of the toy generator; sends the peak memory of the process in kB."""
     torch.set_num_threads(1)
-    plan = grid(generators.load("toy:sg2"), edits)
+    editor, plan = grid(generators.load("toy:sg2"), edits)
     with tempfile.TemporaryDirectory() as folder:
-        n_edits = sum(len(batch.edits) for batch in Job(plan, folder, batch_size=16, progress=False))
+        job = Job(editor, plan, folder, JobOptions(batch_size=16), progress=False)
+        n_edits = sum(len(batch.edits) for batch in job)
         assert n_edits == len(plan) >= edits
     send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
@@ -186,16 +188,15 @@ def main() -> None:
     parser.add_argument("--network", default="random-face")
     parser.add_argument("--edits", type=int)
     parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--format", default="png")
+    parser.add_argument("--format", default="png", choices=("png", "jpg", "webp"))
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.measurement == "overhead":
-        suffix = f".{arguments.format}"
         figure = overhead(
-            arguments.network, arguments.edits or 200, suffix, arguments.batch_size, arguments.threads
+            arguments.network, arguments.edits or 200, arguments.format, arguments.batch_size, arguments.threads
         )  # fmt: skip
         print(record.line(figure), f"median {figure.median_to_peer:.3f}")
         if arguments.record:
