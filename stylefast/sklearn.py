@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spherical k-means as an estimator of scikit-learn, on this package's kernels. Needs scikit-learn 1.6 or later."""
+"""Spherical k-means as a scikit-learn estimator, on the kernels of this package. Needs scikit-learn 1.6 or later."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize, pad
@@ -18,7 +19,7 @@ from torch.nn.functional import normalize, pad
 from . import kmeans
 from .core.checks import as_tensor
 from .kmeans.data import Batch, Sums
-from .kmeans.initialization import SAMPLE, chosen
+from .kmeans.initialization import SAMPLE, centroids_of_sample, unit_centroids
 from .kmeans.lloyd import BatchedLloyd
 from .ops.assign import Assignment
 
@@ -40,9 +41,9 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         init: "k-means++" (greedy) or "random", from a sample of max(4096, 64 K) rows by weight; or centers
             [K, n_features], or [B, K, n_features] for B restarts.
         n_init: restarts, which share every read of the rows; the least inertia wins. Not used if `init` is an array.
-        max_iter: most updates of a restart.
+        max_iter: maximum number of updates per restart.
         tol: a restart ends when the mean cosine gains less than `tol` of itself.
-        random_state: of the random choices: None, an int or a `numpy.random.RandomState`.
+        random_state: seed of the random choices: None, an int or a `numpy.random.RandomState`.
         backend: as in `stylefast.assign`.
 
     Attributes:
@@ -67,6 +68,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
     inertia_: float
     n_iter_: int
     n_features_in_: int
+    feature_names_in_: np.ndarray
 
     def __init__(
         self,
@@ -87,85 +89,81 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self.random_state = random_state
         self.backend = backend
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> SphericalKMeans:
+    def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> SphericalKMeans:
         """Cluster rows X [n_samples, n_features], float32 or float64 (others become float64), of weights [n_samples].
 
-        Reads X where it is; weights that are not all equal and rows that do not count cost a copy. Weights below
-        3e-10 of the largest (1e-77 in float64) count as that much; those that are 0 count as 0.
+        Reads X without a copy; weights that are not all equal, and rows that are zero or have the weight 0, cost one.
+        Positive weights below 3e-10 of the largest (1e-77 in float64) count as that much; `y` is not used.
         """
-        X, weight = self._rows(X, sample_weight, reset=True)
+        X, sample_weight = self._validated(X, sample_weight, reset=True)
         names = ("n_clusters", "n_init", "init", "max_iter", "tol", "backend")
-        settings = kmeans.SphericalKMeans(**{name: getattr(self, name) for name in names})  # checks them
+        parameters = kmeans.SphericalKMeans(**{name: getattr(self, name) for name in names})  # validated by it
         rng = torch.Generator().manual_seed(int(check_random_state(self.random_state).randint(1 << 31)))
-        rows, weights = as_tensor("X", X, "[n_samples, n_features]", 2), torch.from_numpy(weight)
-        counted = (weights > 0) & (torch.linalg.vector_norm(rows, dim=1) > 0)
-        if int(counted.sum()) < settings.n_clusters:
+        rows, weights = as_tensor("X", X, "[n_samples, n_features]", 2), torch.from_numpy(sample_weight)
+        nonzero = (weights > 0) & (torch.linalg.vector_norm(rows, dim=1) > 0)
+        if int(nonzero.sum()) < parameters.n_clusters:
             raise ValueError(
                 f"n_clusters must be at most the number of rows with a weight and values other than zero, got "
-                f"n_clusters={settings.n_clusters} for {int(counted.sum())} of n_samples={len(rows)} rows"
+                f"n_clusters={parameters.n_clusters} for {int(nonzero.sum())} of n_samples={len(rows)} rows"
             )
-        if not counted.all():
-            rows, weights = rows[counted], weights[counted]
-        weighted = _Weighted(rows, weights, self.backend)
-        if isinstance(settings.init, Tensor):
-            if settings.init.shape[-1] != rows.shape[1]:
-                raise ValueError(f"init must have {rows.shape[1]} features, got shape {tuple(settings.init.shape)}")
-            first = normalize(settings.init.double(), dim=-1).reshape(-1, *settings.init.shape[-2:]).to(rows.dtype)
-        else:
-            sample, shares = _sample(rows, weights, max(SAMPLE, 64 * settings.n_clusters), rng)
-            first = chosen(sample, settings.init, settings.n_clusters, settings.n_init, rng, shares)
-        state = BatchedLloyd(first)
-        while state.going:
-            state.advance(weighted, settings.tol, settings.max_iter)
+        if not nonzero.all():
+            rows, weights = rows[nonzero], weights[nonzero]
+        points = _WeightedRows(rows, weights, self.backend)
+        state = BatchedLloyd(_initial_centroids(rows, weights, parameters, rng))
+        while state.active:
+            state.advance(points, parameters.tol, parameters.max_iter)
         best = max(state.runs, key=lambda run: run.objective)
         if best.n_empty:
-            warnings.warn(f"{best.n_empty} of {settings.n_clusters} clusters are empty", ConvergenceWarning, 2)
-        self.cluster_centers_, self.n_iter_ = best.centroids.numpy(), max(1, best.n_iter)
-        found = self._assign(X)
-        self.labels_, self.inertia_ = found.labels.flatten().numpy(), _inertia(found, weight)
+            warnings.warn(f"{best.n_empty} of {parameters.n_clusters} clusters are empty", ConvergenceWarning, 2)
+        self.cluster_centers_, self.n_iter_ = np.asarray(best.centroids), max(1, best.n_iter)
+        assignment = self._assign(X)
+        self.labels_, self.inertia_ = assignment.labels.flatten().numpy(), _inertia(assignment, sample_weight)
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """The label of every row: [n_samples] int32."""
         check_is_fitted(self)
-        return self._assign(self._rows(X)[0]).labels.flatten().numpy()
+        return self._assign(self._validated(X)[0]).labels.flatten().numpy()
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """The cosine distance 1 - <x_i / |x_i|, c_k> of every row to every center: [n_samples, K] of X's dtype."""
         check_is_fitted(self)
-        rows = as_tensor("X", self._rows(X)[0], "[n_samples, n_features]", 2)
+        rows = as_tensor("X", self._validated(X)[0], "[n_samples, n_features]", 2)
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         scores = rows @ torch.from_numpy(self.cluster_centers_).to(rows.dtype).T  # [n, K]
         return (1 - scores / norm.where(norm > 0, 1)).numpy()
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """-sum_i w_i (1 - cos_i): the negative inertia of rows X."""
+    def score(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> float:
+        """-sum_i w_i (1 - cos_i): the negative inertia of rows X. `y` is not used."""
         check_is_fitted(self)
-        X, weight = self._rows(X, sample_weight)
-        return -_inertia(self._assign(X), weight)
+        X, sample_weight = self._validated(X, sample_weight)
+        return -_inertia(self._assign(X), sample_weight)
 
-    def _rows(self, X: Any, sample_weight: Any = None, reset: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        X = validate_data(self, X, dtype=(np.float64, np.float32), reset=reset)
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    def _validated(
+        self, X: ArrayLike, sample_weight: ArrayLike | None = None, reset: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and weights as arrays of the dtypes that the kernels and the sums take."""
+        rows = np.asarray(validate_data(self, cast(Any, X), dtype=(np.float64, np.float32), reset=reset))
+        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64)
         if weight.min(initial=0) < 0:
             raise ValueError(f"sample_weight must be >= 0, got {weight.min()}")
-        return X, weight
+        return rows, weight
 
     def _assign(self, X: np.ndarray) -> Assignment:
-        return Batch.of(X, "raw", self.backend, "X").assign(torch.from_numpy(self.cluster_centers_))
+        return Batch.from_array(X, "raw", self.backend, "X").assign(torch.from_numpy(self.cluster_centers_))
 
     @property
     def _n_features_out(self) -> int:
         return len(self.cluster_centers_)
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
 
-class _Weighted:
-    """Rows with weights, as Lloyd iterations read them.
+class _WeightedRows:
+    """Rows with weights, for `BatchedLloyd`.
 
     A kernel divides a point by its norm. The point (x / |x|, sqrt(1 / w^2 - 1)) has norm 1 / w: it adds w x / |x| to
     sums and w cos to the objective, and has x's label, as centroids have 0 in the last coordinate.
@@ -180,10 +178,10 @@ class _Weighted:
             torch.div(rows, norm, out=points[:, :-1])
             points[:, -1] = (1 / weight.square() - 1).sqrt()
             self._weight = weight
-        self._batch = Batch.of(points, "raw", backend, "X")
+        self._batch = Batch.from_array(points, "raw", backend, "X")
 
     def step(self, centroids: Tensor) -> Sums:
-        """One Lloyd step of restarts [B, K, C]; the objective is that of weights that are 1 at most."""
+        """One Lloyd step of restarts [B, K, C]. In the objective the largest weight is 1."""
         step = self._batch.step(self._padded(centroids))
         return Sums(step.sums[..., : self._channels], step.counts, step.objective)
 
@@ -198,22 +196,36 @@ class _Weighted:
         return centroids if self._weight is None else pad(centroids, (0, 1))
 
 
+def _initial_centroids(
+    rows: Tensor, weights: Tensor, parameters: kmeans.SphericalKMeans, rng: torch.Generator
+) -> Tensor:
+    """Initial centroids of all restarts, of unit norm: [B, K, n_features]."""
+    init, n_clusters = parameters.init, parameters.n_clusters
+    if not isinstance(init, Tensor):
+        sample, sample_weights = _sample(rows, weights, max(SAMPLE, 64 * n_clusters), rng)
+        return centroids_of_sample(sample, init, n_clusters, parameters.n_init, rng, sample_weights)
+    if init.shape[-1] != rows.shape[1]:
+        raise ValueError(f"init must have {rows.shape[1]} features, got shape {tuple(init.shape)}")
+    return unit_centroids(init, rows.dtype)
+
+
 def _sample(rows: Tensor, weights: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows at unit norm and their weights: all rows, if they are at most `size`; else so many of equal weight, each as
-    often as its weight says.
+    """Rows at unit norm and their weights: all rows, if there are at most `size`; otherwise `size` rows of equal
+    weight, each as often as its weight requires.
 
     Rows are taken in the order of their projections onto a random direction, so that neither their order nor whether a
     row is repeated or weighted makes a difference.
     """
     direction = torch.randn(rows.shape[1], generator=rng, dtype=torch.float64).to(rows.dtype)
     order = (rows @ direction).argsort(stable=True)
-    running = weights[order].cumsum(0)
+    cumulative = weights[order].cumsum(0)
     steps = torch.arange(size) + torch.rand((), generator=rng, dtype=torch.float64)
     if len(rows) > size:
-        order = order[torch.searchsorted(running, steps * (running[-1] / size), right=True).clamp(max=len(rows) - 1)]
+        chosen = torch.searchsorted(cumulative, steps * (cumulative[-1] / size), right=True)
+        order = order[chosen.clamp(max=len(rows) - 1)]
         weights = torch.ones_like(weights)
     return normalize(rows[order], dim=1), weights[order]
 
 
-def _inertia(found: Assignment, weight: np.ndarray) -> float:
-    return float(weight @ (1 - found.similarity.flatten().double().numpy()))
+def _inertia(assignment: Assignment, weight: np.ndarray) -> float:
+    return float(weight @ (1 - assignment.similarity.flatten().double().numpy()))

@@ -1,42 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The points of spherical k-means: the C-vectors of a stream of batches, over all ranks that share it."""
+"""The data of spherical k-means: one batch of points, and all points of an array, of a stream or of several ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..core.checks import as_tensor
-from ..core.dtypes import accumulator
+from ..core.dtypes import Array, accumulator
 from ..distributed import Ranks
 from ..ops import assign as assignment
 from ..ops.lloyd_step import LloydStep, lloyd_step
-from .prefetch import Array, Stream, array_of, check_stream, prefetch
+from .prefetch import Stream, array_of, check_stream, prefetch
 
-CHUNK = 1 << 22  # elements of the piece of the activations that is standardised at a time
+CHUNK = 1 << 22  # elements of activations that are standardized at a time
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The C-vectors of `activations` [N, C, H, W]: read whole by the ops, gathered only a few at a time.
+    """One array of points: the C-vectors at all positions of activations.
 
-    `rows` says that the caller gave points [M, C], so that labels and messages are of rows.
+    Args:
+        activations: [N, C, H, W]; points [M, C] are viewed as one image. The ops read it without a copy.
+        features, backend: as in `stylefast.assign`.
+        is_rows: whether the user passed points [M, C], so that labels and messages are per row.
+        name: what messages call the array.
     """
 
     activations: Tensor
     features: str
     backend: str | None
-    rows: bool
+    is_rows: bool
     name: str
 
     @classmethod
-    def of(cls, data: Array, features: str, backend: str | None, name: str = "activations") -> Batch:
-        """Views data [N, C, H, W] or [M, C]; rows become the positions of one image, or of none."""
+    def from_array(cls, data: Array, features: str, backend: str | None, name: str = "activations") -> Batch:
+        """Views data [N, C, H, W] or [M, C]. Rows become the positions of one image, or of no image if M = 0."""
         x = as_tensor(name, data, "[N, C, H, W] or [M, C]", 4, 2)
         if x.dim() == 4:
             return cls(x, features, backend, False, name)
@@ -51,21 +56,24 @@ class Batch:
         return self.activations.numel() // max(1, self.channels)
 
     def step(self, centroids: Tensor) -> LloydStep:
+        """One Lloyd step of centroids [K, C] or [B, K, C]."""
         return lloyd_step(self.activations, centroids, features=self.features, backend=self.backend)
 
     def assign(self, centroids: Tensor) -> assignment.Assignment:
-        """Labels and similarity; raises ValueError if the norm of a point is not finite."""
-        found = assignment.assign(self.activations, centroids, features=self.features, backend=self.backend)
-        if found.similarity.isnan().any():
-            raise ValueError(self._not_finite(found.similarity))
-        return found
+        """Labels and similarity. Raises ValueError if the norm of a point is not finite."""
+        result = assignment.assign(self.activations, centroids, features=self.features, backend=self.backend)
+        if result.similarity.isnan().any():
+            raise ValueError(self._not_finite_message(result.similarity))
+        return result
 
-    def nonzero(self, lines: Tensor) -> Tensor:
-        """Flat positions, ascending, of the points that are not zero: [U] int64. Raises as `assign` does.
+    def nonzero(self, probes: Tensor) -> Tensor:
+        """Flat positions [U] int64, ascending, of the points that are not zero. Raises as `assign` does.
 
-        lines: [4, C] random ones. Only zero has similarity 0 to all of them, and no point has NaN: one read tells both.
+        Args:
+            probes: [4, C], random vectors. Only a zero point has similarity 0 to all of them, and a point with NaN has
+                similarity NaN, so one read of the data finds both.
         """
-        return self.assign(torch.cat((lines, -lines))).similarity.flatten().nonzero().squeeze(1)
+        return self.assign(torch.cat((probes, -probes))).similarity.flatten().nonzero().squeeze(1)
 
     def gather(self, positions: Tensor) -> Tensor:
         """The points at flat positions [m], at unit norm: [m, C] float32 or float64."""
@@ -77,10 +85,10 @@ class Batch:
                 columns.copy_(_columns(assignment.points(piece, self.features), positions))
         else:
             x = assignment.points(_columns(self.activations, positions), self.features)
-        return torch.nn.functional.normalize(x, dim=1)
+        return normalize(x, dim=1)
 
-    def _not_finite(self, similarity: Tensor) -> str:
-        if self.features == "standardized":  # a bad value spoils its channel everywhere: name only its own point
+    def _not_finite_message(self, similarity: Tensor) -> str:
+        if self.features == "standardized":  # a bad value spoils its whole channel: name only the point that holds it
             ones = self.activations.new_ones((1, self.channels))
             raw = assignment.assign(self.activations, ones, backend=self.backend).similarity
             similarity = raw if raw.isnan().any() else similarity
@@ -88,139 +96,182 @@ class Batch:
         n, h, w = bad[0].tolist()
         return (
             f"{self.name} must be finite, got {len(bad)} of {similarity.numel()} points with NaN, Inf or a norm that "
-            f"overflows, the first at {f'row {h}' if self.rows else f'image {n}, position ({h}, {w})'}"
+            f"overflows, the first at {f'row {h}' if self.is_rows else f'image {n}, position ({h}, {w})'}"
         )
 
 
 class Sums(NamedTuple):
-    """What a Lloyd iteration needs of all points: sums [B, K, C], counts [B, K] int64, objective [B] float64."""
+    """What a Lloyd iteration computes over all points: sums [B, K, C], counts [B, K] int64, objective [B] float64."""
 
     sums: Tensor
     counts: Tensor
     objective: Tensor
 
 
+@dataclass(frozen=True, eq=False)
 class Points:
-    """All points of a stream, or of the streams of all ranks, rank 0's first; nothing of them is kept.
+    """All points of an array or a stream; with several ranks, the points of all ranks in the order of the ranks.
 
-    Each method but the constructor reads the whole stream once, and every rank must call it.
+    `Points.scan` makes one from data. The constructor only stores its arguments: it neither reads nor communicates.
+    Iteration and every method except the constructor read the data once and keep nothing of them. Every rank must call
+    `scan`, `step`, `gather` and `farthest`, in the same order.
 
     Args:
         data: an array [N, C, H, W] or [M, C], or an iterable of such batches that can be read again; a batch may be a
-            tuple or list that begins with the array, as those of a DataLoader are.
+            tuple or list that begins with the array, as the batches of a DataLoader are.
         features, backend: as in `stylefast.assign`.
-        ranks: those that share the data.
-
-    Attributes:
-        backend: as given.
+        ranks: the ranks that share the data set.
         channels: C; 0 if no rank has a batch.
-        dtype: of the centroids.
-        total: number of points.
-        n_nonzero: number of those that are not zero. Their places, 0 to n_nonzero - 1, do not depend on how the points
-            are cut into batches and shared among ranks.
-
-    Raises:
-        TypeError, ValueError: wrong type, dtype, rank or shape of a batch; NaN or Inf in a point.
+        dtype: dtype of the centroids.
+        device: device of this rank's data; the CPU if it has none.
+        probes: [4, C], random vectors for `Batch.nonzero`.
+        n_local: number of points of this rank.
+        n_points: number of points of all ranks.
+        n_nonzero: number of points of all ranks that are not zero. Their indices, 0 to n_nonzero - 1, do not depend on
+            how the points are divided into batches and among ranks.
+        nonzero_offset: index of this rank's first point that is not zero.
     """
 
-    def __init__(
-        self, data: Array | Stream, features: str, backend: str | None, ranks: Ranks, rng: torch.Generator
-    ) -> None:
-        self.in_memory = isinstance(data, (Tensor, np.ndarray))
-        self._data: Any = data if self.in_memory else check_stream("activations", data)
-        self._features, self.backend, self._ranks = features, backend, ranks
-        self.channels, self.dtype, self.device = 0, torch.float32, torch.device("cpu")
-        first = next(self._read(), None)
-        known = ranks.gather(None if first is None else (first.channels, accumulator(first.activations.dtype)))
-        self.channels, self.dtype = next((each for each in known if each is not None), (0, torch.float32))
-        if first is not None:
-            self.device = first.activations.device
-        self._lines = torch.randn(4, self.channels, generator=rng).to(self.device)
-        self._mine: int | None = None
-        counts = [(len(batch), len(batch.nonzero(self._lines))) for batch in self]
-        self._mine, nonzero = (sum(column) for column in zip((0, 0), *counts, strict=True))
-        each = ranks.gather((self._mine, nonzero))
-        self.total, self.n_nonzero = (sum(column) for column in zip(*each, strict=True))
-        self._begin = sum(u for _, u in each[: ranks.rank])
+    data: Array | Stream
+    features: str
+    backend: str | None
+    ranks: Ranks
+    channels: int
+    dtype: torch.dtype
+    device: torch.device
+    probes: Tensor
+    n_local: int
+    n_points: int
+    n_nonzero: int
+    nonzero_offset: int
+
+    @classmethod
+    def scan(
+        cls, data: Array | Stream, features: str, backend: str | None, ranks: Ranks, rng: torch.Generator
+    ) -> Points:
+        """Reads the first batch and then all batches, counts the points, and gathers the counts of all ranks.
+
+        Args:
+            data, features, backend, ranks: as for the class.
+            rng: generator of the probes.
+
+        Raises:
+            TypeError, ValueError: wrong type, dtype, rank or shape of a batch; NaN or Inf in a point.
+        """
+        if not isinstance(data, (Tensor, np.ndarray)):
+            check_stream("activations", data)
+        first = next(_read(data, features, backend), None)
+        kinds = ranks.gather(None if first is None else (first.channels, accumulator(first.activations.dtype)))
+        channels, dtype = next((kind for kind in kinds if kind is not None), (0, torch.float32))
+        device = torch.device("cpu") if first is None else first.activations.device
+        probes = torch.randn(4, channels, generator=rng).to(device)
+        n_local = n_local_nonzero = 0
+        for batch in _read_alike(data, features, backend, channels, dtype):
+            n_local += len(batch)
+            n_local_nonzero += len(batch.nonzero(probes))
+        counts = ranks.gather((n_local, n_local_nonzero))
+        n_points, n_nonzero = (sum(column) for column in zip(*counts, strict=True))
+        offset = sum(count for _, count in counts[: ranks.rank])
+        return cls(
+            data, features, backend, ranks, channels, dtype, device, probes, n_local, n_points, n_nonzero, offset
+        )
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the data are one array."""
+        return isinstance(self.data, (Tensor, np.ndarray))
 
     def __iter__(self) -> Iterator[Batch]:
-        found = 0
-        for batch in self._read():
-            found += len(batch)
-            if (batch.channels, accumulator(batch.activations.dtype)) != (self.channels, self.dtype):
-                raise ValueError(
-                    f"{batch.name} must have C = {self.channels} and centroids of {self.dtype} like the first batch, "
-                    f"got C = {batch.channels} and {batch.activations.dtype}"
-                )
+        n_read = 0
+        for batch in _read_alike(self.data, self.features, self.backend, self.channels, self.dtype):
+            n_read += len(batch)
             yield batch
-        if self._mine not in (None, found):
+        if n_read != self.n_local:
             raise ValueError(
-                f"activations must be the same whenever they are read, got {self._mine} points first and then {found}"
+                f"activations must be the same whenever they are read, got {self.n_local} points first and then "
+                f"{n_read}"
             )
 
-    def only(self) -> Batch:
+    def single_batch(self) -> Batch:
         """The batch of data that are one array."""
         (batch,) = self
         return batch
 
     def step(self, centroids: Tensor) -> Sums:
-        """One Lloyd step of restarts [B, K, C]. One batch alone gives the bits of `stylefast.lloyd_step`."""
-        found: Sums | None = None
+        """One Lloyd step of restarts [B, K, C]. One batch on one rank gives the bits of `stylefast.lloyd_step`."""
+        total: Sums | None = None
         for batch in self:
             step = batch.step(centroids)
-            more = Sums(step.sums, step.counts, step.objective * len(batch))
-            found = more if found is None else Sums(*(a + b for a, b in zip(_wide(found), _wide(more), strict=True)))
-        if found is None:
+            sums = Sums(step.sums, step.counts, step.objective * len(batch))
+            total = (
+                sums if total is None else Sums(*(a + b for a, b in zip(_double(total), _double(sums), strict=True)))
+            )
+        if total is None:
             b, k, _ = centroids.shape
             zeros = torch.zeros(b, k + 1, dtype=torch.float64, device=self.device)
-            found = Sums(torch.zeros_like(centroids), zeros[:, 1:].long(), zeros[:, 0])
-        if self._ranks.size > 1:
-            found = Sums(*self._ranks.total(*_wide(found)))
-        return Sums(found.sums, found.counts, found.objective / max(1, self.total))
+            total = Sums(torch.zeros_like(centroids), zeros[:, 1:].long(), zeros[:, 0])
+        if self.ranks.size > 1:
+            total = Sums(*self.ranks.total(*_double(total)))
+        return Sums(total.sums, total.counts, total.objective / max(1, self.n_points))
 
-    def gather(self, places: Tensor) -> Tensor:
-        """The points at some places [m] among those that are not zero, at unit norm: [m, C]."""
-        found = torch.zeros(len(places), self.channels, dtype=self.dtype, device=self.device)
-        begin = self._begin
+    def gather(self, indices: Tensor) -> Tensor:
+        """The points with the indices [m] among the points that are not zero, at unit norm: [m, C]."""
+        rows = torch.zeros(len(indices), self.channels, dtype=self.dtype, device=self.device)
+        begin = self.nonzero_offset
         for batch in self:
-            positions = batch.nonzero(self._lines)
-            here = ((places >= begin) & (places < begin + len(positions))).nonzero().squeeze(1)
-            if len(here):
-                found[here.to(self.device)] = batch.gather(positions[(places[here] - begin).to(self.device)])
+            positions = batch.nonzero(self.probes)
+            matching = ((indices >= begin) & (indices < begin + len(positions))).nonzero().squeeze(1)
+            if len(matching):
+                rows[matching.to(self.device)] = batch.gather(positions[(indices[matching] - begin).to(self.device)])
             begin += len(positions)
-        return self._ranks.total(found)[0]  # the others' rows are zero
+        return self.ranks.total(rows)[0]  # each row is zero on all ranks but one
 
     def farthest(self, centroids: Tensor, n: int) -> Tensor:
         """The n points (all, if there are fewer) least similar to the centroid most similar to them: [n, C].
 
-        Of points that are equally similar the first ones.
+        Among equally similar points the first ones are taken.
         """
-        similarity, found = torch.empty(0, dtype=self.dtype), torch.empty(0, self.channels, dtype=self.dtype)
-        similarity, found = similarity.to(self.device), found.to(self.device)
+        similarity = torch.empty(0, dtype=self.dtype, device=self.device)
+        rows = torch.empty(0, self.channels, dtype=self.dtype, device=self.device)
         for batch in self:
-            positions = batch.nonzero(self._lines)
+            positions = batch.nonzero(self.probes)
             cosine = batch.assign(centroids).similarity.flatten()[positions]
-            least = cosine.argsort(stable=True)[:n]
-            similarity = torch.cat((similarity, cosine[least].to(self.dtype)))
-            found = torch.cat((found, batch.gather(positions[least])))
+            order = cosine.argsort(stable=True)[:n]
+            similarity = torch.cat((similarity, cosine[order].to(self.dtype)))
+            rows = torch.cat((rows, batch.gather(positions[order])))
             order = similarity.argsort(stable=True)[:n]
-            similarity, found = similarity[order], found[order]
-        if self._ranks.size > 1:
-            each = self._ranks.gather((similarity.cpu(), found.cpu()))
-            similarity, found = (torch.cat(column) for column in zip(*each, strict=True))
-            found = found[similarity.argsort(stable=True)[:n]].to(self.device)
-        return found
-
-    def _read(self) -> Iterator[Batch]:
-        if self.in_memory:
-            yield Batch.of(self._data, self._features, self.backend)
-            return
-        for index, batch in enumerate(prefetch(self._data)):
-            yield Batch.of(array_of(batch), self._features, self.backend, f"batch {index} of activations")
+            similarity, rows = similarity[order], rows[order]
+        if self.ranks.size > 1:
+            candidates = self.ranks.gather((similarity.cpu(), rows.cpu()))
+            similarity, rows = (torch.cat(column) for column in zip(*candidates, strict=True))
+            rows = rows[similarity.argsort(stable=True)[:n]].to(self.device)
+        return rows
 
 
-def _wide(found: Sums) -> Sums:
-    return Sums(found.sums.double(), found.counts, found.objective)
+def _read(data: Array | Stream, features: str, backend: str | None) -> Iterator[Batch]:
+    """The batches of the data, each checked by itself."""
+    if isinstance(data, (Tensor, np.ndarray)):
+        yield Batch.from_array(data, features, backend)
+        return
+    for index, batch in enumerate(prefetch(data)):
+        yield Batch.from_array(array_of(batch), features, backend, f"batch {index} of activations")
+
+
+def _read_alike(
+    data: Array | Stream, features: str, backend: str | None, channels: int, dtype: torch.dtype
+) -> Iterator[Batch]:
+    """The batches of the data. Raises ValueError if one differs in the number of channels or the centroids' dtype."""
+    for batch in _read(data, features, backend):
+        if (batch.channels, accumulator(batch.activations.dtype)) != (channels, dtype):
+            raise ValueError(
+                f"{batch.name} must have C = {channels} and centroids of {dtype} like the first batch, "
+                f"got C = {batch.channels} and {batch.activations.dtype}"
+            )
+        yield batch
+
+
+def _double(total: Sums) -> Sums:
+    return Sums(total.sums.double(), total.counts, total.objective)
 
 
 def _columns(x: Tensor, positions: Tensor) -> Tensor:

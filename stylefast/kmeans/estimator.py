@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spherical k-means over the positions of activations: restarts share every read, nothing of A's size is allocated."""
+"""The k-means estimator. Restarts share every read of the data; nothing of the size of the data is allocated."""
 
 from __future__ import annotations
 
 import math
 import os
 import warnings
-from numbers import Integral, Real
-from typing import Any
+from numbers import Real
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -15,22 +15,23 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
-from ..core.checks import check_choice
+from ..core.checks import check_choice, check_integer
+from ..core.dtypes import Array
 from ..distributed import ALONE, Ranks
 from ..io.atomic import PathLike
 from ..io.tensors import checksum
 from ..ops.assign import FEATURES
 from ..ops.lloyd_step import LloydStep
 from .data import Batch, Points
-from .initialization import check_init, seeds
+from .initialization import check_init, initial_centroids
 from .lloyd import BatchedLloyd, Run, directions
-from .prefetch import Array, Stream
+from .prefetch import Stream, array_of
 
 __all__ = ["EmptyClusterWarning", "Run", "SphericalKMeans"]
 
 
 class EmptyClusterWarning(UserWarning):
-    """Clusters without points were re-seeded."""
+    """Empty clusters were relocated."""
 
 
 class SphericalKMeans:
@@ -45,29 +46,31 @@ class SphericalKMeans:
     are the sums of the whole, so the result is that of the whole to rounding; results of a stream are tensors.
 
     Restarts run in lockstep: one read of the data serves all that still run. A run ends when no centroid moves or when
-    the objective gains less than `tol` of itself, but not while re-seeding still fills empty clusters. A cluster
-    without points is re-seeded from the point least similar to its centroid after the update, several from distinct
-    points; this is counted, and warned of once a call (`EmptyClusterWarning`).
+    the objective gains less than `tol` of itself, but not while relocation still fills empty clusters. An empty cluster
+    is relocated: the point least similar to its centroid after the update becomes the new centroid. Several empty
+    clusters are relocated to distinct points. Relocations are counted, and each call that makes any issues one
+    `EmptyClusterWarning`.
 
     Args:
         n_clusters: K, from 1 to the number of points that are not zero.
         n_init: restarts; the best objective wins. Not used if `init` is an array.
         init: "k-means++" (greedy, weights 1 - max cosine) or "random" (distinct points), either from a random sample of
-            max(4096, 64 K) points a call, which all restarts share; or centroids [K, C], or [B, K, C] for B restarts.
-            Of 40 times as many points each restart takes the best of 16 "k-means++" after five steps on the sample.
-        max_iter: most updates of a run.
+            max(4096, 64 K) points per call, which all restarts share; or centroids [K, C], or [B, K, C] for B restarts.
+            With at least 40 points per sampled point, each restart runs 16 "k-means++" initialisations for five steps
+            on the sample and keeps the best.
+        max_iter: maximum number of updates per run.
         tol: relative gain of the objective. Activations of generators creep through plateaus where a step gains some
             1e-5 but all steps together some 1e-3; 1e-4 is faster and stops on them.
-        seed: of the random choices. The same seed, data and number of threads give the same bits.
+        seed: seed of the random choices. The same seed, data and number of threads give the same bits.
         features: "raw", "standardized" (per image; points [M, C] are one image) or "squared", as in `stylefast.assign`.
         backend: as in `stylefast.assign`.
 
     Attributes:
         centroids_: [K, C] float32 (float64 for float64 data), unit norm.
-        labels_: of the data given to `fit`, unless they are a stream; equal to `predict` of them.
-        objective_: of the data given to `fit`; equal to `score` of them.
-        runs_: list of `Run`, one a restart; `centroids_` are those of the best.
-        n_reseeded_: how many times a cluster was re-seeded, over all runs and later calls of `partial_fit`.
+        labels_: labels of the data given to `fit`, unless they are a stream; equal to `predict` of them.
+        objective_: objective of the data given to `fit`; equal to `score` of them.
+        runs_: list of `Run`, one per restart; `centroids_` are those of the best.
+        n_relocated_: how many times an empty cluster was relocated, over all runs and later calls of `partial_fit`.
 
     Raises:
         TypeError, ValueError: an argument is of a wrong type or out of range.
@@ -78,11 +81,13 @@ class SphericalKMeans:
     Source: Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", 2001.
     """
 
-    centroids_: Any
-    labels_: Any
+    centroids_: Array
+    labels_: Array
     objective_: float
     runs_: list[Run]
-    n_reseeded_: int
+    n_relocated_: int
+    _sums: Tensor  # [K, C] float64, over all points seen; the state of partial_fit
+    _counts: Tensor  # [K] int64
 
     def __init__(
         self,
@@ -99,12 +104,12 @@ class SphericalKMeans:
         if not isinstance(tol, Real) or not (0 <= tol < math.inf):
             raise ValueError(f"tol must be a finite number >= 0, got {tol!r}")
         check_choice("features", features, FEATURES)
-        self.n_clusters = _integer("n_clusters", n_clusters, 1)
-        self.n_init = _integer("n_init", n_init, 1)
-        self.init = check_init(init, self.n_clusters)
-        self.max_iter = _integer("max_iter", max_iter, 1)
+        self.n_clusters: int = check_integer("n_clusters", n_clusters, 1)
+        self.n_init: int = check_integer("n_init", n_init, 1)
+        self.init: str | Tensor = check_init(init, self.n_clusters)
+        self.max_iter: int = check_integer("max_iter", max_iter, 1)
         self.tol = tol
-        self.seed = _integer("seed", seed, 0)
+        self.seed: int = check_integer("seed", seed, 0)
         self.features = features
         self.backend = backend
 
@@ -123,8 +128,8 @@ class SphericalKMeans:
                 every time: a list of memory-mapped arrays, a DataLoader that does not shuffle, an object whose
                 `__iter__` starts anew. A thread reads two batches ahead; memory does not depend on their number.
             progress: show a progress bar if it takes longer than two seconds.
-            checkpoint: a file for the state after every iteration. If it exists the fit goes on from there, to the same
-                bits; if it is of another fit it is refused.
+            checkpoint: a file that every iteration overwrites with the state of the fit. If it exists, the fit resumes
+                from it, to the same bits; a checkpoint of another fit is refused.
             group: process group whose ranks each give their own part of the data (some may give none); the data are the
                 parts, rank 0's first. All get the same centroids, those of one process to rounding; `labels_` are of
                 the rank's own part. None is this process alone.
@@ -138,22 +143,23 @@ class SphericalKMeans:
                 first is); a checkpoint of other data or arguments, or a damaged one.
         """
         ranks, rng = Ranks(group), self._rng()
-        points = Points(activations, self.features, self.backend, ranks, rng)
+        points = Points.scan(activations, self.features, self.backend, ranks, rng)
         runs = self._lloyd(points, ranks, rng, checkpoint, progress)
         best = max(runs, key=lambda run: run.objective)
         self.__dict__.pop("labels_", None)
         if points.in_memory:
-            labels, similarity = points.only().assign(best.centroids)
+            batch = points.single_batch()
+            labels, similarity = batch.assign(torch.as_tensor(best.centroids))
             (cosines,) = ranks.total(similarity.double().sum())
-            best.objective = cosines.item() / points.total
-            self.labels_ = _like(activations, labels.flatten() if points.only().rows else labels)
+            best.objective = cosines.item() / points.n_points
+            self.labels_ = _like(activations, labels.flatten() if batch.is_rows else labels)
         self.objective_ = best.objective
-        self._sums, self._counts = best.sums.double(), best.counts
+        self._sums, self._counts = torch.as_tensor(best.sums).double(), torch.as_tensor(best.counts)
         for run in runs:
             run.centroids, run.sums, run.counts = (_like(activations, x) for x in (run.centroids, run.sums, run.counts))
         self.runs_, self.centroids_ = runs, best.centroids
-        self.n_reseeded_ = sum(run.n_reseeded for run in runs)
-        _warn(self.n_reseeded_, best.n_empty)
+        self.n_relocated_ = sum(run.n_relocated for run in runs)
+        _warn_if_relocated(self.n_relocated_, best.n_empty)
         return self
 
     def partial_fit(self, batch: Array) -> SphericalKMeans:
@@ -162,8 +168,9 @@ class SphericalKMeans:
         label(i) = argmax_k <x_i, c_k> for i in the batch; S_k += sum_{i in k} x_i / |x_i|; c_k = S_k / |S_k|
 
         Every point ever seen has the weight 1, with the label that it had when it was seen. The first batch
-        seeds, and of `n_init` seedings the best on it stays; after `fit`, S starts from its data. A cluster that never
-        had a point is re-seeded from the batch. `labels_`, `objective_` and `runs_` of an earlier `fit` go.
+        initialises the centroids: the best of `n_init` initialisations on it is kept. After `fit`, S starts from its
+        data. A cluster that never had a point is relocated to a point of the batch. `labels_`, `objective_` and `runs_`
+        of an earlier `fit` are deleted.
 
         Args:
             batch: [N, C, H, W], or points [M, C]. "standardized" is per image, so batches of whole images add up.
@@ -175,112 +182,115 @@ class SphericalKMeans:
             TypeError, ValueError: as in `fit`; the number of points matters only in the first batch.
         """
         if hasattr(self, "_sums"):
-            points, centroids = self._fitted(batch)
+            points, centroids = self._checked_batch(batch)
             step = points.step(centroids)
-            before = self._sums, self._counts, self.n_reseeded_
+            former_sums, former_counts, n_relocated = self._sums, self._counts, self.n_relocated_
         else:
-            points, rng = Batch.of(batch, self.features, self.backend), self._rng()
-            first = self._seed(Points(batch, self.features, self.backend, ALONE, rng), rng)
-            steps = points.step(first)
+            points, rng = Batch.from_array(batch, self.features, self.backend), self._rng()
+            restarts = self._initial_centroids(Points.scan(batch, self.features, self.backend, ALONE, rng), rng)
+            steps = points.step(restarts)
             best = int(steps.objective.argmax())
-            centroids, step = first[best], LloydStep(*(x[best] for x in steps))
-            before = 0, 0, 0
+            centroids, step = restarts[best], LloydStep(*(x[best] for x in steps))
+            former_sums, former_counts, n_relocated = 0, 0, 0
         if step.objective.isnan():
             points.assign(centroids)  # raises
-        sums, counts, n_reseeded = before[0] + step.sums.double(), before[1] + step.counts, before[2]
+        sums, counts = former_sums + step.sums.double(), former_counts + step.counts
         updated = directions(sums, centroids)
         empty = (counts == 0).nonzero().squeeze(1)
         if len(empty):
-            everyone = Points(batch, self.features, self.backend, ALONE, self._rng())
-            rows = everyone.farthest(updated[counts > 0], len(empty))
+            scanned = Points.scan(batch, self.features, self.backend, ALONE, self._rng())
+            rows = scanned.farthest(updated[counts > 0], len(empty))
             updated[empty[: len(rows)]] = rows.to(updated.dtype)
-            n_reseeded += len(rows)
-            _warn(len(rows), 0)
+            n_relocated += len(rows)
+            _warn_if_relocated(len(rows), 0)
         for name in ("labels_", "objective_", "runs_"):
             self.__dict__.pop(name, None)
-        self._sums, self._counts, self.n_reseeded_ = sums, counts, n_reseeded
+        self._sums, self._counts, self.n_relocated_ = sums, counts, n_relocated
         self.centroids_ = _like(batch, updated)
         return self
 
-    def predict(self, activations: Array) -> Any:
+    @overload
+    def predict(self, activations: Tensor) -> Tensor: ...
+
+    @overload
+    def predict(self, activations: np.ndarray) -> np.ndarray: ...
+
+    def predict(self, activations: Array) -> Array:
         """Label every point: [N, H, W] or [M] int32, of the data's kind.
 
         Raises: RuntimeError before `fit` or `partial_fit`; TypeError and ValueError as `fit`, for any number of points.
         """
-        points, centroids = self._fitted(activations)
-        labels = points.assign(centroids).labels
-        return _like(activations, labels.flatten() if points.rows else labels)
+        batch, centroids = self._checked_batch(activations)
+        labels = batch.assign(centroids).labels
+        return _like(activations, labels.flatten() if batch.is_rows else labels)
 
     def score(self, activations: Array | Stream) -> float:
         """The mean cosine of all points to the centroids of their labels, 0 of no points.
 
         Raises: as `predict`.
         """
-        cosines, total = 0.0, 0
+        cosines, n_points = 0.0, 0
         for data in [activations] if isinstance(activations, (Tensor, np.ndarray)) else activations:
-            points, centroids = self._fitted(data)
-            cosines += points.assign(centroids).similarity.double().sum().item()
-            total += len(points)
-        return cosines / max(1, total)
+            batch, centroids = self._checked_batch(array_of(data))
+            cosines += batch.assign(centroids).similarity.double().sum().item()
+            n_points += len(batch)
+        return cosines / max(1, n_points)
 
-    def _fitted(self, activations: Array) -> tuple[Batch, Tensor]:
+    def _checked_batch(self, activations: Array) -> tuple[Batch, Tensor]:
+        """Activations as a batch, and the fitted centroids, which have the same C."""
         if not hasattr(self, "centroids_"):
             raise RuntimeError("SphericalKMeans has no centroids yet: call fit or partial_fit first")
-        points, centroids = Batch.of(activations, self.features, self.backend), torch.as_tensor(self.centroids_)
-        if points.channels != centroids.shape[1]:
+        batch = Batch.from_array(activations, self.features, self.backend)
+        centroids = torch.as_tensor(self.centroids_)
+        if batch.channels != centroids.shape[1]:
             raise ValueError(
                 f"activations must have C = {centroids.shape[1]} like the centroids, got {tuple(activations.shape)}"
             )
-        return points, centroids
+        return batch, centroids
 
     def _rng(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)  # on the CPU, so that the device does not change the choices
 
-    def _seed(self, points: Points, rng: torch.Generator) -> Tensor:
-        """First centroids [B, K, C]."""
+    def _initial_centroids(self, points: Points, rng: torch.Generator) -> Tensor:
+        """Initial centroids of all restarts: [B, K, C]."""
         if points.n_nonzero < self.n_clusters:
             raise ValueError(
                 f"n_clusters must be at most the number of points other than zero, got K = {self.n_clusters} for "
-                f"{points.n_nonzero} of {points.total} points"
+                f"{points.n_nonzero} of {points.n_points} points"
             )
-        return seeds(points, self.init, self.n_clusters, self.n_init, rng)
+        return initial_centroids(points, self.init, self.n_clusters, self.n_init, rng)
 
     def _lloyd(
         self, points: Points, ranks: Ranks, rng: torch.Generator, checkpoint: PathLike | None, progress: bool
     ) -> list[Run]:
-        """Lloyd iterations of all restarts in lockstep, from the checkpoint on if there is one."""
+        """Lloyd iterations of all restarts in lockstep, resumed from the checkpoint if it exists."""
         names = ("n_clusters", "n_init", "max_iter", "tol", "seed", "features")
-        fit: dict[str, Any] = {name: getattr(self, name) for name in names}
-        fit["init"] = checksum({"init": self.init}) if isinstance(self.init, Tensor) else self.init
-        fit |= {"channels": points.channels, "points": points.total, "n_nonzero": points.n_nonzero}
-        if checkpoint is not None and ranks.first(os.path.exists(checkpoint)):
-            state = BatchedLloyd.load(checkpoint, fit, points.device)
+        provenance: dict[str, Any] = {name: getattr(self, name) for name in names}
+        provenance["init"] = checksum({"init": self.init}) if isinstance(self.init, Tensor) else self.init
+        provenance |= {"channels": points.channels, "points": points.n_points, "n_nonzero": points.n_nonzero}
+        if checkpoint is not None and ranks.broadcast(os.path.exists(checkpoint)):
+            state = BatchedLloyd.load(checkpoint, provenance, points.device)
         else:
-            state = BatchedLloyd(ranks.first(self._seed(points, rng).cpu()).to(points.device))
-        done = max(run.n_iter for run in state.runs)
-        off = not progress or ranks.rank > 0
-        with tqdm(total=self.max_iter, initial=done, desc="k-means", unit="step", delay=2, disable=off) as bar:
-            while state.going:
+            state = BatchedLloyd(ranks.broadcast(self._initial_centroids(points, rng).cpu()).to(points.device))
+        n_done = max(run.n_iter for run in state.runs)
+        hidden = not progress or ranks.rank > 0
+        with tqdm(total=self.max_iter, initial=n_done, desc="k-means", unit="step", delay=2, disable=hidden) as bar:
+            while state.active:
                 state.advance(points, self.tol, self.max_iter)
                 if checkpoint is not None and ranks.rank == 0:
-                    state.save(checkpoint, fit)
-                bar.set_postfix(runs=len(state.going), refresh=False)
-                bar.update(bool(state.going))
+                    state.save(checkpoint, provenance)
+                bar.set_postfix(runs=len(state.active), refresh=False)
+                bar.update(bool(state.active))
         return state.runs
 
 
-def _like(data: Any, result: Tensor) -> Any:
-    return result.numpy() if isinstance(data, np.ndarray) else result
+def _like(data: Array | Stream, result: Array) -> Array:
+    """The result as a NumPy array if the data are one, else as a tensor."""
+    return result.numpy() if isinstance(data, np.ndarray) and isinstance(result, Tensor) else result
 
 
-def _integer(name: str, value: int, least: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    return int(value)
-
-
-def _warn(n_reseeded: int, n_empty: int) -> None:
-    if n_reseeded:
-        left = f"; {n_empty} clusters of the best run stayed empty" if n_empty else ""
-        message = f"{n_reseeded} times a cluster without points was re-seeded from the least similar point{left}"
+def _warn_if_relocated(n_relocated: int, n_empty: int) -> None:
+    if n_relocated:
+        remaining = f"; {n_empty} clusters of the best run stayed empty" if n_empty else ""
+        message = f"an empty cluster was relocated to the least similar point {n_relocated} times{remaining}"
         warnings.warn(message, EmptyClusterWarning, stacklevel=3)

@@ -1,27 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams: iterables of batches that can be read again, read a little ahead of the work."""
+"""Streams of batches, and reading them ahead of the work in a thread.
+
+A stream is an iterable that gives the same batches whenever it is read: a list of arrays, a DataLoader that does not
+shuffle, an object whose `__iter__` starts anew. `check_stream` refuses other objects, `array_of` takes the array from
+a batch, and `prefetch` reads the next batches while the current one is processed.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 from torch import Tensor
 
 from ..core.dtypes import Array
 
-Stream: TypeAlias = Iterable[Array]
+Stream: TypeAlias = Iterable[Array | Sequence[Array]]
 
 T = TypeVar("T")
-DEPTH = 2  # batches that are read before they are asked for
+DEPTH = 2  # batches that are read before they are requested
 
 
 def check_stream(name: str, stream: Iterable[T]) -> Iterable[T]:
-    """The stream itself. Raises TypeError if it is none, or an iterator, which gives its batches only once."""
+    """Returns `stream`. Raises TypeError if it is not iterable, or an iterator, which gives its batches only once."""
     if not isinstance(stream, Iterable):
         raise TypeError(f"{name} must be an array or an iterable of arrays, got {type(stream).__name__}")
     if isinstance(stream, Iterator):
@@ -32,20 +37,23 @@ def check_stream(name: str, stream: Iterable[T]) -> Iterable[T]:
     return stream
 
 
-def array_of(batch: Any) -> Any:
-    """The batch's array: the batch, or the first of a tuple or list, as the batches of a DataLoader may be."""
+def array_of(batch: object) -> Array:
+    """The array of a batch: the batch itself, or the first element of a tuple or list that begins with an array.
+
+    An object of another type is returned as it is; `stylefast.core.checks.as_tensor` refuses it.
+    """
     first = next(iter(batch), None) if isinstance(batch, (tuple, list)) else None
-    return batch if first is None or not isinstance(first, (Tensor, np.ndarray)) else first
+    return first if isinstance(first, (Tensor, np.ndarray)) else cast(Array, batch)
 
 
 def prefetch(batches: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
-    """The batches in order, each read in a thread while up to `depth` batches before it are worked on."""
+    """The batches in order. A thread reads up to `depth` batches ahead of the one that is processed."""
     end, source, context = object(), iter(batches), copy_context()
     pool = ThreadPoolExecutor(1, "stylefast-read")
     try:
-        waiting = deque(pool.submit(context.run, next, source, end) for _ in range(depth))
-        while (batch := waiting.popleft().result()) is not end:
-            waiting.append(pool.submit(context.run, next, source, end))
+        pending = deque(pool.submit(context.run, next, source, end) for _ in range(depth))
+        while (batch := pending.popleft().result()) is not end:
+            pending.append(pool.submit(context.run, next, source, end))
             yield batch  # type: ignore[misc]
             del batch
     finally:

@@ -40,7 +40,7 @@ def by_loop(points: list[list[float]], centroids: list[list[float]], n_iter: int
     return labels, centroids, trace
 
 
-def test_by_hand():
+def test_fit_by_hand():
     x = torch.tensor([[2.0, 0.0], [3.0, 4.0], [0.0, 0.0], [-5.0, 0.0]])
     km = fit(x, 2, init=torch.tensor([[7.0, 0.0], [-1.0, 0.0]]), tol=0)
     assert km.labels_.tolist() == [0, 0, 0, 1]
@@ -48,7 +48,7 @@ def test_by_hand():
     torch.testing.assert_close(km.centroids_, torch.tensor([[2 / 5**0.5, 1 / 5**0.5], [-1.0, 0.0]]))
     assert km.objective_ == pytest.approx((2 * 2 / 5**0.5 + 0 + 1) / 4)
     (run,) = km.runs_
-    assert (run.n_iter, run.converged, run.n_reseeded, run.n_empty) == (1, True, 0, 0)
+    assert (run.n_iter, run.converged, run.n_relocated, run.n_empty) == (1, True, 0, 0)
     assert run.counts.tolist() == [2, 1]
     torch.testing.assert_close(run.sums, torch.tensor([[1.6, 0.8], [-1.0, 0.0]]))
     assert km.predict(torch.tensor([[1.0, -9.0], [-1.0, -1.0], [0.0, 0.0]])).tolist() == [1, 1, 0]
@@ -72,7 +72,7 @@ def test_lloyd_equals_a_plain_loop(n_iter: int):
 
 
 @pytest.mark.parametrize("tol", [3e-2, 1e-3, 0.0])
-def test_a_run_ends_when_the_objective_gains_less_than_tol_of_itself(tol: float):
+def test_run_ends_when_the_relative_gain_is_below_tol(tol: float):
     x, init = rows(mixture(2, 5, 4, 6, 4, 2.0)), directions(4, 5)
     _, _, trace = by_loop(x.tolist(), init.tolist(), 40)
     end = next(i for i in range(1, 41) if trace[i] - trace[i - 1] < tol * trace[i] or trace[i] >= trace[-1] - 1e-15)
@@ -125,7 +125,7 @@ def test_more_iterations_are_never_worse():
     assert scores[5] > scores[0] + 1e-3
 
 
-def test_length_of_points_order_of_images_and_repetition_do_not_matter():
+def test_invariance_to_length_order_and_repetition():
     x, init = mixture(3, 8, 5, 7, 4, 1.5), directions(4, 8)
     km = fit(x, 4, init=init)
     length = 2.0 ** torch.randint(-9, 9, (3, 1, 5, 7), generator=torch.Generator().manual_seed(0))
@@ -171,52 +171,51 @@ def test_lockstep_restarts_equal_separate_fits():
     assert torch.equal(km.labels_, alone[best].labels_)
 
 
-def test_empty_clusters_are_reseeded_from_the_least_similar_points_and_reported():
+def test_empty_clusters_move_to_least_similar_points_and_warn():
     # similarities to the updated centroid: 0.89, 0.89, 0 (the zero vector is no candidate), 0.89, -0.89
     x = torch.stack((E1, 2 * E1, 0 * E1, 3 * E1 + 4 * E2, -E1))
     km = SphericalKMeans(2, init=torch.stack((E1, E1)), max_iter=1)
-    with pytest.warns(EmptyClusterWarning, match="1 times a cluster without points was re-seeded") as caught:
+    with pytest.warns(EmptyClusterWarning, match="an empty cluster was relocated .* 1 times") as caught:
         km.fit(x)
     assert len(caught) == 1
     assert caught[0].filename == __file__
-    assert km.n_reseeded_ == km.runs_[0].n_reseeded == 1
+    assert km.n_relocated_ == km.runs_[0].n_relocated == 1
     assert torch.equal(km.centroids_[1], -E1)
     assert km.labels_.tolist() == [0, 0, 0, 0, 1]
     inits = torch.stack((E1, E1, E1, E1, E2, E3, E1, E1, E1)).view(3, 3, 3)
     with pytest.warns(EmptyClusterWarning):
         km = SphericalKMeans(3, init=inits, tol=0).fit(torch.stack((E1, 2 * E1, 0 * E1, E2, E3, E2 + E1)))
-    assert [run.n_reseeded for run in km.runs_] == [2, 0, 2]
-    assert km.n_reseeded_ == 4
+    assert [run.n_relocated for run in km.runs_] == [2, 0, 2]
+    assert km.n_relocated_ == 4
     assert sorted(km.runs_[0].counts.tolist()) == [1, 1, 3]
 
 
-def test_an_empty_cluster_does_not_take_the_point_that_another_moves_to():
+def test_empty_cluster_leaves_the_point_another_moves_to():
     x = torch.cat((E1.expand(50, 3), (E1 + 0.01 * E2).expand(50, 3), E3[None]))
-    km = SphericalKMeans(
-        3, init=torch.stack((E1, E1, E1 + 0.001 * E3)), tol=0.9
-    )  # E3 is the point least similar so far
+    init = torch.stack((E1, E1, E1 + 0.001 * E3))  # before the update E3 is the least similar point
+    km = SphericalKMeans(3, init=init, tol=0.9)
     with pytest.warns(EmptyClusterWarning):
         km.fit(x)
     assert km.runs_[0].n_empty == 0
     assert sorted(km.runs_[0].counts.tolist()) == [1, 50, 50]
 
 
-def test_reseeding_goes_on_while_it_fills_clusters():
+def test_relocation_continues_while_it_fills_clusters():
     x = torch.cat((E1.expand(50, 3), E2[None], 2 * E2[None], 0.1 * E1[None] + E3))  # the two least similar are one
     km = SphericalKMeans(3, init=E1.expand(3, 3), tol=0.9)
-    with pytest.warns(EmptyClusterWarning, match="3 times a cluster without points was re-seeded from .* point$"):
+    with pytest.warns(EmptyClusterWarning, match="relocated to the least similar point 3 times$"):
         km.fit(x)
     assert sorted(km.runs_[0].counts.tolist()) == [1, 2, 50]
 
 
-def test_a_cluster_that_empties_late_is_reseeded_although_the_gain_is_below_tol():
+def test_late_empty_cluster_is_relocated_below_tol():
     angle = torch.tensor([-0.3, -0.3, 0.0, 1.0, 1.3, 1.3])  # 0 and 1 leave the middle centroid after its update
     init = torch.tensor([-1.0, 0.5, 2.0])
     km = SphericalKMeans(3, init=torch.stack((init.cos(), init.sin()), 1), tol=0.9)
     with pytest.warns(EmptyClusterWarning):
         km.fit(torch.stack((angle.cos(), angle.sin()), 1))
     (run,) = km.runs_
-    assert (run.n_iter, run.n_reseeded, run.n_empty, run.converged) == (2, 1, 0, True)
+    assert (run.n_iter, run.n_relocated, run.n_empty, run.converged) == (2, 1, 0, True)
 
 
 @pytest.mark.parametrize("init", ["k-means++", "random", torch.stack((E1, E1))])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What k-means takes: layouts, NumPy, dtypes, without copies; and the options, data and calls that it refuses."""
+"""Input of k-means: layouts, NumPy arrays and dtypes, without copies; arguments, data and calls that are refused."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from stylefast.kmeans import EmptyClusterWarning, estimator, initialization
 from stylefast.kmeans.data import Batch
 
 
-def test_layout_does_not_matter():
+def test_memory_layout_does_not_change_the_labels():
     x = mixture(2, 8, 5, 7, 4, 1.5).float()
     km = fit(x, 4, n_init=2)
-    wide = torch.full((3, 10, 6, 9), torch.nan)
-    wide[1:, 1:9, 1:, 2:] = x
+    buffer = torch.full((3, 10, 6, 9), torch.nan)
+    buffer[1:, 1:9, 1:, 2:] = x
     for view in (
         x.contiguous(memory_format=torch.channels_last),
         x.transpose(2, 3).contiguous().transpose(2, 3),
-        wide[1:, 1:9, 1:, 2:],
+        buffer[1:, 1:9, 1:, 2:],
     ):
         other = fit(view, 4, n_init=2)
         assert torch.equal(other.labels_, km.labels_)
@@ -53,53 +53,53 @@ def test_numpy_in_numpy_out_without_a_copy(x: Tensor, recwarn: pytest.WarningsRe
     assert isinstance(other.predict(array), np.ndarray)
     assert isinstance(other.predict(x), Tensor)
     assert isinstance(fit(x, 4, init=other.centroids_).centroids_, Tensor)
-    assert Batch.of(array, "raw", None).activations.data_ptr() == array.ctypes.data
+    assert Batch.from_array(array, "raw", None).activations.data_ptr() == array.ctypes.data
     assert not [w for w in recwarn if "writable" in str(w.message)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("features", ["raw", "standardized", "squared"])
-def test_dtypes(dtype: torch.dtype, features: str):
+def test_dtypes_of_data_give_the_labels_of_float64(dtype: torch.dtype, features: str):
     x = mixture(2, 24, 6, 7, 4, 0.5).to(dtype)
-    km, exact = fit(x, 4, n_init=2, features=features), fit(x.double(), 4, n_init=2, features=features)
+    km, in_double = (fit(data, 4, n_init=2, features=features) for data in (x, x.double()))
     assert km.centroids_.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert torch.equal(km.labels_, exact.labels_)
-    torch.testing.assert_close(km.centroids_.double(), exact.centroids_, atol=1e-5, rtol=0)
-    assert km.objective_ == pytest.approx(exact.objective_, abs=1e-6)
+    assert torch.equal(km.labels_, in_double.labels_)
+    torch.testing.assert_close(km.centroids_.double(), in_double.centroids_, atol=1e-5, rtol=0)
+    assert km.objective_ == pytest.approx(in_double.objective_, abs=1e-6)
 
 
 class _Allocations(TorchDispatchMode):
-    """Notes the bytes of the largest tensor that is created, views aside."""
+    """Records the bytes of the largest tensor that is created; views of `inputs` do not count."""
 
-    def __init__(self, *known: Tensor) -> None:
+    def __init__(self, *inputs: Tensor) -> None:
         super().__init__()
-        self.known, self.largest = {x.untyped_storage().data_ptr() for x in known}, 0
+        self.inputs, self.largest = {x.untyped_storage().data_ptr() for x in inputs}, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for x in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in self.known:
+            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in self.inputs:
                 self.largest = max(self.largest, x.untyped_storage().nbytes())
         return result
 
 
 @pytest.mark.parametrize("features", ["raw", "standardized", "squared"])
-def test_nothing_of_the_size_of_the_activations_is_allocated(features: str, monkeypatch: pytest.MonkeyPatch):
+def test_fit_allocates_nothing_of_the_size_of_the_data(features: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(initialization, "SAMPLE", 512)
     monkeypatch.setattr("stylefast.kmeans.data.CHUNK", 1 << 16)
     x = mixture(3, 64, 64, 64, 10, 1.0).half()
-    init = directions(8, 64)[[0, 0, 2, 3, 4, 5, 6, 7]]  # a cluster to re-seed
+    centroids = directions(8, 64)[[0, 0, 2, 3, 4, 5, 6, 7]]  # cluster 1 is empty
     for data, points in ((x, x), (x.numpy(), x), (rows(x), rows(x))):
-        for seeds in ("k-means++", init):
-            with _Allocations(x, points) as seen, warnings.catch_warnings():
+        for init in ("k-means++", centroids):
+            with _Allocations(x, points) as allocations, warnings.catch_warnings():
                 warnings.simplefilter("ignore", EmptyClusterWarning)
-                km = SphericalKMeans(8, n_init=2, init=seeds, features=features, max_iter=3).fit(data)
+                km = SphericalKMeans(8, n_init=2, init=init, features=features, max_iter=3).fit(data)
                 km.predict(data)
                 km.partial_fit(data)
-            assert 0 < seen.largest < x.nbytes / 4
+            assert 0 < allocations.largest < x.nbytes / 4
 
 
-def test_progress(monkeypatch: pytest.MonkeyPatch):
+def test_progress_bar_can_be_disabled(monkeypatch: pytest.MonkeyPatch):
     bars: list[dict[str, Any]] = []
     tqdm = estimator.tqdm
     monkeypatch.setattr(estimator, "tqdm", lambda **options: bars.append(options) or tqdm(**options))
@@ -131,7 +131,7 @@ def test_progress(monkeypatch: pytest.MonkeyPatch):
         ({"init": torch.full((2, 3, 4), math.nan)}, r"finite vectors other than zero, .* at \(0, 0\)"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str):
+def test_constructor_arguments_are_validated(options: dict[str, Any], message: str):
     arguments: dict[str, Any] = {"n_clusters": 3} | options
     with pytest.raises(ValueError, match=message):
         SphericalKMeans(**arguments)
@@ -153,7 +153,7 @@ def test_wrong_options(options: dict[str, Any], message: str):
         (torch.tensor([[1.0], [0], [0], [2], [0]]), ValueError, "got K = 3 for 2 of 5 points"),
     ],
 )
-def test_wrong_data(data: Any, error: type[Exception], message: str):
+def test_data_are_validated(data: Any, error: type[Exception], message: str):
     for call in (SphericalKMeans(3).fit, SphericalKMeans(3).partial_fit):
         with pytest.raises(error, match=message):
             call(data)
@@ -161,7 +161,7 @@ def test_wrong_data(data: Any, error: type[Exception], message: str):
 
 @pytest.mark.parametrize("features", ["raw", "standardized", "squared"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_not_finite_points_are_counted_and_found(features: str, bad: float):
+def test_error_counts_and_locates_nonfinite_points(features: str, bad: float):
     x = mixture(3, 4, 5, 6, 3, 1.0).float()
     km = fit(x, 3, features=features)
     x[1, 2, 3, 4] = x[2, 0, 0, 0] = x[2, 1, 0, 0] = bad
@@ -175,7 +175,7 @@ def test_not_finite_points_are_counted_and_found(features: str, bad: float):
     assert torch.equal(streaming.centroids_, before)
 
 
-def test_no_graph_is_kept():
+def test_results_require_no_gradient():
     x = rows(mixture(1, 4, 5, 5, 2, 1.0)).requires_grad_()
     km = fit(x, 2, init=directions(2, 4).requires_grad_())
     km.partial_fit(x)
@@ -183,7 +183,7 @@ def test_no_graph_is_kept():
     assert not fit(x, 2).centroids_.requires_grad
 
 
-def test_wrong_calls():
+def test_calls_before_fit_and_wrong_channels_are_refused():
     x = mixture(2, 4, 5, 6, 3, 1.0)
     for call in (SphericalKMeans(3).predict, SphericalKMeans(3).score):
         with pytest.raises(RuntimeError, match="no centroids yet: call fit or partial_fit"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeds of k-means: distinct points, k-means++ by its probabilities, samples, and the seed."""
+"""Initial centroids: distinct points, the probabilities of k-means++, samples, and the random seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stylefast.kmeans.data import Points
 
 @pytest.mark.parametrize("init", ["k-means++", "random"])
 @pytest.mark.parametrize("features", ["raw", "squared"])
-def test_seeds_are_distinct_points_other_than_zero(init: str, features: str):
+def test_initial_centroids_are_distinct_nonzero_points(init: str, features: str):
     x = torch.zeros(6000, 5)
     at = torch.tensor([3, 999, 1000, 2718, 5999])
     x[at] = torch.eye(5)[[4, 2, 0, 1, 3]] * 3 + 0.1
@@ -36,14 +36,15 @@ def test_k_means_plus_plus_finds_every_tight_cluster():
     assert max(run.objective for run in fit(x, k, n_init=4, max_iter=1, init="random").runs_) < truth - 0.05
 
 
-def test_k_means_plus_plus_draws_by_one_minus_cosine_and_takes_the_best_of_two():
+def test_k_means_plus_plus_probabilities_of_greedy_choice():
     angle = torch.tensor([0.0, 0.4, 0.9, 2.0, 3.0], dtype=torch.float64)
     cosine = torch.cos(angle[:, None] - angle)
     n_init = 20_000
     x = torch.stack((angle.cos(), angle.sin()), dim=1)
     rng = torch.Generator().manual_seed(0)
-    found = initialization.seeds(Points(x, "raw", None, ALONE, rng), "k-means++", 2, n_init, rng)  # [n_init, 2, C]
-    pairs = (found @ x.T).argmax(2)  # [n_init, 2]
+    points = Points.scan(x, "raw", None, ALONE, rng)
+    centroids = initialization.initial_centroids(points, "k-means++", 2, n_init, rng)  # [n_init, 2, C]
+    pairs = (centroids @ x.T).argmax(2)  # [n_init, 2]
     observed = torch.zeros(5, 5).index_put_((pairs[:, 0], pairs[:, 1]), torch.tensor(1 / n_init), accumulate=True)
     expected = torch.zeros(5, 5)
     for first in range(5):
@@ -54,7 +55,7 @@ def test_k_means_plus_plus_draws_by_one_minus_cosine_and_takes_the_best_of_two()
     assert torch.allclose(observed, expected, atol=0.012)  # 4 standard errors of the likeliest pair
 
 
-def test_seeding_from_a_sample_is_as_good_as_from_all_points(monkeypatch: pytest.MonkeyPatch):
+def test_initialization_from_a_sample_is_as_good_as_from_all(monkeypatch: pytest.MonkeyPatch):
     x = mixture(5, 16, 64, 64, 12, 1.0).float()
     sampled = fit(x, 12, n_init=8)
     assert sampled.objective_ == sampled.score(x) == max(run.objective for run in sampled.runs_)
@@ -68,19 +69,18 @@ def test_seed_changes_the_choice():
     assert not torch.equal(one.centroids_, two.centroids_)
 
 
-def test_of_many_points_each_restart_takes_the_best_of_16_seedings_after_five_steps(monkeypatch: pytest.MonkeyPatch):
+def test_many_points_refine_16_initializations_on_the_sample(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(initialization, "SAMPLE", 1)  # so 64 K points are drawn
     k, n_init, size = 6, 3, 64 * 6
     x = normalize(torch.randn(40 * size, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
 
-    def seeds(count: int) -> torch.Tensor:
+    def initial_centroids(n_points: int) -> torch.Tensor:
         rng = torch.Generator().manual_seed(1)
-        return initialization.seeds(
-            Points(x[:count], "raw", None, ALONE, rng), "k-means++", k, n_init, rng
-        )  # [n_init, K, C]
+        points = Points.scan(x[:n_points], "raw", None, ALONE, rng)
+        return initialization.initial_centroids(points, "k-means++", k, n_init, rng)  # [n_init, K, C]
 
     rng = torch.Generator().manual_seed(1)
-    torch.randn(4, 10, generator=rng)  # Points draws them
+    torch.randn(4, 10, generator=rng)  # the probes of Points.scan
     sample = x[torch.randperm(len(x), generator=rng)[:size].sort().values]
     centroids = sample[initialization._k_means_plus_plus(sample, k, 16 * n_init, rng)]  # [16 n_init, K, C]
     for _ in range(5):
@@ -89,6 +89,6 @@ def test_of_many_points_each_restart_takes_the_best_of_16_seedings_after_five_st
     objective = (centroids @ sample.T).amax(1).mean(1).view(n_init, 16)
     assert (objective.amax(1) - objective.amin(1) > 1e-4).all()
     best = centroids.view(n_init, 16, k, -1)[torch.arange(n_init), objective.argmax(1)]
-    assert torch.allclose(seeds(len(x)), best)
-    of_points = (seeds(len(x) - 1) @ x.T).amax(2)  # a point fewer: the seeds are points
-    assert torch.allclose(of_points, torch.ones_like(of_points))
+    assert torch.allclose(initial_centroids(len(x)), best)
+    similarity = (initial_centroids(len(x) - 1) @ x.T).amax(2)  # with one point fewer they are points
+    assert torch.allclose(similarity, torch.ones_like(similarity))

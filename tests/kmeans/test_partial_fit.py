@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clustering batch by batch: sums by an independent formula, their weight, what is re-seeded and forgotten."""
+"""partial_fit: sums by an independent formula, the weight of former batches, relocation, and deleted attributes."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_partial_fit_adds_unnormalised_sums(features: str):
         centroids = normalize(sums, dim=1)
         km.partial_fit(batch)
         torch.testing.assert_close(km.centroids_, centroids)
-    assert km.n_reseeded_ == 0
+    assert km.n_relocated_ == 0
 
 
-def test_partial_fit_by_hand_old_data_keep_their_weight():
+def test_partial_fit_by_hand_keeps_weight_of_former_data():
     km = SphericalKMeans(1, init=E1[None]).partial_fit(E1.expand(99, 3))
     km.partial_fit(5 * E2[None])
     torch.testing.assert_close(km.centroids_, normalize(99 * E1 + E2, dim=0)[None])
@@ -45,7 +45,7 @@ def test_partial_fit_by_hand_old_data_keep_their_weight():
     torch.testing.assert_close(km.centroids_, torch.stack((normalize(99 * E1 + E2, dim=0), E3)))
 
 
-def test_partial_fit_equals_fit_where_it_must():
+def test_partial_fit_equals_one_iteration_of_fit():
     x = mixture(3, 8, 5, 7, 4, 1.5)
     km = SphericalKMeans(4, seed=3, n_init=5).partial_fit(x)
     once = fit(x, 4, seed=3, n_init=5, max_iter=1)
@@ -59,7 +59,7 @@ def test_partial_fit_equals_fit_where_it_must():
     assert torch.equal(halves.partial_fit(0 * x).centroids_, first)
 
 
-def test_partial_fit_forgets_what_fit_said_of_its_data():
+def test_partial_fit_deletes_results_of_an_earlier_fit():
     x = mixture(3, 8, 5, 7, 4, 1.5)
     km = fit(x, 4).partial_fit(x.numpy())
     assert isinstance(km.centroids_, np.ndarray)
@@ -68,27 +68,27 @@ def test_partial_fit_forgets_what_fit_said_of_its_data():
     assert torch.equal(km.fit(x, progress=False).centroids_, fit(x, 4).centroids_)
 
 
-def test_partial_fit_reseeds_clusters_that_never_had_a_point():
+def test_partial_fit_relocates_clusters_without_any_point():
     km = SphericalKMeans(3, init=torch.stack((E1, E1, E2)))
-    with pytest.warns(EmptyClusterWarning, match="1 times"):
+    with pytest.warns(EmptyClusterWarning, match=" 1 times"):
         km.partial_fit(torch.stack((E1, E2, 0 * E1, 0.1 * E2 - E1)))
-    assert km.n_reseeded_ == 1
+    assert km.n_relocated_ == 1
     torch.testing.assert_close(km.centroids_[1], normalize(0.1 * E2 - E1, dim=0))
-    with pytest.warns(EmptyClusterWarning, match="1 times"):
+    with pytest.warns(EmptyClusterWarning, match=" 1 times"):
         km.partial_fit(torch.stack((E1, E3)))  # E3 goes to cluster 0, ties to the lowest; still none for cluster 1
-    assert km.n_reseeded_ == 2
+    assert km.n_relocated_ == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         km.partial_fit(torch.stack((5 * E3, E1)))  # none for cluster 2, which has a past
-    assert km.n_reseeded_ == 2
+    assert km.n_relocated_ == 2
     torch.testing.assert_close(km.centroids_[:2], normalize(torch.stack((3 * E1 + E3, E3)), dim=1))
 
 
-def test_partial_fit_reseeds_from_what_no_cluster_holds_and_as_many_as_there_are():
+def test_partial_fit_relocates_to_unclaimed_points_only():
     with pytest.warns(EmptyClusterWarning):
         km = SphericalKMeans(2, init=E1.expand(2, 3)).partial_fit(torch.cat((E1[None], (E1 + E2).expand(4, 3))))
     assert torch.equal(km.centroids_[1], E1)  # although the empty cluster was there
     with pytest.warns(EmptyClusterWarning):
         km = SphericalKMeans(3, init=E1.expand(3, 3)).partial_fit(E1.expand(3, 3)).partial_fit(E2[None])
     assert torch.equal(km.centroids_[1:], torch.stack((E2, E1)))
-    assert km.n_reseeded_ == 3
+    assert km.n_relocated_ == 3

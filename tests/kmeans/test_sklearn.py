@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The estimator of scikit-learn: its contract, its weights against an independent formula, and its neighbours."""
+"""The scikit-learn estimator: its contract, weights against an independent formula, equality with stylefast's."""
 
 import pickle
 import warnings
@@ -35,16 +35,16 @@ def by_hand(x: np.ndarray, weight: np.ndarray, centers: np.ndarray, steps: int) 
 
 
 @pytest.mark.filterwarnings("ignore")  # of checks that cluster four points eightfold
-def test_scikit_learn_finds_no_fault():
-    found = check_estimator(SphericalKMeans(), on_fail=None, on_skip=None)
-    faults = {check["check_name"]: check["exception"] for check in found if check["status"] != "passed"}
-    for needs_what_is_not_installed in ("check_sample_weights_pandas_series", "check_array_api_input"):
-        faults.pop(needs_what_is_not_installed, None)
-    assert len(found) > 50 and not faults
+def test_check_estimator_passes():
+    checks = check_estimator(SphericalKMeans(), on_fail=None, on_skip=None)
+    faults = {check["check_name"]: check["exception"] for check in checks if check["status"] != "passed"}
+    for needs_a_missing_package in ("check_sample_weights_pandas_series", "check_array_api_input"):
+        faults.pop(needs_a_missing_package, None)
+    assert len(checks) > 50 and not faults
 
 
 @pytest.mark.parametrize("dtype, close", [(np.float64, 1e-12), (np.float32, 3e-6)])
-def test_weights_are_those_of_the_formula(dtype, close: float):
+def test_weighted_fit_equals_the_formula(dtype, close: float):
     x, rng = rows(400, dtype=dtype), np.random.default_rng(1)
     weight = rng.uniform(0, 3, size=400) ** 3
     weight[::7] = 0
@@ -58,23 +58,23 @@ def test_weights_are_those_of_the_formula(dtype, close: float):
     np.testing.assert_allclose(got.score(x, sample_weight=weight), -inertia, rtol=10 * close)
 
 
-@pytest.mark.parametrize("n", [40, 6000], ids=["all rows seed", "a sample seeds"])
+@pytest.mark.parametrize("n", [40, 6000], ids=["all rows", "sample"])
 def test_integer_weights_are_repetition_in_any_order(n: int):
     x, rng = rows(n), np.random.default_rng(2)
     weight = rng.integers(0, 4, size=n)
     repeated = rng.permutation(x.repeat(weight, axis=0))
-    settings = {"n_clusters": 5, "n_init": 3, "random_state": 0}
-    a = SphericalKMeans(**settings).fit(x, sample_weight=weight)
-    b = SphericalKMeans(**settings).fit(repeated)
+    arguments = {"n_clusters": 5, "n_init": 3, "random_state": 0}
+    a = SphericalKMeans(**arguments).fit(x, sample_weight=weight)
+    b = SphericalKMeans(**arguments).fit(repeated)
     np.testing.assert_allclose(a.cluster_centers_, b.cluster_centers_, atol=1e-9)
     np.testing.assert_array_equal(a.predict(repeated), b.labels_)
 
 
-def test_weights_that_are_equal_are_none_and_their_scale_does_not_matter():
+def test_equal_weights_and_weight_scale_do_not_matter():
     x, weight = rows(200), np.random.default_rng(3).uniform(1, 2, size=200)
     none, equal, heavy, light = (
-        SphericalKMeans(5, random_state=1).fit(x, sample_weight=each)
-        for each in (None, np.full(200, 0.25), 1e9 * weight, 1e-9 * weight)
+        SphericalKMeans(5, random_state=1).fit(x, sample_weight=sample_weight)
+        for sample_weight in (None, np.full(200, 0.25), 1e9 * weight, 1e-9 * weight)
     )
     np.testing.assert_array_equal(none.cluster_centers_, equal.cluster_centers_)
     np.testing.assert_allclose(heavy.cluster_centers_, light.cluster_centers_, atol=1e-12)
@@ -82,7 +82,7 @@ def test_weights_that_are_equal_are_none_and_their_scale_does_not_matter():
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_a_cluster_of_next_to_no_weight_has_its_center(dtype):
+def test_cluster_of_negligible_weight_keeps_its_center(dtype):
     x = np.concatenate([np.tile([[1.0, 0, 0]], (9, 1)), [[0, 1, 0], [0, 2, 2]]]).astype(dtype)
     weight = [1.0] * 9 + [1e-200] * 2
     got = SphericalKMeans(2, init=np.eye(3)[[0, 1]]).fit(x, sample_weight=weight)
@@ -90,14 +90,14 @@ def test_a_cluster_of_next_to_no_weight_has_its_center(dtype):
     np.testing.assert_allclose(got.cluster_centers_, expected, atol=1e-6)
 
 
-def test_an_empty_cluster_is_seeded_from_the_farthest_row_whatever_it_weighs():
+def test_empty_cluster_moves_to_farthest_row_of_any_weight():
     x = np.array([[1, 0], [1, 0.1], [1, 0.2], [0.1, 1]])
     got = SphericalKMeans(2, init=np.array([[1.0, 0.0], [1.0, -9.0]])).fit(x, sample_weight=[1, 1e-3, 1, 0.5])
     np.testing.assert_array_equal(got.labels_, [0, 0, 0, 1])
 
 
-@pytest.mark.parametrize("n", [100, 9000], ids=["all rows seed", "a sample seeds"])
-def test_seeds_reach_every_direction(n: int):
+@pytest.mark.parametrize("n", [100, 9000], ids=["all rows", "sample"])
+def test_k_means_plus_plus_reaches_every_direction(n: int):
     x = np.eye(7)[np.arange(n) % 7]
     got = SphericalKMeans(7, n_init=1, max_iter=1, random_state=0).fit(x, sample_weight=1.0 + np.arange(n) % 7)
     assert got.inertia_ < 1e-6 * n
@@ -114,7 +114,7 @@ def test_the_best_restart_wins_and_has_one_update_at_least(better: int):
     assert again.n_iter_ == 1 and again.inertia_ == got.inertia_
 
 
-def test_it_is_the_k_means_of_this_package():
+def test_equals_stylefast_spherical_k_means():
     x = rows(500, dtype=np.float32)
     first = x[:5].copy()
     mine = SphericalKMeans(5, init=first).fit(x)
@@ -147,7 +147,7 @@ def test_pipeline_clone_and_pickle():
     assert clone(loaded[-1]).get_params() == pipeline[-1].get_params()
 
 
-def test_clusters_that_stay_empty_are_warned_of():
+def test_clusters_that_stay_empty_issue_a_warning():
     with pytest.warns(ConvergenceWarning, match="1 of 3 clusters are empty"):
         SphericalKMeans(3, random_state=0).fit(np.array([[1.0], [2.0], [-1.0]]))
     with warnings.catch_warnings():
@@ -156,7 +156,7 @@ def test_clusters_that_stay_empty_are_warned_of():
 
 
 @pytest.mark.parametrize(
-    "settings, weight, message",
+    "arguments, weight, message",
     [
         ({"n_clusters": 0}, None, "n_clusters must be"),
         ({"tol": -1}, None, "tol must be"),
@@ -167,6 +167,6 @@ def test_clusters_that_stay_empty_are_warned_of():
         ({}, [1.0] * 7 + [0.0] * 13, "n_clusters=8 for 7 of n_samples=20 rows"),
     ],
 )
-def test_refuses(settings, weight, message: str):
+def test_arguments_are_validated_by_fit(arguments, weight, message: str):
     with pytest.raises((TypeError, ValueError), match=message):
-        SphericalKMeans(**settings).fit(rows(20), sample_weight=weight)
+        SphericalKMeans(**arguments).fit(rows(20), sample_weight=weight)

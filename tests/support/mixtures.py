@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations around known directions, and fits that no empty cluster may spoil."""
+"""Activations around random directions, and fits in which an empty cluster is an error."""
 
 import warnings
 from typing import Any
@@ -22,6 +22,7 @@ def mixture(n: int, c: int, h: int, w: int, k: int, noise: float, seed: int = 0)
 
 
 def directions(k: int, c: int, seed: int = 1) -> Tensor:
+    """Random unit vectors: [K, C] float64."""
     rng = torch.Generator().manual_seed(seed)
     return normalize(torch.randn(k, c, generator=rng, dtype=torch.float64), dim=1)
 
@@ -32,6 +33,7 @@ def rows(x: Tensor) -> Tensor:
 
 
 def fit(x: Any, k: int, **options: Any) -> SphericalKMeans:
+    """A fit without progress bar that raises EmptyClusterWarning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", EmptyClusterWarning)
         return SphericalKMeans(k, **options).fit(x, progress=False)
