@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 
+from .convert import load_converted
 from .generator import Generator
+from .random_face import NAME as RANDOM_FACE
+from .random_face import load_random_face
 from .sites import Rule, Scale, Site
+from .toy import NAMES as TOYS
+from .toy import load_toy
 from .wrapping import wrap
 
 __all__ = ["Generator", "Rule", "Scale", "Site", "load", "wrap"]
 
-_TOYS = {"toy:sg1": "sg1", "toy:sg2": "sg2", "toy:sg3": "sg3"}
 
-
-def load(network: str | os.PathLike[str] = "random-face", *, device: str | torch.device = "cpu") -> Generator:
+def load(network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.device = "cpu") -> Generator:
     """Load a generator by name or from a file.
 
     Args:
@@ -34,20 +36,15 @@ def load(network: str | os.PathLike[str] = "random-face", *, device: str | torch
         FileNotFoundError: no such file.
         ConnectionError: the wheel is not on this machine and cannot be downloaded.
     """
-    from . import convert, mobile_stylegan, random_face, toy
-
     name = os.fspath(network)
-    if name in _TOYS:
-        return toy.toy(_TOYS[name], device=device)
+    if name in TOYS:
+        return load_toy(name, device=device)
     if name.endswith(".safetensors"):
-        return convert.load_converted(name, device=device)
-    if name == random_face.NAME:
-        path = random_face.installed_random_face() or random_face.fetch_random_face()
-    elif name.endswith(".whl"):
-        path = Path(name)
-    else:
-        known = ", ".join((random_face.NAME, *_TOYS))
-        files = f"the {random_face.NAME} wheel or a .safetensors file that `stylefast convert` wrote"
-        raise ValueError(f"network must be one of {known}, or the path of {files}, got {name!r}")
-    networks = random_face.read_random_face(path)
-    return mobile_stylegan.mobile_stylegan(networks["MappingNetwork"], networks["SynthesisNetwork"], device=device)
+        return load_converted(name, device=device)
+    if name == RANDOM_FACE:
+        return load_random_face(device=device)
+    if name.endswith(".whl"):
+        return load_random_face(name, device=device)
+    names = ", ".join((RANDOM_FACE, *TOYS))
+    files = f"the {RANDOM_FACE} wheel or a .safetensors file that `stylefast convert` wrote"
+    raise ValueError(f"network must be one of {names}, or the path of {files}, got {name!r}")

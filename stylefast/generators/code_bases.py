@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The code bases that `wrap` knows: how each names its modules, stores its styles and is called."""
+"""Names of code bases; for each that `wrap` knows, the names of its modules, where its styles are, how it is called."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MMAGIC = "mmagic StyleGAN2"
 
 
 class Calls(NamedTuple):
-    """How one network is called: z [N, z_dim] -> w [N, rows, D]; w -> image; the mean of w, where it is known."""
+    """How a network is called: z [N, z_dim] -> w [N, rows, D]; w -> image; and the mean of w, if it is known."""
 
     z_dim: int
     mapping: Callable[[Tensor], Tensor]
@@ -36,15 +36,15 @@ class Calls(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """One code base.
+    """Networks of one architecture in one code base.
 
     Args:
-        name: what it is called.
-        modules: names that a module tree of it has, all of them; the first family that fits is taken.
-        rules: where its styles are.
+        name: the name of the code base and, if it has several, of the architecture.
+        modules: names of modules that recognise it: a module tree belongs to the first family whose names it all has.
+        rules: the rules that find its sites.
         calls: (network, label [1, classes], further arguments of its synthesis) -> how it is called.
-        classes: the attribute of the network that says how many classes it knows, if any.
-        children: the modules that make images, where the network holds others, too.
+        classes: the attribute of the network that holds the number of classes, if there is one.
+        children: the modules that make images, if the network holds others, too.
         image_range: as `Generator` takes it.
         transform_row: as `Generator` takes it.
     """
@@ -88,8 +88,8 @@ def _genforce(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
     )
 
 
-def _hammer(net: Any, label: Tensor, options: dict[str, Any], **fixed: Any) -> Calls:
-    options = fixed | options
+def _hammer(net: Any, label: Tensor, options: dict[str, Any], **defaults: Any) -> Calls:
+    options = defaults | options
     return Calls(
         net.z_dim,
         lambda z: net.mapping(z, _batch(label, z))["wp"],
@@ -119,7 +119,7 @@ def _lernapparat(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
                 noises.append((layer, noise if layer.noise is None else layer.noise))
 
     def synthesis(w: Tensor) -> Tensor:
-        with _attributes("noise", noises):
+        with _temporary_attributes("noise", noises):
             return net.g_synthesis(net.g_style(w), **options)
 
     return Calls(
@@ -145,20 +145,20 @@ def _batch(label: Tensor, z: Tensor) -> Tensor | None:
 
 
 @contextmanager
-def _attributes(name: str, values: list[tuple[Any, Any]]) -> Iterator[None]:
-    """Gives modules an attribute for a while."""
-    before = [(module, getattr(module, name)) for module, _ in values]
+def _temporary_attributes(name: str, values: list[tuple[Any, Any]]) -> Iterator[None]:
+    """Sets an attribute of modules during a block."""
+    saved = [(module, getattr(module, name)) for module, _ in values]
     try:
         for module, value in values:
             setattr(module, name, value)
         yield
     finally:
-        for module, value in before:
+        for module, value in saved:
             setattr(module, name, value)
 
 
 def _modulated(inputs: tuple[Any, ...], output: Any, scale: Tensor) -> Any:
-    """What genforce's style module gives: the modulated tensor, and the style [N, 2C], stored minus one."""
+    """The output of genforce's style module: the modulated tensor, and the style [N, 2C], stored minus one."""
     style = torch.cat((scale, output[1][:, scale.shape[1] :]), dim=1)
     parts = style.view(-1, 2, scale.shape[1], 1, 1)
     return inputs[0] * (parts[:, 0] + 1) + parts[:, 1], style

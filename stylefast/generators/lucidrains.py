@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 as lucidrains has it, in plain torch, under its own names: `wrap` takes it like the original.
+"""StyleGAN2 of lucidrains in plain torch, with the original's names, so that `wrap` takes it like the original.
 
-It up-samples bilinearly, has one noise for all layers, which every channel weighs, no gains, and a row of w a block.
+It up-samples bilinearly, weighs one noise per channel in all layers, has no gains, and takes one row of w per block.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Lucidrains(nn.Module):
     """z [N, Z] -> ``SE`` -> w [N, D] -> ``GE`` -> image [N, 3, R, R], nominally in [0, 1].
 
     Args:
-        tensors: SE.net.0.weight, ..., GE.initial_block, GE.blocks.0.conv1.weight, ..., the learning rate of the mapping
-            within them.
+        tensors: SE.net.0.weight, ..., GE.initial_block, GE.blocks.0.conv1.weight, ...; the learning rate of the mapping
+            is already in them.
 
     Raises:
         ValueError: a tensor is missing, superfluous or of another shape.
@@ -29,8 +29,8 @@ class Lucidrains(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         with torch.device("meta"):
-            self.SE = StyleVectorizer(tensors)
-            self.GE = Synthesis(tensors)
+            self.SE: StyleVectorizer = StyleVectorizer(tensors)
+            self.GE: Synthesis = Synthesis(tensors)
         fill(self, tensors)
 
 
@@ -39,7 +39,7 @@ class StyleVectorizer(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.net = nn.Sequential()
+        self.net: nn.Sequential = nn.Sequential()
         while (name := f"SE.net.{len(self.net)}.weight") in tensors:
             outputs, inputs = shape_of(tensors, name, 2)
             self.net.extend([nn.Linear(inputs, outputs), nn.LeakyReLU(0.2)])
@@ -56,14 +56,14 @@ class Synthesis(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         shape = shape_of(tensors, "GE.initial_block", 4)
-        self.initial_block = nn.Parameter(torch.empty(shape))
-        self.initial_conv = nn.Conv2d(shape[1], shape[1], 3, padding=1)
-        self.blocks = nn.ModuleList()
+        self.initial_block: nn.Parameter = nn.Parameter(torch.empty(shape))
+        self.initial_conv: nn.Conv2d = nn.Conv2d(shape[1], shape[1], 3, padding=1)
+        self.blocks: nn.ModuleList = nn.ModuleList()
         while f"{(prefix := f'GE.blocks.{len(self.blocks)}.')}conv1.weight" in tensors:
             self.blocks.append(Block(tensors, prefix))
-        self.latent_dim = shape_of(tensors, "GE.blocks.0.to_style1.weight", 2)[1]
-        self.num_layers = len(self.blocks)
-        self.image_size = 2 << self.num_layers
+        self.latent_dim: int = shape_of(tensors, "GE.blocks.0.to_style1.weight", 2)[1]
+        self.num_layers: int = len(self.blocks)
+        self.image_size: int = 2 << self.num_layers
 
     def forward(self, w: Tensor, input_noise: Tensor) -> Tensor:
         x = self.initial_conv(self.initial_block.expand(len(w), -1, -1, -1))
@@ -80,11 +80,13 @@ class Block(nn.Module):
         super().__init__()
         outputs, inputs, *_ = shape_of(tensors, f"{prefix}conv1.weight", 4)
         width = shape_of(tensors, f"{prefix}to_style1.weight", 2)[1]
-        self.to_style1, self.to_noise1 = nn.Linear(width, inputs), nn.Linear(1, outputs)
-        self.conv1 = ModulatedConv(inputs, outputs, 3)
-        self.to_style2, self.to_noise2 = nn.Linear(width, outputs), nn.Linear(1, outputs)
-        self.conv2 = ModulatedConv(outputs, outputs, 3)
-        self.to_rgb = ToRGB(width, outputs)
+        self.to_style1: nn.Linear = nn.Linear(width, inputs)
+        self.to_noise1: nn.Linear = nn.Linear(1, outputs)
+        self.conv1: ModulatedConv = ModulatedConv(inputs, outputs, 3)
+        self.to_style2: nn.Linear = nn.Linear(width, outputs)
+        self.to_noise2: nn.Linear = nn.Linear(1, outputs)
+        self.conv2: ModulatedConv = ModulatedConv(outputs, outputs, 3)
+        self.to_rgb: ToRGB = ToRGB(width, outputs)
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         noise = noise[:, : x.shape[2], : x.shape[3]]
@@ -101,19 +103,19 @@ class ToRGB(nn.Module):
 
     def __init__(self, width: int, inputs: int) -> None:
         super().__init__()
-        self.to_style = nn.Linear(width, inputs)
-        self.conv = ModulatedConv(inputs, 3, 1)
+        self.to_style: nn.Linear = nn.Linear(width, inputs)
+        self.conv: ModulatedConv = ModulatedConv(inputs, 3, 1)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         return self.conv(x, self.to_style(w))
 
 
 class ModulatedConv(nn.Module):
-    """The style comes without its one."""
+    """Modulated convolution of a style that is stored minus one."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
+        self.weight: nn.Parameter = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         if self.weight.shape[-1] == 1:

@@ -7,7 +7,8 @@ scales the input of its layer. Tensors are channels_last inside: depthwise convo
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Constants
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from .generator import Generator
 from .sites import Rule
 
+Arrays: TypeAlias = Mapping[str, np.ndarray]
+
 Z_DIM = 512
-BLOCKS = 7
+N_BLOCKS = 7
 
 RULES = (
     Rule(r"synthesis\.(?P<site>conv1|layers\.\d+\.\w+)\.modulation", carrier=r"synthesis.\g<site>"),
@@ -27,16 +30,12 @@ RULES = (
 
 
 def mobile_stylegan(
-    mapping: Constants[str, np.ndarray],
-    synthesis: Constants[str, np.ndarray],
-    *,
-    name: str = "random-face",
-    device: str | torch.device = "cpu",
+    mapping: Arrays, synthesis: Arrays, *, name: str = "mobile-stylegan", device: str | torch.device = "cpu"
 ) -> Generator:
     """Build MobileStyleGAN from the constants of its two graphs.
 
     Args:
-        mapping, synthesis: name -> float32 array, in the graph's order, as ``checkpoints.read_ir`` gives them.
+        mapping, synthesis: name -> float32 array, in the graph's order, as ``io.openvino.read_ir`` gives them.
         name: the generator's name.
         device: where it runs.
 
@@ -56,27 +55,27 @@ def mobile_stylegan(
 class MobileStyleGAN(nn.Module):
     """z [N, 512] -> ``mapping`` -> w [N, 512] -> ``synthesis`` -> image [N, 3, 1024, 1024], nominally in [-1, 1]."""
 
-    def __init__(self, mapping: Constants[str, np.ndarray], synthesis: Constants[str, np.ndarray]) -> None:
+    def __init__(self, mapping: Arrays, synthesis: Arrays) -> None:
         super().__init__()
-        self.mapping = _Mapping(mapping)
-        self.synthesis = _Synthesis(_Constants(synthesis))
+        self.mapping: nn.Module = _Mapping(mapping)
+        self.synthesis: nn.Module = _Synthesis(_Constants(synthesis))
 
 
 class _Constants:
-    """The graph's constants by name and by place: unnamed ones stand at a fixed distance from a named one."""
+    """The constants of a graph, by name; an unnamed one by its fixed distance from a named one in the graph's order."""
 
-    def __init__(self, arrays: Constants[str, np.ndarray]) -> None:
-        self.arrays = list(arrays.values())
-        self.places = {name: place for place, name in enumerate(arrays)}
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays: list[np.ndarray] = list(arrays.values())
+        self._positions: dict[str, int] = {name: position for position, name in enumerate(arrays)}
 
     def __call__(self, name: str, distance: int = 0) -> Tensor:
-        if name not in self.places:
+        if name not in self._positions:
             raise ValueError(f"the graph is not MobileStyleGAN's synthesis network: it has no constant {name}")
-        return torch.from_numpy(self.arrays[self.places[name] + distance].copy())
+        return torch.from_numpy(self._arrays[self._positions[name] + distance].copy())
 
 
 class _Mapping(nn.Sequential):
-    def __init__(self, arrays: Constants[str, np.ndarray]) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         parameters = [torch.from_numpy(array.copy()) for array in arrays.values() if array.size > 1]
         if [tensor.shape for tensor in parameters] != [(Z_DIM, Z_DIM), (Z_DIM,)] * 8:
             raise ValueError(f"the graph is not MobileStyleGAN's mapping network: it lacks 8 linear layers of {Z_DIM}")
@@ -95,9 +94,9 @@ class _Synthesis(nn.Module):
     def __init__(self, constant: _Constants) -> None:
         super().__init__()
         self.register_buffer("input", constant("m.input.input"))
-        self.conv1 = _Conv(constant, "m.conv1")
-        self.layers = nn.ModuleList(_Block(constant, f"m.layers.{i}") for i in range(BLOCKS))
-        self.to_img = _ToImage(constant, f"m.layers.{BLOCKS - 1}.to_img")
+        self.conv1: _Conv = _Conv(constant, "m.conv1")
+        self.layers: nn.ModuleList = nn.ModuleList(_Block(constant, f"m.layers.{i}") for i in range(N_BLOCKS))
+        self.to_img: _ToImage = _ToImage(constant, f"m.layers.{N_BLOCKS - 1}.to_img")
 
     def forward(self, w: Tensor) -> Tensor:
         x = self.input.expand(len(w), -1, -1, -1).clone(memory_format=torch.channels_last)
@@ -110,22 +109,22 @@ class _Synthesis(nn.Module):
 class _Block(nn.Module):
     def __init__(self, constant: _Constants, prefix: str) -> None:
         super().__init__()
-        self.up = _Up(constant, f"{prefix}.up")
-        self.conv1 = _Conv(constant, f"{prefix}.conv1")
-        self.conv2 = _Conv(constant, f"{prefix}.conv2")
+        self.up: _Up = _Up(constant, f"{prefix}.up")
+        self.conv1: _Conv = _Conv(constant, f"{prefix}.conv1")
+        self.conv2: _Conv = _Conv(constant, f"{prefix}.conv2")
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         return self.conv2(self.conv1(self.up(x, w), w), w)
 
 
 class _Modulated(nn.Module):
-    """Scales its input in place (the caller's tensor is this layer's to use) by a style, linear in w."""
+    """Scales its input in place by a style, linear in w. The caller gives up the tensor."""
 
-    def __init__(self, constant: _Constants, prefix: str, gain: bool) -> None:
+    def __init__(self, constant: _Constants, prefix: str, *, gain: bool) -> None:
         super().__init__()
         weight, bias = constant(f"{prefix}.modulation.weight"), constant(f"{prefix}.modulation.bias").flatten()
         scale = constant(f"{prefix}.modulation.bias", 1).item() if gain else 1.0
-        self.modulation = _linear(weight * scale, bias * scale)
+        self.modulation: nn.Linear = _linear(weight * scale, bias * scale)
 
     def modulate(self, x: Tensor, w: Tensor) -> Tensor:
         return x.mul_(self.modulation(w)[:, :, None, None])
@@ -134,7 +133,7 @@ class _Modulated(nn.Module):
 class _Up(_Modulated):
     def __init__(self, constant: _Constants, prefix: str) -> None:
         super().__init__(constant, prefix, gain=False)
-        self.haar = _InverseHaar(self.modulation.out_features)
+        self.haar: _InverseHaar = _InverseHaar(self.modulation.out_features)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         return self.haar(self.modulate(x, w))
@@ -173,7 +172,7 @@ class _ToImage(_Modulated):
         super().__init__(constant, f"{prefix}.conv", gain=True)
         self.register_buffer("weight", constant(f"{prefix}.conv.weight").flatten(1))
         self.register_buffer("bias", constant(f"{prefix}.bias").flatten())
-        self.haar = _InverseHaar(len(self.weight))
+        self.haar: _InverseHaar = _InverseHaar(len(self.weight))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         return self.haar(_pointwise(self.modulate(x, w), self.weight, self.bias))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints read as data: nothing stored in a file is ever executed."""
+"""The real generator: MobileStyleGAN's faces from the wheel of random-face, found, fetched, read and built.
+
+The wheel is read as data: nothing that is stored in it is executed.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,38 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from ..io.atomic import PathLike
 from ..io.openvino import read_ir
+from .generator import Generator
+from .mobile_stylegan import mobile_stylegan
 
 NAME = "random-face"
-
-
 VERSION = "2021.7.21.1"
-
-
 WHEEL = f"random_face-{VERSION}-py3-none-any.whl"
-
-
 SHA256 = "e5d10e2be7df63f06123855ec591ca35dcb1d059eba47ddcb175d7d26b4019b5"
-
-
 NOTICE = (
     f"{NAME} {VERSION} carries MobileStyleGAN, distilled from StyleGAN2 on FFHQ: for research only, "
     "because its teacher network and the FFHQ data set are licensed for non-commercial use."
 )
-
-
 NETWORKS = ("MappingNetwork", "SynthesisNetwork")
-
-
 FILES = tuple(f"{network}.{suffix}" for network in NETWORKS for suffix in ("xml", "bin"))
+
+
+def load_random_face(path: PathLike | None = None, *, device: str | torch.device = "cpu") -> Generator:
+    """Load the real generator.
+
+    Args:
+        path: the wheel, or the folder of an installation that holds the networks' four files; default: the installed
+            distribution, else the cached wheel, else a download of it.
+        device: where the network runs.
+
+    Raises: as `read_random_face` and `fetch_random_face`.
+    """
+    path = path or installed_random_face() or fetch_random_face()
+    networks = read_random_face(Path(path))
+    return mobile_stylegan(networks["MappingNetwork"], networks["SynthesisNetwork"], name=NAME, device=device)
 
 
 def read_random_face(path: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -70,7 +80,7 @@ def check_sha256(wheel: Path) -> None:
 
 
 def installed_random_face() -> Path | None:
-    """Folder of the installed random-face distribution that holds its networks; None where it is not installed."""
+    """Folder of the installed random-face distribution that holds its networks; None if it is not installed."""
     try:
         distribution = metadata.distribution(NAME)
     except metadata.PackageNotFoundError:
@@ -78,14 +88,14 @@ def installed_random_face() -> Path | None:
     return Path(str(distribution.locate_file("random_face/data"))) if distribution.version == VERSION else None
 
 
-def fetch_random_face(directory: str | os.PathLike[str] | None = None) -> Path:
-    """Obtain the random-face wheel by name, version and hash with pip, once, and print its licence notice.
+def fetch_random_face(directory: PathLike | None = None) -> Path:
+    """Download the random-face wheel by name, version and hash with pip, once, and print its licence notice.
 
     Args:
         directory: where the wheel is kept; default ``$STYLEFAST_CACHE``, else ``~/.cache/stylefast``.
 
     Returns:
-        Path of the wheel. One from an earlier call is used without asking the network.
+        Path of the wheel; that of an earlier download is used without access to the network.
 
     Raises:
         ConnectionError: pip could not download the wheel; the message ends with pip's own reason.

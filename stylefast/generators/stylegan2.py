@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 (arXiv 1912.04958) in plain torch: runs the weights of trained networks without anybody's extensions.
+"""StyleGAN2 (arXiv 1912.04958) in plain torch: runs the weights of trained networks without compiled extensions.
 
 Sizes come from the tensors. Constant gains (equalised learning rates, noise strengths) are already in them, so that a
-layer is what its formula says; what a class adds to the first mapping layer is in its bias.
+layer computes exactly its formula; the contribution of a class to the first mapping layer is in its bias.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class StyleGAN2(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor], *, clamp: float | None = None) -> None:
         super().__init__()
         with torch.device("meta"):
-            self.synthesis = Synthesis(tensors, clamp)
-            self.mapping = MappingNetwork(tensors, self.synthesis.rows)
+            self.synthesis: Synthesis = Synthesis(tensors, clamp)
+            self.mapping: MappingNetwork = MappingNetwork(tensors, self.synthesis.rows)
             self.register_buffer("w_avg", torch.empty_like(tensors["w_avg"]) if "w_avg" in tensors else None)
         fill(self, tensors)
 
@@ -68,7 +68,7 @@ class MappingNetwork(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], rows: int) -> None:
         super().__init__()
-        self.rows = rows
+        self.rows: int = rows
         depth = 0
         while (weight := tensors.get(f"mapping.fc{depth}.weight")) is not None:
             self.add_module(f"fc{depth}", nn.Linear(weight.shape[1], weight.shape[0]))
@@ -90,7 +90,7 @@ class Synthesis(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], clamp: float | None) -> None:
         super().__init__()
-        self.const = nn.Parameter(torch.empty(shape_of(tensors, "synthesis.const", 3)))
+        self.const: nn.Parameter = nn.Parameter(torch.empty(shape_of(tensors, "synthesis.const", 3)))
         taps = shape_of(tensors, "synthesis.filter", 2)
         if taps[0] != taps[1] or taps[0] % 2:
             raise ValueError(f"tensor synthesis.filter must be a square with even sides, got {taps}")
@@ -104,7 +104,7 @@ class Synthesis(nn.Module):
             row, size = row + 1 + (block.conv0 is not None), 2 * size
         if f"synthesis.b{size // 2}.torgb.weight" not in tensors:
             raise ValueError(f"tensor synthesis.b{size // 2}.torgb.weight, of the last block, is missing")
-        self.rows = row + 1
+        self.rows: int = row + 1
 
     def forward(self, w: Tensor) -> Tensor:
         x, image = self.const.expand(len(w), -1, -1, -1), None
@@ -120,26 +120,26 @@ class Block(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: int, clamp: float | None) -> None:
         super().__init__()
 
-        def there(name: str) -> bool:
+        def has(name: str) -> bool:
             return f"{prefix}{name}.weight" in tensors
 
-        self.conv0 = Layer(tensors, f"{prefix}conv0.", size, clamp) if there("conv0") else None
-        self.conv1 = Layer(tensors, f"{prefix}conv1.", size, clamp)
-        self.torgb = ToRGB(tensors, f"{prefix}torgb.", clamp) if there("torgb") else None
-        self.skip = None
-        if there("skip"):
+        self.conv0: Layer | None = Layer(tensors, f"{prefix}conv0.", size, clamp) if has("conv0") else None
+        self.conv1: Layer = Layer(tensors, f"{prefix}conv1.", size, clamp)
+        self.torgb: ToRGB | None = ToRGB(tensors, f"{prefix}torgb.", clamp) if has("torgb") else None
+        self.skip: nn.Conv2d | None = None
+        if has("skip"):
             channels, inputs, *_ = shape_of(tensors, f"{prefix}skip.weight", 4)
             self.skip = nn.Conv2d(inputs, channels, kernel_size=1, bias=False)
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor, taps: Tensor) -> tuple[Tensor, Tensor | None]:
-        rows, short = iter(w.unbind(1)), None
+        rows, shortcut = iter(w.unbind(1)), None
         gain = 1.0 if self.skip is None else 0.5**0.5
         if self.skip is not None:
-            short = upsample(self.skip(x), taps).mul_(gain)
+            shortcut = upsample(self.skip(x), taps).mul_(gain)
         if self.conv0 is not None:
             x = self.conv0(x, next(rows), taps)
         x = self.conv1(x, next(rows), None, gain)
-        x = x if short is None else x.add_(short)
+        x = x if shortcut is None else x.add_(shortcut)
         image = None if image is None else upsample(image, taps)
         if self.torgb is not None:
             colours = self.torgb(x, next(rows))
@@ -155,11 +155,11 @@ class Layer(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: int, clamp: float | None) -> None:
         super().__init__()
         shape = shape_of(tensors, f"{prefix}weight", 4)
-        self.affine = _affine(tensors, prefix, shape[1])
-        self.weight = nn.Parameter(torch.empty(shape))
-        self.bias = nn.Parameter(torch.empty(shape[0]))
+        self.affine: nn.Linear = _affine(tensors, prefix, shape[1])
+        self.weight: nn.Parameter = nn.Parameter(torch.empty(shape))
+        self.bias: nn.Parameter = nn.Parameter(torch.empty(shape[0]))
         self.register_buffer("noise", torch.empty(size, size) if f"{prefix}noise" in tensors else None)
-        self.clamp = clamp
+        self.clamp: float | None = clamp
 
     def forward(self, x: Tensor, w: Tensor, taps: Tensor | None, gain: float = 1.0) -> Tensor:
         x = modulated_conv(x, self.affine(w), self.weight, taps)
@@ -174,10 +174,10 @@ class ToRGB(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str, clamp: float | None) -> None:
         super().__init__()
         channels = shape_of(tensors, f"{prefix}weight", 4)[1]
-        self.affine = _affine(tensors, prefix, channels)
-        self.weight = nn.Parameter(torch.empty(3, channels, 1, 1))
-        self.bias = nn.Parameter(torch.empty(3))
-        self.clamp = clamp
+        self.affine: nn.Linear = _affine(tensors, prefix, channels)
+        self.weight: nn.Parameter = nn.Parameter(torch.empty(3, channels, 1, 1))
+        self.bias: nn.Parameter = nn.Parameter(torch.empty(3))
+        self.clamp: float | None = clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = F.conv2d(x * self.affine(w)[:, :, None, None], self.weight, self.bias)
@@ -220,18 +220,18 @@ def _affine(tensors: Mapping[str, Tensor], prefix: str, channels: int) -> nn.Lin
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Gives a network without data its tensors, in float32; ValueError if they are not those of its state."""
-    wanted = network.state_dict()
-    for name in (*wanted, *tensors):
-        ours, theirs = ([*x[name].shape] if name in x else "nothing" for x in (wanted, tensors))
-        if ours != theirs:
-            raise ValueError(f"tensor {name} must have shape {ours} in this network, got {theirs}")
+    """Sets the tensors of a network on the meta device, in float32. Raises ValueError unless they match its state."""
+    state = network.state_dict()
+    for name in (*state, *tensors):
+        expected, got = ([*x[name].shape] if name in x else "nothing" for x in (state, tensors))
+        if expected != got:
+            raise ValueError(f"tensor {name} must have shape {expected} in this network, got {got}")
     network.load_state_dict({name: tensor.detach().float() for name, tensor in tensors.items()}, assign=True)
     network.requires_grad_(False)
 
 
 def shape_of(tensors: Mapping[str, Tensor], name: str, ndim: int) -> list[int]:
-    """The shape of a tensor; ValueError if it is missing or has other than ndim dimensions."""
+    """The shape of a tensor. Raises ValueError if it is missing or does not have ndim dimensions."""
     if name not in tensors or tensors[name].ndim != ndim:
         got = list(tensors[name].shape) if name in tensors else "nothing"
         raise ValueError(f"tensor {name} must have {ndim} dimensions, got {got}")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.checks import check_choice
 from .generator import Generator
 from .sites import FIRST_HALF, Rule
 
@@ -14,9 +15,9 @@ WIDTH = 32  # of z and w
 CHANNELS = (32, 32, 24, 16)
 SIZES = (4, 8, 16, 32)  # StyleGAN1 and StyleGAN2 shapes
 ODD_SIZES = (13, 21, 36, 36)  # StyleGAN3 shape
-MARGIN = 2  # pixels a side that the StyleGAN3 shape cuts off at the end: 36 -> 32
+MARGIN = 2  # pixels per side that the StyleGAN3 shape cuts off at the end: 36 -> 32
 
-RULES = {
+RULES: dict[str, tuple[Rule, ...]] = {
     "sg1": (
         Rule(r"(?P<site>layers\.\d+)\.style", r"\g<site>.norm", reads="output", scale=FIRST_HALF, normalized=True),
     ),
@@ -29,6 +30,13 @@ RULES = {
         Rule(r"(?P<site>torgb)\.affine", r"\g<site>", kind="rgb"),
     ),
 }
+NAMES = tuple(f"toy:{kind}" for kind in RULES)
+
+
+def load_toy(name: str, *, device: str | torch.device = "cpu") -> Generator:
+    """Build the toy of a name among `NAMES`, such as "toy:sg2"."""
+    check_choice("name", name, NAMES)
+    return toy(name.removeprefix("toy:"), device=device)
 
 
 def toy(kind: str = "sg2", seed: int = 0, *, device: str | torch.device = "cpu") -> Generator:
@@ -38,7 +46,7 @@ def toy(kind: str = "sg2", seed: int = 0, *, device: str | torch.device = "cpu")
         kind: "sg1" (instance norm, then scale and bias; one w for all layers), "sg2" (modulated and demodulated
             convolutions; each toRGB shares its tensor with the next block) or "sg3" (odd sizes with a margin, an
             input transform driven by the first row of w).
-        seed: of the weights.
+        seed: random seed of the weights.
         device: where the network runs.
 
     Returns:
@@ -48,8 +56,7 @@ def toy(kind: str = "sg2", seed: int = 0, *, device: str | torch.device = "cpu")
         ValueError: an unknown kind.
     """
     networks = {"sg1": _StyleGAN1, "sg2": _StyleGAN2, "sg3": _StyleGAN3}
-    if kind not in networks:
-        raise ValueError(f"kind must be one of {', '.join(networks)}, got {kind!r}")
+    check_choice("kind", kind, tuple(networks))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = networks[kind]().to(device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A generator out of somebody's network: recognised by the names of its modules, never by its code."""
+"""Wraps networks of known code bases, which are recognised by the names of their modules and not by their code."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.checks import check_shape
 from .code_bases import FAMILIES, Family
 from .compiled import refuse_compiled
 from .generator import Generator
 
-HOLDERS = ("", "module", "decoder", "generator_ema", "generator")  # where a network may lie within what is given
+HOLDERS = ("", "module", "decoder", "generator_ema", "generator")  # where in a module the network may be
 
 
 def wrap(
@@ -23,30 +24,30 @@ def wrap(
     w_mean: Tensor | None = None,
     **options: Any,
 ) -> Generator:
-    """Makes a generator of a network of a known code base: NVlabs stylegan2-ada-pytorch and stylegan3, StyleGAN-XL,
+    """Make a generator of a network of a known code base: NVlabs stylegan2-ada-pytorch and stylegan3, StyleGAN-XL,
     rosinality (also as the decoder of pSp, e4e and HyperStyle), genforce, Hammer, lucidrains, lernapparat, mmagic.
 
     The network is run by its own code, on its own device, with its fixed noise: nothing is patched or copied, and hooks
-    are there only while it runs. Styles are what its style modules give, in its own convention (some code bases leave
-    out the one that they add), toRGB's before any gain. Of StyleGAN3 the margin beyond the frame is left out of
-    tensors, so that every layer covers the image and labels keep their place when they are resized.
+    exist only while it runs. Styles are the outputs of its style modules, in its own convention (some code bases store
+    them minus one); those of toRGB are taken before any gain. Tensors of StyleGAN3 are cut to the frame, so that every
+    layer covers the image and labels keep their place when they are resized.
 
     Args:
-        module: the network, or what holds it as decoder, generator_ema, generator or module; set to evaluation mode.
-            Not its synthesis alone: z is mapped, too.
-        name: what to call it in messages and files; default: the code base's name.
-        label: the class of all images, a number or weights [classes], where the network knows classes.
-        w_mean: mean of w [D] or [rows, D], for truncation; default: the network's own, else `latent_avg` of what holds
-            it, else an estimate from 4,096 latents.
+        module: the network, or a module that holds it as decoder, generator_ema, generator or module; set to evaluation
+            mode. The synthesis alone is not enough, because z is mapped, too.
+        name: the generator's name in messages and files; default: the code base's name.
+        label: the class of all images, a number or weights [classes], if the network has classes.
+        w_mean: mean of w [D] or [rows, D], for truncation; default: the network's own, else `latent_avg` of the module
+            that holds it, else an estimate from 4,096 latents.
         options: arguments of the network's synthesis, such as `force_fp32=True`.
 
     Returns:
         The generator; w has shape [N, rows, D].
 
     Raises:
-        TypeError: module is no torch module.
-        ValueError: a module tree that belongs to no known code base (the error says which names each has), a module
-            that is compiled already, a label that is missing, of no use or out of range.
+        TypeError: module is not a torch module.
+        ValueError: a module tree of no known code base (the error lists the names that each has), a module that is
+            compiled already, or a label that is missing, superfluous or out of range.
 
     Example:
         >>> generator = wrap(G_ema)
@@ -55,57 +56,57 @@ def wrap(
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     refuse_compiled(module)
-    family, net = _recognise(module)
+    family, network = _recognise(module)
     if family.children:
-        net = nn.ModuleDict({child: net.get_submodule(child) for child in family.children})
-    classes = int(getattr(net, family.classes, None) or 0) if family.classes else 0
-    device = next(net.parameters()).device
-    calls = family.calls(net, _weights(label, classes).to(device), options)
+        network = nn.ModuleDict({child: network.get_submodule(child) for child in family.children})
+    n_classes = int(getattr(network, family.classes, None) or 0) if family.classes else 0
+    device = next(network.parameters()).device
+    calls = family.calls(network, _class_weights(label, n_classes).to(device), options)
     return Generator(
-        net,
+        network,
         family.rules,
         name=name or family.name,
         z_dim=int(calls.z_dim),
         mapping=calls.mapping,
         synthesis=calls.synthesis,
-        w_mean=_rows(w_mean, calls.w_mean, getattr(module, "latent_avg", None), device=device),
+        w_mean=_first_mean(w_mean, calls.w_mean, getattr(module, "latent_avg", None), device=device),
         image_range=family.image_range,
         transform_row=family.transform_row,
     )
 
 
 def _recognise(module: nn.Module) -> tuple[Family, nn.Module]:
+    """The family of a network, and the network within `module`."""
     names = {name for name, _ in module.named_modules()}
     for family in FAMILIES:
         for holder in HOLDERS:
             prefix = f"{holder}." if holder else ""
             if all(prefix + name in names for name in family.modules):
                 return family, module.get_submodule(holder)
-    known = "".join(f"\n  {family.name}: {', '.join(family.modules)}" for family in FAMILIES)
+    families = "".join(f"\n  {family.name}: {', '.join(family.modules)}" for family in FAMILIES)
     children = ", ".join(name for name, _ in module.named_children()) or "nothing"
     raise ValueError(
         f"module must be a generator of a known code base, got {type(module).__name__} with {children}; "
-        f"looked there and in {', '.join(HOLDERS[1:])} for the modules of{known}"
+        f"looked there and in {', '.join(HOLDERS[1:])} for the modules of{families}"
     )
 
 
-def _weights(label: int | Tensor | None, classes: int) -> Tensor:
+def _class_weights(label: int | Tensor | None, n_classes: int) -> Tensor:
     """The label as weights [1, classes]."""
-    if label is None and classes:
-        raise ValueError(f"label must be given, because this network knows {classes} classes")
+    if label is None and n_classes:
+        raise ValueError(f"label must be given, because this network knows {n_classes} classes")
     if label is None:
         return torch.zeros(1, 0)
     if isinstance(label, Tensor):
-        if label.shape != (classes,):
-            raise ValueError(f"label must be a number or of shape [classes] = [{classes}], got {tuple(label.shape)}")
+        check_shape("label", label, classes=n_classes)
         return label.float()[None]
-    if not 0 <= label < classes:
-        raise ValueError(f"label must be in [0, classes) with classes = {classes}, got {label}")
-    return nn.functional.one_hot(torch.tensor([label]), classes).float()
+    if not 0 <= label < n_classes:
+        raise ValueError(f"label must be in [0, classes) with classes = {n_classes}, got {label}")
+    return nn.functional.one_hot(torch.tensor([label]), n_classes).float()
 
 
-def _rows(*means: Tensor | None, device: torch.device) -> Tensor | None:
-    """The first mean that there is, [D] or [rows, D]."""
+def _first_mean(*means: Tensor | None, device: torch.device) -> Tensor | None:
+    """The first mean that is not None, [D] or [rows, D]."""
     for mean in means:
         if mean is not None:
             mean = mean.detach().to(device, torch.float32)

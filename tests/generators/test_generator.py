@@ -219,7 +219,7 @@ def test_load_knows_the_toys():
         (lambda g, w, s: g.activations(w, ["convs.9"]), ValueError, r"among convs\.0, torgbs\.0, .*, got convs\.9"),
         (lambda g, w, s: g.latents([1], truncation=float("nan")), ValueError, "truncation must be a finite number"),
         (lambda g, w, s: g.latents([-1]), ValueError, "Seed must be between"),
-        (lambda g, w, s: toy("sg4"), ValueError, "kind must be one of sg1, sg2, sg3, got 'sg4'"),
+        (lambda g, w, s: toy("sg4"), ValueError, "kind must be one of 'sg1', 'sg2', 'sg3', got 'sg4'"),
         (
             lambda g, w, s: load("ffhq"),
             ValueError,
