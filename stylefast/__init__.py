@@ -12,7 +12,21 @@ from .ops.contribution import contribution
 from .ops.lloyd_step import LloydStep, lloyd_step
 
 if TYPE_CHECKING:
-    from . import figures, generators, locality, query
+    from . import (
+        catalog,
+        compat,
+        distributed,
+        editing,
+        figures,
+        generators,
+        kmeans,
+        locality,
+        query,
+        retrieval,
+    )
+    from . import (
+        sklearn as sklearn,
+    )
     from .catalog import Catalog
     from .editing import StyleEditor
     from .kmeans import SphericalKMeans
@@ -29,21 +43,33 @@ __all__ = [
     "assign_contribution",
     "backends",
     "blend",
+    "catalog",
+    "compat",
     "contribution",
+    "distributed",
+    "editing",
     "figures",
     "generators",
+    "kmeans",
     "lloyd_step",
     "locality",
     "query",
+    "retrieval",
 ]
 
-_LAZY = {"SphericalKMeans": "kmeans", "Catalog": "catalog", "StyleEditor": "editing"}
+_CLASSES = {"Catalog": "catalog", "SphericalKMeans": "kmeans", "StyleEditor": "editing"}
+_MODULES = ("catalog", "compat", "distributed", "editing", "figures", "generators", "kmeans", "locality", "query",
+            "retrieval", "sklearn")  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the editing half of the package when it is first used: the kernels alone import in no time."""
-    if name in _LAZY:
-        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
-    if name in ("figures", "generators", "locality", "query"):
+    """Imports everything but the kernels when it is first used, so that `import stylefast` is fast."""
+    if name in _CLASSES:
+        return getattr(import_module(f".{_CLASSES[name]}", __name__), name)
+    if name in _MODULES:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "sklearn"})

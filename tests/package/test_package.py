@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -187,8 +188,8 @@ def test_a_required_backend_that_cannot_run_fails_the_session_with_its_reason(
 def test_public_names_are_frozen():
     assert stylefast.__all__ == [
         "Assignment", "Catalog", "LabelsAndContribution", "LloydStep", "SphericalKMeans", "StyleEditor", "assign",
-        "assign_contribution", "backends", "blend", "contribution", "figures", "generators", "lloyd_step", "locality",
-        "query",
+        "assign_contribution", "backends", "blend", "catalog", "compat", "contribution", "distributed", "editing",
+        "figures", "generators", "kmeans", "lloyd_step", "locality", "query", "retrieval",
     ]  # fmt: skip
     assert backends.__all__ == ["BACKENDS", "Backend", "available", "use"]
     assert [op.name for op in OPS] == ["lloyd_step", "assign", "contribution", "assign_contribution", "blend"]
@@ -201,11 +202,18 @@ def test_every_public_name_resolves_to_what_it_names():
     python("""
 import stylefast
 eager = dict(vars(stylefast))
-for name in stylefast.__all__:
-    value = eager[name] if name in eager else stylefast.__getattr__(name)  # not what an earlier import has left there
+for name in [*stylefast.__all__, "sklearn"]:
+    value = eager[name] if name in eager else stylefast.__getattr__(name)  # not what an earlier import has bound
     assert value is getattr(stylefast, name), name
     assert value.__name__ in (name, f"stylefast.{name}"), (name, value)
 """)
+
+
+def test_documented_names_are_public():
+    texts = [path.read_text() for path in (PACKAGE.parent / "README.md", *(PACKAGE.parent / "docs").glob("*.md"))]
+    documented = {name for text in texts for name in re.findall(r"\bstylefast\.([a-zA-Z_]+)", text)}
+    assert documented - {"sklearn"} <= set(stylefast.__all__), documented - set(stylefast.__all__)
+    assert len(documented) > 10 and {"sklearn", *stylefast.__all__} <= set(dir(stylefast))
 
 
 def test_every_op_is_registered_for_every_backend():

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of the former version, in tests/data/former: they load, and builds and jobs go on from them.
+
+That version wrote them with a StyleGAN2 of 8 x 8 pixels (network.safetensors) and the latents of six images.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stylefast import Catalog, StyleEditor, generators
+from stylefast.catalog import BuildOptions, Clustering
+from stylefast.editing import Grid, Job, JobOptions, SeedLatents, Sequential, Simultaneous, Softmax, StoredLatents
+from stylefast.generators import Generator
+
+FORMER = Path(__file__).parents[1] / "data" / "former"
+TENSORS = ("centroids", "runs", "contributions", "occupancy")
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return generators.load(FORMER / "network.safetensors")
+
+
+@pytest.fixture(scope="module")
+def latents() -> torch.Tensor:
+    return torch.from_numpy(np.load(FORMER / "latents.npz")["w"])
+
+
+@pytest.fixture(scope="module")
+def editor(generator: Generator) -> StyleEditor:
+    return StyleEditor(generator, Catalog.load(FORMER / "catalog.safetensors", generator))
+
+
+def build(generator: Generator, w: torch.Tensor, workdir: Path) -> Catalog:
+    """The build whose state is in FORMER / "workdir"."""
+    clustering = Clustering(n_clusters=3, resolution=8, n_init=2)
+    options = BuildOptions(batch_size=2, shard_images=3, workdir=workdir, dtype="float16")
+    return Catalog.build(generator, w, clustering, options, progress=False)
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_catalog_loads_and_is_saved_to_the_same_bytes(generator: Generator, tmp_path: Path):
+    catalog = Catalog.load(FORMER / "catalog.safetensors", generator)
+    catalog.save(tmp_path / "catalog.safetensors")
+    assert (tmp_path / "catalog.safetensors").read_bytes() == (FORMER / "catalog.safetensors").read_bytes()
+    assert catalog.parts == {"eyes": [0], "mouth": [1, 2]} and catalog.provenance["images"] == 6
+
+
+def test_a_finished_build_is_taken_from_its_workdir(
+    generator: Generator, latents: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def run(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the generator must not run")
+
+    shutil.copytree(FORMER / "workdir", tmp_path / "workdir")
+    monkeypatch.setattr(generator, "activations", run)
+    monkeypatch.setattr(generator, "visit", run)
+    catalog, former = build(generator, latents, tmp_path / "workdir"), Catalog.load(FORMER / "catalog.safetensors")
+    for name in TENSORS:
+        assert torch.equal(getattr(catalog, name), getattr(former, name)), name
+    assert catalog.provenance == former.provenance | {"torch": torch.__version__}
+    assert files(tmp_path / "workdir") == files(FORMER / "workdir")
+
+
+def test_a_stopped_build_goes_on(generator: Generator, latents: torch.Tensor, tmp_path: Path):
+    shutil.copytree(FORMER / "workdir", tmp_path / "workdir")
+    (tmp_path / "workdir" / "contributions-00001-of-00002.safetensors").unlink()
+    catalog, former = build(generator, latents, tmp_path / "workdir"), Catalog.load(FORMER / "catalog.safetensors")
+    for name in TENSORS:
+        torch.testing.assert_close(getattr(catalog, name), getattr(former, name))
+
+
+def test_a_finished_job_is_kept(editor: StyleEditor, latents: torch.Tensor, tmp_path: Path):
+    shutil.copytree(FORMER / "edits", tmp_path / "edits")
+    targets = StoredLatents(editor.generator, latents[:2], names=["ann", "bob"])
+    references = StoredLatents(editor.generator, latents[2:4])
+    plan = Grid(targets, references, ["eyes", "mouth"], (Sequential(1.0), Simultaneous(0.5)), strength=0.75)
+    metadata = {"network": "network", "truncation": 0.7, "rgb": False}
+    for verify in (False, True):
+        options = JobOptions(batch_size=2, measure=True, verify=verify)
+        job = Job(editor, plan, tmp_path / "edits", options, metadata=metadata, progress=False)
+        assert list(job) == [] and (job.n_existing, job.n_written) == (16, 0)
+    assert files(tmp_path / "edits") == files(FORMER / "edits")
+
+
+def test_a_stopped_job_goes_on(editor: StyleEditor, latents: torch.Tensor, tmp_path: Path):
+    shutil.copytree(FORMER / "stopped", tmp_path / "stopped")
+    targets = StoredLatents(editor.generator, latents[:2], names=["ann", "bob"])
+    plan = Grid(targets, SeedLatents(editor.generator, [5, 9], truncation=0.5), ["eyes"], Softmax())
+    job = Job(editor, plan, tmp_path / "stopped", JobOptions(image_format="jpg", batch_size=1), progress=False)
+    assert len(list(job)) == 1 and (job.n_existing, job.n_written) == (3, 1)
+    former, now = files(FORMER / "stopped"), files(tmp_path / "stopped")
+    journal = former.pop("manifest.0001.jsonl")
+    manifest = now.pop("manifest.jsonl")
+    assert manifest.startswith(journal) and manifest.count(b"\n") == 4 and former.items() <= now.items()
+
+
+@pytest.mark.parametrize("name", ["latents.npz", "latents.pt", "styles.safetensors"])
+def test_latents_load(generator: Generator, latents: torch.Tensor, name: str):
+    source = StoredLatents.load(FORMER / name, generator)
+    assert torch.equal(torch.cat([source.w(row) for row in range(len(source))]), latents)
