@@ -217,13 +217,13 @@ class Points:
     def gather(self, indices: Tensor) -> Tensor:
         """The points with the indices [m] among the points that are not zero, at unit norm: [m, C]."""
         rows = torch.zeros(len(indices), self.channels, dtype=self.dtype, device=self.device)
-        begin = self.nonzero_offset
+        offset = self.nonzero_offset
         for batch in self:
             positions = batch.nonzero(self.probes)
-            matching = ((indices >= begin) & (indices < begin + len(positions))).nonzero().squeeze(1)
+            matching = ((indices >= offset) & (indices < offset + len(positions))).nonzero().squeeze(1)
             if len(matching):
-                rows[matching.to(self.device)] = batch.gather(positions[(indices[matching] - begin).to(self.device)])
-            begin += len(positions)
+                rows[matching.to(self.device)] = batch.gather(positions[(indices[matching] - offset).to(self.device)])
+            offset += len(positions)
         return self.ranks.total(rows)[0]  # each row is zero on all ranks but one
 
     def farthest(self, centroids: Tensor, n: int) -> Tensor:

@@ -117,11 +117,11 @@ def test_the_best_restart_wins_and_has_one_update_at_least(better: int):
 def test_equals_stylefast_spherical_k_means():
     x = rows(500, dtype=np.float32)
     first = x[:5].copy()
-    mine = SphericalKMeans(5, init=first).fit(x)
+    ours = SphericalKMeans(5, init=first).fit(x)
     other = stylefast.SphericalKMeans(5, init=first).fit(x)
-    np.testing.assert_array_equal(mine.cluster_centers_, other.centroids_)
-    np.testing.assert_array_equal(mine.labels_, other.labels_)
-    np.testing.assert_allclose(mine.score(x) / -500, 1 - other.objective_, rtol=1e-5)
+    np.testing.assert_array_equal(ours.cluster_centers_, other.centroids_)
+    np.testing.assert_array_equal(ours.labels_, other.labels_)
+    np.testing.assert_allclose(ours.score(x) / -500, 1 - other.objective_, rtol=1e-5)
 
 
 def test_transform_is_the_cosine_distance():

@@ -34,11 +34,11 @@ class Batches:
         return (batch.clone() for batch in self.x.split(self.sizes))
 
 
-def assert_same(km: SphericalKMeans, whole: SphericalKMeans, x: Tensor) -> None:
-    torch.testing.assert_close(torch.as_tensor(km.centroids_), whole.centroids_)
-    assert torch.equal(torch.as_tensor(km.predict(x)), whole.labels_)
-    assert km.objective_ == pytest.approx(whole.objective_, rel=1e-6)
-    assert [run.n_iter for run in km.runs_] == [run.n_iter for run in whole.runs_]
+def assert_same(km: SphericalKMeans, expected: SphericalKMeans, x: Tensor) -> None:
+    torch.testing.assert_close(torch.as_tensor(km.centroids_), expected.centroids_)
+    assert torch.equal(torch.as_tensor(km.predict(x)), expected.labels_)
+    assert km.objective_ == pytest.approx(expected.objective_, rel=1e-6)
+    assert [run.n_iter for run in km.runs_] == [run.n_iter for run in expected.runs_]
     assert not hasattr(km, "labels_")
 
 
@@ -47,30 +47,30 @@ def assert_same(km: SphericalKMeans, whole: SphericalKMeans, x: Tensor) -> None:
 def test_stream_gives_the_result_of_the_array(features: str, dtype: torch.dtype):
     x = (mixture(7, 8, 5, 7, 4, 1.5) + 0.2).to(dtype)
     x[1, :, 2, 3] = x[6, :, 0, 0] = 0
-    whole = fit(x, 4, n_init=3, features=features)
+    expected = fit(x, 4, n_init=3, features=features)
     for sizes in ([7], [1, 6], [3, 0, 2, 2], [1] * 7):
-        assert_same(fit(Batches(x, sizes), 4, n_init=3, features=features), whole, x)
+        assert_same(fit(Batches(x, sizes), 4, n_init=3, features=features), expected, x)
 
 
-@pytest.mark.parametrize("init", ["random", "given"])
+@pytest.mark.parametrize("init", ["random", "centroids"])
 def test_stream_of_rows_with_every_kind_of_init(init: str):
     x = rows(mixture(3, 8, 5, 7, 4, 1.5))
     options: dict[str, Any] = {"n_init": 2, "init": init if init == "random" else directions(4, 8)}
-    km, whole = fit(list(x.split(17)), 4, **options), fit(x, 4, **options)
-    assert_same(km, whole, x)
+    km, expected = fit(list(x.split(17)), 4, **options), fit(x, 4, **options)
+    assert_same(km, expected, x)
     assert km.score(x.split(17)) == pytest.approx(km.score(x)) == pytest.approx(km.objective_)
 
 
 def test_memory_maps_and_data_loaders_are_streams(tmp_path: Any):
     x = mixture(6, 8, 5, 7, 4, 1.5).float()
-    whole = fit(x, 4, n_init=2)
+    expected = fit(x, 4, n_init=2)
     paths = [tmp_path / f"{i}.npy" for i in range(3)]
     for path, part in zip(paths, x.split(2), strict=True):
         np.save(path, part.numpy())
-    assert_same(fit([np.load(path, mmap_mode="r") for path in paths], 4, n_init=2), whole, x)
+    assert_same(fit([np.load(path, mmap_mode="r") for path in paths], 4, n_init=2), expected, x)
     for data in (x, TensorDataset(x), TensorDataset(x, torch.zeros(6))):  # the last two give lists
         km = fit(DataLoader(data, batch_size=4), 4, n_init=2)
-        assert_same(km, whole, x)
+        assert_same(km, expected, x)
         assert km.score(DataLoader(data, batch_size=4)) == pytest.approx(km.objective_)
 
 
@@ -90,10 +90,10 @@ def test_stream_relocates_empty_clusters_like_an_array():
     inits = torch.stack((E1, E1, E1, E1, E2, E3, E1, E1, E1)).view(3, 3, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyClusterWarning)
-        whole = SphericalKMeans(3, init=inits, tol=0).fit(x)
+        expected = SphericalKMeans(3, init=inits, tol=0).fit(x)
         km = SphericalKMeans(3, init=inits, tol=0).fit(Batches(x, [2, 3, 2]))
-    assert_same(km, whole, x)
-    assert [run.n_relocated for run in km.runs_] == [run.n_relocated for run in whole.runs_] == [2, 0, 2]
+    assert_same(km, expected, x)
+    assert [run.n_relocated for run in km.runs_] == [run.n_relocated for run in expected.runs_] == [2, 0, 2]
 
 
 def test_ties_of_the_farthest_point_go_to_the_first():
