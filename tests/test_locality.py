@@ -136,18 +136,20 @@ def test_locality_by_hand():
 
 
 @given(st.integers(0, 1000), st.booleans())
-def test_inside_and_outside_are_the_whole_and_change_places(seed, soft):
+def test_inside_and_outside_make_the_image_and_swap(seed, soft):
     edited, target = random_images(2, 6, 4, seed=seed), random_images(2, 6, 4, seed=seed + 1)
     weights = random_images(2, 6, 4, seed=seed + 2)[:, 0]
     mask = weights if soft else weights > 0.5
     if not soft:
         mask[:, 0, 0], mask[:, 0, 1] = True, False
-    there, back = locality(edited, target, mask), locality(edited, target, 1 - mask if soft else ~mask)
-    assert torch.allclose(there.in_mse, back.out_mse) and torch.allclose(there.delta_e_outside, back.delta_e_inside)
-    share = mask.double().mean((1, 2))
-    whole = share * there.in_mse + (1 - share) * there.out_mse
-    assert torch.allclose(whole, squared_error(edited, target).mean((1, 2)), rtol=1e-5)
-    assert torch.allclose(there.ratio, there.delta_e_inside / there.delta_e_outside)
+    forward, swapped = locality(edited, target, mask), locality(edited, target, 1 - mask if soft else ~mask)
+    assert torch.allclose(forward.in_mse, swapped.out_mse) and torch.allclose(
+        forward.delta_e_outside, swapped.delta_e_inside
+    )
+    fraction = mask.double().mean((1, 2))
+    mean = fraction * forward.in_mse + (1 - fraction) * forward.out_mse
+    assert torch.allclose(mean, squared_error(edited, target).mean((1, 2)), rtol=1e-5)
+    assert torch.allclose(forward.ratio, forward.delta_e_inside / forward.delta_e_outside)
 
 
 def test_a_mask_of_another_size_is_resized_as_documented():
@@ -162,7 +164,7 @@ def test_a_mask_of_another_size_is_resized_as_documented():
         assert torch.allclose(got, expected, rtol=1e-5)
 
 
-def test_means_over_nothing_are_nan_and_no_change_outside_is_infinitely_local():
+def test_empty_sides_are_nan_and_no_change_outside_is_inf():
     edited, target = random_images(4, 2, 2), random_images(4, 2, 2, seed=1)
     edited[2:] = target[2:]
     edited[3, :, 0, 0] = 1 - target[3, :, 0, 0].round()
@@ -216,7 +218,7 @@ def test_pairs_that_do_not_fit_are_refused(function):
         function(images, images.byte())
 
 
-def test_images_that_are_none_are_refused():
+def test_images_of_another_shape_or_type_are_refused():
     with pytest.raises(ValueError, match=r"images must have shape \[N, 3, H, W\], got \(2, 4, 4, 4\)"):
         rgb_to_lab(torch.rand(2, 4, 4, 4))
     with pytest.raises(TypeError, match=r"images must be a floating-point tensor .*, got list"):

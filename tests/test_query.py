@@ -73,7 +73,7 @@ def test_a_free_channel_is_taken_by_any_budget_but_zero():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_a_contribution_equal_to_rho_stays_out_in_every_precision(dtype):
+def test_a_contribution_equal_to_rho_stays_out_in_every_dtype(dtype):
     m = torch.tensor([0.1, 0.2, 0.3], dtype=dtype)
     for rho in (0.1, torch.tensor(0.1, dtype=torch.float64), np.float64(0.1)):
         assert query.sequential(m, 3.0, rho).tolist() == [0, 1, 1]
@@ -124,7 +124,7 @@ def test_fractional_reaches_the_optimum_of_the_linear_program(m, epsilon, rho, r
 
 
 @given(channels.filter(lambda m: len(m) <= 6), budgets.filter(bool), EIGHTHS)
-def test_fractional_beats_every_subset_and_adds_one_partial_channel_at_most(m, epsilon, rho):
+def test_fractional_beats_every_subset(m, epsilon, rho):
     q = query.sequential(m, epsilon, rho, fractional=True, rho_mode="paper")
     subsets = (torch.tensor(bits, dtype=m.dtype) for bits in itertools.product((0.0, 1.0), repeat=len(m)))
     best = max(gain(subset, m, rho) for subset in subsets if spent(subset, m) <= epsilon)
@@ -133,7 +133,7 @@ def test_fractional_beats_every_subset_and_adds_one_partial_channel_at_most(m, e
     assert (q >= query.sequential(m, epsilon, rho, rho_mode="paper")).all()
 
 
-def test_fractional_gives_the_rest_to_the_first_channel_over_the_budget():
+def test_fractional_gives_the_rest_to_the_next_channel():
     m = torch.tensor([0.25, 0.75, 0.5])
     assert query.sequential(m, 0.5, 0.0, fractional=True).tolist() == [0, 1, 0.5]
     assert query.sequential(m, 0.75, 0.0, fractional=True).tolist() == [0, 1, 1]  # spent to the last bit
@@ -146,7 +146,7 @@ def test_rho_mode_paper_is_where_the_gain_changes_sign():
     assert query.sequential(m, 9.0, 0.5).tolist() == [0, 0, 0, 0]
 
 
-def test_one_budget_and_threshold_a_row():
+def test_budgets_and_thresholds_may_differ_per_row():
     m = torch.rand(4, 3, 50, generator=torch.Generator().manual_seed(0))
     epsilon, rho = torch.tensor([0.5, 2.0, 20.0]), torch.tensor([[0.0], [0.1], [0.5], [0.9]])
     rows = [[query.sequential(m[i, j], epsilon[j], rho[i, 0]) for j in range(3)] for i in range(4)]
@@ -241,7 +241,7 @@ def test_a_bad_rho_is_named(bad):
         query.sequential(torch.rand(2, 5), 1.0, bad)
 
 
-def test_one_value_a_channel_is_not_one_value_a_row():
+def test_one_value_per_channel_is_refused():
     with pytest.raises(ValueError, match=r"epsilon must .* broadcast to \(2,\), one value a row.* got shape \(5,\)"):
         query.sequential(torch.rand(2, 5), torch.ones(5), 0.1)
     with pytest.raises(ValueError, match=r"rho must .* broadcast to \(\), .* got shape \(3,\)"):

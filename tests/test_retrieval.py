@@ -21,8 +21,10 @@ def drawn(e: int = 3, g: int = 50, s: int = 20, dtype: torch.dtype = torch.float
     """styles [E, S], queries [E, S], gallery [G, S], its queries [G, S]."""
     rng = torch.Generator().manual_seed(0)
     shapes = (e, s), (e, s), (g, s), (g, s)
-    styles, query, gallery, own = (torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes)
-    return styles.to(dtype), query.clamp(min=0), gallery.to(dtype), (own > 0.3).double()
+    styles, query, gallery, gallery_queries = (
+        torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes
+    )
+    return styles.to(dtype), query.clamp(min=0), gallery.to(dtype), (gallery_queries > 0.3).double()
 
 
 def cosines(s: Tensor, q: Tensor, x: Tensor, p: Tensor) -> Tensor:
@@ -30,36 +32,36 @@ def cosines(s: Tensor, q: Tensor, x: Tensor, p: Tensor) -> Tensor:
     return torch.nn.functional.cosine_similarity((q * s)[None].double(), (p * x).double(), dim=1, eps=0)
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize(
     "dtype, close", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-5)], ids=str
 )
-def test_the_most_similar_rows_come_first(own: bool, dtype: torch.dtype, close: float):
-    styles, query, gallery, of_gallery = drawn(dtype=dtype)
-    got = nearest(styles, query, gallery, 9, gallery_query=of_gallery if own else None)
+def test_the_most_similar_rows_come_first(per_row: bool, dtype: torch.dtype, close: float):
+    styles, query, gallery, gallery_queries = drawn(dtype=dtype)
+    got = nearest(styles, query, gallery, 9, gallery_query=gallery_queries if per_row else None)
     for e in range(3):
-        truth = cosines(styles[e], query[e], gallery, of_gallery if own else query[e])
+        truth = cosines(styles[e], query[e], gallery, gallery_queries if per_row else query[e])
         assert_close(got.similarity[e].double(), truth.sort(descending=True).values[:9], rtol=0, atol=close)
         assert_close(truth[got.indices[e]], got.similarity[e].double(), rtol=0, atol=close)
     assert got.similarity.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-def test_one_style_one_query_and_bool():
-    styles, query, gallery, own = drawn()
+def test_single_styles_and_bool_queries_are_taken():
+    styles, query, gallery, gallery_queries = drawn()
     one = nearest(styles[0], query[0], gallery, 50)
     assert one.indices.shape == (1, 50) and one.indices[0].sort().values.tolist() == list(range(50))
     assert torch.equal(nearest(styles, query[0], gallery, 5).indices[:1], one.indices[:, :5])
     assert torch.equal(
-        nearest(styles, query, gallery, 5, gallery_query=own.bool()).indices,
-        nearest(styles, query, gallery, 5, gallery_query=own).indices,
+        nearest(styles, query, gallery, 5, gallery_query=gallery_queries.bool()).indices,
+        nearest(styles, query, gallery, 5, gallery_query=gallery_queries).indices,
     )
 
 
 def test_channels_outside_the_query_and_lengths_do_not_matter():
     styles, query, gallery, _ = drawn()
-    other = gallery.clone()
-    other[:, query[0] == 0] = 1e6
-    a, b = (nearest(styles[0], query[0], x, 50) for x in (gallery, 3 * other))
+    changed = gallery.clone()
+    changed[:, query[0] == 0] = 1e6
+    a, b = (nearest(styles[0], query[0], x, 50) for x in (gallery, 3 * changed))
     assert torch.equal(a.indices, b.indices)
     assert_close(a.similarity, b.similarity)
 
@@ -77,20 +79,20 @@ def test_equal_rows_keep_their_order_and_bad_ones_come_last():
 
 def test_the_masked_copy_is_never_made(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(retrieval, "CHUNK", 1 << 14)
-    styles, query, gallery, own = drawn(2, 4000, 64, torch.float32)
+    styles, query, gallery, gallery_queries = drawn(2, 4000, 64, torch.float32)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             nonlocal largest
             result = function(*args, **(kwargs or {}))
-            made = [x for x in (result if isinstance(result, tuple) else (result,)) if isinstance(x, Tensor)]
-            largest = max([largest, *(x.numel() for x in made if x._base is None and x is not gallery)])
+            tensors = [x for x in (result if isinstance(result, tuple) else (result,)) if isinstance(x, Tensor)]
+            largest = max([largest, *(x.numel() for x in tensors if x._base is None and x is not gallery)])
             return result
 
     with Watch():
         nearest(styles, query, gallery, 5)
-        nearest(styles, query, gallery, 5, gallery_query=own)
+        nearest(styles, query, gallery, 5, gallery_query=gallery_queries)
     assert 1 << 13 <= largest <= 1 << 14
 
 
@@ -105,7 +107,7 @@ def test_the_masked_copy_is_never_made(monkeypatch: pytest.MonkeyPatch):
         ({"gallery_query": torch.ones(20)}, ValueError, r"gallery_query must have gallery's shape \(50, 20\)"),
     ],
 )
-def test_refuses(change, error: type[Exception], message: str):
+def test_wrong_arguments_are_named(change, error: type[Exception], message: str):
     styles, query, gallery, _ = drawn()
     with pytest.raises(error, match=message):
         nearest(**({"styles": styles, "query": query, "gallery": gallery, "k": 2} | change))

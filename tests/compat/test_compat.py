@@ -20,7 +20,7 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def catalog(dtype: torch.dtype = torch.float32, channels: tuple[int, ...] = (64, 64, 32)) -> SimpleNamespace:
+def make_catalog(dtype: torch.dtype = torch.float32, channels: tuple[int, ...] = (64, 64, 32)) -> SimpleNamespace:
     return SimpleNamespace(
         annotations=PARTS, M=[torch.rand(2, c, generator=rng(c), dtype=dtype) ** 2 for c in channels]
     )
@@ -36,10 +36,10 @@ def by_loops(m: np.ndarray, rho: float, epsilon: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_q_has_every_bit(dtype: torch.dtype):
-    of = catalog(dtype, (512, 64))
-    interpolator = StyleInterpolator(of)
-    for layer, m in enumerate(of.M):
+def test_q_equals_the_loop_bit_for_bit(dtype: torch.dtype):
+    catalog = make_catalog(dtype, (512, 64))
+    interpolator = StyleInterpolator(catalog)
+    for layer, m in enumerate(catalog.M):
         for row, part in enumerate(PARTS):
             costs = sorted(1 - m[row].double())
             exact = [float(sum(costs[:n])) for n in (1, 7, 40)]  # budgets that a cost meets
@@ -54,28 +54,28 @@ def test_equal_channels_go_by_index():
     assert interpolator.query(0, "a", 0.1, 2.6).nonzero().flatten().tolist() == list(range(10))
 
 
-def styles(n: int, of: SimpleNamespace, seed: int, both: bool = False) -> list[Tensor]:
-    return [torch.randn(n, *((2, m.shape[1], 1, 1) if both else (m.shape[1],)), generator=rng(seed)) for m in of.M]
+def styles(n: int, catalog: SimpleNamespace, seed: int, both: bool = False) -> list[Tensor]:
+    return [torch.randn(n, *((2, m.shape[1], 1, 1) if both else (m.shape[1],)), generator=rng(seed)) for m in catalog.M]
 
 
 @pytest.mark.parametrize("n1, n2", [(3, 3), (1, 4), (4, 1)])
 def test_scales_move_where_q_is_one(n1: int, n2: int):
-    of = catalog()
-    ys1, ys2 = styles(n1, of, 1), styles(n2, of, 2)
+    catalog = make_catalog()
+    ys1, ys2 = styles(n1, catalog, 1), styles(n2, catalog, 2)
     rho, epsilon = [0.0, 0.2, 0.1], (1, 3.0, np.float64(2))
-    got = StyleInterpolator(of).interpolate_ys(ys1, ys2, "nose", rho, epsilon)
+    got = StyleInterpolator(catalog).interpolate_ys(ys1, ys2, "nose", rho, epsilon)
     for layer, (y1, y2, y3) in enumerate(zip(ys1, ys2, got, strict=True)):
-        q = torch.from_numpy(by_loops(of.M[layer][1].numpy(), rho[layer], epsilon[layer]))
+        q = torch.from_numpy(by_loops(catalog.M[layer][1].numpy(), rho[layer], epsilon[layer]))
         assert 0 < q.sum() < len(q)
         assert torch.equal(y3, torch.where(q > 0, y2, y1))
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_pairs_of_scale_and_bias(bias: bool):
-    of = catalog()
-    ys1, ys2 = styles(1, of, 3, both=True), styles(2, of, 4, both=True)
+def test_bias_is_blended_on_request(bias: bool):
+    catalog = make_catalog()
+    ys1, ys2 = styles(1, catalog, 3, both=True), styles(2, catalog, 4, both=True)
     before = [y.clone() for y in ys1]
-    interpolator = StyleInterpolator(of, bias)
+    interpolator = StyleInterpolator(catalog, bias)
     for layer, y3 in enumerate(interpolator.interpolate_ys(ys1, ys2, "eyes", 0.1, 2)):
         q = interpolator.query(layer, "eyes", 0.1, 2)[:, None, None]
         y1, y2 = ys1[layer].expand(2, -1, -1, -1, -1), ys2[layer]
@@ -84,17 +84,17 @@ def test_pairs_of_scale_and_bias(bias: bool):
         assert torch.equal(ys1[layer], before[layer])
 
 
-def test_what_is_not_taken_is_not_looked_at():
-    of = SimpleNamespace(annotations={"a": [0]}, M=[torch.tensor([[0.9, 0.0]])])
+def test_channels_outside_q_are_not_read():
+    catalog = SimpleNamespace(annotations={"a": [0]}, M=[torch.tensor([[0.9, 0.0]])])
     y1, y2 = torch.tensor([[1.0, -0.0]], dtype=torch.float16), torch.tensor([[2.0, torch.inf]], dtype=torch.float16)
-    (y3,) = StyleInterpolator(of).interpolate_ys([y1], [y2], "a", 0.1, 1)
+    (y3,) = StyleInterpolator(catalog).interpolate_ys([y1], [y2], "a", 0.1, 1)
     assert y3.dtype == torch.float16 and y3.tolist() == [[2, 0]] and y3[0, 1].signbit()
 
 
-def test_gradients_pass():
-    of = catalog()
-    ys1, ys2 = ([y.requires_grad_() for y in styles(2, of, seed)] for seed in (5, 6))
-    interpolator = StyleInterpolator(of)
+def test_gradients_reach_both_styles():
+    catalog = make_catalog()
+    ys1, ys2 = ([y.requires_grad_() for y in styles(2, catalog, seed)] for seed in (5, 6))
+    interpolator = StyleInterpolator(catalog)
     sum(y.sum() for y in interpolator.interpolate_ys(ys1, ys2, "nose", 0, 1)).backward()
     q = interpolator.query(0, "nose", 0, 1).expand(2, -1)
     assert torch.equal(ys2[0].grad, q) and torch.equal(ys1[0].grad, 1 - q)
@@ -109,15 +109,21 @@ def test_gradients_pass():
         ({"ys1": [torch.ones(1, 64, 1)] * 3}, r"a style must have shape .* C = 64, got \(1, 64, 1\)"),
     ],
 )
-def test_interpolator_refuses(change, message: str):
-    of = catalog()
-    call = {"ys1": styles(1, of, 1), "ys2": styles(1, of, 2), "label": "nose", "rho": 0.1, "epsilon": 1} | change
+def test_interpolator_refuses_wrong_arguments(change, message: str):
+    catalog = make_catalog()
+    call = {
+        "ys1": styles(1, catalog, 1),
+        "ys2": styles(1, catalog, 2),
+        "label": "nose",
+        "rho": 0.1,
+        "epsilon": 1,
+    } | change
     with pytest.raises(ValueError, match=message):
-        StyleInterpolator(of).interpolate_ys(**call)
+        StyleInterpolator(catalog).interpolate_ys(**call)
 
 
 @pytest.mark.parametrize("m", [torch.ones(3, 8), torch.full((2, 8), torch.nan)])
-def test_interpolator_refuses_an_m_that_is_none(m: Tensor):
+def test_interpolator_refuses_a_wrong_m(m: Tensor):
     with pytest.raises(ValueError, match=r"M\[0\] must have a row for each of the 2 parts and no NaN"):
         StyleInterpolator(SimpleNamespace(annotations=PARTS, M=[m]))
 
@@ -125,14 +131,14 @@ def test_interpolator_refuses_an_m_that_is_none(m: Tensor):
 @pytest.mark.parametrize("size", [(8, 8), (6, 10)])
 def test_heatmaps_are_the_one_hot_of_the_labels(size: tuple[int, int]):
     x = torch.randn(3, 7, *size, generator=rng())
-    of = FactorCatalog(6, random_state=1, n_init=2)
-    raw = of.fit_predict(x, raw=True)
+    catalog = FactorCatalog(6, random_state=1, n_init=2)
+    raw = catalog.fit_predict(x, raw=True)
     labels = stylefast.SphericalKMeans(6, n_init=2, seed=1).fit(x).labels_
     one_hot = F.one_hot(labels.long(), 6).movedim(-1, 1).float()
     assert torch.equal(raw.get(), one_hot) and torch.equal(raw.labels, labels)
-    assert torch.equal(of.predict(x[:1], raw=True).get(), one_hot[:1])
-    of.annotations = PARTS
-    maps, names = of.predict(x)
+    assert torch.equal(catalog.predict(x[:1], raw=True).get(), one_hot[:1])
+    catalog.annotations = PARTS
+    maps, names = catalog.predict(x)
     assert names == ["eyes", "nose"]
     parts = torch.stack((one_hot[:, 3] + one_hot[:, 0], one_hot[:, 1]), 1)
     for res in (5, 16, (12, 3)):
@@ -141,31 +147,31 @@ def test_heatmaps_are_the_one_hot_of_the_labels(size: tuple[int, int]):
             maps[res]
         assert torch.equal(maps.get(res), F.interpolate(parts, size=res, mode="nearest"))
         assert torch.equal(maps[res], maps.get(res))
-    own = 8 if size == (8, 8) else size
-    assert list(maps.resolutions()) == [own, 5, 16, (12, 3)] and len(maps) == 4
-    assert torch.equal(maps[own], parts) and torch.equal(maps.cpu().get(), parts)
+    first_size = 8 if size == (8, 8) else size
+    assert list(maps.resolutions()) == [first_size, 5, 16, (12, 3)] and len(maps) == 4
+    assert torch.equal(maps[first_size], parts) and torch.equal(maps.cpu().get(), parts)
 
 
 def test_another_clustering_gets_rows():
     x = torch.randn(2, 5, 4, 4, generator=rng())
-    of = FactorCatalog(3, 0, KMeans, n_init=1)
+    catalog = FactorCatalog(3, 0, KMeans, n_init=1)
     labels = KMeans(3, n_init=1, random_state=0).fit(x.permute(0, 2, 3, 1).reshape(-1, 5).numpy()).labels_
-    for maps in (of.fit_predict(x, raw=True), of.predict(x, raw=True)):
+    for maps in (catalog.fit_predict(x, raw=True), catalog.predict(x, raw=True)):
         assert torch.equal(maps.get().argmax(1), torch.from_numpy(labels).long().view(2, 4, 4))
 
 
-def test_known_centroids():
+def test_a_catalog_of_known_centroids_predicts():
     centroids, x = torch.randn(4, 5, generator=rng()), torch.randn(2, 5, 3, 3, generator=rng(1))
-    of = FactorCatalog.of(centroids, PARTS)
-    maps, _ = of.predict(x)
+    catalog = FactorCatalog.of(centroids, PARTS)
+    maps, _ = catalog.predict(x)
     assert torch.equal(maps.labels, stylefast.assign(x, F.normalize(centroids, dim=1)).labels)
-    assert repr(of) == "FactorCatalog(4, SphericalKMeans, {'eyes': [3, 0], 'nose': [1]})"
+    assert repr(catalog) == "FactorCatalog(4, SphericalKMeans, {'eyes': [3, 0], 'nose': [1]})"
 
 
 @pytest.mark.parametrize(
     "parts, message",
     [({}, "annotations must name parts"), ({"a": [1], "b": [4]}, r"clusters in \[0, 4\), got 'b': \[4\]")],
 )
-def test_catalog_refuses_parts_that_are_none(parts, message: str):
+def test_catalog_refuses_wrong_parts(parts, message: str):
     with pytest.raises(ValueError, match=message):
         FactorCatalog.of(torch.eye(4), parts).predict(torch.ones(1, 4, 2, 2))

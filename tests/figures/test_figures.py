@@ -125,7 +125,7 @@ def test_contribution_map_is_as_bright_as_the_contribution():
     assert (x.mean() - dark_x.min()) / np.ptp(dark_x) == pytest.approx(40.5 / 64 / 3, abs=0.01)
 
 
-def test_contribution_map_without_matplotlib_says_what_to_install(monkeypatch):
+def test_contribution_map_without_matplotlib_is_refused(monkeypatch):
     imported = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -165,16 +165,16 @@ def test_every_cell_of_the_grid_is_its_image(shape):
 
 def test_the_grid_is_labelled():
     black = torch.zeros(1, 1, 2, 3, 40, 40)
-    one = np.asarray(figures.edit_grid(black[0, 0, :1], black[0, 0], black, part_names=["eyes"], cell=40))
-    other = np.asarray(figures.edit_grid(black[0, 0, :1], black[0, 0], black, part_names=["lips"], cell=40))
-    y, x = np.nonzero((one != other).any(axis=2))
-    assert len(x) and x.max() < one.shape[1] - MARGIN - 3 * 40 - 3 * GAP and y.min() > MARGIN + 40  # left of targets
-    ink = (one < 200).all(axis=2)
+    eyes = np.asarray(figures.edit_grid(black[0, 0, :1], black[0, 0], black, part_names=["eyes"], cell=40))
+    lips = np.asarray(figures.edit_grid(black[0, 0, :1], black[0, 0], black, part_names=["lips"], cell=40))
+    y, x = np.nonzero((eyes != lips).any(axis=2))
+    assert len(x) and x.max() < eyes.shape[1] - MARGIN - 3 * 40 - 3 * GAP and y.min() > MARGIN + 40  # left of targets
+    ink = (eyes < 200).all(axis=2)
     above, corner = ink[: MARGIN + 18, -MARGIN - 84 :], ink[MARGIN + 20 : MARGIN + 70, MARGIN : -MARGIN - 88]
     assert above.any() and corner.any()  # "references" and "targets"
 
 
-def test_images_that_did_not_change_are_the_zero_colour_everywhere():
+def test_unchanged_images_have_the_zero_colour():
     images = random_images(2, 3, 40, 60)
     figure = figures.heat_map(images, images.clone(), cell=90)
     zero = canvas.heat()[0].numpy()

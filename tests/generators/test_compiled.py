@@ -29,23 +29,23 @@ def forget():
 
 
 @pytest.mark.parametrize("name", ["hammer3", "genforce1"])
-def test_other_styles_give_other_images_without_another_compilation(name):
+def test_other_styles_do_not_compile_again(name):
     generator, backend = wrap(MINIATURES[name].build()), Counting()
     w = generator.latents(range(4))
-    own = generator.styles(w)
-    edited = own[[1, 2, 3, 0]] * 0.9
-    expected = [generator.synthesize(styles, w) for styles in (own, edited)]
+    plain = generator.styles(w)
+    edited = plain[[1, 2, 3, 0]] * 0.9
+    expected = [generator.synthesize(styles, w) for styles in (plain, edited)]
     generator.compile(4, backend=backend, fullgraph=True)
-    for styles, images in zip((own, edited, own), (*expected, expected[0]), strict=True):
+    for styles, images in zip((plain, edited, plain), (*expected, expected[0]), strict=True):
         assert torch.equal(generator.synthesize(styles, w), images)
     # Batches of one size: the last is filled up, and one w serves all.
     torch.testing.assert_close(generator.synthesize(edited[:3], w[:3]), expected[1][:3])
-    torch.testing.assert_close(generator.synthesize(own.repeat(2, 1)[:5], w.repeat(2, 1, 1)[:5])[4], expected[0][0])
-    assert torch.equal(generator.synthesize(own, w[:1]), generator.synthesize(own, w[[0, 0, 0, 0]]))
-    assert generator.synthesize(own[:0], w[:0]).shape == (0, 3, *generator.image_size)
+    torch.testing.assert_close(generator.synthesize(plain.repeat(2, 1)[:5], w.repeat(2, 1, 1)[:5])[4], expected[0][0])
+    assert torch.equal(generator.synthesize(plain, w[:1]), generator.synthesize(plain, w[[0, 0, 0, 0]]))
+    assert generator.synthesize(plain[:0], w[:0]).shape == (0, 3, *generator.image_size)
     assert backend.graphs == 1
     # All else goes on as before.
-    assert torch.equal(generator.styles(w), own)
+    assert torch.equal(generator.styles(w), plain)
     assert torch.equal(generator.visit(w, lambda key, tensor: None, (), image=True), expected[0])
     with torch.no_grad():
         bare = (MINIATURES[name].run(generator.network, w) * 0.5 + 0.5).clamp(0, 1)

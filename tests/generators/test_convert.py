@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import zipfile
 from collections import OrderedDict
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_files import their_modules, write, write_nvlabs
+from checkpoint_files import write, write_nvlabs
 from commands import run
 from miniatures.lucid import lucidrains
 from originals import FAMILIES, Original
@@ -21,48 +20,52 @@ from safetensors import safe_open
 from stylefast.catalog import Catalog
 from stylefast.generators import Generator, load, wrap
 from stylefast.generators.convert import convert
+from stylefast.io.latents import read_latents
 
+FORMER = Path(__file__).parents[1] / "data" / "former"
 FORMATS = {"nvlabs": "NVlabs stylegan2-ada-pytorch", "rosinality": "rosinality stylegan2-pytorch"}
 
 
-def same(generator: Generator, original: Original) -> None:
+def assert_images(generator: Generator, original: Original) -> None:
     w = generator.latents([3, 4], truncation=0.5)
     expected = (original.image(w.double()) * 0.5 + 0.5).clamp(0, 1)
     torch.testing.assert_close(generator.synthesize(generator.styles(w), w).double(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_files_of_each_code_base(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_converted_files_give_the_images_of_each_code_base(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     original = Original(family, clamp=0.9 if family in ("nvlabs", "hammer") else None)
-    source, target = tmp_path / "their.pt", tmp_path / "ours.safetensors"
+    source, target = tmp_path / "source.pt", tmp_path / "target.safetensors"
     write(source, original)
     header = convert(source, target)
-    same(load(target), original)
+    assert_images(load(target), original)
     assert header["format"] == FORMATS.get(family, family.capitalize() if family == "hammer" else family)
     assert header["architecture"] == "skip" and header["resolution"] == 16 and header["noise"] is True
-    assert header["file"] == "their.pt" and header["clamp"] == original.clamp
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["ours.safetensors", "their.pt"]
+    assert header["file"] == "source.pt" and header["clamp"] == original.clamp
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["source.pt", "target.safetensors"]
     first = target.read_bytes()
     convert(source, target)
     assert target.read_bytes() == first
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
-def test_every_protocol_of_pickle(protocol: int, tmp_path: Path):
+def test_every_pickle_protocol_is_read(protocol: int, tmp_path: Path):
     original = Original("nvlabs")
     write_nvlabs(tmp_path / "a.pkl", original, protocol=protocol)
     convert(tmp_path / "a.pkl", tmp_path / "a.safetensors")
-    same(load(tmp_path / "a.safetensors"), original)
+    assert_images(load(tmp_path / "a.safetensors"), original)
 
 
-def test_a_network_that_was_tuned_and_saved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_module_saved_whole_is_read_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     original = Original("nvlabs", clamp=0.9)
-    path, ours = tmp_path / "model_x_ann.pt", tmp_path / "ours.safetensors"
+    path, target = tmp_path / "model_x_ann.pt", tmp_path / "target.safetensors"
     write_nvlabs(path, original, tuned=True)
-    assert convert(path, ours)["format"] == FORMATS["nvlabs"]
-    same(load(ours), original)
+    assert convert(path, target)["format"] == FORMATS["nvlabs"]
+    assert_images(load(target), original)
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: archive.read(info) for info in archive.infolist()}
     (pickled,) = (name for name in entries if name.endswith("data.pkl"))
@@ -82,11 +85,11 @@ def test_a_network_that_was_tuned_and_saved_whole(tmp_path: Path, monkeypatch: p
             for name, data in (entries | change).items():
                 archive.writestr(name, data)
         with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be used: .*{message}"):
-            convert(path, ours)
-    assert {file.name for file in tmp_path.iterdir()} == {path.name, ours.name}
+            convert(path, target)
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, target.name}
 
 
-def test_what_the_file_says_is_kept(tmp_path: Path):
+def test_the_options_of_a_snapshot_are_kept(tmp_path: Path):
     write(tmp_path / "a.pkl", Original("nvlabs"))
     header = convert(tmp_path / "a.pkl", tmp_path / "a.safetensors")
     assert header["network"] == "G_ema" and header["training_set_kwargs"] == {"path": "a.zip", "xflip": True}
@@ -97,7 +100,7 @@ def test_what_the_file_says_is_kept(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["decoder", "plain", "old format", "half", "rows"])
-def test_where_rosinality_networks_lie(kind: str, tmp_path: Path):
+def test_rosinality_networks_are_found_in_checkpoints(kind: str, tmp_path: Path):
     original = Original("rosinality")
     checkpoint = OrderedDict(original.state)
     if kind == "decoder":
@@ -113,34 +116,34 @@ def test_where_rosinality_networks_lie(kind: str, tmp_path: Path):
     if kind == "half":
         assert {x.dtype for x in generator.network.state_dict().values()} == {torch.float32}
     else:
-        same(generator, original)
-    known = (
+        assert_images(generator, original)
+    mean = (
         original.mean
         if kind in ("decoder", "rows")
         else generator.network.mapping(torch.randn(20000, 5, generator=torch.Generator().manual_seed(0))).mean(0)
     )
-    torch.testing.assert_close(generator.w_mean.expand(6, 5), known.expand(6, 5), rtol=0, atol=0.05)
+    torch.testing.assert_close(generator.w_mean.expand(6, 5), mean.expand(6, 5), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.02])
-def test_files_of_lucidrains(rate: float, tmp_path: Path):
-    path, ours = tmp_path / "model_0.pt", tmp_path / "ours.safetensors"
+def test_lucidrains_files_give_the_images_of_the_module(rate: float, tmp_path: Path):
+    path, target = tmp_path / "model_0.pt", tmp_path / "target.safetensors"
     torch.manual_seed(0)
     module = lucidrains(rate).eval()
-    saved(path, {"GAN": module.state_dict(), "version": "1.9.0"})
+    torch.save({"GAN": module.state_dict(), "version": "1.9.0"}, path)
     if rate != 0.1:
         (tmp_path / ".config.json").write_text(json.dumps({"image_size": 16, "lr_mlp": rate}))
-    header = convert(path, ours)
+    header = convert(path, target)
     assert header["format"] == "lucidrains stylegan2_pytorch" and header["network"] == "GAN"
     assert (header["architecture"], header["resolution"], header["noise"]) == ("skip", 16, True)
-    generator, theirs = load(ours), wrap(module)
-    assert generator.name == "ours"
-    assert [(site.name, site.kind) for site in generator.sites] == [(site.name, site.kind) for site in theirs.sites]
+    generator, wrapped = load(target), wrap(module)
+    assert generator.name == "target"
+    assert [(site.name, site.kind) for site in generator.sites] == [(site.name, site.kind) for site in wrapped.sites]
     w = generator.latents([3, 4, 5])
-    torch.testing.assert_close(w, theirs.latents([3, 4, 5]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(w, wrapped.latents([3, 4, 5]), rtol=0, atol=1e-6)
     styles = generator.styles(w)
-    torch.testing.assert_close(styles, theirs.styles(w), rtol=0, atol=1e-6)
-    image, expected = generator.synthesize(styles, w), theirs.synthesize(styles, w)
+    torch.testing.assert_close(styles, wrapped.styles(w), rtol=0, atol=1e-6)
+    image, expected = generator.synthesize(styles, w), wrapped.synthesize(styles, w)
     assert expected.std() > 0.1
     torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
     state = module.state_dict()
@@ -149,15 +152,15 @@ def test_files_of_lucidrains(rate: float, tmp_path: Path):
         ("GE.blocks.0.to_rgb.upsample.1.f", torch.ones(3), r"must have shape nothing in this network, got \[3\]"),
         ("GE.blocks.2.to_rgb.conv.weight", torch.ones(4, 6, 1, 1), r"shape \[3, 6, 1, 1\] in this network, got \[4, 6"),
     ):
-        saved(path, {"GAN": {**state, name: value}})
+        torch.save({"GAN": {**state, name: value}}, path)
         with pytest.raises(ValueError, match=f"cannot be used: .*{message}"):
-            convert(path, ours)
-    saved(path, {"GAN": {name: x for name, x in state.items() if not name.startswith("SE.")}})
+            convert(path, target)
+    torch.save({"GAN": {name: x for name, x in state.items() if not name.startswith("SE.")}}, path)
     with pytest.raises(ValueError, match="tensor SE.net.0.weight is missing"):
-        convert(path, ours)
+        convert(path, target)
 
 
-def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_converted_networks_work_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     original = Original("nvlabs", classes=3)
     write(Path("a.pkl"), original)
@@ -173,96 +176,12 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert len(list(Path("out").glob("*.png"))) == 1
 
 
-def saved(path: Path, what: object) -> Path:
-    torch.save(what, path)
-    return path
-
-
-def test_files_that_are_refused(tmp_path: Path):
-    path, ours = tmp_path / "a.pt", tmp_path / "ours.safetensors"
-
-    def refused(message: str) -> None:
-        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be used: {message}"):
-            convert(path, ours)
-        assert not ours.exists()
-
-    for checkpoint, message in (
-        ({"GAN": {"GE.to_initial_block.weight": torch.ones(2)}}, "it has attention or no constant"),
-        (
-            {"state_dict": {"encoder.a": torch.ones(2), "encoder.b": torch.ones(2)}},
-            "it holds no .* with encoder.a, encoder.b",
-        ),
-        ({"g_ema": {}}, "it holds no StyleGAN2 that is known"),
-        ([1, 2], "it holds list, not a checkpoint"),
-        (torch.ones(3), "it holds Tensor, not a checkpoint"),
-    ):
-        saved(path, checkpoint)
-        refused(message)
-    for family, name in (("rosinality", "convs.1.activate.bias"), ("genforce", "synthesis.layer1.style.bias")):
-        original = Original(family)
-        del original.state[name]
-        write(path, original)
-        refused(f"it lacks '{name}'")
-    original = Original("genforce")
-    original.state["mapping.label_weight"] = torch.ones(3, 7)
-    write(path, original)
-    refused("it is conditional on a label")
-    original = Original("hammer")
-    original.state["mapping.embedding.weight"] = torch.ones(3, 7)
-    write(path, original)
-    refused("it is conditional on a label")
-    original = Original("rosinality")
-    original.state |= {f"again{i}": torch.zeros(1).expand(1 << 20) for i in range(9)}
-    write(path, original)
-    refused("its tensors have 377[0-9]* bytes, more than the file")
-    original = Original("rosinality")
-    original.state["to_rgb1.bias"] = torch.ones(1, 4, 1, 1)
-    write(path, original)
-    refused(r"tensor synthesis.b4.torgb.bias must have shape \[3\] in this network, got \[4\]")
-
-
-def test_snapshots_that_are_refused(tmp_path: Path):
-    path = tmp_path / "a.pkl"
-
-    def refused(message: str) -> None:
-        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be used: {message}"):
-            convert(path, tmp_path / "ours.safetensors")
-
-    def snapshot(**entries: object) -> None:
-        path.write_bytes(pickle.dumps(entries))
-
-    snapshot(G=None)
-    refused("it lacks 'G_ema'")
-    snapshot(G_ema={"a": 1})
-    refused("the network must be a module of its own, got dict")
-    path.write_bytes(pickle.dumps([1]))
-    refused("a dictionary was expected, got list")
-    with their_modules() as (Module, _):
-        child = Module("Linear")
-        shared = Module("Generator", _modules={"a": child, "b": child})
-        other = Module("Generator", _modules={"synthesis": Module("S", _parameters={"w": torch.ones(2)})})
-        for tree, message in (
-            (shared, "b. must be a module of its own"),
-            (other, "it holds no StyleGAN2; its tensors begin with synthesis.w"),
-        ):
-            snapshot(G_ema=tree)
-            refused(message)
-    original, shared = Original("nvlabs"), torch.zeros(1 << 10)
-    original.state |= {f"again{i}.w_avg": shared for i in range(99)}
-    write(path, original)
-    refused("its tensors have [0-9]* bytes, more than the file")
-    original = Original("nvlabs")
-    del original.options["synthesis.b8.torgb.weight_gain"]
-    write(path, original)
-    refused("it lacks 'synthesis.b8.torgb.weight_gain'")
-    original = Original("nvlabs")
-    original.options["synthesis.b8.conv0.activation"] = "relu"
-    write(path, original)
-    refused("it has layers clamped at {None} and activations {'.*relu'.*}: one and lrelu are known")
-    with pytest.raises(ValueError, match=r"target must be a \.safetensors file, got .*ours\.pt"):
-        convert(path, tmp_path / "ours.pt")
-    with pytest.raises(FileNotFoundError):
-        convert(tmp_path / "absent.pkl", tmp_path / "ours.safetensors")
+def test_a_network_of_the_former_version_loads():
+    generator, catalog = load(FORMER / "network.safetensors"), Catalog.load(FORMER / "catalog.safetensors")
+    assert generator.name == "network" and generator.fingerprint == catalog.fingerprint
+    assert generator.sites == catalog.sites
+    stored = read_latents(FORMER / "styles.safetensors")[0]
+    torch.testing.assert_close(generator.styles(stored["w"]), stored["styles"])
 
 
 def test_converted_files_that_are_damaged(tmp_path: Path):

@@ -30,7 +30,7 @@ def test_options_that_grow_without_end_are_refused(tmp_path: Path):
         laughs = [laughs, laughs]
     write(path, Original("nvlabs"), training_set_kwargs=laughs)
     with pytest.raises(ValueError, match="its options are more than 10,000 values"):
-        convert(path, tmp_path / "ours.safetensors")
+        convert(path, tmp_path / "target.safetensors")
 
 
 def mutated(data: bytes, positions: list[int], rng: random.Random) -> bytes:
@@ -95,8 +95,8 @@ def test_files_with_changes_are_read_or_refused(family: str, tmp_path: Path, mon
         opcodes = [position for _, _, position in pickletools.genops(data) if position is not None]
         positions = opcodes + rng.choices(positions, k=len(opcodes))  # half of them in the tensors
     outcomes = [
-        survives(mutated(data, positions, rng), path, lambda: convert(path, tmp_path / "ours.safetensors"))
+        survives(mutated(data, positions, rng), path, lambda: convert(path, tmp_path / "target.safetensors"))
         for _ in range(150)
     ]
     assert 0 < sum(outcomes) < len(outcomes)
-    assert {file.name for file in tmp_path.iterdir()} <= {"a.pkl", "ours.safetensors"}
+    assert {file.name for file in tmp_path.iterdir()} <= {"a.pkl", "target.safetensors"}

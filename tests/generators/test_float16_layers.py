@@ -25,9 +25,9 @@ def generator():
 
 def tensors(generator, w):
     """As the network has them."""
-    found = {}
-    generator.visit(w, lambda key, tensor: found.update({key: tensor}), LAST)
-    return found
+    tensors_by_key = {}
+    generator.visit(w, lambda key, tensor: tensors_by_key.update({key: tensor}), LAST)
+    return tensors_by_key
 
 
 def exact(tensor, labels, k, standardize):
@@ -39,7 +39,7 @@ def exact(tensor, labels, k, standardize):
     return torch.einsum("nchw,nkhw->kc", x.square(), one_hot) / labels.numel()
 
 
-def test_tensors_are_handed_over_as_the_network_has_them(generator):
+def test_tensors_keep_the_networks_dtype_and_layout(generator):
     for tensor in tensors(generator, generator.latents([0, 1])).values():
         assert tensor.dtype == torch.float16 and tensor.is_contiguous(memory_format=torch.channels_last)
         assert (tensor.abs() == 256).float().mean() > 0.1
@@ -54,7 +54,7 @@ def test_squares_are_summed_in_float32(generator, backend, standardize):
         torch.testing.assert_close(m.double(), exact(tensor, labels, 3, standardize), rtol=1e-5, atol=1e-6)
 
 
-def test_a_catalog_and_an_edit(generator):
+def test_catalogs_and_edits_work_with_float16_layers(generator):
     w = generator.latents(range(4))
     catalog = build_catalog(generator, w, n_clusters=3, layer="b16.conv1", n_init=1)
     labels = catalog.labels(generator, w)

@@ -26,10 +26,10 @@ def ignore(key, tensor):
 
 def test_replaying_own_styles_gives_own_image_bit_for_bit(generator):
     w = generator.latents(range(3))
-    own = own_images(generator, w)
-    assert own.std() > 0.05 and own.shape == (3, 3, *generator.image_size) and own.dtype == torch.float32
-    assert torch.equal(generator.visit(w, ignore, (), image=True), own)
-    assert torch.equal(generator.synthesize(generator.styles(w), w), own)
+    expected = own_images(generator, w)
+    assert expected.std() > 0.05 and expected.shape == (3, 3, *generator.image_size) and expected.dtype == torch.float32
+    assert torch.equal(generator.visit(w, ignore, (), image=True), expected)
+    assert torch.equal(generator.synthesize(generator.styles(w), w), expected)
 
 
 @pytest.mark.parametrize("kind", ["sg2", "sg3"])
@@ -71,7 +71,7 @@ def test_styles_of_a_batch_are_those_of_its_members(generator):
     torch.testing.assert_close(generator.styles(w), torch.cat([generator.styles(one[None]) for one in w]))
 
 
-def test_styles_come_without_synthesis_where_w_is_all_they_need(generator):
+def test_styles_do_not_run_synthesis_if_w_is_their_only_input(generator):
     w = generator.latents([0])
     names = calls(generator, lambda: generator.styles(w))
     assert len(names) == len(generator.sites) and all(name.endswith(("affine", "style")) for name in names)
@@ -80,7 +80,7 @@ def test_styles_come_without_synthesis_where_w_is_all_they_need(generator):
 # Passes
 
 
-def test_the_pass_stops_at_the_last_wanted_tensor():
+def test_the_pass_stops_at_the_last_requested_tensor():
     generator = shared("sg2")
     w = generator.latents([0])
     names = calls(generator, lambda: generator.activations(w, ["convs.2", "convs.0"]))
@@ -123,15 +123,15 @@ def test_threads_take_turns():
     generator = toy("sg2")
     one, two = generator.latents([1]), generator.latents([2])
     results = []
-    other = threading.Thread(target=lambda: results.append(generator.synthesize(generator.styles(two), two)))
+    thread = threading.Thread(target=lambda: results.append(generator.synthesize(generator.styles(two), two)))
 
     def start(key, tensor):
-        other.start()
-        other.join(timeout=0.2)
-        assert other.is_alive() and not results
+        thread.start()
+        thread.join(timeout=0.2)
+        assert thread.is_alive() and not results
 
     image = generator.visit(one, start, ["convs.4"], styles=generator.styles(one), image=True)
-    other.join()
+    thread.join()
     assert torch.equal(image, own_images(generator, one)) and torch.equal(results[0], own_images(generator, two))
 
 
@@ -176,14 +176,14 @@ def test_a_mean_that_comes_with_the_network_is_used():
 
 
 def test_fingerprint_tells_weights_and_sites_apart():
-    here = toy("sg2", seed=0)
-    assert toy("sg2", seed=0).fingerprint == here.fingerprint
-    assert toy("sg2", seed=1).fingerprint["sites"] == here.fingerprint["sites"]
-    assert toy("sg2", seed=1).fingerprint["weights"] != here.fingerprint["weights"]
-    assert toy("sg3").fingerprint["sites"] != here.fingerprint["sites"]
+    first = toy("sg2", seed=0)
+    assert toy("sg2", seed=0).fingerprint == first.fingerprint
+    assert toy("sg2", seed=1).fingerprint["sites"] == first.fingerprint["sites"]
+    assert toy("sg2", seed=1).fingerprint["weights"] != first.fingerprint["weights"]
+    assert toy("sg3").fingerprint["sites"] != first.fingerprint["sites"]
     changed = toy("sg2", seed=0)
     changed.network.convs[2].noise[0, 0] += 1e-6
-    assert changed.fingerprint["weights"] != here.fingerprint["weights"]
+    assert changed.fingerprint["weights"] != first.fingerprint["weights"]
 
 
 def test_toys_leave_the_global_random_state_alone():

@@ -32,7 +32,7 @@ def graph(wheel, network, argument, **options):
         return openvino_graph.run(*files, argument, **options)
 
 
-def test_the_site_table(real):
+def test_the_site_table_is_that_of_the_paper(real):
     blocks = [f"layers.{i}.{name}" for i in range(7) for name in ("up", "conv1", "conv2")]
     assert [site.name for site in real.sites] == ["conv1", *blocks, "to_img"]
     assert [site.channels for site in real.sites] == (
@@ -72,20 +72,20 @@ def test_mapping_styles_tensors_and_image_agree_with_the_graph(real, wheel):
 
 def test_replay_and_reference_are_bit_exact(real):
     target, reference = real.latents([0], truncation=0.7), real.latents([1], truncation=0.7)
-    own = real.visit(reference, lambda key, tensor: None, (), image=True)
+    expected = real.visit(reference, lambda key, tensor: None, (), image=True)
     styles = real.styles(reference)
-    assert torch.equal(real.synthesize(styles, reference), own)
-    assert torch.equal(real.synthesize(styles, target), own)  # nothing but the styles depends on w
+    assert torch.equal(real.synthesize(styles, reference), expected)
+    assert torch.equal(real.synthesize(styles, target), expected)  # nothing but the styles depends on w
 
 
-def test_features_come_without_the_large_layers(real):
+def test_activations_do_not_run_later_layers(real):
     w = real.latents([0, 1])
     ran = []
     handle = real.network.synthesis.layers[3].register_forward_hook(lambda *_: ran.append("too far"))
-    found = real.activations(w, ["layers.2.up", "layers.3.up"])
+    activations = real.activations(w, ["layers.2.up", "layers.3.up"])
     handle.remove()
-    assert {key: tuple(tensor.shape) for key, tensor in found.items()} == {
+    assert {key: tuple(tensor.shape) for key, tensor in activations.items()} == {
         "layers.2.up": (2, 512, 16, 16),
         "layers.3.up": (2, 512, 32, 32),
     }
-    assert not ran and all(tensor.is_contiguous() for tensor in found.values())
+    assert not ran and all(tensor.is_contiguous() for tensor in activations.values())

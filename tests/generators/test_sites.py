@@ -34,7 +34,7 @@ def test_sites_of_stylegan2_by_hand():
     assert shared("sg2").style_width == 296
 
 
-def test_sites_of_the_other_shapes():
+def test_sites_of_stylegan1_and_stylegan3_by_hand():
     one, three = shared("sg1").sites, shared("sg3").sites
     assert [s.size for s in three] == [(13, 13), (21, 21), (36, 36), (36, 36)]
     assert [s.kind for s in three] == ["conv", "conv", "conv", "rgb"]
@@ -119,12 +119,12 @@ def test_a_shared_tensor_is_visited_once():
     assert list(generator.activations(generator.latents([0]), ["convs.3", "torgbs.1"])) == ["torgbs.1"]
 
 
-def test_activations_are_what_was_there_before_the_layer_scaled_it_in_place():
+def test_activations_precede_scaling_in_place():
     generator = tiny()
     w = generator.latents([0, 1])
-    found = generator.activations(w)
-    assert torch.equal(found["first"], torch.ones(2, 3, 2, 2))
-    assert torch.equal(found["second"][:, :, 0, 0], generator.network.first.affine(w).detach() + 1)
+    activations = generator.activations(w)
+    assert torch.equal(activations["first"], torch.ones(2, 3, 2, 2))
+    assert torch.equal(activations["second"][:, :, 0, 0], generator.network.first.affine(w).detach() + 1)
 
 
 def test_visit_under_other_styles_sees_their_tensors(generator):
@@ -151,7 +151,7 @@ class Automatic(nn.Module):
             return self.only(torch.ones(len(w), 3, 2, 2), w).float()
 
 
-def test_styles_are_what_they_are_under_autocast():
+def test_styles_are_computed_under_the_networks_autocast():
     torch.manual_seed(0)
     network, rule = Automatic(), Rule(r"(?P<site>\w+)\.affine", r"\g<site>")
     generator = Generator(network, [rule], name="automatic", z_dim=4, mapping=lambda z: z, synthesis=network)

@@ -42,7 +42,7 @@ def random(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("scale", [1.0, 1e-4])  # at which 1e-8 counts
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("side", [None, 2, 4, 6])
-def test_modulated_convolution(kernel: int, side: int | None, scale: float):
+def test_modulated_convolution_follows_its_formula(kernel: int, side: int | None, scale: float):
     torch.manual_seed(0)
     x, weight, affine, w = (
         random(3, 4, 5, 6),
@@ -57,7 +57,7 @@ def test_modulated_convolution(kernel: int, side: int | None, scale: float):
 
 
 @pytest.mark.parametrize("side", [2, 4, 6, 8])
-def test_upsampling(side: int):
+def test_upsampling_follows_its_formula(side: int):
     torch.manual_seed(0)
     x, taps = random(2, 3, 4, 5), random(side, side)
     torch.testing.assert_close(upsample(x, taps), up(x, side // 2, side // 2 - 1, taps))
@@ -81,7 +81,7 @@ def test_the_image_is_that_of_the_original(family: str, architecture: str, clamp
     assert torch.equal(network.w_avg, original.mean.double())
 
 
-def test_a_class_is_part_of_the_mapping():
+def test_a_class_is_folded_into_the_mapping():
     original = Original("nvlabs", classes=4)
     z = random(3, original.z_dim)
     for label in (0, 3):
@@ -97,7 +97,7 @@ def test_a_class_is_part_of_the_mapping():
 
 
 @pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
-def test_sites(architecture: str):
+def test_sites_styles_and_images_of_each_architecture(architecture: str):
     original = Original("nvlabs", architecture)
     network = ours(original)
     generator = stylegan2(network, name="mine")
@@ -115,7 +115,7 @@ def test_sites(architecture: str):
     assert generator.w_shape == (6, W) and generator.z_dim == original.z_dim
     torch.testing.assert_close(generator.w_mean, original.mean)
     with torch.no_grad():
-        bare, swapped = ((network.synthesis(each) * 0.5 + 0.5).clamp(0, 1) for each in (w, w[[1, 0]]))
+        bare, swapped = ((network.synthesis(latents) * 0.5 + 0.5).clamp(0, 1) for latents in (w, w[[1, 0]]))
     styles = generator.styles(w)
     assert torch.equal(generator.synthesize(styles, w), bare)
     assert torch.equal(generator.synthesize(generator.styles(w[[1, 0]]), w[:1].expand_as(w)), swapped)
@@ -135,7 +135,7 @@ def test_noise_may_be_absent():
     torch.testing.assert_close(ours(original).double().synthesis(w), original.image(w), rtol=1e-5, atol=1e-5)
 
 
-def test_tensors_that_are_no_network():
+def test_tensors_that_do_not_fit_are_refused():
     good = CONVERTERS["nvlabs"](Original("nvlabs"))
     StyleGAN2(good)
     without, shape = (lambda name: {k: x for k, x in good.items() if k != name}), (lambda name, x: {**good, name: x})

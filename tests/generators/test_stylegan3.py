@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What StyleGAN3 has and others have not: tensors with a margin beyond the frame, and a transform of the input."""
+"""Peculiarities of StyleGAN3: tensors with a margin beyond the frame, and a transform of the input."""
 
 import pytest
 import torch
@@ -42,35 +42,37 @@ def bump(module, inputs, output):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_layer_covers_the_frame_so_that_what_is_resized_keeps_its_place(name):
+def test_resized_layers_keep_the_place_of_what_they_show(name):
     generator = transparent(name)
     w = generator.latents([0])
-    found = generator.activations(w)
+    activations = generator.activations(w)
     image = generator.visit(w, lambda key, tensor: None, (), image=True) - 0.5
-    coarse = found[generator.sites[0].tensor][:, :1]
-    assert coarse.shape == (1, 1, 16, 16) and len(found) == len(LAYERS)
-    for tensor in (*found.values(), image):
+    coarse = activations[generator.sites[0].tensor][:, :1]
+    assert coarse.shape == (1, 1, 16, 16) and len(activations) == len(LAYERS)
+    for tensor in (*activations.values(), image):
         expected = F.interpolate(coarse, size=tensor.shape[2:], mode="bilinear")
         gain = tensor[:, :1].max() / expected.max()
         torch.testing.assert_close(tensor[:, :1] / gain, expected, rtol=0, atol=0.002)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_handed_over_is_the_tensor_without_its_margin(name):
+def test_activations_are_the_tensors_without_their_margin(name):
     generator = wrap(MINIATURES[name].build())
-    w, whole = generator.latents([0, 1]), []
+    w, full_tensors = generator.latents([0, 1]), []
     layers = [module for module in generator.network.modules() if hasattr(module, "in_sampling_rate")]
-    handles = [layer.register_forward_pre_hook(lambda module, inputs: whole.append(inputs[0])) for layer in layers]
+    handles = [
+        layer.register_forward_pre_hook(lambda module, inputs: full_tensors.append(inputs[0])) for layer in layers
+    ]
     tensors = generator.activations(w).values()
     for handle in handles:
         handle.remove()
-    assert [tensor.shape[-1] for tensor in whole] == [36, 36, 52, 32]
-    for tensor, side, full in zip(tensors, (16, 16, 32, 32), whole, strict=False):
+    assert [tensor.shape[-1] for tensor in full_tensors] == [36, 36, 52, 32]
+    for tensor, side, full in zip(tensors, (16, 16, 32, 32), full_tensors, strict=False):
         margin = (full.shape[-1] - side) // 2
         assert torch.equal(tensor, full[:, :, margin : margin + side, margin : margin + side])
 
 
-def test_a_catalog_is_one_of_the_frame():
+def test_catalogs_cover_the_frame_without_the_margin():
     generator = wrap(MINIATURES["nvlabs3"].build())
     w = generator.latents(range(4))
     catalog = build_catalog(generator, w, n_clusters=3, resolution=16, n_init=1)
@@ -80,7 +82,7 @@ def test_a_catalog_is_one_of_the_frame():
     torch.testing.assert_close(catalog.contributions[:, last.slice], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_transform_is_the_targets_unless_asked_for():
+def test_the_transform_is_the_targets_unless_requested():
     generator = shared("sg3")
     t, r = latents(editor_of("sg3"), 10), latents(editor_of("sg3"), 11)
     images = {}
@@ -99,13 +101,14 @@ def test_the_transform_is_the_targets_unless_asked_for():
 
 
 def test_edits_with_another_transform_are_made_again(tmp_path):
-    plans = [grid(parts="nose", editor=editor_of("sg3", transform=transform)) for transform in (0.0, 0.0, 1.0)]
-    assert [run(tmp_path, plan).made for plan in plans] == [6, 0, 6]
+    plan = grid(parts="nose", generator=shared("sg3"))
+    jobs = [run(tmp_path, plan, editor=editor_of("sg3", transform=transform)) for transform in (0.0, 0.0, 1.0)]
+    assert [job.n_written for job in jobs] == [6, 0, 6]
 
 
 @pytest.mark.parametrize(
     "kind, transform, message", [("sg2", 0.5, "0, as toy:sg2 has none"), ("sg3", 1.5, r"\[0, 1\]")]
 )
-def test_a_transform_that_cannot_be_is_refused(kind, transform, message):
+def test_impossible_transforms_are_refused(kind, transform, message):
     with pytest.raises(ValueError, match=f"transform must be .*{message}.*, got {transform}"):
         StyleEditor(shared(kind), catalog_of(kind), transform=transform)

@@ -21,7 +21,7 @@ def wrapped(name, **options):
     return wrap(miniature(name), label=MINIATURES[name].label, **options)
 
 
-def own(name, w):
+def code_base_images(name, w):
     """Images as the code base makes them, in [0, 1]."""
     row = MINIATURES[name]
     with torch.no_grad():
@@ -40,7 +40,7 @@ def image(generator, w):
 def test_replaying_own_styles_gives_own_image_bit_for_bit(name):
     generator = wrapped(name)
     w = generator.latents(range(3))
-    expected = own(name, w)
+    expected = code_base_images(name, w)
     assert expected.std() > 0.03 and expected.shape[1:] == (3, *generator.image_size)
     assert torch.equal(image(generator, w), expected)
     assert torch.equal(generator.synthesize(generator.styles(w), w), expected)
@@ -69,9 +69,9 @@ def test_sites_have_the_shapes_and_kinds_of_the_code_base(name):
     generator, row = wrapped(name), MINIATURES[name]
     assert "".join(site.kind[0] for site in generator.sites) == row.kinds
     assert generator.w_shape == (row.rows, WIDTH)
-    found = generator.activations(generator.latents([0, 1]))
+    activations = generator.activations(generator.latents([0, 1]))
     for site in generator.sites:
-        assert found[site.tensor].shape == (2, site.channels, *site.size)
+        assert activations[site.tensor].shape == (2, site.channels, *site.size)
         assert generator.styles(generator.latents([0]))[:, site.slice].shape == (1, site.channels)
     sizes = [site.size[0] for site in generator.sites]
     assert sizes == [16, 16, 32, 32] if name in ("nvlabs3", "stylegan-xl", "hammer3") else set(sizes) == set(CHANNELS)
@@ -89,7 +89,7 @@ def test_the_last_tensor_is_what_the_code_base_scales_there(name):
 
     handle = miniature(name).get_submodule(module).register_forward_hook(see)
     try:
-        own(name, w)
+        code_base_images(name, w)
     finally:
         handle.remove()
     site = generator.sites[-1]
@@ -105,7 +105,7 @@ def test_random_noise_of_the_defaults_is_overridden(name):
             assert not torch.equal(row.random(miniature(name), w), row.random(miniature(name), w))
 
 
-def test_styles_are_kept_as_the_modules_give_them():
+def test_styles_keep_the_convention_of_the_code_base():
     """toRGB's before the gain; of code bases that add one, without it."""
     for name, module, offset in (("nvlabs2", "b4.torgb", 1), ("lucidrains", "blocks.0.to_rgb", 0)):
         generator = wrapped(name)
@@ -163,8 +163,8 @@ def test_the_mean_is_the_networks_own_or_that_of_its_holder():
     psp.latent_avg = psp.latent_avg[:1]
     assert torch.equal(wrap(psp).w_mean, psp.latent_avg[0])
     assert wrapped("rosinality").w_mean.shape == (6, WIDTH)  # estimated
-    given = torch.ones(WIDTH)
-    assert torch.equal(wrap(psp, w_mean=given).latents([0], truncation=0)[0, 3], given)
+    mean = torch.ones(WIDTH)
+    assert torch.equal(wrap(psp, w_mean=mean).latents([0], truncation=0)[0, 3], mean)
 
 
 # What is wrapped
@@ -174,8 +174,8 @@ def test_a_network_is_found_in_what_holds_it():
     generator = wrapped("rosinality")
     w = generator.latents([0])
     for holding in ("decoder", "module", "generator_ema"):
-        other = wrap(holder(encoder=nn.Linear(2, 2), **{holding: miniature("rosinality")}))
-        assert other.fingerprint == generator.fingerprint and torch.equal(image(other, w), image(generator, w))
+        held = wrap(holder(encoder=nn.Linear(2, 2), **{holding: miniature("rosinality")}))
+        assert held.fingerprint == generator.fingerprint and torch.equal(image(held, w), image(generator, w))
 
 
 def test_moving_averages_make_the_images_of_lucidrains():
@@ -221,7 +221,7 @@ def test_a_family_knows_its_own_tree_alone(name):
 # Refusals
 
 
-def test_an_unknown_tree_is_told_what_was_looked_for():
+def test_an_unknown_module_tree_lists_the_known_families():
     with pytest.raises(ValueError, match="got Sequential with 0, 1; looked there and in module, decoder") as error:
         wrap(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     for family in FAMILIES:

@@ -18,12 +18,12 @@ from stylefast.io import png
 def test_pillow_reads_the_pixels(shape: tuple[int, int], deflate: object, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(png, "deflate", deflate)
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    for given in (pixels, pixels[::-1, ::-1], np.zeros_like(pixels)):
-        with Image.open(io.BytesIO(png.encode(given))) as image:
+    for variant in (pixels, pixels[::-1, ::-1], np.zeros_like(pixels)):
+        with Image.open(io.BytesIO(png.encode(variant))) as image:
             image.verify()  # checksums
-        with Image.open(io.BytesIO(png.encode(given))) as image:
+        with Image.open(io.BytesIO(png.encode(variant))) as image:
             assert image.format == "PNG" and image.mode == "RGB"
-            assert (np.asarray(image) == given).all()
+            assert (np.asarray(image) == variant).all()
 
 
 def test_what_changes_slowly_is_small():

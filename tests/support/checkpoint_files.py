@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files as other code bases write them, with the miniatures of `originals` in them."""
+"""Files as other code bases write them, with the networks of `originals` in them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SOURCE = "import pathlib\npathlib.Path('executed').touch()\nraise SystemExit('th
 
 
 @contextmanager
-def their_modules() -> Iterator[tuple[Any, Any]]:
-    """Modules that exist while a pickle of theirs is written: a class of modules, and one of dictionaries."""
+def nvlabs_classes() -> Iterator[tuple[Any, Any]]:
+    """Fakes NVlabs' Python modules during a block: gives their class of modules, and that of dictionaries."""
     persistence, util = types.ModuleType("torch_utils.persistence"), types.ModuleType("dnnlib.util")
 
     def _reconstruct_persistent_obj(meta: Any) -> None:
@@ -61,12 +61,12 @@ def their_modules() -> Iterator[tuple[Any, Any]]:
             del sys.modules[name]
 
 
-def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, tuned: bool = False, **more: Any) -> None:
-    """A snapshot: G_ema is the network; tensors as parameters or buffers, gains as numpy's and Python's numbers.
+def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, tuned: bool = False, **entries: Any) -> None:
+    """Writes a snapshot with the network as G_ema and further entries; if `tuned`, the network alone with torch.save.
 
-    Or, `tuned`, the network alone, as torch.save writes it.
+    Tensors are parameters or buffers; gains are numbers of NumPy or of Python.
     """
-    with their_modules() as (Module, EasyDict):
+    with nvlabs_classes() as (Module, EasyDict):
         tree = Module("Generator", _init_kwargs=EasyDict(z_dim=7, synthesis_kwargs=EasyDict(channel_max=8)))
         for name, tensor in original.state.items():
             *parents, last = name.split(".")
@@ -79,7 +79,7 @@ def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, tuned: bo
         if tuned:
             return torch.save(tree, path)
         snapshot = {"G": None, "D": None, "G_ema": tree, "training_set_kwargs": EasyDict(path="a.zip", xflip=True)}
-        path.write_bytes(pickle.dumps({**snapshot, **more}, protocol=protocol))
+        path.write_bytes(pickle.dumps({**snapshot, **entries}, protocol=protocol))
 
 
 def _module(tree: Any, parents: list[str], kind: Any, original: Original) -> Any:
@@ -93,7 +93,7 @@ def _module(tree: Any, parents: list[str], kind: Any, original: Original) -> Any
 
 
 def write(path: Path, original: Original, **options: Any) -> None:
-    """The file of the original's own code base."""
+    """Writes the network as its code base does."""
     if original.family == "nvlabs":
         return write_nvlabs(path, original, **options)
     if original.family == "rosinality":

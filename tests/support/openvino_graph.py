@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An interpreter of OpenVINO IR v10 graphs, node by node as the file says: the oracle of the port in plain torch."""
+"""OpenVINO IR v10 graphs: an interpreter, the oracle of the port in plain torch, and small graphs to read."""
 
 from collections import Counter
 from xml.etree import ElementTree
@@ -8,7 +8,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+CONST = '<layer name="{0}" type="Const"><data element_type="{1}" shape="{2}" offset="{3}" size="{4}"/></layer>'
+WEIGHTS = (
+    np.array([1.5, -2, 3, 4], "<f4").tobytes() + np.array([7], "<i8").tobytes() + np.array([0.25], "<f2").tobytes()
+)
 DTYPES = {"f32": np.float32, "i64": np.int64, "i32": np.int32}
+
+
+def graph_xml(*constants, head='<?xml version="1.0" ?>', version="10"):
+    """A graph of constants (name, type, shape, offset, size), whose bytes are in `WEIGHTS`."""
+    layers = "".join(CONST.format(*constant) for constant in constants)
+    return f'{head}<net name="x" version="{version}"><layers><layer name="in" type="Parameter"/>{layers}</layers></net>'
 
 
 def run(xml, weights, argument, watch=None):

@@ -163,9 +163,9 @@ class Original:
         for size in CHANNELS:
             before, gain = x, math.sqrt(0.5) if size in self.skips else 1.0
             for name in ("conv0", "conv1")[size == 4 :]:
-                here = gain if name == "conv1" else 1.0
+                layer_gain = gain if name == "conv1" else 1.0
                 x = self.activated(
-                    self.layers[f"b{size}.{name}"], x, w[:, row], self.taps if name == "conv0" else None, here
+                    self.layers[f"b{size}.{name}"], x, w[:, row], self.taps if name == "conv0" else None, layer_gain
                 )
                 row += 1
             if size in self.skips:
