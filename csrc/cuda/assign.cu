@@ -24,7 +24,7 @@ void label_all(const Device& device, const Points<S>& points, int32_t* labels, t
   const int64_t tiles = points.a.n * ((points.a.plane() + Row<S>::kPixels - 1) / Row<S>::kPixels);
   const Plan plan = stylefast::plan(device, points, [](Carver&, bool) {});
   const auto kernel = points.raw() ? assign_kernel<S, true> : assign_kernel<S, false>;
-  const int64_t blocks = std::min(tiles, device.resident(kernel, kThreads, plan.shared));
+  const int64_t blocks = std::min(tiles, device.resident_blocks(kernel, kThreads, plan.shared));
   device.launch(kernel, {blocks, kThreads, plan.shared}, points, plan.channels, labels, similarity);
 }
 

@@ -8,17 +8,17 @@ namespace {
 // A block labels whole images and keeps their moments in shared memory.
 template <typename S, bool kRaw>
 __global__ void __launch_bounds__(kThreads, 1)
-    assign_moments_kernel(Points<S> points, MomentTask<S> task, int channels, int32_t* labels) {
+    assign_moments_kernel(Points<S> points, MomentsTask<S> task, int channels, int32_t* labels) {
   using T = typename Row<S>::T;
   constexpr int kPixels = Row<S>::kPixels;
   Carver carver(shared_memory());
   const LabelMemory<S> memory(carver, channels);
   const Runs<T> runs(carver, kPixels);
-  const MomentSums<T> sums = task.sums(carver.take<unsigned char>(task.bytes));
+  const Moments<T> moments = task.moments(carver.take<unsigned char>(task.bytes));
   const int64_t plane = points.a.plane();
   const int p = static_cast<int>(threadIdx.x), rows = task.width;
   for (int64_t n = blockIdx.x; n < points.a.n; n += task.groups) {
-    start_image(task, n, 0, rows, memory.tile, sums);
+    start_image(task, n, 0, rows, memory.tile, moments);
     for (int64_t first = 0; first < plane; first += kPixels) {
       label_tile<S, kRaw>(points, n, first, memory, {labels, nullptr, nullptr, n * plane + first, 0});
       if (p < kPixels) {
@@ -27,9 +27,9 @@ __global__ void __launch_bounds__(kThreads, 1)
         runs.weight[p] = counts ? 1 : 0;
       }
       runs.sort(1);
-      add_moments<S>(runs, task.width, rows, memory.tile, sums);
+      add_moments<S>(runs, task.width, rows, memory.tile, moments);
     }
-    finish_image(task, n, static_cast<int64_t>(blockIdx.x), 0, rows, sums, 0);
+    finish_image(task, n, static_cast<int64_t>(blockIdx.x), 0, rows, moments, 0);
   }
 }
 
@@ -44,26 +44,27 @@ std::tuple<Tensor, Tensor> assign_contribution_of(const Tensor& activations, con
   const View<S>& a = points.a;
   const Tensor labels = empty<int32_t>({a.n, a.h, a.w}, activations);
 
-  MomentTask<S> task{};
+  MomentsTask<S> task{};
   task.a = a, task.clusters = points.clusters, task.standardize = standardize, task.per_image = per_image;
-  task.width = static_cast<int>(a.c), task.slices = task.pieces = 1, task.inside = true;
-  task.bytes = task.sums(nullptr).bytes;
-  const Plan plan = stylefast::plan(device, points, [&](Carver& carver, bool inside) {
+  task.width = static_cast<int>(a.c), task.slices = task.segments = 1, task.in_shared = true;
+  task.bytes = task.moments(nullptr).bytes;
+  const Plan plan = stylefast::plan(device, points, [&](Carver& carver, bool sums_in_shared) {
     Runs<T>(carver, Row<S>::kPixels);
-    if (inside) carver.take<unsigned char>(task.bytes);
+    if (sums_in_shared) carver.take<unsigned char>(task.bytes);
   });
-  if (!plan.inside || a.n < device.processors()) {  // few images, or too many moments: read twice, by more blocks
+  if (!plan.sums_in_shared || a.n < device.processors()) {
+    // Too many moments or few images: the activations are read twice, by more blocks.
     label_all<S>(device, points, mutable_data<int32_t>(labels), nullptr);
     const LabelGrid grid(data<int32_t>(labels), a.h, a.w, activations, false);
     return {labels, contribute<S>(device, activations, grid, points.clusters, standardize, per_image)};
   }
   const auto kernel = points.raw() ? assign_moments_kernel<S, true> : assign_moments_kernel<S, false>;
-  task.groups = std::min(a.n, device.resident(kernel, kThreads, plan.shared));
-  const Tensor m = empty<T>({per_image ? a.n : task.groups, task.clusters, a.c}, activations);
-  task.m = mutable_data<T>(m);
+  task.groups = std::min(a.n, device.resident_blocks(kernel, kThreads, plan.shared));
+  const Tensor contributions = empty<T>({per_image ? a.n : task.groups, task.clusters, a.c}, activations);
+  task.contributions = mutable_data<T>(contributions);
   device.launch(kernel, {task.groups, kThreads, plan.shared}, points, task, plan.channels,
                 mutable_data<int32_t>(labels));
-  return {labels, per_image ? m : mean_of_groups<T>(device, m, a.n)};
+  return {labels, per_image ? contributions : mean_of_groups<T>(device, contributions, a.n)};
 }
 
 std::tuple<Tensor, Tensor> assign_contribution(const Tensor& activations, const Tensor& centroids,

@@ -10,9 +10,9 @@ struct Rows {
   const T* data;
   int64_t count, stride, step;
 
-  // Row of edit e: the given one, or its own, or the only one; null if there is none.
-  __device__ const T* row(int64_t e, const int64_t* given) const {
-    const int64_t i = given != nullptr ? *given : count == 1 ? 0 : e;
+  // Row of edit e: row *index or, without an index, row e or the only row; null if there is no such row.
+  __device__ const T* row(int64_t e, const int64_t* index) const {
+    const int64_t i = index != nullptr ? *index : count == 1 ? 0 : e;
     return i >= 0 && i < count ? data + i * stride : nullptr;
   }
 };
@@ -59,16 +59,18 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(BlendTask<S> task) {
         *reinterpret_cast<Vector<T>*>(query + i) = *reinterpret_cast<const Vector<T>*>(q + s + i);
       }
     } else {
-      target.at[0] = t[s * task.target.step], reference.at[0] = r[s * task.reference.step];
+      target.values[0] = t[s * task.target.step], reference.values[0] = r[s * task.reference.step];
       query[0] = q[s * task.query.step];
     }
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) target.at[i] = mix(target.at[i], reference.at[i], query[i] * strength);
+    for (int i = 0; i < kVector; ++i) {
+      target.values[i] = mix(target.values[i], reference.values[i], query[i] * strength);
+    }
     S* to = task.out + e * task.width + s;
     if constexpr (kWide) {
       *reinterpret_cast<Vector<S>*>(to) = target;
     } else {
-      *to = target.at[0];
+      *to = target.values[0];
     }
   }
 }
@@ -92,12 +94,12 @@ void blend_out(const Tensor& target, const Tensor& reference, const Tensor& quer
     using S = typename decltype(type)::type;
     using T = typename Compute<S>::type;
     const Device device(target);
-    const std::optional<Tensor> index = edits.has_value() ? std::optional(contiguous(*edits)) : std::nullopt;
-    const std::optional<Tensor> scale = strength.has_value() ? std::optional(contiguous(*strength)) : std::nullopt;
+    const std::optional<Tensor> edit_rows = edits.has_value() ? std::optional(contiguous(*edits)) : std::nullopt;
+    const std::optional<Tensor> strengths = strength.has_value() ? std::optional(contiguous(*strength)) : std::nullopt;
     BlendTask<S> task{rows<S>(target), rows<S>(reference),   rows<T>(query), nullptr,
                       nullptr,         mutable_data<S>(out), out.size(0),    out.size(1)};
-    if (index.has_value()) task.edits = data<int64_t>(*index);
-    if (scale.has_value()) task.strength = data<T>(*scale);
+    if (edit_rows.has_value()) task.edits = data<int64_t>(*edit_rows);
+    if (strengths.has_value()) task.strength = data<T>(*strengths);
     constexpr int64_t kVector = 16 / sizeof(S), kQueries = 16 / sizeof(T);
     const bool wide = aligned(task.target, kVector) && aligned(task.reference, kVector) &&
                       aligned(task.query, kQueries) && reinterpret_cast<uintptr_t>(task.out) % 16 == 0 &&

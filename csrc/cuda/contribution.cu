@@ -6,12 +6,12 @@ namespace {
 
 constexpr int64_t kScratch = 128 << 20;  // bytes that blocks may have in global memory together
 
-// Between which cells of an axis position i lies: torch.nn.functional.interpolate(align_corners=False).
-struct Between {
+// The two cells of an axis between which position i lies: torch.nn.functional.interpolate(align_corners=False).
+struct Neighbours {
   int64_t low, high;
   double weight;  // of high
 
-  __device__ Between(int64_t i, int64_t cells, double step, bool bilinear) {
+  __device__ Neighbours(int64_t i, int64_t cells, double step, bool bilinear) {
     if (bilinear) {
       const double source = max(0.0, (static_cast<double>(i) + 0.5) * step - 0.5);
       low = min(static_cast<int64_t>(source), cells - 1);
@@ -25,26 +25,26 @@ struct Between {
 };
 
 template <typename S>
-__host__ __device__ int taps(const View<S>& a, const LabelGrid& grid) {
+__host__ __device__ int labels_per_position(const View<S>& a, const LabelGrid& grid) {
   return grid.bilinear && (grid.h != a.h || grid.w != a.w) ? 4 : 1;
 }
 
 // The labels of position p of the plane, and their weights: those of the cells between which it lies.
 template <typename S>
-__device__ void find_labels(const MomentTask<S>& task, const LabelGrid& grid, int64_t n, int64_t p, int32_t* label,
+__device__ void find_labels(const MomentsTask<S>& task, const LabelGrid& grid, int64_t n, int64_t p, int32_t* label,
                             typename Row<S>::T* weight) {
   using T = typename Row<S>::T;
-  const Between y(p / task.a.w, grid.h, grid.step_h, grid.bilinear),
+  const Neighbours y(p / task.a.w, grid.h, grid.step_h, grid.bilinear),
       x(p % task.a.w, grid.w, grid.step_w, grid.bilinear);
-  const int count = taps(task.a, grid);
+  const int count = labels_per_position(task.a, grid);
   for (int i = 0; i < count; ++i) {
     const bool below = i / 2 != 0, right = i % 2 != 0;
-    const T share_y = static_cast<T>(below ? y.weight : 1 - y.weight);
-    const T share_x = static_cast<T>(right ? x.weight : 1 - x.weight);
+    const T weight_y = static_cast<T>(below ? y.weight : 1 - y.weight);
+    const T weight_x = static_cast<T>(right ? x.weight : 1 - x.weight);
     const int64_t cell = (n * grid.h + (below ? y.high : y.low)) * grid.w + (right ? x.high : x.low);
-    const int32_t given = grid.labels[cell];
-    label[i] = given >= 0 && given < task.clusters ? given : static_cast<int32_t>(task.clusters);
-    weight[i] = share_y * share_x;
+    const int32_t cell_label = grid.labels[cell];
+    label[i] = cell_label >= 0 && cell_label < task.clusters ? cell_label : static_cast<int32_t>(task.clusters);
+    weight[i] = weight_y * weight_x;
     for (int j = 0; j < i; ++j) {
       if (label[j] != label[i]) continue;
       weight[j] += weight[i];
@@ -55,9 +55,9 @@ __device__ void find_labels(const MomentTask<S>& task, const LabelGrid& grid, in
 }
 
 template <typename S>
-__device__ void label_positions(const MomentTask<S>& task, const LabelGrid& grid, int64_t n, int64_t first,
+__device__ void label_positions(const MomentsTask<S>& task, const LabelGrid& grid, int64_t n, int64_t first,
                                 const Runs<typename Row<S>::T>& runs) {
-  const int count = taps(task.a, grid), i = static_cast<int>(threadIdx.x);
+  const int count = labels_per_position(task.a, grid), i = static_cast<int>(threadIdx.x);
   if (i >= Row<S>::kPixels) return;
   for (int j = 0; j < count; ++j) runs.label[i * count + j] = kNone, runs.weight[i * count + j] = 0;
   if (first + i >= task.a.plane()) return;
@@ -65,94 +65,95 @@ __device__ void label_positions(const MomentTask<S>& task, const LabelGrid& grid
 }
 
 template <typename S>
-__global__ void __launch_bounds__(128, 4) moments_kernel(MomentTask<S> task, LabelGrid grid) {
+__global__ void __launch_bounds__(128, 4) moments_kernel(MomentsTask<S> task, LabelGrid grid) {
   using R = Row<S>;
   using T = typename R::T;
   Carver carver(shared_memory());
   auto* tile = carver.take<typename R::Word>(task.width * R::kPitch);
-  const int share_of_runs = taps(task.a, grid);
-  const Runs<T> runs(carver, R::kPixels * share_of_runs);
-  unsigned char* own = task.scratch + blockIdx.x * task.bytes;
-  void* begin = task.inside ? carver.take<unsigned char>(task.bytes) : own;
-  const MomentSums<T> sums = task.sums(begin);
+  const int entries = labels_per_position(task.a, grid);  // per position
+  const Runs<T> runs(carver, R::kPixels * entries);
+  unsigned char* scratch = task.scratch + blockIdx.x * task.bytes;
+  void* begin = task.in_shared ? carver.take<unsigned char>(task.bytes) : scratch;
+  const Moments<T> moments = task.moments(begin);
 
   const int64_t channel = blockIdx.x % task.slices * task.width, group = blockIdx.x / task.slices % task.groups;
-  const int64_t piece = blockIdx.x / task.slices / task.groups;
+  const int64_t segment = blockIdx.x / task.slices / task.groups;
   const int64_t tiles = (task.a.plane() + R::kPixels - 1) / R::kPixels;
-  const int64_t first = share(tiles, piece, task.pieces), last = share(tiles, piece + 1, task.pieces);
+  const int64_t first = part_begin(tiles, segment, task.segments), last = part_begin(tiles, segment + 1, task.segments);
   const int rows = static_cast<int>(min(task.a.c - channel, static_cast<int64_t>(task.width)));
   for (int64_t n = group; n < task.a.n; n += task.groups) {
-    start_image(task, n, channel, rows, tile, sums);
+    start_image(task, n, channel, rows, tile, moments);
     for (int64_t t = first; t < last; ++t) {
       __syncthreads();  // the last tile has been used
       load_tile(task.a, n, span_of<S>(t * R::kPixels), channel, rows, static_cast<int>(round_up(rows, 32)), tile);
       label_positions(task, grid, n, t * R::kPixels, runs);
-      runs.sort(share_of_runs);
-      add_moments<S>(runs, task.width, rows, tile, sums);
+      runs.sort(entries);
+      add_moments<S>(runs, task.width, rows, tile, moments);
     }
-    if (task.pieces == 1) finish_image(task, n, group, channel, rows, sums, 0);
+    if (task.segments == 1) finish_image(task, n, group, channel, rows, moments, 0);
   }
-  if (task.pieces == 1 || !task.inside) return;
+  if (task.segments == 1 || !task.in_shared) return;
   __syncthreads();  // all has been added
   for (int64_t i = threadIdx.x; i < task.bytes / 16; i += blockDim.x) {
-    reinterpret_cast<uint4*>(own)[i] = static_cast<const uint4*>(begin)[i];
+    reinterpret_cast<uint4*>(scratch)[i] = static_cast<const uint4*>(begin)[i];
   }
 }
 
-// Joins the pieces of every image: they have the same shift.
+// Joins the segments of every image: they have the same shift.
 template <typename S>
-__global__ void __launch_bounds__(128) join_kernel(MomentTask<S> task) {
+__global__ void __launch_bounds__(128) join_kernel(MomentsTask<S> task) {
   const int64_t channel = blockIdx.x % task.slices * task.width, n = blockIdx.x / task.slices;
   const int rows = static_cast<int>(min(task.a.c - channel, static_cast<int64_t>(task.width)));
-  const auto sums = task.sums(task.scratch + blockIdx.x * task.bytes);
-  finish_image(task, n, n, channel, rows, sums, task.slices * task.groups * task.bytes);
+  const auto moments = task.moments(task.scratch + blockIdx.x * task.bytes);
+  finish_image(task, n, n, channel, rows, moments, task.slices * task.groups * task.bytes);
 }
 
 template <typename T>
-__global__ void mean_kernel(const T* m, int64_t groups, int64_t size, double images, T* to) {
+__global__ void mean_kernel(const T* contributions, int64_t groups, int64_t size, double images, T* to) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= size) return;
   double sum = 0;
 #pragma unroll 4
-  for (int64_t group = 0; group < groups; ++group) sum += static_cast<double>(m[group * size + i]);
+  for (int64_t group = 0; group < groups; ++group) sum += static_cast<double>(contributions[group * size + i]);
   to[i] = static_cast<T>(images > 0 ? sum / images : 0);
 }
 
 template <typename S>
-int64_t shared_bytes(MomentTask<S>& task, int pixels, int width, bool inside) {
+int64_t shared_bytes(MomentsTask<S>& task, int pixels, int width, bool in_shared) {
   using R = Row<S>;
   Carver carver(nullptr);
   task.width = width;
-  task.inside = inside;
-  task.bytes = task.sums(nullptr).bytes;
+  task.in_shared = in_shared;
+  task.bytes = task.moments(nullptr).bytes;
   carver.take<typename R::Word>(width * R::kPitch);
   Runs<typename R::T>(carver, pixels);
-  if (inside) carver.take<unsigned char>(task.bytes);
+  if (in_shared) carver.take<unsigned char>(task.bytes);
   return carver.bytes();
 }
 
-// As many channels as let several blocks run on a processor; else as few as fit; else moments in global memory.
+// Bytes of shared memory. Chooses as many channels as let several blocks run on a processor; else as few as fit; else
+// moments in global memory.
 template <typename S>
-int64_t choose_width(const Device& device, MomentTask<S>& task, int pixels) {
+int64_t choose_width(const Device& device, MomentsTask<S>& task, int pixels) {
   const int64_t limit = device.shared_limit();
-  int widest = 128;
-  while (widest > 32 && widest / 2 >= task.a.c) widest /= 2;
-  for (int width = widest; width >= 32; width /= 2) {
+  int max_width = 128;
+  while (max_width > 32 && max_width / 2 >= task.a.c) max_width /= 2;
+  for (int width = max_width; width >= 32; width /= 2) {
     const int64_t bytes = shared_bytes(task, pixels, width, true);
     if (bytes <= limit / 4) return bytes;
   }
   const int64_t bytes = shared_bytes(task, pixels, 32, true);
-  return bytes <= limit ? bytes : shared_bytes(task, pixels, widest, false);
+  return bytes <= limit ? bytes : shared_bytes(task, pixels, max_width, false);
 }
 
 }  // namespace
 
 template <typename T>
-Tensor mean_of_groups(const Device& device, const Tensor& m, int64_t images) {
-  const Tensor mean = empty<T>({m.size(1), m.size(2)}, m);
+Tensor mean_of_groups(const Device& device, const Tensor& contributions, int64_t images) {
+  const Tensor mean = empty<T>({contributions.size(1), contributions.size(2)}, contributions);
   const int64_t size = mean.numel();
-  device.launch(mean_kernel<T>, {(size + kThreads - 1) / kThreads, kThreads}, data<T>(m), m.size(0), size,
-                static_cast<double>(images), mutable_data<T>(mean));
+  device.launch(mean_kernel<T>, {(size + kThreads - 1) / kThreads, kThreads}, data<T>(contributions),
+                contributions.size(0), size, static_cast<double>(images), mutable_data<T>(mean));
   return mean;
 }
 
@@ -163,32 +164,33 @@ template <typename S>
 Tensor contribute(const Device& device, const Tensor& activations, const LabelGrid& grid, int64_t clusters,
                   bool standardize, bool per_image) {
   using T = typename Row<S>::T;
-  MomentTask<S> task{};
+  MomentsTask<S> task{};
   task.a = view<S>(activations);
   task.clusters = clusters, task.standardize = standardize, task.per_image = per_image;
   const View<S>& a = task.a;
-  const int64_t shared = choose_width(device, task, Row<S>::kPixels * taps(a, grid));
+  const int64_t shared = choose_width(device, task, Row<S>::kPixels * labels_per_position(a, grid));
   const int threads = static_cast<int>(round_up(task.width, 64));
   task.slices = (a.c + task.width - 1) / task.width;
 
-  const int64_t resident = device.resident(moments_kernel<S>, threads, shared);
+  const int64_t resident_blocks = device.resident_blocks(moments_kernel<S>, threads, shared);
   const int64_t tiles = (a.plane() + Row<S>::kPixels - 1) / Row<S>::kPixels;
   const int64_t output = clusters * a.c * static_cast<int64_t>(sizeof(T));
-  const int64_t most = std::max<int64_t>(1, kScratch / (output + (task.inside ? 0 : task.bytes * task.slices)));
-  task.groups = std::min({a.n, std::max<int64_t>(1, resident / task.slices), most});
-  task.pieces = 1;
-  if (task.groups == a.n && a.n > 0 && task.inside) {
-    task.pieces = std::clamp<int64_t>(resident / (a.n * task.slices), 1, tiles);
+  const int64_t max_groups =
+      std::max<int64_t>(1, kScratch / (output + (task.in_shared ? 0 : task.bytes * task.slices)));
+  task.groups = std::min({a.n, std::max<int64_t>(1, resident_blocks / task.slices), max_groups});
+  task.segments = 1;
+  if (task.groups == a.n && a.n > 0 && task.in_shared) {
+    task.segments = std::clamp<int64_t>(resident_blocks / (a.n * task.slices), 1, tiles);
   }
-  const int64_t blocks = task.slices * task.groups * task.pieces;
-  const bool outside = task.pieces > 1 || !task.inside;
-  const Tensor scratch = empty<double>({outside ? blocks * task.bytes / 8 : 0}, activations);
+  const int64_t blocks = task.slices * task.groups * task.segments;
+  const bool needs_scratch = task.segments > 1 || !task.in_shared;
+  const Tensor scratch = empty<double>({needs_scratch ? blocks * task.bytes / 8 : 0}, activations);
   task.scratch = static_cast<unsigned char*>(scratch.mutable_data_ptr());
-  const Tensor m = empty<T>({per_image ? a.n : task.groups, clusters, a.c}, activations);
-  task.m = mutable_data<T>(m);
+  const Tensor contributions = empty<T>({per_image ? a.n : task.groups, clusters, a.c}, activations);
+  task.contributions = mutable_data<T>(contributions);
   device.launch(moments_kernel<S>, {blocks, threads, shared}, task, grid);
-  if (task.pieces > 1) device.launch(join_kernel<S>, {task.slices * task.groups, threads}, task);
-  return per_image ? m : mean_of_groups<T>(device, m, a.n);
+  if (task.segments > 1) device.launch(join_kernel<S>, {task.slices * task.groups, threads}, task);
+  return per_image ? contributions : mean_of_groups<T>(device, contributions, a.n);
 }
 
 template Tensor contribute<float>(const Device&, const Tensor&, const LabelGrid&, int64_t, bool, bool);

@@ -30,10 +30,10 @@ struct LabelMemory {
 // null.
 template <typename T>
 struct Labels {
-  int32_t* label;       // [B, N, H, W]
-  T* similarity;        // [B, N, H, W]
-  double* objective;    // [B, kPixels], added to
-  int64_t at, restart;  // offsets of the tile's first position, and from one restart to the next
+  int32_t* label;                  // [B, N, H, W]
+  T* similarity;                   // [B, N, H, W]
+  double* objective;               // [B, kPixels], added to
+  int64_t offset, restart_stride;  // of the tile's first position; from one restart to the next
 };
 
 // The best centroid of a position so far. Exactly as in the reference: of equal scores the lowest wins, NaN never does.
@@ -71,7 +71,7 @@ __device__ void add_up(const Sums& sums, const LabelMemory<S>& memory) {
   typename Row<S>::T* slot = memory.scores + warp % kSlots * kColumns * LabelMemory<S>::kPitch;
   for (int turn = kWarps / kSlots - 1; turn >= 0; --turn) {
     if (warp / kSlots == turn) {
-      sums.each([&](int p, int k, typename Row<S>::T score) {
+      sums.for_each([&](int p, int k, typename Row<S>::T score) {
         typename Row<S>::T& to = slot[k * LabelMemory<S>::kPitch + p];
         to = turn == kWarps / kSlots - 1 ? score : to + score;
       });
@@ -91,10 +91,10 @@ __device__ void finish(const Best<typename Row<S>::T>& best, int p, const LabelM
   const T norm = sqrt(square), nan = static_cast<T>(NAN);
   const bool scored = best.score > static_cast<T>(-INFINITY);
   const T cosine = counts && scored ? best.score / norm : finite && !counts ? T(0) : nan;
-  const int64_t at = to.at + best.restart * to.restart + p;
-  to.label[at] = counts ? best.label : 0;
+  const int64_t i = to.offset + best.restart * to.restart_stride + p;
+  to.label[i] = counts ? best.label : 0;
   memory.weight[p] = counts ? 1 / norm : T(0);
-  if (to.similarity != nullptr) to.similarity[at] = cosine;
+  if (to.similarity != nullptr) to.similarity[i] = cosine;
   if (to.objective != nullptr) to.objective[best.restart * Row<S>::kPixels + p] += static_cast<double>(cosine);
 }
 
@@ -144,8 +144,9 @@ __device__ void label_tile(const Points<S>& points, int64_t n, int64_t first, co
         load_tile(points.a, n, span_of<S>(first), channel, rows, padded, memory.tile);
         __syncthreads();
       }
-      const int each = kMatrix ? static_cast<int>(round_up((padded + kWarps - 1) / kWarps, 32)) : padded / kWarps;
-      const int begin = min(warp * each, rows), end = min(begin + each, rows);
+      const int warp_channels =
+          kMatrix ? static_cast<int>(round_up((padded + kWarps - 1) / kWarps, 32)) : padded / kWarps;
+      const int begin = min(warp * warp_channels, rows), end = min(begin + warp_channels, rows);
       if (column == 0) add_squares(points, n, memory, channel, begin, end, square);
       sums.template add<kRaw>(points, n, memory.tile, channel, begin, end, column);
     }

@@ -37,25 +37,25 @@ class Device {
 
   // How many blocks of a kernel run at once.
   template <typename... Args>
-  int64_t resident(void (*kernel)(Args...), int threads, int64_t shared) const {
-    allow(kernel, shared);
+  int64_t resident_blocks(void (*kernel)(Args...), int threads, int64_t shared) const {
+    allow_shared(kernel, shared);
     int blocks = 0;
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, static_cast<size_t>(shared)));
     return std::max(1, blocks) * processors();
   }
 
   // A grid without blocks is no launch.
-  template <typename... Args, typename... Given>
-  void launch(void (*kernel)(Args...), const Grid& grid, const Given&... given) const {
+  template <typename... Args, typename... Values>
+  void launch(void (*kernel)(Args...), const Grid& grid, const Values&... values) const {
     if (grid.blocks == 0 || grid.rows == 0) return;
     STD_TORCH_CHECK(grid.blocks <= INT32_MAX, "a grid of ", grid.blocks, " blocks is too large");
-    allow(kernel, grid.shared);
+    allow_shared(kernel, grid.shared);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.rows));
     config.blockDim = dim3(static_cast<unsigned>(grid.threads));
     config.dynamicSmemBytes = static_cast<size_t>(grid.shared);
     config.stream = stream_;
-    check(cudaLaunchKernelEx(&config, kernel, Args(given)...));
+    check(cudaLaunchKernelEx(&config, kernel, Args(values)...));
   }
 
  private:
@@ -66,7 +66,7 @@ class Device {
   }
 
   template <typename... Args>
-  static void allow(void (*kernel)(Args...), int64_t shared) {
+  static void allow_shared(void (*kernel)(Args...), int64_t shared) {
     if (shared <= 48 << 10) return;  // more must be asked for
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   }
@@ -80,19 +80,19 @@ class Device {
 // nullptr, nowhere, to learn their size.
 class Carver {
  public:
-  __host__ __device__ explicit Carver(void* from) : begin_(reinterpret_cast<uintptr_t>(from)), at_(begin_) {}
+  __host__ __device__ explicit Carver(void* begin) : begin_(reinterpret_cast<uintptr_t>(begin)), next_(begin_) {}
 
   template <typename T>
   __host__ __device__ T* take(int64_t size) {
-    T* taken = reinterpret_cast<T*>(at_);
-    at_ += static_cast<uintptr_t>(round_up(size * static_cast<int64_t>(sizeof(T)), 16));
-    return taken;
+    T* array = reinterpret_cast<T*>(next_);
+    next_ += static_cast<uintptr_t>(round_up(size * static_cast<int64_t>(sizeof(T)), 16));
+    return array;
   }
 
-  __host__ __device__ int64_t bytes() const { return static_cast<int64_t>(at_ - begin_); }
+  __host__ __device__ int64_t bytes() const { return static_cast<int64_t>(next_ - begin_); }
 
  private:
-  uintptr_t begin_, at_;
+  uintptr_t begin_, next_;
 };
 
 __device__ inline void* shared_memory() {

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int64_t kScratch = 128 << 20;  // bytes of sums that blocks may have in global memory together
 
-// What a block adds up.
+// The sums of one block.
 template <typename T>
 struct LloydSums {
   __host__ __device__ LloydSums(Carver carver, int64_t restarts, int64_t rows, int64_t channels, int pixels)
@@ -35,8 +35,8 @@ struct LloydTask {
   double* objective;  // [B]
 
   __host__ __device__ int64_t restarts() const { return points.rows / points.clusters; }
-  __host__ __device__ LloydSums<T> block_sums(void* at) const {
-    return {Carver(at), restarts(), points.rows, points.a.c, Row<S>::kPixels};
+  __host__ __device__ LloydSums<T> block_sums(void* begin) const {
+    return {Carver(begin), restarts(), points.rows, points.a.c, Row<S>::kPixels};
   }
 };
 
@@ -67,7 +67,7 @@ __device__ void add_tile(const LloydTask<S>& task, int64_t n, int64_t first, con
       runs.weight[p] = counts ? memory.weight[p] : 0;
     }
     runs.sort(1);
-    runs.each([&](int32_t label, int begin, int end) { sums.counts[b * clusters + label] += end - begin; });
+    runs.for_each([&](int32_t label, int begin, int end) { sums.counts[b * clusters + label] += end - begin; });
     for (int64_t channel = 0; channel < a.c; channel += memory.channels) {
       const int rows = static_cast<int>(min(a.c - channel, static_cast<int64_t>(memory.channels)));
       if (a.c > memory.channels) {
@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
   Carver carver(shared_memory());
   const LabelMemory<S> memory(carver, task.plan.channels);
   const Runs<T> runs(carver, kPixels);
-  unsigned char* own = task.scratch + blockIdx.x * task.bytes;
-  void* begin = task.plan.inside ? carver.take<unsigned char>(task.bytes) : own;
+  unsigned char* scratch = task.scratch + blockIdx.x * task.bytes;
+  void* begin = task.plan.sums_in_shared ? carver.take<unsigned char>(task.bytes) : scratch;
   const LloydSums<T> sums = task.block_sums(begin);
   const auto words = static_cast<uint4*>(begin);
   for (int64_t i = threadIdx.x; i < task.bytes / 16; i += kThreads) words[i] = {};
@@ -105,27 +105,27 @@ __global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
   for (int64_t b = threadIdx.x; b < task.restarts(); b += kThreads) {
     for (int p = 1; p < kPixels; ++p) sums.objective[b * kPixels] += sums.objective[b * kPixels + p];
   }
-  if (!task.plan.inside) return;
+  if (!task.plan.sums_in_shared) return;
   __syncthreads();  // all has been added
-  for (int64_t i = threadIdx.x; i < task.bytes / 16; i += kThreads) reinterpret_cast<uint4*>(own)[i] = words[i];
+  for (int64_t i = threadIdx.x; i < task.bytes / 16; i += kThreads) reinterpret_cast<uint4*>(scratch)[i] = words[i];
 }
 
 // The sums of all blocks, in their order.
 template <typename S>
 __global__ void lloyd_finish_kernel(LloydTask<S> task) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t rows = task.points.rows, all = rows * task.points.a.c;
+  const int64_t rows = task.points.rows, size = rows * task.points.a.c;
   double sum = 0, objective = 0;
   int64_t count = 0;
 #pragma unroll 4
   for (int64_t block = 0; block < task.blocks; ++block) {
     const auto sums = task.block_sums(task.scratch + block * task.bytes);
-    if (i < all) sum += static_cast<double>(sums.sums[i]);
+    if (i < size) sum += static_cast<double>(sums.sums[i]);
     if (i < rows) count += sums.counts[i];
     if (i < task.restarts()) objective += sums.objective[i * Row<S>::kPixels];
   }
   const int64_t positions = task.points.a.positions();
-  if (i < all) task.sums[i] = static_cast<typename Row<S>::T>(sum);
+  if (i < size) task.sums[i] = static_cast<typename Row<S>::T>(sum);
   if (i < rows) task.counts[i] = count;
   if (i < task.restarts()) task.objective[i] = objective / static_cast<double>(positions > 0 ? positions : 1);
 }
@@ -156,14 +156,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
                       mutable_data<int64_t>(counts),
                       mutable_data<double>(objective)};
     task.bytes = task.block_sums(nullptr).bytes;
-    task.plan = plan(device, points, [&](Carver& carver, bool inside) {
+    task.plan = plan(device, points, [&](Carver& carver, bool sums_in_shared) {
       Runs<T>(carver, Row<S>::kPixels);
-      if (inside) carver.take<unsigned char>(task.bytes);
+      if (sums_in_shared) carver.take<unsigned char>(task.bytes);
     });
     const auto kernel = points.raw() ? lloyd_kernel<S, true> : lloyd_kernel<S, false>;
     const int64_t tiles = a.n * ((a.plane() + Row<S>::kPixels - 1) / Row<S>::kPixels);
-    const int64_t most = std::max<int64_t>(1, kScratch / task.bytes);
-    task.blocks = std::min({tiles, device.resident(kernel, kThreads, task.plan.shared), most});
+    const int64_t max_blocks = std::max<int64_t>(1, kScratch / task.bytes);
+    task.blocks = std::min({tiles, device.resident_blocks(kernel, kThreads, task.plan.shared), max_blocks});
     const Tensor scratch = empty<double>({task.blocks * task.bytes / 8}, activations);
     task.scratch = static_cast<unsigned char*>(scratch.mutable_data_ptr());
     device.launch(kernel, {task.blocks, kThreads, task.plan.shared}, task);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // First and second moments of every channel over every cluster of an image, about a shift near the channel's mean, and
-// M from them: with d = mean - shift, sum (a - mean)^2 = Q - 2 d L + d^2 n.
+// M from them: with d = mean - shift, sum (a - mean)^2 = squares - 2 d sums + d^2 counts.
 #pragma once
 
 #include "runs.cuh"
@@ -9,122 +9,125 @@
 namespace stylefast {
 
 template <typename T>
-struct MomentSums {
-  __host__ __device__ MomentSums(Carver carver, int64_t clusters, int width)
+struct Moments {
+  __host__ __device__ Moments(Carver carver, int64_t clusters, int width)
       : shift(carver.take<T>(width)),
-        n(carver.take<T>(clusters + 1)),
-        l(carver.take<T>((clusters + 1) * width)),
-        q(carver.take<T>((clusters + 1) * width)),
+        counts(carver.take<T>(clusters + 1)),
+        sums(carver.take<T>((clusters + 1) * width)),
+        squares(carver.take<T>((clusters + 1) * width)),
         bytes(carver.bytes()) {}
 
-  T* shift;       // [width]
-  T *n, *l, *q;   // [K + 1], [K + 1, width] twice: positions of no cluster are in the last row
-  int64_t bytes;  // of the carver
+  // The last row of counts, sums and squares is that of the positions whose label is no cluster.
+  T* shift;           // [width]
+  T* counts;          // [K + 1]: sum of U
+  T *sums, *squares;  // [K + 1, width]: sum of U (a - shift), sum of U (a - shift)^2
+  int64_t bytes;      // of the carver
 };
 
-// M of a layer, and how blocks share it: a block has `width` channels of every groups-th image, or of some of its
-// tiles.
+// M of a layer, and how the work is divided among blocks: a block has `width` channels of every groups-th image or, if
+// an image has several segments, of the tiles of one segment.
 template <typename S>
-struct MomentTask {
+struct MomentsTask {
   using T = typename Row<S>::T;
   View<S> a;
   int64_t clusters;
   bool standardize, per_image;
   int width;
-  int64_t slices, groups, pieces;
-  bool inside;             // whether moments lie in shared memory while they are added up
-  unsigned char* scratch;  // [blocks, bytes]: else they lie here; and here where an image is in pieces
+  int64_t slices, groups, segments;  // slices: blocks per C channels; segments: per image
+  bool in_shared;                    // whether moments lie in shared memory while they are added up
+  unsigned char* scratch;            // [blocks, bytes]: moments outside of shared memory, and those of segments
   int64_t bytes;
-  T* m;  // [groups, K, C], or [N, K, C] if per_image
+  T* contributions;  // M: [groups, K, C], or [N, K, C] if per_image
 
-  __host__ __device__ MomentSums<T> sums(void* at) const { return {Carver(at), clusters, width}; }
+  __host__ __device__ Moments<T> moments(void* begin) const { return {Carver(begin), clusters, width}; }
 };
 
 // Both moments of a run in one channel.
 template <typename T>
-struct MomentSum {
+struct RunMoments {
   T shift;
-  T *l, *q;
+  T *sums, *squares;
   int64_t stride;
-  T first = 0, second = 0;
+  T sum = 0, square = 0;
 
   __device__ void add(T x, T weight) {
     const T d = x - shift, weighted = weight * d;
-    first += weighted;
-    second = fma(weighted, d, second);
+    sum += weighted;
+    square = fma(weighted, d, square);
   }
   __device__ void end(int32_t label) {
-    l[label * stride] += first, q[label * stride] += second;
-    first = second = 0;
+    sums[label * stride] += sum, squares[label * stride] += square;
+    sum = square = 0;
   }
 };
 
 // Clears the moments of the last image and samples the shift of the next.
 template <typename S>
-__device__ void start_image(const MomentTask<S>& task, int64_t n, int64_t channel, int rows,
-                            typename Row<S>::Word* tile, const MomentSums<typename Row<S>::T>& sums) {
+__device__ void start_image(const MomentsTask<S>& task, int64_t n, int64_t channel, int rows,
+                            typename Row<S>::Word* tile, const Moments<typename Row<S>::T>& moments) {
   __syncthreads();  // the last image is finished
   const int threads = static_cast<int>(blockDim.x);
-  auto* words = reinterpret_cast<uint4*>(sums.shift);
-  for (int64_t i = threadIdx.x; i < sums.bytes / 16; i += threads) words[i] = {};
+  auto* words = reinterpret_cast<uint4*>(moments.shift);
+  for (int64_t i = threadIdx.x; i < moments.bytes / 16; i += threads) words[i] = {};
   if (!task.standardize) return;
   sample_tile(task.a, n, channel, rows, tile);
   for (int c = static_cast<int>(threadIdx.x); c < rows; c += threads) {
-    sums.shift[c] = sampled_mean<S>(tile + c * Row<S>::kPitch, task.a.plane());
+    moments.shift[c] = sampled_mean<S>(tile + c * Row<S>::kPitch, task.a.plane());
   }
 }
 
 // Adds a tile whose positions are sorted by label.
 template <typename S>
 __device__ void add_moments(const Runs<typename Row<S>::T>& runs, int width, int rows,
-                            const typename Row<S>::Word* tile, const MomentSums<typename Row<S>::T>& sums) {
+                            const typename Row<S>::Word* tile, const Moments<typename Row<S>::T>& moments) {
   using T = typename Row<S>::T;
-  runs.each([&](int32_t label, int begin, int end) {
+  runs.for_each([&](int32_t label, int begin, int end) {
     T weight = 0;
     for (int i = begin; i < end; ++i) weight += runs.entry[i].weight;
-    sums.n[label] += weight;
+    moments.counts[label] += weight;
   });
   for (int c = static_cast<int>(threadIdx.x); c < rows; c += static_cast<int>(blockDim.x)) {
-    MomentSum<T> sum{sums.shift[c], sums.l + c, sums.q + c, width};
-    add_runs<S>(runs, tile + c * Row<S>::kPitch, sum);
+    RunMoments<T> run{moments.shift[c], moments.sums + c, moments.squares + c, width};
+    add_runs<S>(runs, tile + c * Row<S>::kPitch, run);
   }
 }
 
-// M of channels [channel, channel + rows) of image n; the moments of its other pieces follow `apart` bytes after
-// another.
+// M of channels [channel, channel + rows) of image n. The moments of two segments of the image lie `segment_stride`
+// bytes apart.
 template <typename S>
-__device__ void finish_image(const MomentTask<S>& task, int64_t n, int64_t group, int64_t channel, int rows,
-                             const MomentSums<typename Row<S>::T>& sums, int64_t apart) {
+__device__ void finish_image(const MomentsTask<S>& task, int64_t n, int64_t group, int64_t channel, int rows,
+                             const Moments<typename Row<S>::T>& moments, int64_t segment_stride) {
   using T = typename Row<S>::T;
   __syncthreads();  // all has been added
-  const auto total = [&](const T* of) {
+  const auto total = [&](const T* moment) {
+    const auto* begin = reinterpret_cast<const unsigned char*>(moment);
     T sum = 0;
-    for (int64_t piece = 0; piece < task.pieces; ++piece) {
-      sum += *reinterpret_cast<const T*>(reinterpret_cast<const unsigned char*>(of) + piece * apart);
+    for (int64_t segment = 0; segment < task.segments; ++segment) {
+      sum += *reinterpret_cast<const T*>(begin + segment * segment_stride);
     }
     return sum;
   };
   const T positions = static_cast<T>(task.a.plane());
-  T* to = task.m + (task.per_image ? n : group) * task.clusters * task.a.c + channel;
+  T* to = task.contributions + (task.per_image ? n : group) * task.clusters * task.a.c + channel;
   const bool adds = !task.per_image && n != group;  // the first image of a group is written
   for (int c = static_cast<int>(threadIdx.x); c < rows; c += static_cast<int>(blockDim.x)) {
     T d = 0, scale = 1;
     if (task.standardize) {
-      T first = 0, second = 0;
+      T sum = 0, square = 0;
       for (int64_t k = 0; k <= task.clusters; ++k) {
-        first += total(sums.l + k * task.width + c);
-        second += total(sums.q + k * task.width + c);
+        sum += total(moments.sums + k * task.width + c);
+        square += total(moments.squares + k * task.width + c);
       }
-      d = first / positions;
-      const T variance = second / positions - d * d;
+      d = sum / positions;
+      const T variance = square / positions - d * d;
       scale = 1 / ((variance < 0 ? T(0) : variance) + static_cast<T>(kVarianceEpsilon));  // NaN stays
     }
     for (int64_t k = 0; k < task.clusters; ++k) {
-      const T l = total(sums.l + k * task.width + c), q = total(sums.q + k * task.width + c);
-      const T energy = task.standardize ? q - 2 * d * l + d * d * total(sums.n + k) : q;
-      const T m = (energy < 0 ? T(0) : energy) * scale / positions;
-      T& at = to[k * task.a.c + c];
-      at = adds ? at + m : m;
+      const T sum = total(moments.sums + k * task.width + c), square = total(moments.squares + k * task.width + c);
+      const T energy = task.standardize ? square - 2 * d * sum + d * d * total(moments.counts + k) : square;
+      const T contribution = (energy < 0 ? T(0) : energy) * scale / positions;
+      T& result = to[k * task.a.c + c];
+      result = adds ? result + contribution : contribution;
     }
   }
 }
@@ -148,13 +151,13 @@ struct LabelGrid {
   }
 };
 
-// M [K, C] or [N, K, C] of given labels. (contribution.cu)
+// M [K, C] or [N, K, C] from the labels. (contribution.cu)
 template <typename S>
 Tensor contribute(const Device& device, const Tensor& activations, const LabelGrid& grid, int64_t clusters,
                   bool standardize, bool per_image);
 
-// The mean over all images of what groups have added up: [groups, K, C] -> [K, C]. (contribution.cu)
+// The mean over all images from the sums of the groups: [groups, K, C] -> [K, C]. (contribution.cu)
 template <typename T>
-Tensor mean_of_groups(const Device& device, const Tensor& m, int64_t images);
+Tensor mean_of_groups(const Device& device, const Tensor& contributions, int64_t images);
 
 }  // namespace stylefast

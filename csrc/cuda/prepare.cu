@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kSlice)
   const int rows = static_cast<int>(min(a.c - channel, static_cast<int64_t>(kSlice)));
   const int c = static_cast<int>(threadIdx.x);
   T shift = 0;
-  double first = 0, second = 0;
+  double sums = 0, squares = 0;
   sample_tile(a, n, channel, rows, tile);
   if (c < rows) shift = sampled_mean<S>(tile + c * R::kPitch, a.plane());
   for (int64_t p = 0; p < a.plane(); p += R::kPixels) {
@@ -28,18 +28,18 @@ __global__ void __launch_bounds__(kSlice)
     __syncthreads();
     if (c >= rows) continue;
     const int count = static_cast<int>(min(a.plane() - p, static_cast<int64_t>(R::kPixels)));
-    T l = 0, q = 0;
+    T sum = 0, square = 0;
     for (int i = 0; i < count; ++i) {
       const T d = R::pixel(tile + c * R::kPitch, i) - shift;
-      l += d;
-      q = fma(d, d, q);
+      sum += d;
+      square = fma(d, d, square);
     }
-    first += static_cast<double>(l);
-    second += static_cast<double>(q);
+    sums += static_cast<double>(sum);
+    squares += static_cast<double>(square);
   }
   if (c >= rows) return;
-  const double size = static_cast<double>(a.plane()), offset = first / size;
-  const double variance = second / size - offset * offset;
+  const double size = static_cast<double>(a.plane()), offset = sums / size;
+  const double variance = squares / size - offset * offset;
   mean[n * a.c + channel + c] = static_cast<T>(static_cast<double>(shift) + offset);
   rstd[n * a.c + channel + c] = static_cast<T>(1 / sqrt((variance < 0 ? 0 : variance) + kVarianceEpsilon));
 }
@@ -100,28 +100,28 @@ Prepared<S>::Prepared(const Device& device, const Tensor& activations, const Ten
   points.mean = points.rstd = points.scale = points.centroids = nullptr;
   points.pieces = nullptr;
   if (features == Features::kStandardized) {
-    owned_.push_back(empty<T>({2, images, c}, activations));
-    T* mean = mutable_data<T>(owned_.back());
+    buffers_.push_back(empty<T>({2, images, c}, activations));
+    T* mean = mutable_data<T>(buffers_.back());
     points.mean = mean, points.rstd = mean + images * c;
     constexpr int64_t kShared = kSlice * Row<S>::kPitch * sizeof(typename Row<S>::Word);
     device.launch(statistics_kernel<S>, {images * ((c + kSlice - 1) / kSlice), kSlice, kShared}, points.a, mean,
                   mean + images * c);
   }
-  owned_.push_back(contiguous(centroids));
-  const T* from = data<T>(owned_.back());
+  buffers_.push_back(contiguous(centroids));
+  const T* from = data<T>(buffers_.back());
   if constexpr (sizeof(S) == 2) {
     if (features == Features::kRaw) {
-      owned_.push_back(empty<uint16_t>({kPieces<S>, points.columns, points.channels}, activations));
-      auto* pieces = mutable_data<uint16_t>(owned_.back());
-      owned_.push_back(empty<float>({points.columns}, activations));
-      float* scale = mutable_data<float>(owned_.back());
+      buffers_.push_back(empty<uint16_t>({kPieces<S>, points.columns, points.channels}, activations));
+      auto* pieces = mutable_data<uint16_t>(buffers_.back());
+      buffers_.push_back(empty<float>({points.columns}, activations));
+      float* scale = mutable_data<float>(buffers_.back());
       device.launch(split_kernel<S>, {points.columns, kSlice}, from, points.rows, c, points.channels, pieces, scale);
       points.pieces = pieces, points.scale = scale;
       return;
     }
   }
-  owned_.push_back(empty<T>({c, points.columns}, activations));
-  T* to = mutable_data<T>(owned_.back());
+  buffers_.push_back(empty<T>({c, points.columns}, activations));
+  T* to = mutable_data<T>(buffers_.back());
   device.launch(transpose_kernel<T>, {(c * points.columns + kThreads - 1) / kThreads, kThreads}, from, points.rows, c,
                 points.columns, to);
   points.centroids = to;

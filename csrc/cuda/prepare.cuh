@@ -14,14 +14,14 @@ struct Prepared {
   Points<S> points;
 
  private:
-  std::vector<Tensor> owned_;
+  std::vector<Tensor> buffers_;  // that points looks into
 };
 
-// What of a block that labels lies in shared memory.
+// What a block that labels keeps in shared memory.
 struct Plan {
-  int channels;    // of a tile
-  bool inside;     // whether its sums do, too
-  int64_t shared;  // bytes
+  int channels;         // of a tile
+  bool sums_in_shared;  // whether the block's sums lie there, too
+  int64_t shared;       // bytes
 };
 
 // As much as fits: all channels and the sums, else all channels, else some. `take` carves what the kernel needs beside
@@ -29,16 +29,16 @@ struct Plan {
 template <typename S, typename Take>
 Plan plan(const Device& device, const Points<S>& points, Take&& take) {
   const int64_t limit = device.shared_limit();
-  const auto shared = [&](int64_t channels, bool inside) {
+  const auto shared = [&](int64_t channels, bool sums_in_shared) {
     Carver carver(nullptr);
     LabelMemory<S>(carver, static_cast<int>(channels));
-    take(carver, inside);
+    take(carver, sums_in_shared);
     return carver.bytes();
   };
   int64_t channels = points.channels;
-  const bool inside = shared(channels, true) <= limit;
-  while (channels > 32 && shared(channels, inside) > limit) channels -= 32;
-  return {static_cast<int>(channels), inside, shared(channels, inside)};
+  const bool sums_in_shared = shared(channels, true) <= limit;
+  while (channels > 32 && shared(channels, sums_in_shared) > limit) channels -= 32;
+  return {static_cast<int>(channels), sums_in_shared, shared(channels, sums_in_shared)};
 }
 
 // Labels for all restarts, and similarity if it is not null. (assign.cu)

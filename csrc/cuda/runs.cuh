@@ -23,31 +23,31 @@ struct Runs {
         weight(carver.take<T>(size)),
         entry(carver.take<Entry<T>>(size)) {}
 
-  // Sorts the entries (label, weight) by label, then by their order; `share` entries belong to a position.
-  __device__ void sort(int share) const {
+  // Sorts the entries (label, weight) by label, then by their order. Every position has `entries_per_position` entries.
+  __device__ void sort(int entries_per_position) const {
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < size; i += static_cast<int>(blockDim.x)) {
-      const int32_t own = label[i];
+      const int32_t key = label[i];
       int rank = 0;
       for (int j = 0; j < size; j += 4) {
-        const auto other = *reinterpret_cast<const Vector<int32_t>*>(label + j);
+        const auto keys = *reinterpret_cast<const Vector<int32_t>*>(label + j);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) rank += other.at[e] < own || (other.at[e] == own && j + e < i);
+        for (int e = 0; e < 4; ++e) rank += keys.values[e] < key || (keys.values[e] == key && j + e < i);
       }
-      entry[rank] = {weight[i], i / share, own};
+      entry[rank] = {weight[i], i / entries_per_position, key};
     }
     __syncthreads();
   }
 
   // Calls f(label, first, end) for each run of sorted entries, each by one thread.
   template <typename F>
-  __device__ void each(F&& f) const {
+  __device__ void for_each(F&& f) const {
     for (int i = static_cast<int>(threadIdx.x); i < size; i += static_cast<int>(blockDim.x)) {
-      const int32_t own = entry[i].label;
-      if (own == kNone || (i > 0 && entry[i - 1].label == own)) continue;
+      const int32_t run_label = entry[i].label;
+      if (run_label == kNone || (i > 0 && entry[i - 1].label == run_label)) continue;
       int end = i + 1;
-      while (end < size && entry[end].label == own) ++end;
-      f(own, i, end);
+      while (end < size && entry[end].label == run_label) ++end;
+      f(run_label, i, end);
     }
   }
 

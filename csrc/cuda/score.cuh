@@ -58,12 +58,12 @@ class Scores {
   template <bool kRaw>
   __device__ void add(const Points<S>& points, int64_t n, const typename R::Word* tile, int64_t channel, int begin,
                       int end, int64_t column) {
-    const T* from = points.centroids + (channel + begin) * points.columns + column + kOwn * group();
+    const T* from = points.centroids + (channel + begin) * points.columns + column + kLaneCentroids * group();
 #pragma unroll 2
     for (int c = begin; c < end; ++c, from += points.columns) {
-      alignas(16) T y[kOwn];
+      alignas(16) T y[kLaneCentroids];
 #pragma unroll
-      for (int k = 0; k < kOwn; k += 16 / static_cast<int>(sizeof(T))) {
+      for (int k = 0; k < kLaneCentroids; k += 16 / static_cast<int>(sizeof(T))) {
         *reinterpret_cast<Vector<T>*>(y + k) = *reinterpret_cast<const Vector<T>*>(from + k);
       }
       const Feature<S> feature(points, n, channel + c);
@@ -74,7 +74,7 @@ class Scores {
         for (int i = 0; i < R::kPack; ++i) {
           const T x = kRaw ? R::value(word, i) : feature(R::value(word, i));
 #pragma unroll
-          for (int k = 0; k < kOwn; ++k) sum_[j][i][k] = fma(x, y[k], sum_[j][i][k]);
+          for (int k = 0; k < kLaneCentroids; ++k) sum_[j][i][k] = fma(x, y[k], sum_[j][i][k]);
         }
       }
     }
@@ -82,23 +82,24 @@ class Scores {
 
   // Calls f(position, centroid, score) for all that this lane holds.
   template <typename F>
-  __device__ void each(F&& f) const {
+  __device__ void for_each(F&& f) const {
 #pragma unroll
     for (int j = 0; j < kWords; ++j) {
 #pragma unroll
       for (int i = 0; i < R::kPack; ++i) {
 #pragma unroll
-        for (int k = 0; k < kOwn; ++k) f((lane_word() + 8 * j) * R::kPack + i, kOwn * group() + k, sum_[j][i][k]);
+        for (int k = 0; k < kLaneCentroids; ++k)
+          f((lane_word() + 8 * j) * R::kPack + i, kLaneCentroids * group() + k, sum_[j][i][k]);
       }
     }
   }
 
  private:
-  static constexpr int kWords = R::kWords / 8, kOwn = kColumns / 4;
+  static constexpr int kWords = R::kWords / 8, kLaneCentroids = kColumns / 4;
   __device__ static int lane_word() { return static_cast<int>(threadIdx.x) % 8; }
   __device__ static int group() { return static_cast<int>(threadIdx.x) % 32 / 8; }
 
-  T sum_[kWords][R::kPack][kOwn]{};
+  T sum_[kWords][R::kPack][kLaneCentroids]{};
 };
 
 // The same with matrix instructions, 16 positions x 8 centroids x 16 channels each. The rows of `a` are pairs of
@@ -135,7 +136,7 @@ class Scores<S, true> {
                                                                     block + 8 * t());
 #pragma unroll
           for (int half_block = 0; half_block < 2; ++half_block) {
-            const uint32_t pairs[2] = {b.at[2 * half_block], b.at[2 * half_block + 1]};
+            const uint32_t pairs[2] = {b.values[2 * half_block], b.values[2 * half_block + 1]};
 #pragma unroll
             for (int i = 0; i < kTiles; ++i) multiply_add<S>(sum_[i][k], a[i][half_block], pairs);
           }
@@ -145,7 +146,7 @@ class Scores<S, true> {
   }
 
   template <typename F>
-  __device__ void each(F&& f) const {
+  __device__ void for_each(F&& f) const {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
 #pragma unroll

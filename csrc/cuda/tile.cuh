@@ -31,7 +31,7 @@ __device__ S narrow(typename Compute<S>::type x) {
 // Elements that are read or written at once: 16 bytes.
 template <typename E, int kSize = 16 / sizeof(E)>
 struct alignas(16) Vector {
-  E at[kSize];
+  E values[kSize];
 };
 
 template <typename S>
@@ -91,10 +91,10 @@ __device__ Span span_of(int64_t first) {
   return {first, Row<S>::kVector};
 }
 
-// kPixels positions all over the plane, or the whole of a small one.
+// kPixels positions all over the plane, or all positions of a small plane.
 template <typename S>
 __device__ Span sample_of(int64_t plane) {
-  const int64_t vectors = plane / Row<S>::kPixels;  // between the beginnings of two
+  const int64_t vectors = plane / Row<S>::kPixels;  // from the beginning of one to that of the next
   return {0, vectors > 1 ? vectors * Row<S>::kVector : Row<S>::kVector};
 }
 
@@ -112,13 +112,13 @@ __device__ void load_planes(const View<S>& a, const S* from, Span span, int rows
       const int i = begin + j * threads;
       const int64_t p = span.first + i % kVectors * span.spread;
       if (i / kVectors >= rows) continue;
-      const S* at = from + i / kVectors * a.stride_c + p;
+      const S* address = from + i / kVectors * a.stride_c + p;
       if (p + R::kVector <= plane) {
-        vector[j] = *reinterpret_cast<const Vector<S>*>(at);
+        vector[j] = *reinterpret_cast<const Vector<S>*>(address);
       } else {
 #pragma unroll
         for (int e = 0; e < R::kVector; ++e) {
-          if (p + e < plane) vector[j].at[e] = at[e];
+          if (p + e < plane) vector[j].values[e] = address[e];
         }
       }
     }
@@ -129,7 +129,7 @@ __device__ void load_planes(const View<S>& a, const S* from, Span span, int rows
       const auto words = *reinterpret_cast<const Vector<typename R::Word>*>(&vector[j]);
       typename R::Word* to = tile + i / kVectors * R::kPitch + i % kVectors * (R::kWords / kVectors);
 #pragma unroll
-      for (int e = 0; e < R::kWords / kVectors; ++e) to[e] = words.at[e];
+      for (int e = 0; e < R::kWords / kVectors; ++e) to[e] = words.values[e];
     }
   }
 }
@@ -150,18 +150,18 @@ __device__ void load_channels(const View<S>& a, const S* from, Span span, int ro
     Vector<S, kChannels> vector{};
     if (inside && c + kChannels <= rows) {
       if constexpr (kChannels == 1) {
-        vector.at[0] = from[c * a.stride_c];
+        vector.values[0] = from[c * a.stride_c];
       } else {
         vector = *reinterpret_cast<const Vector<S>*>(from + c);
       }
     } else if (inside) {
 #pragma unroll
       for (int e = 0; e < kChannels; ++e) {
-        if (c + e < rows) vector.at[e] = from[c + e];
+        if (c + e < rows) vector.values[e] = from[c + e];
       }
     }
 #pragma unroll
-    for (int e = 0; e < kChannels; ++e) to[(c + e) * kPitch] = vector.at[e];
+    for (int e = 0; e < kChannels; ++e) to[(c + e) * kPitch] = vector.values[e];
   }
 }
 
