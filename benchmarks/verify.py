@@ -26,12 +26,12 @@ def verify(op: Op, inputs: dict[str, Any], result: Any, tolerance: float = TOLER
     for index, (x, like) in enumerate(zip(results, shaped, strict=False)):
         if x.numel() != like.numel():
             raise WrongResult(f"output {index} of {op.name} must have shape {tuple(like.shape)}, got {tuple(x.shape)}")
-    if op.given_labels is None:
+    if op.from_labels is None:
         expected = outputs(op.reference(*inputs.values()))
     else:
         labels = results[0].reshape(shaped[0].shape).int()
         verify_labels(labels, inputs, tolerance)
-        expected = (labels, *op.given_labels(labels, *inputs.values()))
+        expected = (labels, *op.from_labels(labels, *inputs.values()))
     for index, (x, e) in enumerate(zip(results, expected, strict=False)):
         error, largest = _error(x.reshape(e.shape), e)
         rounding = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0

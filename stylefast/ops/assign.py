@@ -87,7 +87,7 @@ def scores(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
     return torch.einsum("nchw,kc->nkhw", points(activations, features), centroids)
 
 
-def given_labels(labels: Tensor, activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor]:
+def from_labels(labels: Tensor, activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor]:
     """similarity [N, H, W] of each point to the centroid of its label."""
     norm = torch.linalg.vector_norm(points(activations, features), dim=1)  # [N, H, W]
     score = scores(activations, centroids, features).gather(1, labels.long().unsqueeze(1)).squeeze(1)
@@ -95,17 +95,17 @@ def given_labels(labels: Tensor, activations: Tensor, centroids: Tensor, feature
     return (torch.where(norm.isfinite(), cosine, torch.full_like(norm, torch.nan)),)
 
 
-def choose(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
+def best_labels(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
     """argmax_k <x_i, c_k>, 0 where |x_i| is zero or not finite: [N, H, W] int32."""
     score = scores(activations, centroids, features)
     norm = torch.linalg.vector_norm(points(activations, features), dim=1)
-    best = score.masked_fill(score.isnan(), -torch.inf).argmax(1)
-    return torch.where(norm.isfinite() & (norm > 0), best, 0).to(torch.int32)
+    labels = score.masked_fill(score.isnan(), -torch.inf).argmax(1)
+    return torch.where(norm.isfinite() & (norm > 0), labels, 0).to(torch.int32)
 
 
 def reference(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor]:
-    labels = choose(activations, centroids, features)
-    return labels, *given_labels(labels, activations, centroids, features)
+    labels = best_labels(activations, centroids, features)
+    return labels, *from_labels(labels, activations, centroids, features)
 
 
 def fake(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor]:
@@ -156,13 +156,13 @@ def clustered(n: int, c: int, h: int, w: int, k: int, dtype: torch.dtype, seed: 
 def strided(x: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The same values in other layouts: a slice of a wider buffer in every dimension, channels_last, transposed."""
     n, c, h, w = x.shape
-    wider = torch.full((n + 1, c + 2, h + 1, w + 3), torch.nan, dtype=x.dtype, device=x.device)
-    wider[:n, 1 : c + 1, 1:, 2 : w + 2] = x
-    yield "slice", wider[:n, 1 : c + 1, 1:, 2 : w + 2]
+    buffer = torch.full((n + 1, c + 2, h + 1, w + 3), torch.nan, dtype=x.dtype, device=x.device)
+    buffer[:n, 1 : c + 1, 1:, 2 : w + 2] = x
+    yield "slice", buffer[:n, 1 : c + 1, 1:, 2 : w + 2]
     yield "channels_last", x.contiguous(memory_format=torch.channels_last)
-    last = torch.full((n, h, w, c + 3), torch.nan, dtype=x.dtype, device=x.device)
-    last[..., 2 : c + 2] = x.movedim(1, -1)
-    yield "channels_last_slice", last[..., 2 : c + 2].movedim(-1, 1)
+    buffer = torch.full((n, h, w, c + 3), torch.nan, dtype=x.dtype, device=x.device)
+    buffer[..., 2 : c + 2] = x.movedim(1, -1)
+    yield "channels_last_slice", buffer[..., 2 : c + 2].movedim(-1, 1)
     yield "transposed", x.transpose(2, 3).contiguous().transpose(2, 3)
 
 
@@ -178,15 +178,16 @@ def activation_samples() -> Iterator[tuple[str, Tensor, Tensor, str]]:
         yield f"{features}-bfloat16", x.bfloat16(), centroids, features
     for layout, view in strided(x):
         yield layout, view, centroids, "raw"
-        yield f"{layout}-float16", *_half(view), centroids, "standardized"
+        yield f"{layout}-float16", _half(view), centroids, "standardized"
     constant = x.clone()
     constant[:, 3] = 7.0
     yield "constant-channel", constant, centroids, "standardized"
 
 
-def _half(view: Tensor) -> tuple[Tensor]:
+def _half(view: Tensor) -> Tensor:
+    """The view in float16, with the same strides."""
     half = torch.empty_strided(view.shape, view.stride(), dtype=torch.float16, device=view.device)
-    return (half.copy_(view),)
+    return half.copy_(view)
 
 
 def samples() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -214,7 +215,7 @@ ASSIGN = Op(
     schema="(Tensor activations, Tensor centroids, str features) -> (Tensor, Tensor)",
     public=assign,
     reference=reference,
-    given_labels=given_labels,
+    from_labels=from_labels,
     fake=fake,
     cost=cost,
     samples=samples,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..core.dtypes import accumulator
+from ..core.dtypes import DTYPES, accumulator
 from . import assign as assignment
 from . import contribution
 from .op import BadCall, Cost, Op
@@ -57,7 +57,7 @@ def assign_contribution(
     )
 
 
-def given_labels(
+def from_labels(
     labels: Tensor, activations: Tensor, centroids: Tensor, features: str, standardize: bool, per_image: bool
 ) -> tuple[Tensor]:
     return (contribution.reference(activations, labels, len(centroids), standardize, "nearest", per_image),)
@@ -66,8 +66,8 @@ def given_labels(
 def reference(
     activations: Tensor, centroids: Tensor, features: str, standardize: bool, per_image: bool
 ) -> tuple[Tensor, Tensor]:
-    labels = assignment.choose(activations, centroids, features)
-    return labels, *given_labels(labels, activations, centroids, features, standardize, per_image)
+    labels = assignment.best_labels(activations, centroids, features)
+    return labels, *from_labels(labels, activations, centroids, features, standardize, per_image)
 
 
 def fake(
@@ -79,21 +79,21 @@ def fake(
 
 def cost(activations: Tensor, centroids: Tensor, features: str, standardize: bool, per_image: bool) -> Cost:
     """Reads the activations once (twice when the clustered features must be standardised); writes labels and M."""
-    assigned = assignment.cost(activations, centroids, features)
+    labelling = assignment.cost(activations, centroids, features)
     rows = len(activations) if per_image else 1
-    return Cost(assigned.bytes + rows * centroids.nbytes, assigned.flops + 4 * activations.numel())
+    return Cost(labelling.bytes + rows * centroids.nbytes, labelling.flops + 4 * activations.numel())
 
 
 def samples() -> Iterator[tuple[str, dict[str, Any]]]:
     for name, activations, centroids, features in assignment.activation_samples():
         inputs = {"activations": activations, "centroids": centroids, "features": features}
         yield name, {**inputs, "standardize": True, "per_image": False}
-    x, centroids = assignment.clustered(3, 19, 6, 23, 5, dtype=assignment.DTYPES[0])
+    x, centroids = assignment.clustered(3, 19, 6, 23, 5, dtype=DTYPES[0])
     for standardize in (True, False):
         inputs = {"activations": x, "centroids": centroids, "features": "raw"}
         yield f"per-image-{standardize}", {**inputs, "standardize": standardize, "per_image": True}
-    far = {"activations": x * 1e-3 + 1.0, "centroids": centroids, "features": "standardized"}
-    yield "far-from-zero", {**far, "standardize": True, "per_image": False}
+    inputs = {"activations": x * 1e-3 + 1.0, "centroids": centroids, "features": "standardized"}
+    yield "far-from-zero", {**inputs, "standardize": True, "per_image": False}
 
 
 def errors() -> Iterator[BadCall]:
@@ -107,7 +107,7 @@ ASSIGN_CONTRIBUTION = Op(
     ),
     public=assign_contribution,
     reference=reference,
-    given_labels=given_labels,
+    from_labels=from_labels,
     fake=fake,
     cost=cost,
     samples=samples,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from ..core.checks import check_choice, check_tensor
 from ..core.dtypes import DTYPES, accumulator
 from ..core.private_torch import transforms_are_active
-from .norms import norm_preserving
+from .blend_gradient import Transformed, backward, setup_context
+from .blend_norms import norm_preserving
+from .blend_rows import as_rows, check_edits, count_edits, gathered, paired
 from .op import BadCall, Cost, Op
 
 MODES = ("linear", "norm_preserving")
@@ -63,7 +66,7 @@ def blend(
     """
     check_choice("mode", mode, MODES)
     check(target, reference, query, edits, strength, out)
-    target, reference, query = _rows(target), _rows(reference), _rows(query)
+    target, reference, query = as_rows(target), as_rows(reference), as_rows(query)
     if query.dtype != (dtype := accumulator(target.dtype)):
         query = query.to(dtype)
     edits = None if edits is None else edits.to(torch.int64)
@@ -74,7 +77,7 @@ def blend(
         strength = torch.as_tensor(strength, dtype=query.dtype, device=target.device).expand(rows)
     if out is None:
         if transforms_are_active():
-            return _Transformed.apply(backend, target, reference, query, edits, strength)
+            return Transformed.apply(partial(BLEND, backend), target, reference, query, edits, strength)
         return BLEND(backend, target, reference, query, edits, strength)
     BLEND.write(backend, target, reference, query, edits, strength, out=out)
     return out
@@ -97,44 +100,15 @@ def check(
     for name, tensor in (("reference", reference), ("query", query)):
         if tensor.size(-1) != width:
             raise ValueError(f"{name} must have S = {width} channels to match target, got {tuple(tensor.shape)}")
-    counts = _rows(target).size(0), _rows(reference).size(0), _rows(query).size(0)
-    rows = _paired(counts) if edits is None else _check_edits(edits, counts, target)
+    counts = as_rows(target).size(0), as_rows(reference).size(0), as_rows(query).size(0)
+    rows = paired(counts) if edits is None else check_edits(edits, counts, target)
     if isinstance(strength, Tensor) and strength.dim() > 0 and tuple(strength.shape) != (rows,):
         raise ValueError(f"strength must be a number or have shape [E] with E = {rows}, got {tuple(strength.shape)}")
     if out is not None:
         _check_out(out, rows, width, target)
-        given = (target, reference, query, strength)
-        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in given):
+        inputs = (target, reference, query, strength)
+        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
             raise ValueError("out cannot be used with inputs that require gradients")
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dim() == 2 else tensor.unsqueeze(0)
-
-
-def _paired(counts: tuple[int, int, int]) -> int:
-    t, r, q = counts
-    rows = t if t != 1 else r if r != 1 else q
-    if r not in (1, rows) or q not in (1, rows):
-        raise ValueError(f"without edits, rows of target, reference and query must pair up or be one, got {counts}")
-    return rows
-
-
-def _check_edits(edits: Tensor, counts: tuple[int, int, int], target: Tensor) -> int:
-    if not isinstance(edits, Tensor) or edits.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"edits must be an int64 or int32 tensor [E, 3], got {getattr(edits, 'dtype', type(edits))}")
-    if edits.dim() != 2 or edits.shape[1] != 3:
-        raise ValueError(f"edits must have shape [E, 3], got {tuple(edits.shape)}")
-    if edits.device != target.device:
-        raise ValueError(f"edits must be on {target.device} like target, got {edits.device}")
-    if not torch.compiler.is_compiling() and len(edits) and edits.device.type == "cpu":
-        low, high = edits.aminmax(dim=0)
-        if int(low.min()) < 0 or any(int(h) >= count for h, count in zip(high, counts, strict=True)):
-            raise ValueError(
-                f"edits must index {counts[0]} targets, {counts[1]} references and {counts[2]} queries, "
-                f"got rows from {low.tolist()} to {high.tolist()}"
-            )
-    return edits.shape[0]
 
 
 def _check_out(out: Tensor, rows: int, width: int, target: Tensor) -> None:
@@ -146,23 +120,7 @@ def _check_out(out: Tensor, rows: int, width: int, target: Tensor) -> None:
         )
 
 
-def count_edits(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None) -> int:
-    return edits.shape[0] if edits is not None else _paired((target.shape[0], reference.shape[0], query.shape[0]))
-
-
-def gathered(
-    target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """t, r and a q of every edit: [E, S] each, in the dtype that the op computes in."""
-    rows = count_edits(target, reference, query, edits)
-    t, r, q = (
-        (x.expand(rows, -1) if edits is None else x[edits[:, i]]).to(accumulator(target.dtype))
-        for i, x in enumerate((target, reference, query))
-    )
-    return t, r, q if strength is None else q * strength.unsqueeze(1)
-
-
-def definition(
+def reference(
     target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None
 ) -> Tensor:
     t, r, q = gathered(target, reference, query, edits, strength)
@@ -172,65 +130,6 @@ def definition(
 
 def fake(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None) -> Tensor:
     return target.new_empty((count_edits(target, reference, query, edits), target.shape[1]))
-
-
-def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """dt = g (1 - a q); dr = g a q; dq = g a (r - t); da = sum_s g q (r - t); each summed over the edits of a row."""
-    target, reference, query, edits, strength = ctx.saved_tensors
-    t, r, q = gathered(target, reference, query, edits, strength)
-    g = grad.to(q.dtype)
-    per_query = g * (r - t)  # [E, S]
-    by_strength = None
-    if strength is not None:
-        _, _, plain = gathered(target, reference, query, edits, None)
-        by_strength = (per_query * plain).sum(1)
-        per_query = per_query * strength.unsqueeze(1)
-    sums = (
-        _sum_to_rows(gradient, None if edits is None else edits[:, i], x)
-        for i, (gradient, x) in enumerate(((g * (1 - q), target), (g * q, reference), (per_query, query)))
-    )
-    return *sums, None, by_strength
-
-
-def _sum_to_rows(gradient: Tensor, rows: Tensor | None, like: Tensor) -> Tensor:
-    if rows is not None:
-        total = torch.zeros(like.shape, dtype=gradient.dtype, device=like.device).index_add(0, rows, gradient)
-    else:
-        total = gradient.sum(0, keepdim=True) if like.shape[0] == 1 else gradient
-    return total.to(like.dtype)
-
-
-class _Transformed(torch.autograd.Function):
-    """The op under `torch.func`, which does not see the gradient that a custom op registers."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(backend: str | None, *inputs: Any) -> Tensor:
-        return BLEND(backend, *inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *backward(ctx, grad)
-
-    @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Any) -> Tensor:
-        target, reference, query, edits, strength = ctx.saved_tensors
-        t, r, q = gathered(target, reference, query, edits, strength)
-        dt, dr, dq = gathered(tangents[0], tangents[1], tangents[2], edits, strength)
-        moved = dt + q * (dr - dt) + dq * (r - t)
-        if strength is not None:
-            moved = moved + tangents[4].unsqueeze(1) * gathered(target, reference, query, edits, None)[2] * (r - t)
-        return moved.to(target.dtype)
 
 
 def cost(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None) -> Cost:
@@ -304,7 +203,7 @@ BLEND = Op(
         "(Tensor target, Tensor reference, Tensor query, Tensor? edits, Tensor? strength, *, Tensor(a!) out) -> ()"
     ),
     public=blend,
-    reference=definition,
+    reference=reference,
     fake=fake,
     gradient=(setup_context, backward),
     cost=cost,

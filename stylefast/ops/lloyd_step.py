@@ -54,9 +54,7 @@ def lloyd_step(
     return step if centroids.dim() == 3 else LloydStep(*(x.squeeze(0) for x in step))
 
 
-def given_labels(
-    labels: Tensor, activations: Tensor, centroids: Tensor, features: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def from_labels(labels: Tensor, activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor, Tensor]:
     """sums [B, K, C], counts [B, K], objective [B] of labels [B, N, H, W]."""
     x = assignment.points(activations, features)
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # [N, 1, H, W]
@@ -68,14 +66,14 @@ def given_labels(
         member = (label.unsqueeze(1) == clusters) & counted  # [N, K, H, W]
         sums.append(torch.einsum("nkhw,nchw->kc", member.to(x.dtype), unit))
         counts.append(member.sum((0, 2, 3)))
-        (cosine,) = assignment.given_labels(label, activations, centroid, features)
+        (cosine,) = assignment.from_labels(label, activations, centroid, features)
         objective.append(cosine.double().sum() / max(1, cosine.numel()))
     return torch.stack(sums), torch.stack(counts), torch.stack(objective)
 
 
 def reference(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    labels = torch.stack([assignment.choose(activations, c, features) for c in centroids])  # [B, N, H, W]
-    return labels, *given_labels(labels, activations, centroids, features)
+    labels = torch.stack([assignment.best_labels(activations, c, features) for c in centroids])  # [B, N, H, W]
+    return labels, *from_labels(labels, activations, centroids, features)
 
 
 def fake(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -104,8 +102,8 @@ def samples() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, {"activations": activations, "centroids": centroids[None], "features": features}
     x, centroids = assignment.clustered(3, 19, 6, 23, 15, torch.float32)
     yield "three-restarts", {"activations": x, "centroids": centroids.view(3, 5, 19), "features": "raw"}
-    pair = centroids.double()[:14].view(2, 7, 19)
-    yield "two-restarts-squared", {"activations": x.double(), "centroids": pair, "features": "squared"}
+    restarts = centroids.double()[:14].view(2, 7, 19)
+    yield "two-restarts-squared", {"activations": x.double(), "centroids": restarts, "features": "squared"}
 
 
 def errors() -> Iterator[BadCall]:
@@ -118,7 +116,7 @@ LLOYD_STEP = Op(
     schema="(Tensor activations, Tensor centroids, str features) -> (Tensor, Tensor, Tensor, Tensor)",
     public=lloyd_step,
     reference=reference,
-    given_labels=given_labels,
+    from_labels=from_labels,
     fake=fake,
     cost=cost,
     samples=samples,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The row of the op table: all that is known of one op. Registration, tests and benchmarks iterate over rows."""
+"""The row of the op table: everything that defines one op. Registration, tests and benchmarks iterate over rows."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class BadCall:
 class Op:
     """One row. The callables take the op's arguments in the order of its schema.
 
-    `reference` is the definition, for any floating dtype; `given_labels`, for ops whose first output is labels, gives
-    the other outputs from labels already chosen, so that a test can judge the labels by their score and the rest
-    by its value. `out_schema` adds an overload that writes into its last argument.
+    `reference` is the definition, for any floating dtype. `from_labels`, of ops whose first output is labels, computes
+    the other outputs from given labels, so that a test can judge the labels by their score and the other outputs by
+    their value. `out_schema` adds an overload that writes into its last argument.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Op:
     cost: Callable[..., Cost]
     samples: Callable[[], Iterator[tuple[str, dict[str, Any]]]]
     errors: Callable[[], Iterator[BadCall]]
-    given_labels: Callable[..., tuple[Tensor, ...]] | None = None
+    from_labels: Callable[..., tuple[Tensor, ...]] | None = None
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None
     out_schema: str | None = None
     cells: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Op:
     def __call__(self, backend: str | None, first: Tensor, *args: Any) -> Any:
         """Calls the cell of `backend`, or of the backend that suits the first tensor's device."""
         cell = self.cells[select(backend, first.device)]
-        if torch.compiler.is_compiling() or _records(first, *args):
+        if torch.compiler.is_compiling() or _needs_autograd(first, *args):
             return cell(first, *args)
         with below_autograd():  # autograd's layer of a custom op is Python: half of a small call
             return cell(first, *args)
@@ -68,8 +68,8 @@ class Op:
         self.cells[select(backend, first.device) + ".out"](first, *args, out=out)
 
 
-def _records(*args: Any) -> bool:
-    """Whether autograd has to see this call."""
+def _needs_autograd(*args: Any) -> bool:
+    """Whether autograd has to record this call."""
     if torch.is_grad_enabled():
         for x in args:
             if isinstance(x, Tensor) and x.requires_grad:
@@ -89,8 +89,8 @@ def register(op: Op, library: torch.library.Library) -> None:
             library.impl(name, backend.launcher(op.name, "launch"), backend.key)
         setup_context, backward = op.gradient or (None, _no_gradient(op.name))
         torch.library.register_autograd(f"stylefast::{name}", backward, setup_context=setup_context, lib=library)
-        packet = getattr(torch.ops.stylefast, name)
-        op.cells[backend.name] = packet.default
+        overloads = getattr(torch.ops.stylefast, name)
+        op.cells[backend.name] = overloads.default
         if op.out_schema is not None:
             library.define(f"{name}.out{op.out_schema}", tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"stylefast::{name}.out", lambda *args, **kwargs: None, lib=library)
@@ -98,7 +98,7 @@ def register(op: Op, library: torch.library.Library) -> None:
                 library.impl(f"{name}.out", _into_out(without_autocast(op.reference)), backend.key)
             if backend.launcher is not None:
                 library.impl(f"{name}.out", backend.launcher(op.name, "launch_out"), backend.key)
-            op.cells[f"{backend.name}.out"] = packet.out
+            op.cells[f"{backend.name}.out"] = overloads.out
 
 
 def _no_gradient(name: str) -> Callable[..., None]:

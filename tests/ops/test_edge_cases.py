@@ -20,7 +20,7 @@ from stylefast.ops.blend import BLEND
 from stylefast.ops.contribution import CONTRIBUTION
 from stylefast.ops.op import Op
 
-ASSIGNING = [op for op in OPS if op.given_labels is not None]
+ASSIGNING = [op for op in OPS if op.from_labels is not None]
 
 pytestmark = pytest.mark.parametrize("backend", backends())
 

@@ -46,10 +46,10 @@ def findings(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -
     ]
     if form:
         return form
-    if op.given_labels is None:
+    if op.from_labels is None:
         found, got_labels, compute = [], (), op.reference
     else:
-        found, got_labels, compute = _judge_labels(got[0], inputs, exact), got[:1], op.given_labels
+        found, got_labels, compute = _judge_labels(got[0], inputs, exact), got[:1], op.from_labels
         if any(finding.layer == "range" for finding in found):
             return found
     truth, plain = outputs(compute(*got_labels, *wide)), outputs(compute(*got_labels, *given))

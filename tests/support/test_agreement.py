@@ -19,7 +19,7 @@ from stylefast.ops.blend import BLEND
 from stylefast.ops.lloyd_step import LLOYD_STEP
 from stylefast.ops.op import Op
 
-ASSIGNING = [op for op in OPS if op.given_labels is not None]
+ASSIGNING = [op for op in OPS if op.from_labels is not None]
 
 
 def problem(k: int = 5, h: int = 6, w: int = 6) -> dict[str, Any]:
@@ -37,17 +37,17 @@ def layers(op: Op, got: Any, inputs: dict[str, Any], **options: Any) -> list[str
 
 def relabelled(op: Op, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
     """What an op would give that chose these labels and is right otherwise."""
-    assert op.given_labels is not None
-    return labels, *op.given_labels(labels, *inputs.values())
+    assert op.from_labels is not None
+    return labels, *op.from_labels(labels, *inputs.values())
 
 
 def truth(op: Op, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
     """The outputs in float64, of the labels that the working dtype chooses."""
     wide = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs.values()]
-    if op.given_labels is None:
+    if op.from_labels is None:
         return outputs(op.reference(*wide))
     labels = outputs(op.reference(*inputs.values()))[0]
-    return labels, *op.given_labels(labels, *wide)
+    return labels, *op.from_labels(labels, *wide)
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)

@@ -14,17 +14,17 @@ def norm_preserving(
     target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """r |q o t| / |q o r| of every edit, [E, S], and the edits that take these."""
-    t, r = (_masked_norm(x, query, edits, column) for column, x in enumerate((target, reference)))
-    scale = (t / torch.where(r > 0, r, 1)).unsqueeze(1)  # [E, 1]; of q o r = 0 any will do
+    target_norm, reference_norm = (_masked_norm(x, query, edits, i) for i, x in enumerate((target, reference)))
+    scale = target_norm / torch.where(reference_norm > 0, reference_norm, 1)  # [E]; any number if q o r = 0
     if edits is None:
-        return (reference * scale).to(target.dtype), None
+        return (reference * scale.unsqueeze(1)).to(target.dtype), None
     rows = torch.arange(len(edits), device=edits.device)
-    scaled = (reference[edits[:, 1]] * scale).to(target.dtype)
+    scaled = (reference[edits[:, 1]] * scale.unsqueeze(1)).to(target.dtype)
     return scaled, torch.stack((edits[:, 0], rows, edits[:, 2]), 1)
 
 
 def _masked_norm(rows: Tensor, query: Tensor, edits: Tensor | None, column: int) -> Tensor:
-    """|q o x|: [E], or [1] of one row and one query."""
+    """|q o x|, [E], where column `column` of the edits says which rows x are; [1] for one row and one query."""
     x = rows.to(query.dtype)
     if edits is None:
         return torch.linalg.vector_norm(query * x, dim=1)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of target, reference and query that each edit of a blend takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..core.dtypes import accumulator
+
+
+def as_rows(tensor: Tensor) -> Tensor:
+    """[S] as [1, S]."""
+    return tensor if tensor.dim() == 2 else tensor.unsqueeze(0)
+
+
+def paired(counts: tuple[int, int, int]) -> int:
+    """The number of edits without an index tensor. Raises ValueError unless rows pair up or are one."""
+    targets, references, queries = counts
+    rows = targets if targets != 1 else references if references != 1 else queries
+    if references not in (1, rows) or queries not in (1, rows):
+        raise ValueError(f"without edits, rows of target, reference and query must pair up or be one, got {counts}")
+    return rows
+
+
+def check_edits(edits: Tensor, counts: tuple[int, int, int], target: Tensor) -> int:
+    """The number of edits. Raises TypeError or ValueError unless they index so many targets, references and queries."""
+    if not isinstance(edits, Tensor) or edits.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"edits must be an int64 or int32 tensor [E, 3], got {getattr(edits, 'dtype', type(edits))}")
+    if edits.dim() != 2 or edits.shape[1] != 3:
+        raise ValueError(f"edits must have shape [E, 3], got {tuple(edits.shape)}")
+    if edits.device != target.device:
+        raise ValueError(f"edits must be on {target.device} like target, got {edits.device}")
+    if not torch.compiler.is_compiling() and len(edits) and edits.device.type == "cpu":
+        low, high = edits.aminmax(dim=0)
+        if int(low.min()) < 0 or any(int(index) >= count for index, count in zip(high, counts, strict=True)):
+            raise ValueError(
+                f"edits must index {counts[0]} targets, {counts[1]} references and {counts[2]} queries, "
+                f"got rows from {low.tolist()} to {high.tolist()}"
+            )
+    return edits.shape[0]
+
+
+def count_edits(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None) -> int:
+    return edits.shape[0] if edits is not None else paired((target.shape[0], reference.shape[0], query.shape[0]))
+
+
+def gathered(
+    target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """t, r and a q of every edit: [E, S] each, in the dtype that the op computes in."""
+    rows = count_edits(target, reference, query, edits)
+    t, r, q = (
+        (x.expand(rows, -1) if edits is None else x[edits[:, i]]).to(accumulator(target.dtype))
+        for i, x in enumerate((target, reference, query))
+    )
+    return t, r, q if strength is None else q * strength.unsqueeze(1)
