@@ -273,3 +273,26 @@ def test_ranks_make_what_one_process_makes_and_others_go_on(tmp_path: Path):
     found = in_ranks(3, job_of, directory)
     assert sum(made for made, _, _ in found) == 5 and sum(there for _, there, _ in found) == N - 5
     assert files(directory) == expected
+
+
+def altered_in_the_past(path: Path) -> None:
+    """Altered, with the time of an image that was written before its entry."""
+    status = path.stat()
+    altered(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - 10**9))
+
+
+def test_an_image_that_was_not_modified_is_not_read(tmp_path: Path, whole: dict[str, bytes]):
+    run(tmp_path)
+    for path in tmp_path.glob("*.png"):
+        altered_in_the_past(path)
+    assert run(tmp_path).n_written == 0 and files(tmp_path) != whole
+    assert run(tmp_path, verify=True).n_written == N and files(tmp_path) == whole
+
+
+def test_an_image_that_was_copied_is_compared(tmp_path: Path, whole: dict[str, bytes]):
+    run(tmp_path)
+    for path in tmp_path.glob("*.png"):
+        os.utime(path)  # newer than the manifest, as after a copy
+    altered(tmp_path / next(name for name in whole if name.endswith(".png")))
+    assert run(tmp_path).n_written == 1 and files(tmp_path) == whole
