@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far an edit stays inside its part: CIELAB differences between two images, inside and outside a mask.
+"""How well an edit stays inside its part: CIELAB differences between two images, inside and outside a mask.
 
-Colours are sRGB in [0, 1] (values beyond are clamped) under D65. Work goes image by image in float32 (float64 for
-float64 images): beyond inputs and outputs it needs some 20 times the memory of one image, whatever N: 240 MB at
-1024×1024.
+Colours are sRGB in [0, 1] (clamped) under D65. Images are processed one by one in float32 (float64 for float64 images):
+besides inputs and outputs this takes some 20 times the memory of one image for any N, 240 MB at 1024×1024.
 """
 
 from __future__ import annotations
@@ -15,16 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .core.checks import check_choice, check_images
+from .core.checks import check_alike, check_choice, check_images, check_shape
 
 __all__ = ["Locality", "delta_e", "locality", "rgb_to_lab", "roi", "squared_error"]
 
 
 # Rows X, Y, Z of linear sRGB: IEC 61966-2-1 primaries, white (0.95047, 1, 1.08883).
 _XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
-
-
-_KNEE = 6 / 29  # CIE 15: the cube root gives way to a straight line where t = (6/29)³
+_KNEE = 6 / 29  # CIE 15: the cube root becomes a straight line below t = (6/29)³
+ROI_MODES = ("target", "reference", "union")
 
 
 class Locality(NamedTuple):
@@ -72,7 +70,7 @@ def rgb_to_lab(images: Tensor) -> Tensor:
 
 
 def squared_error(edited: Tensor, target: Tensor) -> Tensor:
-    """Give the CIELAB error of every pixel, all three channels on the scale 0..255.
+    """Compute the CIELAB error of every pixel, with all three channels on the scale 0..255.
 
     error = ((2.55·ΔL)² + Δa² + Δb²) / (3·255²)
 
@@ -93,7 +91,7 @@ def squared_error(edited: Tensor, target: Tensor) -> Tensor:
 
 
 def delta_e(edited: Tensor, target: Tensor) -> Tensor:
-    """Give the colour difference of every pixel as the eye sees it: 1 is just visible, 100 is black against white.
+    """Compute the perceived colour difference of every pixel: 1 is just visible, 100 is black against white.
 
     ΔE = (ΔL² + Δa² + Δb²)^½
 
@@ -121,7 +119,7 @@ def locality(edited: Tensor, target: Tensor, mask: Tensor) -> Locality:
     Args:
         edited: [N, 3, H, W] floating, sRGB in [0, 1].
         target: the same shape, dtype and device.
-        mask: [N, H', W'], the part (see `roi`), at any resolution: bool, resized to H×W by "nearest", or floating
+        mask: [N, h, w], the part (see `roi`), at any resolution: bool, resized to H×W by "nearest", or floating
             weights in [0, 1], resized by "bilinear" as a part's map is.
 
     Returns:
@@ -134,10 +132,9 @@ def locality(edited: Tensor, target: Tensor, mask: Tensor) -> Locality:
     Source: "Editing in Style" (CVPR 2020), section 4.
     """
     _check_pair(edited, target)
-    check_mask("mask", mask)
-    if mask.shape[0] != edited.shape[0] or mask.device != edited.device:
-        expected = f"N = {edited.shape[0]} to match edited [N, 3, H, W], on {edited.device}"
-        raise ValueError(f"mask must have shape [N, H', W'] with {expected}, got {tuple(mask.shape)} on {mask.device}")
+    check_mask("mask", mask, n=len(edited))
+    if mask.device != edited.device:
+        raise ValueError(f"mask must be on {edited.device} like edited, got {mask.device}")
     means = torch.empty(len(edited), 4, dtype=torch.float64, device=edited.device)
     for n in range(len(edited)):
         difference = _lab(edited[n]) - _lab(target[n])  # [3, H, W]
@@ -150,12 +147,12 @@ def locality(edited: Tensor, target: Tensor, mask: Tensor) -> Locality:
 
 
 def roi(target_mask: Tensor, reference_mask: Tensor, mode: str = "union") -> Tensor:
-    """Choose the region that an edit is allowed to change.
+    """Choose the region that an edit may change.
 
     Args:
         target_mask: [N, H, W], the part in the targets: bool, or floating weights in [0, 1].
         reference_mask: the part in the references; the same shape, dtype and device.
-        mode: "target", "reference", or "union": the part may move, so both places count (the maximum of weights).
+        mode: "target", "reference", or "union", the maximum of both, because a part may move.
 
     Returns:
         [N, H, W], like the masks; for "target" and "reference" the mask itself, not a copy.
@@ -166,7 +163,7 @@ def roi(target_mask: Tensor, reference_mask: Tensor, mode: str = "union") -> Ten
     """
     check_mask("target_mask", target_mask)
     check_mask("reference_mask", reference_mask)
-    _check_alike("reference_mask", reference_mask, "target_mask", target_mask)
+    check_alike("reference_mask", reference_mask, "target_mask", target_mask)
     check_roi_mode(mode)
     if mode == "union":
         return torch.maximum(target_mask, reference_mask)
@@ -175,28 +172,29 @@ def roi(target_mask: Tensor, reference_mask: Tensor, mode: str = "union") -> Ten
 
 def check_roi_mode(mode: str) -> None:
     """Raises ValueError unless `mode` is a mode of `roi`."""
-    check_choice("mode", mode, ("target", "reference", "union"))
+    check_choice("mode", mode, ROI_MODES)
 
 
 def resize_mask(mask: Tensor, size: torch.Size) -> Tensor:
-    """Resize a mask [N, H', W'] to weights [N, H, W] in float32: bool by "nearest", floating by "bilinear"."""
-    weights = mask[:, None].float()  # [N, 1, H', W']
+    """Resize a mask [N, h, w] to weights [N, H, W] in float32: bool by "nearest", floating by "bilinear"."""
+    weights = mask[:, None].float()  # [N, 1, h, w]
     if mask.dtype == torch.bool:
         return interpolate(weights, size=size, mode="nearest")[:, 0]
     weights = interpolate(weights, size=size, mode="bilinear", align_corners=False)[:, 0]
     return weights.round(decimals=6)  # all ones stay ones: a full mask leaves nothing outside
 
 
-def check_mask(name: str, mask: Tensor) -> None:
-    """Raise TypeError or ValueError unless mask is bool, or floating in [0, 1], and [N, H, W]."""
+def check_mask(name: str, mask: Tensor, *, n: int | None = None) -> None:
+    """Raises TypeError or ValueError unless `mask` is [N, h, w], N = n if given, and bool or floating in [0, 1]."""
     if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"{name} must be a bool or floating-point tensor [N, H, W], got {got}")
-    if mask.ndim != 3 or 0 in mask.shape[1:]:
-        raise ValueError(f"{name} must have shape [N, H, W], got {tuple(mask.shape)}")
-    wrong = ~((mask >= 0) & (mask <= 1))
-    if wrong.any():
-        raise ValueError(f"{name} must hold weights in [0, 1], got {mask[wrong][0].item()}")
+        raise TypeError(f"{name} must be a bool or floating-point tensor [N, h, w], got {got}")
+    check_shape(name, mask, N=n, h=None, w=None)
+    if 0 in mask.shape[1:]:
+        raise ValueError(f"{name} [N, h, w] must have h and w >= 1, got {tuple(mask.shape)}")
+    is_outside = ~((mask >= 0) & (mask <= 1))
+    if is_outside.any():
+        raise ValueError(f"{name} must hold weights in [0, 1], got {mask[is_outside][0].item()}")
 
 
 def _working_dtype(images: Tensor) -> torch.dtype:
@@ -232,12 +230,4 @@ def _per_pixel(error: Callable[[Tensor], Tensor], edited: Tensor, target: Tensor
 def _check_pair(edited: Tensor, target: Tensor) -> None:
     check_images("edited", edited)
     check_images("target", target)
-    _check_alike("target", target, "edited", edited)
-
-
-def _check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    if tensor.dtype != other.dtype:
-        raise TypeError(f"{name} must be {other.dtype} like {other_name}, got {tensor.dtype}")
-    if tensor.shape != other.shape or tensor.device != other.device:
-        expected = f"have shape {tuple(other.shape)} on {other.device} like {other_name}"
-        raise ValueError(f"{name} must {expected}, got {tuple(tensor.shape)} on {tensor.device}")
+    check_alike("target", target, "edited", edited)

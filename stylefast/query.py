@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which channels an edit may touch, and how much: the contribution M of a part becomes a query q in [0, 1].
+"""Which channels an edit may change, and how much: the contribution M of a part becomes a query q in [0, 1].
 
-Every function takes a torch tensor or a NumPy array (shared, not copied) and gives back the same kind, shape, dtype
-and device; the arithmetic in between is float64. M is clamped to [0, 1]. NaN is refused, except under `torch.compile`,
-where no check that depends on data is made.
+Every function takes a torch tensor or a NumPy array (shared, not copied) and returns the same kind, shape, dtype and
+device; it computes in float64. M is clamped to [0, 1]. NaN is refused, except under `torch.compile`, where no check
+that depends on data is made.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar, cast
+from typing import Literal, TypeAlias, TypeVar, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .core.checks import check_choice, check_no_nan, check_tensor, to_tensor
+
 __all__ = ["coarse_split", "running_cost", "sequential", "simultaneous", "softmax"]
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 PerRow: TypeAlias = float | Sequence[float] | np.ndarray | Tensor
+RhoMode: TypeAlias = Literal["released", "paper"]
 
 
 def simultaneous(m: Array, strength: PerRow) -> Array:
@@ -29,7 +32,7 @@ def simultaneous(m: Array, strength: PerRow) -> Array:
 
     Args:
         m: [..., C] floating; the contribution of one part to the channels of one site, or of many: rows do not mix.
-        strength: λ >= 0, a number or one value a row: broadcast against [...].
+        strength: λ >= 0, a number or one value per row: broadcast against [...].
 
     Returns:
         q: [..., C], like m.
@@ -40,7 +43,7 @@ def simultaneous(m: Array, strength: PerRow) -> Array:
 
     Source: "Editing in Style" (CVPR 2020), Eq. 4.
     """
-    values = _values("m", m)
+    values = _checked("m", m)
     weight = _per_row("strength", strength, values)
     return _like(m, (weight * _clamped(values)).clamp(max=1), values.dtype)
 
@@ -62,11 +65,11 @@ def running_cost(m: Array) -> Array:
         TypeError: m is not a floating tensor or array.
         ValueError: m holds NaN.
     """
-    return _like(m, _running_cost(_clamped(_values("m", m))), torch.float64)
+    return _like(m, _running_cost(_clamped(_checked("m", m))), torch.float64)
 
 
 def sequential(
-    m: Array, epsilon: PerRow, rho: PerRow, *, fractional: bool = False, rho_mode: str = "released"
+    m: Array, epsilon: PerRow, rho: PerRow, *, fractional: bool = False, rho_mode: RhoMode = "released"
 ) -> Array:
     """Take the channels with the largest contribution until the budget for changes elsewhere is spent.
 
@@ -77,8 +80,8 @@ def sequential(
 
     Args:
         m: [..., C] floating; the contribution of one part to the channels of one site, or of many: rows do not mix.
-        epsilon: budget ε >= 0, in channels; a number or one value a row: broadcast against [...].
-        rho: threshold ρ in [0, 1]; a number or one value a row.
+        epsilon: budget ε >= 0, in channels; a number or one value per row: broadcast against [...].
+        rho: threshold ρ in [0, 1]; a number or one value per row.
         fractional: the optimum of the linear program `max Σ q_c·[m_c − ρ(1 − m_c)]`, `Σ q_c·(1 − m_c) <= ε`,
             `0 <= q_c <= 1`, over the channels that pass ρ: the first channel over the budget gets the rest of it.
         rho_mode: "released" for m > ρ as in the authors' code, "paper" for m > ρ/(1 + ρ), where the gain in the linear
@@ -93,9 +96,8 @@ def sequential(
 
     Source: "Editing in Style" (CVPR 2020), Eq. 5, with the edge cases of the released code.
     """
-    if rho_mode not in ("released", "paper"):
-        raise ValueError(f'rho_mode must be "released" or "paper", got {rho_mode!r}')
-    values = _values("m", m)
+    check_choice("rho_mode", rho_mode, get_args(RhoMode))
+    values = _checked("m", m)
     budget = _per_row("epsilon", epsilon, values)
     threshold = _per_row("rho", rho, values, highest=1.0)
     if rho_mode == "paper":
@@ -105,9 +107,10 @@ def sequential(
     passes = (clamped > threshold.to(values.dtype)) & (budget > 0)
     if not fractional:
         return _like(m, (cost < budget) & passes, values.dtype)
-    own = 1 - clamped
-    rest = ((budget - (cost - own)) / own).clamp(0, 1)  # 0/0 only where m = 1, and there cost = 0 <= budget
-    return _like(m, torch.where(cost <= budget, 1.0, rest) * passes, values.dtype)
+    channel_cost = 1 - clamped
+    remaining = budget - (cost - channel_cost)
+    fraction = (remaining / channel_cost).clamp(0, 1)  # 0/0 only where m = 1, and there cost = 0 <= budget
+    return _like(m, torch.where(cost <= budget, 1.0, fraction) * passes, values.dtype)
 
 
 def softmax(M: Array, part: int, *, temperature: float = 0.1, threshold: float = 0.8) -> Array:
@@ -134,9 +137,8 @@ def softmax(M: Array, part: int, *, temperature: float = 0.1, threshold: float =
 
     Source: "Retrieve in Style" (ICCV 2021).
     """
-    values = _values("M", M, "[P, ..., C]", rank=2)
-    if not 0 <= part < values.shape[0]:
-        raise ValueError(f"part must be an index into the P = {values.shape[0]} parts of M, got {part}")
+    values = _checked("M", M, "[P, ..., C]", min_rank=2)
+    _check_part("part", part, "M", values)
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be a finite number > 0, got {temperature}")
     if not 0 <= threshold <= 1:
@@ -167,15 +169,14 @@ def coarse_split(q: Array, hair: int, *, channels: int = 2048) -> Array:
 
     Source: the released code of "Retrieve in Style" (ICCV 2021).
     """
-    values = _values("q", q, "[P, ..., S]", rank=2)
-    if not 0 <= hair < values.shape[0]:
-        raise ValueError(f"hair must be an index into the P = {values.shape[0]} parts of q, got {hair}")
+    values = _checked("q", q, "[P, ..., S]", min_rank=2)
+    _check_part("hair", hair, "q", values)
     if not 0 <= channels <= values.shape[-1]:
         raise ValueError(f"channels must lie in [0, {values.shape[-1]}], got {channels}")
-    first = torch.arange(values.shape[-1], device=values.device) < channels
-    kept = torch.arange(values.shape[0], device=values.device) == hair
-    kept = kept.view(-1, *[1] * (values.ndim - 1)) | ~first
-    split = torch.cat((values * kept, ((1 - values[hair]) * first)[None]))
+    is_first = torch.arange(values.shape[-1], device=values.device) < channels
+    is_hair = torch.arange(values.shape[0], device=values.device) == hair
+    is_kept = is_hair.view(-1, *[1] * (values.ndim - 1)) | ~is_first
+    split = torch.cat((values * is_kept, ((1 - values[hair]) * is_first)[None]))
     return _like(q, split, values.dtype)
 
 
@@ -188,23 +189,24 @@ def _clamped(values: Tensor) -> Tensor:
     return values.double().clamp(0, 1)
 
 
-def _values(name: str, m: Tensor | np.ndarray, shape: str = "[..., C]", rank: int = 1) -> Tensor:
-    if isinstance(m, np.ndarray):
-        # torch wants positive strides and warns of read-only memory: only such arrays are copied
-        m = torch.from_numpy(m if m.flags.writeable and min(m.strides, default=0) >= 0 else m.copy())
-    if not isinstance(m, Tensor) or not m.is_floating_point():
-        got = m.dtype if isinstance(m, Tensor) else type(m).__name__
-        raise TypeError(f"{name} must be a floating-point torch tensor or NumPy array, got {got}")
-    if m.ndim < rank:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(m.shape)}")
-    if not torch.compiler.is_compiling() and (nan := m.isnan()).any():
-        first = tuple(nan.nonzero()[0].tolist())
-        raise ValueError(f"{name} must not hold NaN, got {int(nan.sum())} of {m.numel()}, the first at index {first}")
-    return m
+def _checked(name: str, m: Tensor | np.ndarray, letters: str = "[..., C]", min_rank: int = 1) -> Tensor:
+    """The tensor or array as a tensor, checked."""
+    tensor = to_tensor(name, m)
+    check_tensor(name, tensor)
+    if tensor.ndim < min_rank:
+        raise ValueError(f"{name} must have shape {letters}, got {tuple(tensor.shape)}")
+    if not torch.compiler.is_compiling():
+        check_no_nan(name, tensor)
+    return tensor
+
+
+def _check_part(name: str, part: int, tensor_name: str, tensor: Tensor) -> None:
+    if not 0 <= part < len(tensor):
+        raise ValueError(f"{name} must be an index into the P = {len(tensor)} parts of {tensor_name}, got {part}")
 
 
 def _per_row(name: str, value: PerRow, m: Tensor, highest: float = math.inf) -> Tensor:
-    """value in float64, shaped to meet m's rows: [..., 1] or [1]."""
+    """The value in float64, shaped to broadcast against m: [..., 1] or [1]."""
     if isinstance(value, int | float):
         values = torch.full((), value, dtype=torch.float64, device=m.device)
     elif isinstance(value, Tensor) and value.device != m.device:
@@ -213,10 +215,10 @@ def _per_row(name: str, value: PerRow, m: Tensor, highest: float = math.inf) -> 
         values = torch.as_tensor(value, dtype=torch.float64, device=m.device)
     rows = m.shape[:-1]
     fits = values.ndim <= len(rows) and all(
-        have in (1, want) for have, want in zip(reversed(values.shape), reversed(rows), strict=False)
+        length in (1, row_length) for length, row_length in zip(reversed(values.shape), reversed(rows), strict=False)
     )
     if not fits:
-        expected = f"be a number or broadcast to {tuple(rows)}, one value a row of m"
+        expected = f"be a number or broadcast to {tuple(rows)}, one value per row of m"
         raise ValueError(f"{name} must {expected}, got shape {tuple(values.shape)}")
     if not torch.compiler.is_compiling():
         wrong = ~(values.isfinite() & (values >= 0) & (values <= highest))

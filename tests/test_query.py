@@ -242,7 +242,7 @@ def test_a_bad_rho_is_named(bad):
 
 
 def test_one_value_per_channel_is_refused():
-    with pytest.raises(ValueError, match=r"epsilon must .* broadcast to \(2,\), one value a row.* got shape \(5,\)"):
+    with pytest.raises(ValueError, match=r"epsilon must .* broadcast to \(2,\), one value per row.* got shape \(5,\)"):
         query.sequential(torch.rand(2, 5), torch.ones(5), 0.1)
     with pytest.raises(ValueError, match=r"rho must .* broadcast to \(\), .* got shape \(3,\)"):
         query.sequential(torch.rand(5), 1.0, [0.1, 0.2, 0.3])
@@ -259,7 +259,7 @@ def test_other_bad_arguments_are_named():
     for threshold in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"threshold must be a number in \[0, 1\]"):
             query.softmax(M, 0, threshold=threshold)
-    with pytest.raises(ValueError, match='rho_mode must be "released" or "paper", got \'released code\''):
+    with pytest.raises(ValueError, match="rho_mode must be one of 'released', 'paper', got 'released code'"):
         query.sequential(M, 1.0, 0.1, rho_mode="released code")
     with pytest.raises(ValueError, match=r"epsilon must be on the device of m, cpu, got meta"):
         query.sequential(M, torch.ones(3, device="meta"), 0.1)
@@ -271,7 +271,7 @@ def test_other_bad_arguments_are_named():
 
 @pytest.mark.parametrize("m", [torch.arange(4), np.arange(4), [0.5, 0.25], torch.zeros(4, dtype=torch.bool)])
 def test_only_floating_tensors_and_arrays_are_contributions(m):
-    with pytest.raises(TypeError, match=r"m must be a floating-point torch tensor or NumPy array, got (torch|list)"):
+    with pytest.raises(TypeError, match=r"m must be (float32, .*|a torch.Tensor or a NumPy array), got (torch|list)"):
         query.sequential(m, 1.0, 0.1)
 
 

@@ -99,12 +99,16 @@ def test_the_masked_copy_is_never_made(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        ({"k": 0}, ValueError, "k must be an int from 1 to the gallery's G = 50, got 0"),
-        ({"k": 51}, ValueError, "k must be an int from 1"),
-        ({"query": torch.ones(2, 20)}, ValueError, r"query must have one row or E = 3, one a style, got \(2, 20\)"),
-        ({"query": torch.ones(19)}, ValueError, "styles and query must have S = 20 channels"),
+        ({"k": 0}, ValueError, "k must be an integer >= 1, got 0"),
+        ({"k": 51}, ValueError, "k must be at most the gallery's G = 50, got 51"),
+        ({"query": torch.ones(2, 20)}, ValueError, r"query must have one row or E = 3, one per style, got \(2, 20\)"),
+        ({"query": torch.ones(19)}, ValueError, "query must have S = 20 channels"),
         ({"styles": torch.ones(3, 20).int()}, TypeError, "styles must be float32"),
-        ({"gallery_query": torch.ones(20)}, ValueError, r"gallery_query must have gallery's shape \(50, 20\)"),
+        (
+            {"gallery_query": torch.ones(20)},
+            ValueError,
+            r"gallery_query must have shape \[G, S\] with G = 50, S = 20, got \(20,\)",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(change, error: type[Exception], message: str):

@@ -1,26 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two classes that code written for "Editing in Style" calls, with their signatures, on this package's kernels.
-
-Where results differ from the released code's, the docstrings say how.
-"""
+"""`FactorCatalog` and the heatmaps that it returns, with the signatures that existing code calls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.checks import check_clusters
 from ..kmeans import SphericalKMeans
-from .interpolator import StyleInterpolator
 
-__all__ = ["FactorCatalog", "Heatmaps", "StyleInterpolator"]
+Size: TypeAlias = int | tuple[int, int]
 
 
 class Heatmaps:
-    """Where clusters or parts are, at any size: what `FactorCatalog` gives. Labels are kept, their one-hot is not.
+    """Maps of clusters or parts at any size, as `FactorCatalog` returns them. Stores labels instead of their one-hot.
 
     Args:
         labels: clusters [N, h, w].
@@ -28,71 +25,72 @@ class Heatmaps:
     """
 
     def __init__(self, labels: Tensor, parts: Sequence[Sequence[int]]) -> None:
-        self.labels = labels
-        self.parts = [torch.as_tensor(ids, dtype=labels.dtype, device=labels.device) for ids in parts]
+        self.labels: Tensor = labels
+        self.parts: list[Tensor] = [torch.as_tensor(ids, dtype=labels.dtype, device=labels.device) for ids in parts]
         h, w = labels.shape[1:]
-        self._own: int | tuple[int, int] = h if h == w else (h, w)
-        self._sizes: dict[int | tuple[int, int], Tensor | None] = {self._own: None}  # made when it is asked for
+        self._label_size: Size = h if h == w else (h, w)
+        self._maps: dict[Size, Tensor | None] = {self._label_size: None}  # computed on first use
         self._device: str | torch.device = labels.device
 
-    def get(self, res: int | tuple[int, int] | None = None, make: bool = True) -> Tensor:
-        """[N, P, H, W] float32 of zeros and ones, resized as nearest neighbours are; `res` is H and W, or both.
+    def get(self, res: Size | None = None, make: bool = True) -> Tensor:
+        """Maps [N, P, H, W], float32 of zeros and ones, resized by "nearest"; `res` is (H, W), or H if both are equal.
 
         Raises: KeyError if `make` is False and the size was not made before.
         """
-        res = self._own if res is None else res
-        maps = self._sizes.get(res) if make else self._sizes[res]
+        res = self._label_size if res is None else res
+        maps = self._maps.get(res) if make else self._maps[res]
         return (self.make(res) if maps is None else maps).to(self._device)
 
-    def make(self, res: int | tuple[int, int]) -> Tensor:
-        """Makes a size, for `[res]` to find: [N, P, H, W]."""
+    def make(self, res: Size) -> Tensor:
+        """Computes and stores the maps [N, P, H, W] of a size, which `[res]` then returns."""
         size = (res, res) if isinstance(res, int) else res
         labels = F.interpolate(self.labels[:, None].float(), size=size, mode="nearest").to(self.labels.dtype)
-        self._sizes[res] = maps = torch.cat([torch.isin(labels, ids) for ids in self.parts], 1).float()
+        self._maps[res] = maps = torch.cat([torch.isin(labels, ids) for ids in self.parts], 1).float()
         return maps
 
     def cuda(self) -> Heatmaps:
-        """Sizes are given on the GPU from now on."""
+        """Makes all methods return maps on the GPU."""
         self._device = "cuda"
         return self
 
     def cpu(self) -> Heatmaps:
-        """Sizes are given on the CPU from now on."""
+        """Makes all methods return maps on the CPU."""
         self._device = "cpu"
         return self
 
-    def resolutions(self) -> Iterator[int | tuple[int, int]]:
+    def resolutions(self) -> Iterator[Size]:
         """The sizes that were made."""
-        return iter(self._sizes)
+        return iter(self._maps)
 
-    def __getitem__(self, res: int | tuple[int, int]) -> Tensor:
+    def __getitem__(self, res: Size) -> Tensor:
         return self.get(res, make=False)
 
     def __contains__(self, res: object) -> bool:
-        return res in self._sizes
+        return res in self._maps
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        return len(self._maps)
 
 
 class FactorCatalog:
-    """Clusters of a layer's activations and the names that people give them.
+    """Clusters of a layer's activations and the parts that people make of them.
 
     Differences: activations may have any height and width, and be on a GPU; cluster ids that repeat count once; the
-    default clustering is `stylefast.SphericalKMeans` on all points, not mini-batches whose centers drift when they are
-    continued, so that clusters are other ones; `labels` of the heatmaps are its labels, without a one-hot.
+    default clustering is `stylefast.SphericalKMeans` on all points instead of mini-batches, whose centers drift, so
+    that the clusters differ; `labels` of the heatmaps are labels instead of their one-hot.
 
     Args:
         k: number of clusters.
-        random_state: seed.
-        factorization: makes another clustering of rows, as scikit-learn's are made: called with n_clusters,
-            random_state and **kwargs; has `fit`, `labels_` and `predict`.
-        **kwargs: of the clustering: of `stylefast.SphericalKMeans` n_init, init, max_iter, tol, features, backend.
+        random_state: random seed.
+        factorization: class of another clustering of rows with scikit-learn's interface: it is called with n_clusters,
+            random_state and **kwargs, and has `fit`, `labels_` and `predict`.
+        **kwargs: arguments of the clustering; n_init, init, max_iter, tol, features or backend of
+            `stylefast.SphericalKMeans`.
 
     Attributes:
         annotations: part -> cluster ids; empty at first, for people to fill.
-        M: for `StyleInterpolator`: of every layer, the contribution [P, C] of its channels to the parts, in the order
-            of `annotations`. The caller sets it:
+        M: for `StyleInterpolator`: one tensor [P, C] per layer, the contributions of its channels to the parts, in the
+            order of `annotations`. The caller sets it:
 
     Example:
         >>> catalog = FactorCatalog(18)
@@ -106,40 +104,44 @@ class FactorCatalog:
 
     M: list[Tensor]
 
-    def __init__(self, k: int, random_state: int = 0, factorization: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self, k: int, random_state: int = 0, factorization: Callable[..., Any] | None = None, **kwargs: Any
+    ) -> None:
         self.kmeans: Any
         if factorization is None:
             self.kmeans = SphericalKMeans(k, seed=random_state, **kwargs)
         else:
             self.kmeans = factorization(n_clusters=k, random_state=random_state, **kwargs)
-        self.k = k
+        self.k: int = k
         self.annotations: dict[str, list[int]] = {}
 
     @classmethod
-    def of(cls, centroids: Tensor, annotations: Mapping[str, Sequence[int]], **kwargs: Any) -> FactorCatalog:
-        """A catalog of known centroids [K, C], such as an old one's."""
+    def from_centroids(
+        cls, centroids: Tensor, annotations: Mapping[str, Sequence[int]], **kwargs: Any
+    ) -> FactorCatalog:
+        """A catalog of known centroids [K, C], such as those of an old catalog."""
         catalog = cls(len(centroids), **kwargs)
         catalog.kmeans.centroids_ = F.normalize(centroids, dim=1)
         catalog.annotations = {part: list(ids) for part, ids in annotations.items()}
         return catalog
 
     def fit_predict(self, X: Tensor, raw: bool = False) -> Heatmaps | tuple[Heatmaps, list[str]]:
-        """Cluster activations X [N, C, H, W]: heatmaps of clusters if `raw`, else of the parts, and their names.
+        """Cluster activations X [N, C, H, W] and return heatmaps of clusters if `raw`, else those and the names of parts.
 
-        Raises: TypeError, ValueError as `stylefast.SphericalKMeans.fit`; ValueError if there are no parts, or they name
-            clusters outside [0, k).
+        Raises: TypeError, ValueError as `stylefast.SphericalKMeans.fit`; ValueError if there are no parts, or if a part
+            holds clusters outside [0, k).
         """
         parts = self._parts(raw)
         self.kmeans.fit(self._points(X))
         return self._heatmaps(self.kmeans.labels_, X, raw, parts)
 
     def predict(self, X: Tensor, raw: bool = False) -> Heatmaps | tuple[Heatmaps, list[str]]:
-        """The same of other activations, by the centroids that there are."""
+        """Heatmaps of other activations by the present centroids, as `fit_predict` returns them."""
         parts = self._parts(raw)
         return self._heatmaps(self.kmeans.predict(self._points(X)), X, raw, parts)
 
     def _points(self, X: Tensor) -> Any:
-        """X itself, or the rows [N * H * W, C] that other clusterings take, in NumPy."""
+        """X itself, or the NumPy rows [N * H * W, C] that other clusterings take."""
         if isinstance(self.kmeans, SphericalKMeans):
             return X
         return X.movedim(1, -1).reshape(-1, X.shape[1]).cpu().numpy()
@@ -149,9 +151,7 @@ class FactorCatalog:
             return [[cluster] for cluster in range(self.k)]
         if not self.annotations:
             raise ValueError("annotations must name parts, got none: name them, or ask for clusters with raw=True")
-        for part, ids in self.annotations.items():
-            if not all(0 <= cluster < self.k for cluster in ids):
-                raise ValueError(f"annotations must be clusters in [0, {self.k}), got {part!r}: {ids}")
+        check_clusters("annotations", self.annotations, self.k)
         return list(self.annotations.values())
 
     def _heatmaps(

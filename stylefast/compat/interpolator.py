@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`StyleInterpolator`, with the signatures that existing code calls."""
+"""`StyleInterpolator`, with the signature that existing code calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.checks import check_tensor
+from ..core.checks import check_choice, check_no_nan, check_shape, check_tensor
 from ..ops.blend import blend
 
 
@@ -31,7 +31,7 @@ class StyleInterpolator:
     may fall on its other side.
 
     Args:
-        catalog: has `annotations` and `M`, as `FactorCatalog` has them. Both are read here, once.
+        catalog: object with `annotations` and `M`, such as a `FactorCatalog`. Both are read once, here.
         bias: also blend the second half of 5-D styles.
 
     Raises:
@@ -41,22 +41,20 @@ class StyleInterpolator:
     """
 
     def __init__(self, catalog: Any, bias: bool = False) -> None:
-        self._parts, self._bias = list(catalog.annotations), bias
-        self._M, self._costs = list(catalog.M), []
+        self._parts: list[str] = list(catalog.annotations)
+        self._bias = bias
+        self._M: list[Tensor] = list(catalog.M)
+        self._costs: list[Tensor] = []
         for layer, m in enumerate(self._M):
-            check_tensor(f"M[{layer}]", m, "[P, C]", 2)
-            if len(m) != len(self._parts) or m.isnan().any():
-                raise ValueError(
-                    f"M[{layer}] must have a row for each of the {len(self._parts)} parts and no NaN, got "
-                    f"{tuple(m.shape)} with {int(m.isnan().sum())} NaN"
-                )
+            check_tensor(f"M[{layer}]", m)
+            check_shape(f"M[{layer}]", m, P=len(self._parts), C=None)
+            check_no_nan(f"M[{layer}]", m)
             descending, order = m.sort(dim=1, descending=True, stable=True)
             self._costs.append(torch.empty_like(m).scatter(1, order, (1 - descending).cumsum(1)))
 
     def query(self, layer: int, label: str, rho: float, epsilon: float) -> Tensor:
-        """q [C] of zeros and ones, of M's dtype. Raises ValueError with the parts there are, if label is none."""
-        if label not in self._parts:
-            raise ValueError(f"label must be one of {', '.join(map(repr, self._parts))}, got {label!r}")
+        """q [C] of zeros and ones, of M's dtype. Raises ValueError if `label` is not a part."""
+        check_choice("label", label, tuple(self._parts))
         row = self._parts.index(label)
         m = self._M[layer][row]
         return ((self._costs[layer][row] < epsilon) & (m > rho)).to(m.dtype)
@@ -72,32 +70,32 @@ class StyleInterpolator:
         """Moves the styles ys1 towards ys2 in the channels of a part.
 
         Args:
-            ys1: of every layer, [N, C] (scale), or [N, 2, C, 1, 1] (scale, bias).
-            ys2: likewise; where one has one row, it goes with all rows of the other.
+            ys1: one tensor per layer, [N, C] (scale) or [N, 2, C, 1, 1] (scale, bias).
+            ys2: likewise; a single row of one is paired with all rows of the other.
             label: a part.
-            rho, epsilon: numbers, or one a layer.
+            rho, epsilon: one number for all layers, or one per layer.
 
         Returns:
-            Of every layer, a new tensor like ys1's.
+            One new tensor per layer, like that of ys1.
 
         Raises:
-            ValueError: an unknown label; lists not as long as there are layers; a style of another shape.
+            ValueError: an unknown label; a list of another length than M; a style of another shape.
             TypeError: y1 and y2 of different dtypes.
         """
         n = len(self._M)
         rhos, epsilons = _per_layer(rho, n), _per_layer(epsilon, n)
-        for name, given in (("ys1", ys1), ("ys2", ys2), ("rho", rhos), ("epsilon", epsilons)):
-            if len(given) != n:
-                raise ValueError(f"{name} must have one entry for each of the {n} layers of M, got {len(given)}")
+        for name, values in (("ys1", ys1), ("ys2", ys2), ("rho", rhos), ("epsilon", epsilons)):
+            if len(values) != n:
+                raise ValueError(f"{name} must have one entry for each of the {n} layers of M, got {len(values)}")
         queries = [self.query(i, label, rhos[i], epsilons[i]) for i in range(n)]
-        return [self._blend(*each) for each in zip(ys1, ys2, queries, strict=True)]
+        return [self._blend(y1, y2, q) for y1, y2, q in zip(ys1, ys2, queries, strict=True)]
 
     def _blend(self, y1: Tensor, y2: Tensor, q: Tensor) -> Tensor:
         if y1.dim() in (2, 5):
             if y1.dim() == 5:
                 q = torch.cat((q, q if self._bias else torch.zeros_like(q)))
-            rows = blend(y1.flatten(1), y2.flatten(1), q.to(y1.device))
-            return rows.unflatten(1, y1.shape[1:])
+            blended = blend(y1.flatten(1), y2.flatten(1), q.to(y1.device))
+            return blended.unflatten(1, y1.shape[1:])
         raise ValueError(f"a style must have shape [N, C] or [N, 2, C, 1, 1] with C = {len(q)}, got {tuple(y1.shape)}")
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -52,6 +53,31 @@ def check_shape(name: str, tensor: Tensor, /, **lengths: int | None) -> None:
     fixed = ", ".join(f"{letter} = {length}" for letter, length in lengths.items() if length is not None)
     expected = f"[{', '.join(lengths)}]" + (f" with {fixed}" if fixed else "")
     raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+
+
+def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raises TypeError or ValueError unless two tensors have the same dtype, shape and device."""
+    if tensor.dtype != other.dtype:
+        raise TypeError(f"{name} must be {other.dtype} like {other_name}, got {tensor.dtype}")
+    if tensor.shape != other.shape or tensor.device != other.device:
+        expected = f"have shape {tuple(other.shape)} on {other.device} like {other_name}"
+        raise ValueError(f"{name} must {expected}, got {tuple(tensor.shape)} on {tensor.device}")
+
+
+def check_no_nan(name: str, tensor: Tensor) -> None:
+    """Raises ValueError with the number and the first index of NaN, if there are any."""
+    if (nan := tensor.isnan()).any():
+        first = tuple(nan.nonzero()[0].tolist())
+        raise ValueError(
+            f"{name} must not hold NaN, got {int(nan.sum())} of {tensor.numel()}, the first at index {first}"
+        )
+
+
+def check_clusters(name: str, parts: Mapping[str, Sequence[int]], n_clusters: int) -> None:
+    """Raises ValueError unless all parts hold ids of clusters."""
+    for part, ids in parts.items():
+        if not all(0 <= k < n_clusters for k in ids):
+            raise ValueError(f"{name} must hold clusters in [0, K) with K = {n_clusters}, got {part!r}: {list(ids)}")
 
 
 def check_integer(name: str, value: int, minimum: int) -> int:

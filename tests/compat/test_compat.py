@@ -122,9 +122,15 @@ def test_interpolator_refuses_wrong_arguments(change, message: str):
         StyleInterpolator(catalog).interpolate_ys(**call)
 
 
-@pytest.mark.parametrize("m", [torch.ones(3, 8), torch.full((2, 8), torch.nan)])
-def test_interpolator_refuses_a_wrong_m(m: Tensor):
-    with pytest.raises(ValueError, match=r"M\[0\] must have a row for each of the 2 parts and no NaN"):
+@pytest.mark.parametrize(
+    "m, message",
+    [
+        (torch.ones(3, 8), r"M\[0\] must have shape \[P, C\] with P = 2, got \(3, 8\)"),
+        (torch.full((2, 8), torch.nan), r"M\[0\] must not hold NaN, got 16 of 16"),
+    ],
+)
+def test_interpolator_refuses_a_wrong_m(m: Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
         StyleInterpolator(SimpleNamespace(annotations=PARTS, M=[m]))
 
 
@@ -162,7 +168,7 @@ def test_another_clustering_gets_rows():
 
 def test_a_catalog_of_known_centroids_predicts():
     centroids, x = torch.randn(4, 5, generator=rng()), torch.randn(2, 5, 3, 3, generator=rng(1))
-    catalog = FactorCatalog.of(centroids, PARTS)
+    catalog = FactorCatalog.from_centroids(centroids, PARTS)
     maps, _ = catalog.predict(x)
     assert torch.equal(maps.labels, stylefast.assign(x, F.normalize(centroids, dim=1)).labels)
     assert repr(catalog) == "FactorCatalog(4, SphericalKMeans, {'eyes': [3, 0], 'nose': [1]})"
@@ -170,8 +176,8 @@ def test_a_catalog_of_known_centroids_predicts():
 
 @pytest.mark.parametrize(
     "parts, message",
-    [({}, "annotations must name parts"), ({"a": [1], "b": [4]}, r"clusters in \[0, 4\), got 'b': \[4\]")],
+    [({}, "annotations must name parts"), ({"a": [1], "b": [4]}, r"clusters in \[0, K\) with K = 4, got 'b': \[4\]")],
 )
 def test_catalog_refuses_wrong_parts(parts, message: str):
     with pytest.raises(ValueError, match=message):
-        FactorCatalog.of(torch.eye(4), parts).predict(torch.ones(1, 4, 2, 2))
+        FactorCatalog.from_centroids(torch.eye(4), parts).predict(torch.ones(1, 4, 2, 2))
