@@ -15,12 +15,12 @@ import torch
 from stylefast import backends
 from stylefast.backends import BACKENDS, native
 
-NEED = {"registers": 128, "shared": 0, "spills": 0, "matrix": 8, "wide_loads": 4}
+NEEDS = {"registers": 128, "shared": 0, "spills": 0, "matrix": 8, "wide_loads": 4}
 
 
 @pytest.fixture
-def fresh() -> None:
-    """Reasons are found once: here they are found again."""
+def without_cached_reasons() -> None:
+    """Reasons are cached; here they are computed again."""
     native.cuda_reason.cache_clear()
     native.cuda_supports.cache_clear()
     yield
@@ -28,8 +28,8 @@ def fresh() -> None:
     native.cuda_supports.cache_clear()
 
 
-@pytest.mark.usefixtures("fresh")
-def test_it_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.mark.usefixtures("without_cached_reasons")
+def test_cuda_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     def reason() -> str | None:
         native.cuda_reason.cache_clear()
         return native.cuda_reason()
@@ -46,8 +46,8 @@ def test_it_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert str(reason()).startswith(f"backend 'cuda' cannot be loaded with torch {torch.__version__}: ")
 
 
-@pytest.mark.usefixtures("fresh")
-def test_it_comes_first_on_a_gpu_that_it_is_compiled_for(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.usefixtures("without_cached_reasons")
+def test_cuda_comes_first_on_gpus_that_it_is_compiled_for(monkeypatch: pytest.MonkeyPatch):
     assert list(BACKENDS) == ["cpu", "cuda", "triton", "reference"]
     old, new = torch.device("cuda", 0), torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5) if device == old else (9, 0))
@@ -64,10 +64,10 @@ def test_it_comes_first_on_a_gpu_that_it_is_compiled_for(monkeypatch: pytest.Mon
 
 
 def on_every_device(kernel: str, **change: int) -> dict[str, dict[str, int]]:
-    return {f"{device} {kernel}": {**NEED, **change} for device in cuda_aot.DEVICES}
+    return {f"{device} {kernel}": {**NEEDS, **change} for device in cuda_aot.DEVICES}
 
 
-def test_kernels_that_must_not_be_are_found():
+def test_faults_of_kernels_are_reported():
     assert cuda_aot.faults(on_every_device("mean_kernel<float>", matrix=0, wide_loads=0)) == []
     assert cuda_aot.faults(on_every_device("blend_kernel<half, false>", wide_loads=0)) == []
     assert cuda_aot.faults(on_every_device("assign_kernel<half, false>", matrix=0)) == []
@@ -79,17 +79,17 @@ def test_kernels_that_must_not_be_are_found():
     ):
         faults = cuda_aot.faults(on_every_device(kernel, **change))
         assert len(faults) == len(cuda_aot.DEVICES) and all(message in fault for fault in faults)
-    assert cuda_aot.faults({"sm_90 mean_kernel<float>": NEED}) == ["sm_80: no kernels", "sm_100: no kernels"]
+    assert cuda_aot.faults({"sm_90 mean_kernel<float>": NEEDS}) == ["sm_80: no kernels", "sm_100: no kernels"]
 
 
-def test_what_a_kernel_needs_is_read_from_the_disassembly():
+def test_resources_are_read_from_the_disassembly():
     name = "_ZN9stylefast11mean_kernelIfEEvPKT_"
     usage = f"arch = sm_90\n Function {name}:\n  REG:32 STACK:16 SHARED:1024 LOCAL:4 CONSTANT[0]:8\n"
     code = "LDG.E.128 R4, [R2]; HMMA.16816.F32.BF16 R4; LDL R1, [R2]; STL.64 [R1], R2; LDG.E R5, [R2]"
     sass = f"arch = sm_90\n\t\tFunction : {name}\n {code}\n"
-    found = {"registers": 32, "shared": 1024, "spills": 22, "matrix": 1, "wide_loads": 1}
-    assert cuda_aot.needs(usage, sass) == {"sm_90 mean_kernel<float>": found}
+    expected = {"registers": 32, "shared": 1024, "spills": 22, "matrix": 1, "wide_loads": 1}
+    assert cuda_aot.needs(usage, sass) == {"sm_90 mean_kernel<float>": expected}
 
 
-def test_the_table_holds_every_device_and_no_fault():
+def test_the_table_has_every_device_and_no_fault():
     assert cuda_aot.faults(json.loads(cuda_aot.TABLE.read_text())) == []

@@ -21,7 +21,7 @@ torch.set_num_threads(2)
 assert instruction_set() == sys.argv[1]
 for param in cells():
     if param.values[0].backend == "cpu":
-        test_battery.test_agrees(*param.values)
+        test_battery.test_agrees_with_the_reference(*param.values)
 for op in test_edge_cases.ASSIGNING:
     for dtype in DTYPES:
         test_edge_cases.test_exact_ties_go_to_the_lowest_index("cpu", op, dtype, "raw")
@@ -34,5 +34,6 @@ def test_every_sample_agrees_and_ties_go_to_the_lowest(isa: str):
     paths = (tests / "ops", tests / "support", tests.parent)
     environment = {**os.environ, "STYLEFAST_ISA": isa, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-c", SCRIPT, isa]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 or f"STYLEFAST_ISA is {isa}, which this processor lacks" in done.stderr, done.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    errors = process.stderr
+    assert process.returncode == 0 or f"STYLEFAST_ISA is {isa}, which this processor lacks" in errors, errors

@@ -14,18 +14,18 @@ from gpu.workloads import GPU_WORKLOADS
 
 from stylefast.ops import OPS
 
-NEED = {"registers": 200, "shared": 65536, "spills": 0, "matrix": 8, "wide_loads": 4}
+NEEDS = {"registers": 200, "shared": 65536, "spills": 0, "matrix": 8, "wide_loads": 4}
 
 
 def python(script: str, **variables: str) -> list[str]:
     """The lines that a script prints in an interpreter without a GPU."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", **variables}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    process = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()
 
 
-def test_without_a_gpu_or_without_triton_it_says_so():
+def test_triton_says_that_a_gpu_or_triton_is_missing():
     script = "from stylefast.backends import available; print(available()['triton'])"
     (no_gpu,) = python(script, TRITON_INTERPRET="0")
     assert no_gpu.startswith("backend 'triton' needs a GPU that torch can use")
@@ -34,8 +34,8 @@ def test_without_a_gpu_or_without_triton_it_says_so():
     assert missing == "backend 'triton' needs Triton, which is not installed: pip install triton"
 
 
-def test_interpreted_it_works_on_cpu_tensors_but_only_where_it_is_named():
-    chosen, blended, refused = python(
+def test_interpreted_triton_takes_cpu_tensors_where_named():
+    chosen, blended, message = python(
         """
 import torch, stylefast
 from stylefast import backends
@@ -52,12 +52,12 @@ except RuntimeError as error:
         TRITON_INTERPRET="1",
     )
     assert chosen != "triton" and blended == "[0.0, 0.5, 1.0]"
-    assert refused == "backend 'triton' works on cpu tensors, got tensors on cuda"
+    assert message == "backend 'triton' works on cpu tensors, got tensors on cuda"
 
 
-def test_kernels_that_must_not_be_are_found():
-    good = {f"sm_90 {kernel} of x": NEED for kernel in ("assign_kernel", "lloyd_kernel", "moments_kernel")}
-    assert triton_aot.faults({**good, "sm_80 split_kernel of x": {**NEED, "matrix": 0, "wide_loads": 0}}) == []
+def test_faults_of_kernels_are_reported():
+    faultless = {f"sm_90 {kernel} of x": NEEDS for kernel in ("assign_kernel", "lloyd_kernel", "moments_kernel")}
+    assert triton_aot.faults({**faultless, "sm_80 split_kernel of x": {**NEEDS, "matrix": 0, "wide_loads": 0}}) == []
     for name, change, message in (
         ("sm_80 pool_kernel of x", {"spills": 8}, "spills 8"),
         ("gfx942 assign_kernel of x", {"shared": 65537}, "65537 bytes of shared memory of 65536"),
@@ -67,30 +67,30 @@ def test_kernels_that_must_not_be_are_found():
         ("sm_100 lloyd_kernel of x", {"wide_loads": 0}, "no load of 16 bytes"),
         ("gfx942 pool_kernel of x", {"wide_loads": 0}, "no load of 16 bytes"),
     ):
-        (fault,) = triton_aot.faults({**good, name: {**NEED, **change}})
+        (fault,) = triton_aot.faults({**faultless, name: {**NEEDS, **change}})
         assert fault.startswith(name) and message in fault
 
 
-def test_the_table_must_be_what_was_found():
-    assert triton_aot.differences({"a": NEED}, {"a": dict(NEED)}) == []
-    assert len(triton_aot.differences({"a": NEED}, {"a": {**NEED, "registers": 201}})) == 1
-    assert len(triton_aot.differences({"a": NEED, "new": NEED}, {"a": NEED, "gone": NEED})) == 2
+def test_differences_between_table_and_kernels_are_reported():
+    assert triton_aot.differences({"a": NEEDS}, {"a": dict(NEEDS)}) == []
+    assert len(triton_aot.differences({"a": NEEDS}, {"a": {**NEEDS, "registers": 201}})) == 1
+    assert len(triton_aot.differences({"a": NEEDS, "new": NEEDS}, {"a": NEEDS, "gone": NEEDS})) == 2
 
 
-def test_the_table_holds_every_device_and_no_fault():
+def test_the_table_has_every_device_and_no_fault():
     expected = json.loads(triton_aot.TABLE.read_text())
     assert {name.split()[0] for name in expected} == set(triton_aot.DEVICES)
     assert triton_aot.faults(expected) == []
 
 
-def test_instructions_are_told_apart():
+def test_matrix_instructions_and_wide_loads_are_recognised():
     sass = "HMMA.1688.F32.TF32 R4; HGMMA.64x32x8.F32.TF32 R8; LDG.E.128 R4; LDG.E R5; LDGSTS.E.BYPASS.128 [R1]; FFMA R1"
     assert len(triton_aot.MATRIX.findall(sass)) == 2 and len(triton_aot.WIDE_LOADS.findall(sass)) == 2
     amd = "v_mfma_f32_32x32x8_bf16 a[0:15]; global_load_dwordx4 v[0:3]; global_load_dword v4; buffer_load_dwordx4 v5"
     assert len(triton_aot.MATRIX.findall(amd)) == 1 and len(triton_aot.WIDE_LOADS.findall(amd)) == 2
 
 
-def test_gpu_workloads_name_every_op_once_each():
+def test_gpu_workloads_have_unique_names_and_cover_all_ops():
     names = [(workload.op.name, workload.name) for workload in GPU_WORKLOADS]
     assert len(set(names)) == len(names) and {op for op, _ in names} == {op.name for op in OPS}
     for workload in GPU_WORKLOADS:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles the CUDA kernels for GPUs that are not there, warnings being errors, and checks what the binaries need.
 
-    make cuda                                                 # fails unless nothing spills, matrix instructions and
-                                                              # loads of 16 bytes are there, and the table,
-                                                              # tests/cuda_resources.json, is right
-    PYTHONPATH=benchmarks python tests/cuda_aot.py --update   # writes the table
+    make cuda                                                          # fails if a kernel spills, if matrix
+                                                                       # instructions or loads of 16 bytes are
+                                                                       # missing, or if the table,
+                                                                       # tests/kernels/cuda_resources.json, is wrong
+    PYTHONPATH=.:benchmarks python tests/kernels/cuda_aot.py --update  # writes the table
 
 Needs nvcc; the headers are those of the torch that is installed, with or without CUDA.
 """
@@ -42,14 +43,14 @@ def build() -> Path:
 
 
 def cuobjdump(library: Path, option: str) -> str:
-    """What the toolkit's tool says, or the one that comes with Triton, without the bytes of the instructions."""
+    """The output of the toolkit's cuobjdump, or of Triton's, without the bytes of the instructions."""
     tool = shutil.which("cuobjdump") or Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     text = subprocess.run([tool, option, library], check=True, capture_output=True, text=True).stdout
     return "\n".join(line.partition("/* 0x")[0].strip() for line in text.splitlines())
 
 
 def sections(text: str) -> Iterator[tuple[str, str]]:
-    """("sm_90 assign_kernel<half, true>", what is said of it) for every kernel of every device."""
+    """("sm_90 assign_kernel<half, true>", its text) for every kernel of every device."""
     parts = re.split(r"\barch = (sm_\w+)", text)[1:]
     for device, part in zip(parts[::2], parts[1::2], strict=True):
         pieces = re.split(r"\bFunction\s*:?\s+(\w+)", part)[1:]
@@ -60,10 +61,10 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
 def readable(names: list[str]) -> dict[str, str]:
     """Mangled names of kernels -> "assign_kernel<half, true>"."""
     text = subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True).stdout
-    found = (re.search(r"(\w+_kernel)(<[^(]*>)?\(", line) for line in text.splitlines())
+    matches = (re.search(r"(\w+_kernel)(<[^(]*>)?\(", line) for line in text.splitlines())
     return {
         name: (match[1] + (match[2] or "")).replace("stylefast::", "")
-        for name, match in zip(names, found, strict=True)
+        for name, match in zip(names, matches, strict=True)
         if match is not None
     }
 
@@ -73,50 +74,51 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
     loads of 16 bytes of every kernel."""
     code = dict(sections(sass))
     names = readable(sorted({name.split()[1] for name in code}))
-    found = {}
+    resources = {}
     for name, text in sections(usage):
         device, mangled = name.split()
         fields = {field: int(value) for field, value in re.findall(r"\b([A-Z]+):(\d+)", text)}
         body = code[name]
-        found[f"{device} {names[mangled]}"] = {
+        resources[f"{device} {names[mangled]}"] = {
             "registers": fields["REG"],
             "shared": fields["SHARED"],
             "spills": fields["STACK"] + fields["LOCAL"] + len(LOCAL.findall(body)),
             "matrix": len(MATRIX.findall(body)),
             "wide_loads": len(WIDE_LOADS.findall(body)),
         }
-    return dict(sorted(found.items()))
+    return dict(sorted(resources.items()))
 
 
-def faults(found: dict[str, dict[str, int]]) -> list[str]:
-    """What must not be, whatever the table says."""
-    wrong = [f"{device}: no kernels" for device in DEVICES if not any(name.startswith(f"{device} ") for name in found)]
-    for name, need in found.items():
+def faults(resources: dict[str, dict[str, int]]) -> list[str]:
+    """Faults of the kernels, whatever the table says."""
+    devices = {name.split()[0] for name in resources}
+    messages = [f"{device}: no kernels" for device in DEVICES if device not in devices]
+    for name, need in resources.items():
         kernel, arguments = (*name.split(maxsplit=1)[1].rstrip(">").split("<"), "")[:2]
         if need["spills"] > 0:
-            wrong.append(f"{name}: spills, or touches local memory, {need['spills']} times or bytes")
+            messages.append(f"{name}: spills, or touches local memory, {need['spills']} times or bytes")
         if kernel in LABELLING and arguments in ("half, true", "bfloat16, true") and need["matrix"] == 0:
-            wrong.append(f"{name}: has no matrix instruction")
+            messages.append(f"{name}: has no matrix instruction")
         reads_tiles = kernel in (*LABELLING, "moments_kernel", "statistics_kernel")
         if (reads_tiles or (kernel == "blend_kernel" and arguments.endswith("true"))) and need["wide_loads"] == 0:
-            wrong.append(f"{name}: has no load of 16 bytes")
-    return wrong
+            messages.append(f"{name}: has no load of 16 bytes")
+    return messages
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="write what was found into the table")
+    parser.add_argument("--update", action="store_true", help="write the table")
     update = parser.parse_args(arguments).update
     library = build()
-    found = needs(cuobjdump(library, "-res-usage"), cuobjdump(library, "-sass"))
-    wrong = faults(found)
+    resources = needs(cuobjdump(library, "-res-usage"), cuobjdump(library, "-sass"))
+    messages = faults(resources)
     if update:
-        lines = (f"{json.dumps(name)}: {json.dumps(need)}" for name, need in found.items())
+        lines = (f"{json.dumps(name)}: {json.dumps(need)}" for name, need in resources.items())
         TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     else:
-        wrong += differences(found, json.loads(TABLE.read_text()))
-    print("\n".join([*wrong, f"{len(found)} kernels compiled, {len(wrong)} faults"]))
-    return 1 if wrong else 0
+        messages += differences(resources, json.loads(TABLE.read_text()))
+    print("\n".join([*messages, f"{len(resources)} kernels compiled, {len(messages)} faults"]))
+    return 1 if messages else 0
 
 
 if __name__ == "__main__":

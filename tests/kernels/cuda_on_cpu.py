@@ -2,9 +2,9 @@
 """Runs the CUDA kernels without a GPU, on CPU tensors, as cuda_emulation.py compiles them: `make cuda`.
 
     cuda_on_cpu.py battery             # the whole battery, against the reference
-    cuda_on_cpu.py order               # every sample, under AddressSanitizer: the same bits in whichever order threads
-                                       # and blocks run; and without any one of the barriers, this shows
-    cuda_on_cpu.py shared [--update]   # what the table of shared memory says
+    cuda_on_cpu.py order               # every sample, under AddressSanitizer: the order in which threads and blocks run
+                                       # changes no bit, and removing any barrier makes it change some
+    cuda_on_cpu.py shared [--update]   # compares shared memory with the table, or writes the table
 
 Needs GCC on x86-64.
 """
@@ -36,11 +36,11 @@ ROOT = HERE.parents[1]
 TABLE = HERE / "cuda_shared.json"
 ADDRESS = SANITIZERS[0]
 BATTERY = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws")
-SLOW = "same_bits or surroundings or large_layers or caches_hold or 210-200"  # minutes, and the other check's affair
-# Samples that need every barrier.
-FEW = "f32-2x64x9x15|same-2x64x9x15|same-1x33x16x16|f32-3x5x3x7| float16|standardized$|resized-True"
-ORDERS = (1, 37)  # of threads and blocks, beside the natural one: backwards, and shuffled
-AMPERE, TINY = (3, 166912), (1, 20000)  # processors, and bytes of shared memory: with 20000 little fits
+SLOW = "same_bits or surroundings or large_layers or caches_hold or 210-200"  # slow, or the other check tests it
+# Samples that together need every barrier.
+BARRIER_SAMPLES = "f32-2x64x9x15|same-2x64x9x15|same-1x33x16x16|f32-3x5x3x7| float16|standardized$|resized-True"
+ORDERS = (1, 37)  # of threads and blocks, besides the natural one: backwards, and shuffled
+AMPERE, TINY = (3, 166912), (1, 20000)  # processors, bytes of shared memory; little fits into 20000
 
 
 def battery(library: str, shard: str) -> int:
@@ -60,7 +60,7 @@ def samples() -> Iterator[tuple[str, Cell]]:
 
 
 def result(cell: Cell) -> list[torch.Tensor]:
-    """The bytes of what a cell gives for its sample, on memory that is not a byte longer."""
+    """The bytes of a cell's outputs for its sample, whose tensors lie in memory of exactly their size."""
     return [bits(x) for x in outputs(invoke(cell, [tight(value) for value in cell.inputs.values()]))]
 
 
@@ -89,24 +89,28 @@ def shared(library: str, update: bool) -> None:
     """Compares the shared memory of the blocks that GPU workloads launch with tests/kernels/cuda_shared.json."""
     from gpu.workloads import GPU_WORKLOADS
 
-    on_cpu, found = load(library), {}
+    on_cpu, sizes = load(library), {}
     for name, device in {"sm_80": (108, 166912), "sm_90": (132, 232448), "sm_100": (148, 232448)}.items():
         on_cpu.on_cpu_device(*device)
         for workload in GPU_WORKLOADS:
             arguments = [unwritten(value) for value in workload.make("meta", 8).values()]
             on_cpu.on_cpu_largest()
             workload.op.cells["cuda"](*arguments)
-            found[f"{name} {workload.op.name} {workload.name}"] = on_cpu.on_cpu_largest()
+            sizes[f"{name} {workload.op.name} {workload.name}"] = on_cpu.on_cpu_largest()
     if update:
-        TABLE.write_text(json.dumps(found, indent=0) + "\n")
+        TABLE.write_text(json.dumps(sizes, indent=0) + "\n")
     expected = json.loads(TABLE.read_text())
-    wrong = [f"{at}: the table says {expected.get(at)}, found {n}" for at, n in found.items() if expected.get(at) != n]
-    assert not wrong and len(found) == len(expected), "\n".join(wrong)
-    print(f"{len(found)} launches as large as in the table")
+    differences = [
+        f"{launch}: the table says {expected.get(launch)}, found {size}"
+        for launch, size in sizes.items()
+        if expected.get(launch) != size
+    ]
+    assert not differences and len(sizes) == len(expected), "\n".join(differences)
+    print(f"{len(sizes)} launches as large as in the table")
 
 
 def unwritten(value: Any) -> Any:
-    """A tensor on the CPU in place of one without data: no memory, as nobody touches it."""
+    """A tensor on the CPU for one without data. It takes no memory as long as nobody touches it."""
     if not isinstance(value, torch.Tensor):
         return value
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
@@ -116,23 +120,23 @@ def order(library: str) -> None:
     on_cpu = load(library)
     torch.set_num_threads(1)
     cells = dict(samples())
-    few = {name: cell for name, cell in cells.items() if re.search(FEW, name)}
+    barrier_cells = {name: cell for name, cell in cells.items() if re.search(BARRIER_SAMPLES, name)}
     same_in_every_order(on_cpu, cells, AMPERE)
-    same_in_every_order(on_cpu, few, TINY)
+    same_in_every_order(on_cpu, barrier_cells, TINY)
 
     def without(file: str, line: int) -> None:
         on_cpu.on_cpu_skip(file.encode(), line)
         try:
-            same_in_every_order(on_cpu, few, AMPERE, TINY)
+            same_in_every_order(on_cpu, barrier_cells, AMPERE, TINY)
         except AssertionError as error:
             print(error, file=sys.stderr, flush=True)
             os.abort()
 
-    missed = [at for at in barriers() if not report(partial(without, *at))]
-    assert not missed, f"barriers without which nothing changes: {missed}"
-    for name, cell in few.items():
-        found = report(partial(read, cell, short))
-        assert "AddressSanitizer" in found, f"{name}: a tensor that is too short is not reported: {found}"
+    needless = [barrier for barrier in barriers() if not report(partial(without, *barrier))]
+    assert not needless, f"barriers without which nothing changes: {needless}"
+    for name, cell in barrier_cells.items():
+        log = report(partial(read, cell, short))
+        assert "AddressSanitizer" in log, f"{name}: a tensor that is too short is not reported: {log}"
     print(f"{len(cells)} samples: the same bits in every order; {len(list(barriers()))} barriers, none to spare")
 
 

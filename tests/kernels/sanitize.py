@@ -24,7 +24,7 @@ SETS = ("avx512", "avx2", "portable")
 
 @dataclass(frozen=True)
 class Sanitizer:
-    """`runtime` is loaded before Python, which knows nothing of it; `options` are environment variables."""
+    """`runtime` is preloaded, as Python is not linked against it; `options` are environment variables."""
 
     name: str
     flags: str
@@ -70,7 +70,7 @@ def runtime(name: str) -> str:
 
 
 def run(sanitizer: Sanitizer, library: Path, isa: str) -> str:
-    """What there is to say about a run; exits if it is not clean."""
+    """The last line that a run prints. Exits if the run is not clean."""
     environment = {
         **os.environ,
         **sanitizer.options,
@@ -80,18 +80,18 @@ def run(sanitizer: Sanitizer, library: Path, isa: str) -> str:
         "STYLEFAST_ISA": isa,
     }
     command = [sys.executable, str(Path(__file__).with_name("sanitized.py")), sanitizer.name, str(library)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if f"STYLEFAST_ISA is {isa}, which this processor lacks" in done.stderr:
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if f"STYLEFAST_ISA is {isa}, which this processor lacks" in process.stderr:
         return "this processor lacks it"
-    if done.returncode != 0:
-        raise SystemExit(f"{done.stdout}{done.stderr}\n{sanitizer.name} sanitizer, {isa}: not clean")
-    return done.stdout.splitlines()[-1]
+    if process.returncode != 0:
+        raise SystemExit(f"{process.stdout}{process.stderr}\n{sanitizer.name} sanitizer, {isa}: not clean")
+    return process.stdout.splitlines()[-1]
 
 
 def timed(sanitizer: Sanitizer, library: Path, isa: str) -> str:
     start = time.monotonic()
-    found = run(sanitizer, library, isa)
-    return f"{sanitizer.name}, {isa}: {found} ({time.monotonic() - start:.0f} s)"
+    outcome = run(sanitizer, library, isa)
+    return f"{sanitizer.name}, {isa}: {outcome} ({time.monotonic() - start:.0f} s)"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests/sanitize.py runs in a process with a sanitizer: planted faults, which it must report; then every sample of
-the battery, on memory that begins with a tensor's first element and ends with its last, and sizes past all borders.
+"""The run of tests/kernels/sanitize.py in a process with a sanitizer: planted faults, which it must report; then every
+sample of the battery, on memory that begins with a tensor's first element and ends with its last; then large sizes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EDGES = "many_clusters or large_layers or outside or caches"  # tests of test_ed
 
 
 def tight(value: Any) -> Any:
-    """A copy of a tensor, with its strides, on no more memory than it looks into."""
+    """A copy of a tensor with its strides, in memory of exactly its size."""
     if not isinstance(value, Tensor):
         return value
     size = 1 + sum((n - 1) * stride for n, stride in zip(value.shape, value.stride(), strict=True))
@@ -33,7 +33,7 @@ def tight(value: Any) -> Any:
 
 
 def contiguous(tensor: Tensor) -> Tensor:
-    """A contiguous copy, on no more memory than it looks into."""
+    """A contiguous copy in memory of exactly its size."""
     return tight(tensor.contiguous())
 
 
@@ -45,14 +45,14 @@ def short(tensor: Tensor) -> Tensor:
 
 
 def misaligned(tensor: Tensor) -> Tensor:
-    """Ones in its shape, whose addresses are no multiples of their size."""
+    """Ones in the shape of a tensor, at addresses that are no multiples of their size."""
     return torch.frombuffer(bytearray(tensor.nbytes + 1), dtype=tensor.dtype, offset=1).view(tensor.shape).fill_(1)
 
 
 def read(cell: Cell, place: Callable[[Tensor], Tensor] = tight) -> None:
-    """Calls a cell on its sample, the first tensor of it placed as told."""
-    first, *others = cell.inputs.values()
-    invoke(cell, [place(first), *map(tight, others)])
+    """Calls a cell on its sample, whose first tensor is placed by `place`."""
+    first, *rest = cell.inputs.values()
+    invoke(cell, [place(first), *map(tight, rest)])
 
 
 def write(cell: Cell, place: Callable[[Tensor], Tensor]) -> None:
@@ -63,9 +63,9 @@ def write(cell: Cell, place: Callable[[Tensor], Tensor]) -> None:
 
 def overwrite(cell: Cell) -> None:
     """Calls an `.out` cell on its sample, where the last rows of `out` are the first tensor."""
-    first, *others = map(tight, cell.inputs.values())
-    out = cell.op.fake(first, *others)
-    cell.op.cells[cell.key](out[-len(first) :], *others, out=out)
+    first, *rest = map(tight, cell.inputs.values())
+    out = cell.op.fake(first, *rest)
+    cell.op.cells[cell.key](out[-len(first) :], *rest, out=out)
 
 
 def cells() -> Iterator[tuple[str, dict[str, Cell]]]:
@@ -77,15 +77,15 @@ def cells() -> Iterator[tuple[str, dict[str, Cell]]]:
 
 
 def faults(sanitizer: str) -> Iterator[tuple[str, str, Callable[[], None]]]:
-    """The name of a cell, what must be reported, and a call of which it must be."""
+    """The name of a cell, the message that a sanitizer must report, and a call for which it must."""
     for name, samples in cells():
-        given = list(samples.values())
-        by_size = sorted((cell for cell in given if elements(cell)), key=elements)
+        first = next(iter(samples.values()))
+        by_size = sorted((cell for cell in samples.values() if elements(cell)), key=elements)
         if sanitizer == "address":
-            yield name, "AddressSanitizer", partial(read, given[0], short)
+            yield name, "AddressSanitizer", partial(read, first, short)
             yield name, "misaligned address", partial(read, by_size[0], misaligned)
         if name.endswith(".out"):
-            fault = partial(write, given[0], short) if sanitizer == "address" else partial(overwrite, by_size[-1])
+            fault = partial(write, first, short) if sanitizer == "address" else partial(overwrite, by_size[-1])
             yield name, "AddressSanitizer" if sanitizer == "address" else "data race", fault
 
 
@@ -94,7 +94,7 @@ def elements(cell: Cell) -> int:
 
 
 def report(call: Callable[[], None]) -> str:
-    """What the sanitizer says when it ends a process that makes this call; empty if the process lives."""
+    """The log of a process that makes this call and that the sanitizer ends; empty if the process lives."""
     with tempfile.TemporaryFile() as log:
         process = os.fork()
         if process == 0:
@@ -115,8 +115,8 @@ def main(sanitizer: str, library: str) -> None:
     torch.set_num_threads(1)  # no thread before the last fork
     planted = 0
     for name, expected, call in faults(sanitizer):
-        found = report(call)
-        assert expected in found, f"{name}: a planted {expected} is not reported: {found}"
+        log = report(call)
+        assert expected in log, f"{name}: a planted {expected} is not reported: {log}"
         planted += 1
     calls = 0
     for threads in (1, 2):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles every kernel that a GPU workload launches for GPUs that are not there, and checks what the binaries need.
 
-    make triton-aot                                              # fails unless all compile, nothing spills, and the
-                                                                 # table, tests/kernels/triton_resources.json, is right
-    PYTHONPATH=benchmarks python tests/kernels/triton_aot.py --update    # writes the table
+    make triton-aot                                                      # fails if one does not compile or spills, or
+                                                                         # if the table,
+                                                                         # tests/kernels/triton_resources.json, is wrong
+    PYTHONPATH=.:benchmarks python tests/kernels/triton_aot.py --update  # writes the table
 
 The launchers run on tensors without data, for a driver without a device: what is compiled is what they launch.
 """
@@ -120,9 +121,9 @@ def needs(kernel: Any, device: Device) -> dict[str, int]:
 
 
 def _field(text: str, pattern: str) -> int:
-    found = re.search(pattern, text)
-    assert found is not None, f"{pattern} is not in what was compiled"
-    return int(found[1])
+    match = re.search(pattern, text)
+    assert match is not None, f"{pattern} is not in the compiled kernel"
+    return int(match[1])
 
 
 def _cuobjdump(cubin: bytes, option: str) -> str:
@@ -134,64 +135,64 @@ def _cuobjdump(cubin: bytes, option: str) -> str:
 
 
 def table() -> dict[str, dict[str, int]]:
-    """What every kernel needs on every device: "device kernel of op workload" -> needs, by the first of the workloads
-    that launch it."""
+    """Resources of every kernel on every device: "device kernel of op workload" -> needs. A kernel that several
+    workloads launch is named after the first."""
     with ProcessPoolExecutor(min(len(DEVICES), os.cpu_count() or 1), get_context("spawn")) as pool:
-        return {name: need for found in pool.map(table_of, DEVICES) for name, need in found.items()}
+        return {name: need for lines in pool.map(table_of, DEVICES) for name, need in lines.items()}
 
 
 def table_of(name: str) -> dict[str, dict[str, int]]:
     """The table's lines of one device."""
-    found, seen, device = {}, set(), DEVICES[name]
+    resources, seen, device = {}, set(), DEVICES[name]
     for workload in tqdm(GPU_WORKLOADS, desc=name, disable=None):
         for kernel, binary in compiled(workload, device).items():
             if binary.hash in seen:
                 continue
             seen.add(binary.hash)
-            found[f"{name} {kernel} of {workload.op.name} {workload.name}"] = needs(binary, device)
-    return found
+            resources[f"{name} {kernel} of {workload.op.name} {workload.name}"] = needs(binary, device)
+    return resources
 
 
-def faults(found: dict[str, dict[str, int]]) -> list[str]:
-    """What must not be, whatever the table says: spills, too much shared memory, sums without matrix units, narrow
-    loads of contiguous activations."""
-    wrong = []
-    for name, need in found.items():
+def faults(resources: dict[str, dict[str, int]]) -> list[str]:
+    """Faults of the kernels, whatever the table says: spills, too much shared memory, sums without matrix units,
+    narrow loads of contiguous activations."""
+    messages = []
+    for name, need in resources.items():
         device, kernel = name.split()[:2]
         if need["spills"] > 0:
-            wrong.append(f"{name}: spills {need['spills']} bytes or registers")
+            messages.append(f"{name}: spills {need['spills']} bytes or registers")
         if need["shared"] > DEVICES[device].shared:
-            wrong.append(f"{name}: needs {need['shared']} bytes of shared memory of {DEVICES[device].shared}")
+            messages.append(f"{name}: needs {need['shared']} bytes of shared memory of {DEVICES[device].shared}")
         if kernel in MULTIPLYING and need["matrix"] == 0:
-            wrong.append(f"{name}: has no matrix instruction")
+            messages.append(f"{name}: has no matrix instruction")
         if kernel != "split_kernel" and need["wide_loads"] == 0:
-            wrong.append(f"{name}: has no load of 16 bytes")
-    return wrong
+            messages.append(f"{name}: has no load of 16 bytes")
+    return messages
 
 
-def differences(found: dict[str, dict[str, int]], expected: dict[str, dict[str, int]]) -> list[str]:
-    """Where the table is not what was found."""
-    names = [*found, *(name for name in expected if name not in found)]
+def differences(resources: dict[str, dict[str, int]], expected: dict[str, dict[str, int]]) -> list[str]:
+    """Differences between the kernels and the table."""
+    names = [*resources, *(name for name in expected if name not in resources)]
     return [
-        f"{name}: the table says {expected.get(name)}, found {found.get(name)}"
+        f"{name}: the table says {expected.get(name)}, found {resources.get(name)}"
         for name in names
-        if found.get(name) != expected.get(name)
+        if resources.get(name) != expected.get(name)
     ]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="write what was found into the table")
+    parser.add_argument("--update", action="store_true", help="write the table")
     update = parser.parse_args(arguments).update
-    found = table()
-    wrong = faults(found)
+    resources = table()
+    messages = faults(resources)
     if update:
-        lines = (f"{json.dumps(name)}: {json.dumps(need)}" for name, need in found.items())
+        lines = (f"{json.dumps(name)}: {json.dumps(need)}" for name, need in resources.items())
         TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     else:
-        wrong += differences(found, json.loads(TABLE.read_text()))
-    print("\n".join([*wrong, f"{len(found)} kernels compiled, {len(wrong)} faults"]))
-    return 1 if wrong else 0
+        messages += differences(resources, json.loads(TABLE.read_text()))
+    print("\n".join([*messages, f"{len(resources)} kernels compiled, {len(messages)} faults"]))
+    return 1 if messages else 0
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from stylefast.ops.assign import FEATURES
 pytestmark = pytest.mark.parametrize("backend", backends())
 
 
-def clear(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
-    """Where the best centroid is best by more than rounding: [N, H, W]."""
+def has_clear_label(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
+    """Whether the best centroid is better than the second best by more than rounding: [N, H, W]."""
     x = activations.double()
     x = {"raw": x, "squared": x.square(), "standardized": F.instance_norm(x) if x[0, 0].numel() > 1 else x * 0}[
         features
@@ -45,8 +45,8 @@ def test_scaling_points_keeps_similarity_and_clear_labels(backend: str, problem:
     x, centroids = problem
     got, expected = (call(stylefast.assign, backend, a, centroids) for a in (x * factor, x))
     assert_close(got.similarity, expected.similarity, rtol=1e-5, atol=1e-5)
-    sure = clear(x, centroids, "raw")
-    assert torch.equal(got.labels[sure], expected.labels[sure])
+    is_clear = has_clear_label(x, centroids, "raw")
+    assert torch.equal(got.labels[is_clear], expected.labels[is_clear])
 
 
 @given(problem=problems(), features=st.sampled_from(FEATURES), seed=seeds)
@@ -55,8 +55,8 @@ def test_permuted_images_have_permuted_labels(backend: str, problem: tuple[Tenso
     order = torch.randperm(len(x), generator=rng(seed))
     got, expected = (call(stylefast.assign, backend, a, centroids, features=features) for a in (x[order], x))
     assert_close(got.similarity, expected.similarity[order], rtol=1e-5, atol=1e-5)
-    sure = clear(x, centroids, features)[order]
-    assert torch.equal(got.labels[sure], expected.labels[order][sure])
+    is_clear = has_clear_label(x, centroids, features)[order]
+    assert torch.equal(got.labels[is_clear], expected.labels[order][is_clear])
 
 
 @given(problem=problems(), seed=seeds)
@@ -64,8 +64,8 @@ def test_permuted_centroids_have_permuted_labels(backend: str, problem: tuple[Te
     x, centroids = problem
     order = torch.randperm(len(centroids), generator=rng(seed))
     got, expected = (call(stylefast.assign, backend, x, c) for c in (centroids[order], centroids))
-    sure = clear(x, centroids, "raw") & x.ne(0).any(1)
-    assert torch.equal(order[got.labels.long()][sure], expected.labels.long()[sure])
+    is_clear = has_clear_label(x, centroids, "raw") & x.ne(0).any(1)
+    assert torch.equal(order[got.labels.long()][is_clear], expected.labels.long()[is_clear])
 
 
 @given(
@@ -83,8 +83,8 @@ def test_standardised_features_ignore_affine_maps(
     constant = x.flatten(2).var(2, correction=0).amin() < 1e-2
     if not constant:
         assert_close(got.similarity, expected.similarity, rtol=1e-3, atol=1e-3)
-        sure = clear(x, centroids, "standardized")
-        assert torch.equal(got.labels[sure], expected.labels[sure])
+        is_clear = has_clear_label(x, centroids, "standardized")
+        assert torch.equal(got.labels[is_clear], expected.labels[is_clear])
 
 
 def test_cosines_by_hand(backend: str):

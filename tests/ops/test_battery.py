@@ -50,7 +50,7 @@ def test_unwritten_memory_is_poisoned():
 
 
 @pytest.mark.parametrize("cell", cells())
-def test_agrees(cell: Cell):
+def test_agrees_with_the_reference(cell: Cell):
     agree(cell.op, run(cell), cell.inputs)
 
 
@@ -73,7 +73,7 @@ def test_same_bits_again_with_one_thread_and_with_two(cell: Cell):
 
 
 @pytest.mark.parametrize("cell", cells(first_of_each(layout)))
-def test_opcheck(cell: Cell):
+def test_passes_opcheck(cell: Cell):
     overload, placed = cell.op.cells[cell.key], tuple(place(x, cell.backend) for x in cell.inputs.values())
     if cell.key.endswith(".out"):
         torch.library.opcheck(overload, placed, {"out": cell.op.fake(*placed)})
@@ -159,6 +159,6 @@ def differentiable_samples(op: Op) -> Iterator[Sample]:
 
 
 @pytest.mark.parametrize("cell", functional(cells(differentiable_samples)))
-def test_gradients(cell: Cell):
+def test_gradients_pass_gradcheck(cell: Cell):
     inputs = requiring_gradients({name: place(x, cell.backend) for name, x in cell.inputs.items()}, torch.float64)
     assert torch.autograd.gradcheck(cell.op.cells[cell.key], tuple(inputs.values()), fast_mode=True)

@@ -22,7 +22,7 @@ Styles = tuple[Tensor, Tensor, Tensor, Tensor]
 @st.composite
 def grids(draw: st.DrawFn) -> Styles:
     """target [T, S], reference [R, S], query [Q, S], edits [E, 3]."""
-    *rows, width, edits = draw(st.tuples(*(st.integers(1, most) for most in (5, 5, 5, 70, 30))))
+    *rows, width, edits = draw(st.tuples(*(st.integers(1, maximum) for maximum in (5, 5, 5, 70, 30))))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     target, reference = (torch.randn(n, width, generator=rng) for n in rows[:2])
     query = torch.rand(rows[2], width, generator=rng)
@@ -38,7 +38,7 @@ SPECIAL = torch.tensor(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("strength, zero, one", [(None, 0.0, 1.0), (None, -0.0, 1.0), (2.0, 0.0, 0.5), (0.5, 0.0, 2.0)])
-def test_the_ends_are_the_operands_bit_for_bit(
+def test_queries_of_0_and_1_return_an_operand_bit_for_bit(
     backend: str, strength: float | None, zero: float, one: float, dtype: torch.dtype
 ):
     target, reference = (x.flatten().to(dtype) for x in torch.meshgrid(SPECIAL, SPECIAL, indexing="ij"))
@@ -74,10 +74,9 @@ def test_rows_pair_up_as_with_edits_and_one_row_broadcasts(backend: str, styles:
 def test_strength_multiplies_the_query(backend: str, styles: Styles, strength: float):
     target, reference, query, edits = styles
     expected = call(stylefast.blend, backend, target, reference, query * strength, edits=edits)
-    for given_as in (strength, torch.tensor(strength), torch.full((len(edits),), strength)):
-        assert torch.equal(
-            call(stylefast.blend, backend, target, reference, query, edits=edits, strength=given_as), expected
-        )
+    for factor in (strength, torch.tensor(strength), torch.full((len(edits),), strength)):
+        got = call(stylefast.blend, backend, target, reference, query, edits=edits, strength=factor)
+        assert torch.equal(got, expected)
 
 
 @given(styles=grids())
@@ -103,7 +102,7 @@ def test_out_is_written_and_returned(backend: str):
     assert torch.equal(out, expected)
 
 
-def test_gradients_have_the_dtype_and_shape_of_what_they_are_of(backend: str):
+def test_gradients_have_the_dtype_and_shape_of_their_inputs(backend: str):
     for dtype in DTYPES:
         target, reference = (place(torch.randn(n, 7).to(dtype), backend).requires_grad_() for n in (4, 1))
         query, strength = (place(x, backend).requires_grad_() for x in (torch.rand(7), torch.rand(4)))
@@ -125,7 +124,7 @@ def norms_by_rows(t: Tensor, r: Tensor, q: Tensor, a: float) -> Tensor:
 
 
 @given(grids(), st.sampled_from([1.0, 1.3]))
-def test_norms_are_preserved_as_the_equation_says(backend: str, grid: Styles, strength: float):
+def test_norm_preserving_follows_its_equation(backend: str, grid: Styles, strength: float):
     target, reference, query, edits = grid
     options = {"strength": strength, "mode": "norm_preserving"}
     got = call(stylefast.blend, backend, target, reference, query, edits=edits, **options)
@@ -137,20 +136,20 @@ def test_norms_are_preserved_as_the_equation_says(backend: str, grid: Styles, st
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_norm_preserving_keeps_what_it_shall(backend: str, dtype: torch.dtype):
+def test_norm_preserving_keeps_norms_and_unqueried_channels(backend: str, dtype: torch.dtype):
     rng = torch.Generator().manual_seed(0)
     target, reference = (torch.randn(3, 400, generator=rng).to(dtype) for _ in range(2))
     query = (torch.rand(400, generator=rng) > 0.7).to(torch.float32)
     got = call(stylefast.blend, backend, target, 1e3 * reference, query, mode="norm_preserving").cpu()
     assert got.dtype == dtype and torch.equal(got[:, query == 0], target[:, query == 0])
-    norm, before = (torch.linalg.vector_norm(x[:, query == 1].double(), dim=1) for x in (got, target))
-    assert_close(norm, before, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    norm, expected = (torch.linalg.vector_norm(x[:, query == 1].double(), dim=1) for x in (got, target))
+    assert_close(norm, expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
     empty = call(stylefast.blend, backend, target, 0 * reference, query, mode="norm_preserving").cpu()
     assert torch.equal(empty, torch.where(query == 1, 0, target))
 
 
 @pytest.mark.parametrize("edits", [None, torch.tensor([[0, 1, 0], [1, 1, 0], [1, 0, 0]])], ids=["pairs", "edits"])
-def test_norm_preserving_has_gradients_also_where_nothing_is_taken(backend: str, edits: Tensor | None):
+def test_norm_preserving_gradients_are_finite_for_a_zero_query(backend: str, edits: Tensor | None):
     rng = torch.Generator().manual_seed(0)
     target, reference = (torch.randn(2, 4, generator=rng, dtype=torch.float64) for _ in range(2))
     query = torch.rand(1, 4, generator=rng, dtype=torch.float64)

@@ -34,7 +34,7 @@ def test_m_sums_to_the_energy_of_standardised_channels(backend: str, problem: tu
 
 
 @given(problem=labelled(), resize=st.sampled_from(RESIZES), standardize=st.booleans())
-def test_m_is_its_definition(backend: str, problem: tuple[Tensor, Tensor, int], resize: str, standardize: bool):
+def test_m_equals_its_definition(backend: str, problem: tuple[Tensor, Tensor, int], resize: str, standardize: bool):
     x, labels, k = problem
     wide = x.double()
     if standardize:
@@ -52,12 +52,12 @@ def test_m_is_its_definition(backend: str, problem: tuple[Tensor, Tensor, int], 
 @given(problem=labelled(), cut=st.integers(0, 4))
 def test_m_adds_over_batches(backend: str, problem: tuple[Tensor, Tensor, int], cut: int):
     x, labels, k = problem
-    whole = call(stylefast.contribution, backend, x, labels, k) * len(x)
+    total = call(stylefast.contribution, backend, x, labels, k) * len(x)
     parts = [
         call(stylefast.contribution, backend, x[rows], labels[rows], k) * len(x[rows])
         for rows in (slice(None, cut), slice(cut, None))
     ]
-    assert_close(parts[0] + parts[1], whole, rtol=1e-5, atol=1e-6)
+    assert_close(parts[0] + parts[1], total, rtol=1e-5, atol=1e-6)
 
 
 @given(problem=labelled(), resize=st.sampled_from(RESIZES), seed=seeds)
@@ -77,8 +77,8 @@ def test_m_ignores_affine_maps_of_channels(
     x = x.double() * 100  # epsilon is nothing beside these variances
     factor = torch.linspace(1, scale, x.shape[1], dtype=torch.float64).view(1, -1, 1, 1)
     got, expected = (call(stylefast.contribution, backend, a, labels, k) for a in (x * factor + shift, x))
-    kept = x.flatten(2).var(2, correction=0).amin(0) > 1  # [C]
-    assert_close(got[:, kept], expected[:, kept], rtol=1e-4, atol=1e-4)
+    varying = x.flatten(2).var(2, correction=0).amin(0) > 1  # [C]
+    assert_close(got[:, varying], expected[:, varying], rtol=1e-4, atol=1e-4)
 
 
 @given(problem=labelled(), up=st.integers(1, 4))
@@ -94,17 +94,17 @@ def test_nearest_enlargement_repeats_labels(backend: str, problem: tuple[Tensor,
 
 def test_bilinear_resize_by_hand(backend: str):
     """2 x 2 -> 4 x 4: the weights of the second cell are 0, 1/4, 3/4, 1 along each axis."""
-    along = [0.0, 0.25, 0.75, 1.0]
+    weight = [0.0, 0.25, 0.75, 1.0]
     x = torch.randn(1, 3, 4, 4, generator=rng(0))
     expected = torch.zeros(4, 3)
     for c in range(3):
         for i in range(4):
             for j in range(4):
                 energy = float(x[0, c, i, j]) ** 2 / 16
-                expected[0, c] += energy * (1 - along[i]) * (1 - along[j])
-                expected[1, c] += energy * (1 - along[i]) * along[j]
-                expected[2, c] += energy * along[i] * (1 - along[j])
-                expected[3, c] += energy * along[i] * along[j]
+                expected[0, c] += energy * (1 - weight[i]) * (1 - weight[j])
+                expected[1, c] += energy * (1 - weight[i]) * weight[j]
+                expected[2, c] += energy * weight[i] * (1 - weight[j])
+                expected[3, c] += energy * weight[i] * weight[j]
     labels = torch.arange(4, dtype=torch.int32).view(1, 2, 2)
     assert_close(call(stylefast.contribution, backend, x, labels, 4, standardize=False), expected)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where kernels go wrong: exact ties, NaN and Inf, no images, many clusters, sizes past a tile, a cache or a flush."""
+"""Edge cases of the ops: exact ties, NaN and Inf, no images, many clusters, sizes past a tile, a cache or a flush."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cells import Cell, backends, call, place, run, run_op
 from torch import Tensor
 
 import stylefast
-from stylefast.core.dtypes import DTYPES
+from stylefast.core.dtypes import DTYPES, accumulator
 from stylefast.ops import OPS
 from stylefast.ops.assign import clustered
 from stylefast.ops.blend import BLEND
@@ -45,8 +45,7 @@ def tied(k: int, c: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     points = rows[torch.randint(len(rows), (2, 9, 15), generator=rng)] * torch.randint(
         1, 4, (2, 9, 15, 1), generator=rng
     )
-    accumulated = torch.float64 if dtype == torch.float64 else torch.float32
-    return points.movedim(-1, 1).to(dtype), rows[index].to(accumulated)
+    return points.movedim(-1, 1).to(dtype), rows[index].to(accumulator(dtype))
 
 
 @pytest.mark.parametrize("op", ASSIGNING, ids=lambda op: op.name)
@@ -72,8 +71,8 @@ def test_negative_zero_ties_with_zero(backend: str):
 
 
 def spoiled(value: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Activations with `value` in one channel of three positions, the same with these positions zeroed, where they are,
-    and centroids."""
+    """Activations with `value` in one channel of three positions; the same with these positions zeroed; the mask of
+    these positions; and centroids."""
     x, centroids = clustered(2, 19, 5, 7, 6, torch.float32)
     bad = torch.zeros(2, 5, 7, dtype=torch.bool)
     bad[0, 1, 2] = bad[1, 0, 0] = bad[1, 4, 6] = True
@@ -116,17 +115,17 @@ def test_a_nan_spoils_its_channel_of_m_alone(backend: str, grid: tuple[int, int]
     labels = torch.zeros(2, *grid, dtype=torch.int32)
     labels[:, 0] = 1
     got, expected = (call(stylefast.contribution, backend, a, labels, 3, standardize=standardize) for a in (x, clean))
-    others = torch.arange(19) != 7
-    torch.testing.assert_close(got[:, others], expected[:, others])
-    holding = slice(None) if standardize else slice(2)  # the mean is everyone's; cluster 2 has no position
-    assert got[holding, 7].isnan().all()
+    clean_channels = torch.arange(19) != 7
+    torch.testing.assert_close(got[:, clean_channels], expected[:, clean_channels])
+    clusters = slice(None) if standardize else slice(2)  # the mean is that of all clusters; cluster 2 has no position
+    assert got[clusters, 7].isnan().all()
 
 
 def test_a_nan_score_never_wins(backend: str):
     x, centroids = clustered(2, 8, 4, 6, 5, torch.float32)
-    broken = centroids.clone()
-    broken[[0, 3], 2] = torch.nan
-    labels, similarity = call(stylefast.assign, backend, x, broken)
+    with_nan = centroids.clone()
+    with_nan[[0, 3], 2] = torch.nan
+    labels, similarity = call(stylefast.assign, backend, x, with_nan)
     expected = call(stylefast.assign, backend, x, centroids[[1, 2, 4]])
     zero = x.eq(0).all(1)
     assert torch.equal(labels[~zero], torch.tensor([1, 2, 4], dtype=torch.int32)[expected.labels.long()][~zero])
@@ -135,7 +134,7 @@ def test_a_nan_score_never_wins(backend: str):
 
 
 @pytest.mark.parametrize("k", [1, 3, 40])
-def test_where_all_scores_are_nan_label_is_zero_and_similarity_nan(backend: str, k: int):
+def test_all_nan_scores_give_label_zero_and_similarity_nan(backend: str, k: int):
     x, _ = clustered(2, 8, 4, 6, 5, torch.float32)
     zero = x.eq(0).all(1)
     labels, similarity = call(stylefast.assign, backend, x, torch.full((k, 8), torch.nan))
@@ -143,7 +142,7 @@ def test_where_all_scores_are_nan_label_is_zero_and_similarity_nan(backend: str,
     assert call(stylefast.lloyd_step, backend, x, torch.full((k, 8), torch.nan)).objective.isnan()
 
 
-def test_no_images(backend: str):
+def test_no_images_give_empty_labels_and_zero_sums(backend: str):
     x, centroids = torch.empty(0, 4, 5, 5), torch.ones(3, 4)
     step = call(stylefast.lloyd_step, backend, x, centroids)
     assert step.labels.shape == (0, 5, 5) and step.sums.shape == (3, 4) and step.counts.dtype == torch.int64
@@ -182,10 +181,10 @@ def test_a_label_outside_the_clusters_belongs_to_none(backend: str):
     x, _ = clustered(2, 5, 6, 6, 4, torch.float32)
     for grid in ((6, 6), (3, 2)):
         labels = torch.randint(4, (2, *grid), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
-        strange = torch.where(labels == 1, -1, torch.where(labels == 2, 2**31 - 1, labels))
+        outside = torch.where(labels == 1, -1, torch.where(labels == 2, 2**31 - 1, labels))
         cell = CONTRIBUTION.cells[backend]
         got, expected = (
-            cell(*(place(t, backend) for t in (x, y)), 4, True, "bilinear", False).cpu() for y in (strange, labels)
+            cell(*(place(t, backend) for t in (x, y)), 4, True, "bilinear", False).cpu() for y in (outside, labels)
         )
         assert not got[1:3].any()
         torch.testing.assert_close(got[[0, 3]], expected[[0, 3]])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More than 2^31 elements: 4.3 GB of bfloat16, which `-m "not large"` leaves out. Images repeat: results are known."""
+"""More than 2^31 elements: 4.3 GB of bfloat16, which `-m "not large"` deselects. Images repeat, so that the
+results are known."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ import stylefast
 
 pytestmark = pytest.mark.large
 
-FEW, C, SIDE, K = 3, 512, 32, 4
+DISTINCT, C, SIDE, K = 3, 512, 32, 4
 N = 2**31 // (C * SIDE * SIDE) + 2  # 4098 images
 
 
-def test_blend():
+def test_blend_beyond_32_bit_indices():
     width = 2**14
     edits = torch.cartesian_prod(torch.arange(257), torch.arange(511), torch.arange(1))  # [E, 3]
     target, reference, query = (torch.rand(rows, width).bfloat16() for rows in (257, 511, 1))
@@ -31,61 +32,62 @@ def test_blend():
 
 @pytest.fixture(scope="module")
 def images() -> tuple[Tensor, Tensor]:
-    """A few images [FEW, C, H, W] bfloat16 and centroids [K, C]."""
-    x, centroids = around(FEW, C, SIDE, SIDE, K, torch.float32, seed=0)
+    """Distinct images [DISTINCT, C, H, W] bfloat16 and centroids [K, C]."""
+    x, centroids = around(DISTINCT, C, SIDE, SIDE, K, torch.float32, seed=0)
     return x.bfloat16().contiguous(), centroids
 
 
 @pytest.fixture(scope="module", params=["images", "channels"])
-def many(request: pytest.FixtureRequest, images: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
-    """The few images over and over [N, C, H, W]; in memory images follow each other, or planes of one channel do."""
+def repeated_images(request: pytest.FixtureRequest, images: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
+    """The distinct images repeated, [N, C, H, W]. In memory images follow each other, or planes of one channel do."""
     shape = (N, C, SIDE, SIDE) if request.param == "images" else (C, N, SIDE, SIDE)
     memory = torch.empty(shape, dtype=torch.bfloat16)
     x = memory if request.param == "images" else memory.transpose(0, 1)
-    for i in range(FEW):
-        x[i::FEW] = images[0][i]
+    for i in range(DISTINCT):
+        x[i::DISTINCT] = images[0][i]
     assert x.numel() > 2**31
     yield x
 
 
-def turns(few: Tensor) -> Tensor:
-    """The few images' results [FEW, ...], over and over [N, ...]."""
-    return few[torch.arange(N) % FEW]
+def repeated(results: Tensor) -> Tensor:
+    """The results [DISTINCT, ...] of the distinct images repeated, [N, ...]."""
+    return results[torch.arange(N) % DISTINCT]
 
 
-def mean(few: Tensor) -> Tensor:
-    """The mean over all images of a result for each of the few."""
-    return turns(few.double()).mean(0).float()
+def mean(results: Tensor) -> Tensor:
+    """The mean over all images of the results [DISTINCT, ...] of the distinct images."""
+    return repeated(results.double()).mean(0).float()
 
 
-def test_assign(many: Tensor, images: tuple[Tensor, Tensor]):
+def test_assign_beyond_32_bit_indices(repeated_images: Tensor, images: tuple[Tensor, Tensor]):
     x, centroids = images
-    few = stylefast.assign(x, centroids, backend="cpu")
-    got = stylefast.assign(many, centroids, backend="cpu")
-    assert torch.equal(got.labels, turns(few.labels)) and torch.equal(got.similarity, turns(few.similarity))
+    expected = stylefast.assign(x, centroids, backend="cpu")
+    got = stylefast.assign(repeated_images, centroids, backend="cpu")
+    assert torch.equal(got.labels, repeated(expected.labels))
+    assert torch.equal(got.similarity, repeated(expected.similarity))
 
 
-def test_lloyd_step(many: Tensor, images: tuple[Tensor, Tensor]):
+def test_lloyd_step_beyond_32_bit_indices(repeated_images: Tensor, images: tuple[Tensor, Tensor]):
     x, centroids = images
-    few = [stylefast.lloyd_step(image[None], centroids, backend="cpu") for image in x]
-    got = stylefast.lloyd_step(many, centroids, backend="cpu")
-    assert torch.equal(got.labels, turns(torch.cat([step.labels for step in few])))
-    assert torch.equal(got.counts, turns(torch.stack([step.counts for step in few])).sum(0))
-    torch.testing.assert_close(got.sums, N * mean(torch.stack([step.sums for step in few])), rtol=1e-5, atol=1e-2)
+    expected = [stylefast.lloyd_step(image[None], centroids, backend="cpu") for image in x]
+    got = stylefast.lloyd_step(repeated_images, centroids, backend="cpu")
+    assert torch.equal(got.labels, repeated(torch.cat([step.labels for step in expected])))
+    assert torch.equal(got.counts, repeated(torch.stack([step.counts for step in expected])).sum(0))
+    torch.testing.assert_close(got.sums, N * mean(torch.stack([step.sums for step in expected])), rtol=1e-5, atol=1e-2)
 
 
-def test_contribution(many: Tensor, images: tuple[Tensor, Tensor]):
+def test_contribution_beyond_32_bit_indices(repeated_images: Tensor, images: tuple[Tensor, Tensor]):
     x, centroids = images
     labels = stylefast.assign(x, centroids, backend="cpu").labels
     for grid in (1, 2):  # the layer's own, and a coarser one
-        few = stylefast.contribution(x, labels[:, ::grid, ::grid], K, per_image=True, backend="cpu")
-        got = stylefast.contribution(many, turns(labels[:, ::grid, ::grid]), K, backend="cpu")
-        torch.testing.assert_close(got, mean(few), rtol=1e-5, atol=1e-6)
+        expected = stylefast.contribution(x, labels[:, ::grid, ::grid], K, per_image=True, backend="cpu")
+        got = stylefast.contribution(repeated_images, repeated(labels[:, ::grid, ::grid]), K, backend="cpu")
+        torch.testing.assert_close(got, mean(expected), rtol=1e-5, atol=1e-6)
 
 
-def test_assign_contribution(many: Tensor, images: tuple[Tensor, Tensor]):
+def test_assign_contribution_beyond_32_bit_indices(repeated_images: Tensor, images: tuple[Tensor, Tensor]):
     x, centroids = images
-    labels, few = stylefast.assign_contribution(x, centroids, per_image=True, backend="cpu")
-    got_labels, got = stylefast.assign_contribution(many, centroids, backend="cpu")
-    assert torch.equal(got_labels, turns(labels))
-    torch.testing.assert_close(got, mean(few), rtol=1e-5, atol=1e-6)
+    labels, expected = stylefast.assign_contribution(x, centroids, per_image=True, backend="cpu")
+    got_labels, got = stylefast.assign_contribution(repeated_images, centroids, backend="cpu")
+    assert torch.equal(got_labels, repeated(labels))
+    torch.testing.assert_close(got, mean(expected), rtol=1e-5, atol=1e-6)

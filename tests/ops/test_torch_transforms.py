@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels inside other people's programs: torch.func, torch.compile, torch.export, autocast."""
+"""The ops under transforms of torch: torch.func, torch.compile, torch.export, autocast."""
 
 import io
 from collections.abc import Callable
@@ -21,8 +21,9 @@ EDITS = torch.tensor([[0, 1, 0], [2, 2, 1], [0, 0, 1], [1, 2, 0]])
 def rows(backend: str) -> tuple[Tensor, ...]:
     """target [3, 8], reference [3, 8], query [2, 8], strength [4], in float64."""
     rng = torch.Generator().manual_seed(0)
-    made = (torch.randn(3, 8, generator=rng), torch.randn(3, 8, generator=rng), torch.rand(2, 8, generator=rng))
-    return tuple(place(x.double(), backend) for x in (*made, torch.rand(4, generator=rng)))
+    target, reference = torch.randn(3, 8, generator=rng), torch.randn(3, 8, generator=rng)
+    query, strength = torch.rand(2, 8, generator=rng), torch.rand(4, generator=rng)
+    return tuple(place(x.double(), backend) for x in (target, reference, query, strength))
 
 
 def both(backend: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
@@ -40,27 +41,25 @@ def both(backend: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
 
 
 def test_blend_is_transformed_as_its_equation(backend: str):
-    given, every = rows(backend), (0, 1, 2, 3)
+    inputs, argnums = rows(backend), (0, 1, 2, 3)
     blend, equation = both(backend)
-    tangents = tuple(x.flip(0) for x in given)
+    tangents = tuple(x.flip(0) for x in inputs)
     for transform in (
-        lambda f: grad(lambda *x: f(*x).square().sum(), every)(*given),
-        lambda f: vjp(f, *given)[1](f(*given)),
-        lambda f: jacrev(f, every)(*given),
-        lambda f: jacfwd(f, every)(*given),
-        lambda f: jvp(f, given, tangents),
-        lambda f: hessian(lambda *x: f(*x).pow(3).sum(), every)(*given),
+        lambda f: grad(lambda *x: f(*x).square().sum(), argnums)(*inputs),
+        lambda f: vjp(f, *inputs)[1](f(*inputs)),
+        lambda f: jacrev(f, argnums)(*inputs),
+        lambda f: jacfwd(f, argnums)(*inputs),
+        lambda f: jvp(f, inputs, tangents),
+        lambda f: hessian(lambda *x: f(*x).pow(3).sum(), argnums)(*inputs),
     ):
         assert_close(transform(blend), transform(equation))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_blend_under_vmap(backend: str):
+def test_blend_under_vmap_equals_its_equation(backend: str):
     target, reference, query, _ = rows(backend)
-    for place_of, q in ((None, query[0]), (0, query[[0, 1, 0]])):
-        blended = vmap(lambda t, r, q: stylefast.blend(t, r, q, backend=backend), (0, 0, place_of))(
-            target, reference, q
-        )
+    for in_dim, q in ((None, query[0]), (0, query[[0, 1, 0]])):
+        blended = vmap(lambda t, r, q: stylefast.blend(t, r, q, backend=backend), (0, 0, in_dim))(target, reference, q)
         assert_close(blended.squeeze(1), target + q * (reference - target))
     got = vmap(grad(lambda t: stylefast.blend(t, reference[0], query[0], backend=backend).sum()))(target)
     assert_close(got, (1 - query[0]).expand(3, -1))
@@ -123,20 +122,20 @@ def test_labels_and_m_in_a_program_for_any_number_of_images(make: Callable[..., 
 
 def test_autocast_changes_no_bit(backend: str):
     x, centroids = activations(backend, 2)
-    target, reference, query, strength = (each.float() for each in rows(backend))
+    target, reference, query, strength = (x.float() for x in rows(backend))
     edits = place(EDITS, backend)
 
-    def everything() -> list[Tensor]:
+    def all_outputs() -> list[Tensor]:
         step = stylefast.lloyd_step(x, centroids, backend=backend)
-        both = stylefast.assign_contribution(x, centroids, backend=backend)
+        labels_and_m = stylefast.assign_contribution(x, centroids, backend=backend)
         blends = [
             stylefast.blend(target, reference, query, edits=edits, strength=strength, mode=mode, backend=backend)
             for mode in ("linear", "norm_preserving")
         ]
-        return [*Measure(backend)(x, centroids), *step, *both, *blends]
+        return [*Measure(backend)(x, centroids), *step, *labels_and_m, *blends]
 
-    expected = everything()
+    expected = all_outputs()
     with torch.autocast(x.device.type, torch.bfloat16):
         assert (x[:, 0, 0] @ x[:, 0, 0].T).dtype == torch.bfloat16
-        got = everything()
+        got = all_outputs()
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))

@@ -26,8 +26,8 @@ class Finding(NamedTuple):
 
 def agree(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -> None:
     """Raises AssertionError with all findings, if there are any."""
-    found = findings(op, got, inputs, exact=exact)
-    assert not found, "\n".join(f"{op.name} ({layer}): {message}" for layer, message in found)
+    all_findings = findings(op, got, inputs, exact=exact)
+    assert not all_findings, "\n".join(f"{op.name} ({layer}): {message}" for layer, message in all_findings)
 
 
 def findings(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -> list[Finding]:
@@ -38,26 +38,27 @@ def findings(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -
     those of the labels it chose. `exact` says that every sum is exact in the working dtype: ties must go to the lowest.
     """
     got, names = outputs(got), _names(op)
-    given, wide = list(inputs.values()), [_widen(x) for x in inputs.values()]
-    form = [
+    arguments, wide = list(inputs.values()), [_widen(x) for x in inputs.values()]
+    result = [
         Finding("form", f"{name} must be {like.dtype} {tuple(like.shape)}, got {x.dtype} {tuple(x.shape)}")
-        for name, x, like in zip(names, got, outputs(op.fake(*given)), strict=True)
+        for name, x, like in zip(names, got, outputs(op.fake(*arguments)), strict=True)
         if x.dtype != like.dtype or x.shape != like.shape
     ]
-    if form:
-        return form
+    if result:
+        return result
     if op.from_labels is None:
-        found, got_labels, compute = [], (), op.reference
+        got_labels, compute = (), op.reference
     else:
-        found, got_labels, compute = _judge_labels(got[0], inputs, exact), got[:1], op.from_labels
-        if any(finding.layer == "range" for finding in found):
-            return found
-    truth, plain = outputs(compute(*got_labels, *wide)), outputs(compute(*got_labels, *given))
-    eps = torch.finfo(accumulator(given[0].dtype)).eps
+        got_labels, compute = got[:1], op.from_labels
+        result = _judge_labels(got[0], inputs, exact)
+        if any(finding.layer == "range" for finding in result):
+            return result
+    truth, plain = outputs(compute(*got_labels, *wide)), outputs(compute(*got_labels, *arguments))
+    eps = torch.finfo(accumulator(arguments[0].dtype)).eps
     first = len(got_labels)
     for name, g, t, p in zip(names[first:], got[first:], truth, plain, strict=True):
-        found += _judge_values(name, g, t, p, eps) if g.is_floating_point() else _judge_integers(name, g, t)
-    return found
+        result += _judge_values(name, g, t, p, eps) if g.is_floating_point() else _judge_integers(name, g, t)
+    return result
 
 
 def floor(eps: float, truth: Tensor) -> float:
@@ -86,24 +87,24 @@ def budget(eps: float, truth: Tensor, plain: Tensor) -> Tensor:
 
 def _judge_values(name: str, got: Tensor, truth: Tensor, plain: Tensor, eps: float) -> list[Finding]:
     error, allowed = _distance(got, truth), budget(eps, truth.double(), plain)
-    found = []
-    if (odd := got.isnan() != truth.isnan()).any():
-        at = _first(odd)
-        found.append(Finding("nan", f"{name}{list(at)}: got {got[at]:g}, truth {truth[at]:g} ({int(odd.sum())} such)"))
+    result = []
+    if (differs := got.isnan() != truth.isnan()).any():
+        i = _first(differs)
+        message = f"{name}{list(i)}: got {got[i]:g}, truth {truth[i]:g} ({int(differs.sum())} such)"
+        result.append(Finding("nan", message))
     if (over := error > allowed).any():
-        at = _first(over & (error == error[over].max()))
-        parts = (
-            f"error {error[at]:g} > {allowed[at]:g} (plain {_distance(plain, truth).max():g}, {int(over.sum())} such)"
-        )
-        found.append(Finding("budget", f"{name}{list(at)}: got {got[at]:.9g}, truth {truth[at]:.9g}, {parts}"))
-    return found
+        i = _first(over & (error == error[over].max()))
+        worst = _distance(plain, truth).max()
+        excess = f"error {error[i]:g} > {allowed[i]:g} (plain {worst:g}, {int(over.sum())} such)"
+        result.append(Finding("budget", f"{name}{list(i)}: got {got[i]:.9g}, truth {truth[i]:.9g}, {excess}"))
+    return result
 
 
 def _judge_integers(name: str, got: Tensor, truth: Tensor) -> list[Finding]:
     if torch.equal(got, truth):
         return []
-    at = _first(got != truth)
-    return [Finding("integer", f"{name}{list(at)}: got {int(got[at])}, truth {int(truth[at])}")]
+    i = _first(got != truth)
+    return [Finding("integer", f"{name}{list(i)}: got {int(got[i])}, truth {int(truth[i])}")]
 
 
 def _judge_labels(labels: Tensor, inputs: dict[str, Any], exact: bool) -> list[Finding]:
@@ -117,13 +118,13 @@ def _judge_labels(labels: Tensor, inputs: dict[str, Any], exact: bool) -> list[F
     norm = torch.linalg.vector_norm(assignment.points(wide["activations"], wide["features"]), dim=1)  # [N, H, W]
     labels = labels.reshape(score.shape[0], *norm.shape).long()
     if (outside := (labels < 0) | (labels >= score.shape[2])).any():
-        at = _first(outside)
-        return [Finding("range", f"label {list(at)}: got {int(labels[at])}, K = {score.shape[2]}")]
-    found = []
+        i = _first(outside)
+        return [Finding("range", f"label {list(i)}: got {int(labels[i])}, K = {score.shape[2]}")]
+    result = []
     counted = (norm.isfinite() & (norm > 0)).expand_as(labels)
-    if (odd := ~counted & (labels != 0)).any():
-        at = _first(odd)
-        found.append(Finding("zero", f"label {list(at)} of norm {norm[at[1:]]:g}: got {int(labels[at])}, must be 0"))
+    if (not_zero := ~counted & (labels != 0)).any():
+        i = _first(not_zero)
+        result.append(Finding("zero", f"label {list(i)} of norm {norm[i[1:]]:g}: got {int(labels[i])}, must be 0"))
     size = norm * torch.linalg.vector_norm(wide["centroids"].nan_to_num(0, 0, 0), dim=-1).max()  # [N, H, W]
     relative = (_distance(plain, score) / size.unsqueeze(1))[counted.unsqueeze(2).expand_as(score)]
     noise = float(relative.max()) if relative.numel() else 0.0
@@ -132,16 +133,16 @@ def _judge_labels(labels: Tensor, inputs: dict[str, Any], exact: bool) -> list[F
     best, winner = score.max(2)
     regret = _distance(score.gather(2, labels.unsqueeze(2)).squeeze(2), best)
     if (over := counted & (regret > allowed)).any():
-        at = _first(over & (regret == regret[over].max()))
-        message = f"label {list(at)}: got {int(labels[at])}, best {int(winner[at])}, regret {regret[at]:g}"
-        found.append(Finding("regret", f"{message} > {allowed[at]:g} ({int(over.sum())} such)"))
+        i = _first(over & (regret == regret[over].max()))
+        message = f"label {list(i)}: got {int(labels[i])}, best {int(winner[i])}, regret {regret[i]:g}"
+        result.append(Finding("regret", f"{message} > {allowed[i]:g} ({int(over.sum())} such)"))
     flipped = counted & (labels != winner) & (regret <= allowed)
     if exact and flipped.any():
-        at = _first(flipped)
-        found.append(Finding("tie", f"label {list(at)}: got {int(labels[at])}, lowest {int(winner[at])}"))
+        i = _first(flipped)
+        result.append(Finding("tie", f"label {list(i)}: got {int(labels[i])}, lowest {int(winner[i])}"))
     elif not exact and int(flipped.sum()) > 1 + FLIPS * labels.numel():
-        found.append(Finding("flips", f"{int(flipped.sum())} of {labels.numel()} labels differ from the best"))
-    return found
+        result.append(Finding("flips", f"{int(flipped.sum())} of {labels.numel()} labels differ from the best"))
+    return result
 
 
 def _scores(inputs: dict[str, Any]) -> Tensor:

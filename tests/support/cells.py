@@ -81,17 +81,17 @@ def invoke(cell: Cell, placed: list[Any]) -> Any:
     if not cell.key.endswith(".out"):
         return cell.op.cells[cell.key](*placed)
     like = cell.op.fake(*placed)
-    row = like.new_full((like.numel() + 2,), torch.nan)
-    out = row[1:-1].view(like.shape)
+    buffer = like.new_full((like.numel() + 2,), torch.nan)
+    out = buffer[1:-1].view(like.shape)
     cell.op.cells[cell.key](*placed, out=out)
-    assert row[[0, -1]].isnan().all()
+    assert buffer[[0, -1]].isnan().all()
     return out
 
 
 def call(public: Callable[..., Any], backend: str, *args: Any, **kwargs: Any) -> Any:
-    """What a public function gives on this backend, on the CPU."""
-    given = {name: place(x, backend) for name, x in kwargs.items()}
-    result = public(*(place(x, backend) for x in args), **given, backend=backend)
+    """The result of a public function on this backend, on the CPU."""
+    placed = {name: place(x, backend) for name, x in kwargs.items()}
+    result = public(*(place(x, backend) for x in args), **placed, backend=backend)
     return result.cpu() if isinstance(result, Tensor) else type(result)(*(x.cpu() for x in result))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What hypothesis draws for the laws: activations around random centroids, and labels on grids of any size."""
+"""Hypothesis strategies for the laws of ops: activations around random centroids, and labels on grids of any size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-sizes = st.tuples(*(st.integers(1, most) for most in (4, 20, 9, 9, 17)))  # N, C, H, W, K
+sizes = st.tuples(*(st.integers(1, maximum) for maximum in (4, 20, 9, 9, 17)))  # N, C, H, W, K
 seeds = st.integers(0, 2**31)
 
 
@@ -24,11 +24,11 @@ def problems(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> tuple[Tenso
 
 
 def around(n: int, c: int, h: int, w: int, k: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
-    random = rng(seed)
-    centroids = F.normalize(torch.randn(k, c, generator=random, dtype=dtype), dim=1)
-    x = centroids[torch.randint(k, (n, h, w), generator=random)].movedim(-1, 1) * 2
-    x = x + torch.randn(n, c, h, w, generator=random, dtype=dtype) / 2
-    return x * (torch.rand(n, 1, h, w, generator=random) > 0.05), centroids
+    generator = rng(seed)
+    centroids = F.normalize(torch.randn(k, c, generator=generator, dtype=dtype), dim=1)
+    x = centroids[torch.randint(k, (n, h, w), generator=generator)].movedim(-1, 1) * 2
+    x = x + torch.randn(n, c, h, w, generator=generator, dtype=dtype) / 2
+    return x * (torch.rand(n, 1, h, w, generator=generator) > 0.05), centroids
 
 
 @st.composite

@@ -36,7 +36,7 @@ def layers(op: Op, got: Any, inputs: dict[str, Any], **options: Any) -> list[str
 
 
 def relabelled(op: Op, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
-    """What an op would give that chose these labels and is right otherwise."""
+    """The outputs of an op that chose these labels and is right otherwise."""
     assert op.from_labels is not None
     return labels, *op.from_labels(labels, *inputs.values())
 
@@ -86,26 +86,26 @@ def test_a_wrong_sign_is_over_budget(op: Op):
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
-def test_one_value_three_times_over_budget(op: Op):
+def test_one_value_three_times_over_budget_is_reported(op: Op):
     inputs = inputs_of(op)
-    got, right = list(outputs(op.reference(*inputs.values()))), truth(op, inputs)[-1].double()
-    worst = right.flatten().clone()
-    worst[-1] += 3 * agreement.budget(torch.finfo(torch.float32).eps, right, got[-1]).flatten()[-1]
-    got[-1] = worst.reshape(right.shape).to(got[-1].dtype)
+    got, exact = list(outputs(op.reference(*inputs.values()))), truth(op, inputs)[-1].double()
+    wrong = exact.flatten().clone()
+    wrong[-1] += 3 * agreement.budget(torch.finfo(torch.float32).eps, exact, got[-1]).flatten()[-1]
+    got[-1] = wrong.reshape(exact.shape).to(got[-1].dtype)
     assert layers(op, tuple(got), inputs) == ["budget"]
     with pytest.raises(AssertionError, match=rf"{op.name} \(budget\): \w+\[.*\]: got .*, truth .*, error .* > .*plain"):
         agree(op, tuple(got), inputs)
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
-def test_one_nan(op: Op):
+def test_one_nan_is_reported(op: Op):
     inputs = inputs_of(op)
     got = [x.clone() for x in outputs(op.reference(*inputs.values()))]
     got[-1].view(-1)[0] = torch.nan
     assert layers(op, tuple(got), inputs) == ["nan"]
 
 
-def test_a_number_where_nan_is_due():
+def test_a_number_instead_of_nan_is_reported():
     inputs = problem()
     inputs["activations"][0, 2, 3, 3] = torch.nan
     labels, similarity = ASSIGN.reference(*inputs.values())
@@ -113,26 +113,26 @@ def test_a_number_where_nan_is_due():
     assert layers(ASSIGN, (labels, similarity.nan_to_num()), inputs) == ["nan"]
 
 
-def test_infinities_must_be_the_same():
+def test_other_infinities_are_reported():
     inputs = inputs_of(BLEND)
     inputs["reference"][0] = torch.inf
     inputs["query"].fill_(0.5)
-    right = BLEND.reference(*inputs.values())
-    assert right.isinf().any()
-    assert layers(BLEND, right, inputs) == []
-    assert layers(BLEND, -right, inputs) == ["budget"]
-    assert layers(BLEND, right.clamp(max=1e38), inputs) == ["budget"]
+    expected = BLEND.reference(*inputs.values())
+    assert expected.isinf().any()
+    assert layers(BLEND, expected, inputs) == []
+    assert layers(BLEND, -expected, inputs) == ["budget"]
+    assert layers(BLEND, expected.clamp(max=1e38), inputs) == ["budget"]
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
-def test_shape_and_dtype(op: Op):
+def test_a_wrong_shape_or_dtype_is_reported(op: Op):
     inputs = inputs_of(op)
     *rest, last = outputs(op.reference(*inputs.values()))
     assert layers(op, (*rest, last[:-1]), inputs) == ["form"]
     assert layers(op, (*rest, last.half()), inputs) == ["form"]
 
 
-def test_a_swapped_axis():
+def test_a_swapped_axis_is_reported():
     inputs = problem()
     labels, similarity = ASSIGN.reference(*inputs.values())
     assert layers(ASSIGN, (labels, similarity.transpose(1, 2)), inputs) == ["budget"]
@@ -143,7 +143,7 @@ def test_a_swapped_axis():
 
 
 @pytest.mark.parametrize("op", ASSIGNING, ids=lambda op: op.name)
-def test_labels_off_by_one(op: Op):
+def test_labels_off_by_one_are_reported(op: Op):
     inputs = inputs_of(op)
     labels = outputs(op.reference(*inputs.values()))[0]
     off = torch.where(labels > 0, labels - 1, labels)
@@ -151,7 +151,7 @@ def test_labels_off_by_one(op: Op):
 
 
 @pytest.mark.parametrize("op", ASSIGNING, ids=lambda op: op.name)
-def test_one_label_of_a_worse_centroid(op: Op):
+def test_one_label_of_a_worse_centroid_is_reported(op: Op):
     inputs = inputs_of(op)
     labels = outputs(op.reference(*inputs.values()))[0].clone()
     labels.view(-1)[7] = (labels.view(-1)[7] + 1) % 4
@@ -160,14 +160,14 @@ def test_one_label_of_a_worse_centroid(op: Op):
 
 @pytest.mark.parametrize("op", ASSIGNING, ids=lambda op: op.name)
 @pytest.mark.parametrize("label", [-1, 4, 2**31 - 1])
-def test_a_label_outside_the_clusters(op: Op, label: int):
+def test_a_label_outside_the_clusters_is_reported(op: Op, label: int):
     inputs = inputs_of(op)
     got = list(outputs(op.reference(*inputs.values())))
     got[0].view(-1)[3] = label
     assert layers(op, tuple(got), inputs) == ["range"]
 
 
-def test_a_zero_point_has_label_zero():
+def test_another_label_than_zero_of_a_zero_point_is_reported():
     inputs = problem()
     labels, similarity = ASSIGN.reference(*inputs.values())
     assert not inputs["activations"][0, :, 0, 1].any()
@@ -184,16 +184,16 @@ def near_ties(k: int = 2) -> dict[str, Any]:
     return inputs
 
 
-def test_too_many_flips_within_budget():
+def test_too_many_flips_within_budget_are_reported():
     inputs = near_ties()
     best = torch.ones(2, 6, 6, dtype=torch.int32)
-    one = best.clone()
-    one[0, 0, 0] = 0
-    assert layers(ASSIGN, relabelled(ASSIGN, one, inputs), inputs) == []
+    one_flip = best.clone()
+    one_flip[0, 0, 0] = 0
+    assert layers(ASSIGN, relabelled(ASSIGN, one_flip, inputs), inputs) == []
     assert layers(ASSIGN, relabelled(ASSIGN, torch.zeros_like(best), inputs), inputs) == ["flips"]
 
 
-def test_an_exact_tie_given_to_the_higher_index():
+def test_an_exact_tie_that_goes_to_a_higher_index_is_reported():
     inputs = problem(3)
     inputs["activations"] = inputs["activations"].round() + 3
     inputs["centroids"] = torch.ones(3, 8)
@@ -205,7 +205,7 @@ def test_an_exact_tie_given_to_the_higher_index():
     assert layers(ASSIGN, relabelled(ASSIGN, higher, inputs), inputs) == []
 
 
-def test_counts_off_by_one():
+def test_counts_off_by_one_are_reported():
     inputs = inputs_of(LLOYD_STEP)
     labels, sums, counts, objective = LLOYD_STEP.reference(*inputs.values())
     counts[0, 1] += 1

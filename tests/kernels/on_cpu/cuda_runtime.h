@@ -70,9 +70,9 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(
   return cudaSuccess;
 }
 
-template <typename... Args, typename... Given>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Args...), const Given&... given) {
-  on_cpu::run(*config, [&] { kernel(given...); });
+template <typename... Args, typename... Values>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Args...), const Values&... values) {
+  on_cpu::run(*config, [&] { kernel(values...); });
   return cudaSuccess;
 }
 

@@ -11,12 +11,12 @@ struct Operands {
   uint32_t a[4], b[2];
 };
 
-// The operands of all lanes of this lane's warp, once each has given its own.
-const Operands* exchange(const Operands& own);
+// The operands of all lanes of this lane's warp, once every lane has called it with its operands.
+const Operands* exchange(const Operands& operands);
 
 inline float truncated(double x) {
-  const float near = static_cast<float>(x);
-  return std::fabs(static_cast<double>(near)) > std::fabs(x) ? std::nextafterf(near, 0.0f) : near;
+  const float rounded = static_cast<float>(x);
+  return std::fabs(static_cast<double>(rounded)) > std::fabs(x) ? std::nextafterf(rounded, 0.0f) : rounded;
 }
 
 }  // namespace on_cpu

@@ -45,8 +45,8 @@ on_cpu_switch:
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace stylefast {
-constexpr size_t kMost = 232448;  // bytes of a Hopper block
-alignas(16) unsigned char shared_bytes[kMost + 4096];
+constexpr size_t kMaxShared = 232448;  // bytes of a Hopper block
+alignas(16) unsigned char shared_bytes[kMaxShared + 4096];
 }  // namespace stylefast
 
 namespace on_cpu {
@@ -55,8 +55,8 @@ namespace {
 constexpr size_t kStack = 64 << 10;
 
 int processors = 3, shared_limit = 166912, order = 0;
-int largest = 0;   // bytes of shared memory of the launches so far
-bool dry = false;  // whether launches are only counted
+int largest = 0;            // bytes of shared memory of the largest launch so far
+bool only_measure = false;  // whether launches run nothing
 const char* skipped_file = "";
 int skipped_line = 0;
 
@@ -71,7 +71,7 @@ struct Fiber {
 };
 
 std::vector<Fiber> fibers;
-std::vector<Operands> given;  // [warps, 2, 32]: of one exchange and the next
+std::vector<Operands> exchanged;  // [warps, 2, 32]: of one exchange and the next
 void* scheduler;
 int current;
 const std::function<void()>* body;
@@ -126,15 +126,15 @@ void start(Fiber& fiber) {
 
 void run_block(int threads) {
   for (int i = 0; i < threads; ++i) start(fibers[i]);
-  for (bool going = true; going;) {
+  for (bool released = true; released;) {
     for (int i = 0; i < threads; ++i) {
       current = order == 0 ? i : order == 1 ? threads - 1 - i : i ^ (order % threads);
       if (fibers[current].state != State::kReady) continue;
       threadIdx.x = static_cast<unsigned>(current);
       switch_to(&scheduler, fibers[current].top, fibers[current].stack.get(), kStack);
     }
-    going = release(0, threads, State::kAtBlock);
-    for (int i = 0; i < threads; i += 32) going |= release(i, std::min(i + 32, threads), State::kAtWarp);
+    released = release(0, threads, State::kAtBlock);
+    for (int i = 0; i < threads; i += 32) released |= release(i, std::min(i + 32, threads), State::kAtWarp);
   }
   for (int i = 0; i < threads; ++i) {
     if (fibers[i].state == State::kDone) continue;
@@ -154,19 +154,19 @@ void meet_block(const char* file, int line) {
 
 void meet_warp() { wait(State::kAtWarp, 0); }
 
-const Operands* exchange(const Operands& own) {
-  Operands* warp = &given[static_cast<size_t>(current / 32 * 64 + fibers[current].exchanges++ % 2 * 32)];
-  warp[current % 32] = own;
+const Operands* exchange(const Operands& operands) {
+  Operands* warp = &exchanged[static_cast<size_t>(current / 32 * 64 + fibers[current].exchanges++ % 2 * 32)];
+  warp[current % 32] = operands;
   meet_warp();
   return warp;
 }
 
 void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
   largest = std::max(largest, static_cast<int>(config.dynamicSmemBytes));
-  if (dry) return;
+  if (only_measure) return;
   const int threads = static_cast<int>(config.blockDim.x);
   if (threads > static_cast<int>(fibers.size())) fibers = std::vector<Fiber>(static_cast<size_t>(threads));
-  given.resize(static_cast<size_t>((threads + 31) / 32 * 64));
+  exchanged.resize(static_cast<size_t>((threads + 31) / 32 * 64));
   body = &kernel;
   blockDim = config.blockDim, gridDim = config.gridDim;
   const unsigned blocks = gridDim.x * gridDim.y;
@@ -190,7 +190,7 @@ extern "C" __attribute__((visibility("default"))) void on_cpu_device(int process
 }
 // From now on launches do nothing; the bytes of shared memory of the largest since the last call.
 extern "C" __attribute__((visibility("default"))) int on_cpu_largest() {
-  on_cpu::dry = true;
+  on_cpu::only_measure = true;
   return std::exchange(on_cpu::largest, 0);
 }
 // From now on the barrier at this line lets every thread pass.
