@@ -56,6 +56,8 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	PYTHONPATH=. $(BIN)/pyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes stylefast --outputjson | \
+	    $(BIN)/python tests/package/known_types.py 0.95
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/limits.cpp tests/kernels/sanitize.h \
 	    $(wildcard tests/kernels/on_cpu/*)
 	$(BIN)/python benchmarks/readme.py --check

@@ -64,143 +64,153 @@ class Build:
         ranks: Ranks,
         progress: bool,
     ) -> None:
-        self.generator, self.latents, self.layer, self.kmeans = generator, latents, layer, kmeans
-        self.n_measured, self.batch_size, self.ranks, self.progress = n_measured, options.batch_size, ranks, progress
-        self.workdir = None if options.workdir is None else Path(options.workdir)
-        self.dtype: torch.dtype = getattr(torch, options.dtype)
+        self._generator, self._latents, self._layer, self._kmeans = generator, latents, layer, kmeans
+        self._n_measured, self._batch_size, self._ranks, self._progress = (
+            n_measured,
+            options.batch_size,
+            ranks,
+            progress,
+        )
+        self._workdir = None if options.workdir is None else Path(options.workdir)
+        self._dtype: torch.dtype = getattr(torch, options.dtype)
         self.seconds: dict[str, float] = {}
-        total = latents.n_local_images + sum(map(self._n_measured, latents.local))
+        total = latents.n_local_images + sum(map(self._count_measured, latents.local))
         hidden = not progress or ranks.rank > 0
-        self.bar = tqdm(total=total, desc="catalog", unit="image", delay=2, disable=hidden)
+        self._bar = tqdm(total=total, desc="catalog", unit="image", delay=2, disable=hidden)
         site = next(site for site in generator.sites if site.tensor == layer)
-        self.shape = (site.channels, *site.size)
-        self.activations: Tensor | None = None  # of this rank's images, without a workdir
-        self.labels: Tensor | None = None  # [N, h, w] of this rank's images, once their activations are dropped
+        self._shape = (site.channels, *site.size)
+        self._activations: Tensor | None = None  # of this rank's images, without a workdir
+        self._labels: Tensor | None = None  # [N, h, w] of this rank's images, once their activations are dropped
 
     def collect(self) -> None:
         """Runs the generator up to the layer that is clustered; keeps or writes its activations."""
-        if self.workdir is None:
-            self.activations = self._empty(self.latents.n_local_images)
-        for shard, w in self.latents:
-            if self.activations is not None:
-                self._run(shard, w, self.activations[self.latents.local_slice(shard)])
+        if self._workdir is None:
+            self._activations = self._empty(self._latents.n_local_images)
+        for shard, w in self._latents:
+            if self._activations is not None:
+                self._run(shard, w, self._activations[self._latents.local_slice(shard)])
             elif (path := self._path("activations", shard)).exists():
                 read_tensors(path, FORMAT, provenance=self._provenance(w))  # raises if damaged or of another build
-                self.bar.update(len(w))
+                self._bar.update(len(w))
             else:
                 activations = self._run(shard, w, self._empty(len(w)))
                 write_tensors(path, FORMAT, {"activations": activations}, provenance=self._provenance(w))
 
     def cluster(self) -> None:
         """Fits k-means to the activations of all ranks."""
-        checkpoint = None if self.workdir is None else self.workdir / "kmeans.safetensors"
-        data = _StoredActivations(self) if self.activations is None else self.activations
+        checkpoint = None if self._workdir is None else self._workdir / "kmeans.safetensors"
+        data = _StoredActivations(self) if self._activations is None else self._activations
         with self._timed("clustering"):
-            self.kmeans.fit(data, progress=self.progress, checkpoint=checkpoint, group=self.ranks.group)
+            self._kmeans.fit(data, progress=self._progress, checkpoint=checkpoint, group=self._ranks.group)
 
     def measure(self, centroids: Tensor) -> Sums:
         """Labels the activations and runs the generator to its end: M of all sites, and where the clusters lie."""
-        if self.activations is not None:
+        if self._activations is not None:
             with self._timed("clustering"):
-                self.labels, self.activations = self._assign(self.activations, centroids), None
+                self._labels, self._activations = self._assign(self._activations, centroids), None
         k = len(centroids)
-        zeros = torch.zeros(k, self.generator.style_width, dtype=torch.float64)
-        total = Sums(zeros, torch.zeros(k, *self.shape[1:], dtype=torch.int64))
-        clusters = {"centroids": checksum({"": centroids}), "features": self.kmeans.features}
-        for shard, w in self.latents:
-            provenance = clusters | self._provenance(w) | {"measured": self._n_measured(shard)}
+        zeros = torch.zeros(k, self._generator.style_width, dtype=torch.float64)
+        total = Sums(zeros, torch.zeros(k, *self._shape[1:], dtype=torch.int64))
+        clusters = {"centroids": checksum({"": centroids}), "features": self._kmeans.features}
+        for shard, w in self._latents:
+            provenance = clusters | self._provenance(w) | {"measured": self._count_measured(shard)}
             sums = self._shard_sums(shard, w, centroids, provenance)
             total = Sums(*(a + b for a, b in zip(total, sums, strict=True)))
-        self.bar.close()
+        self._bar.close()
         if "contribution" in self.seconds:  # ran within the generator
             self.seconds["generator"] -= self.seconds["contribution"]
-        return Sums(*self.ranks.total(*total))
+        return Sums(*self._ranks.total(*total))
+
+    @property
+    def local_shards(self) -> range:
+        """The shards of this rank."""
+        return self._latents.local
 
     def read(self, shard: int) -> Tensor:
         """The stored activations of a shard: [n, C, h, w]."""
         tensors, _ = read_tensors(self._path("activations", shard), FORMAT)
-        return tensors["activations"].to(self.generator.device)
+        return tensors["activations"].to(self._generator.device)
 
     def _empty(self, n: int) -> Tensor:
-        return torch.empty(n, *self.shape, dtype=self.dtype, device=self.generator.device)
+        return torch.empty(n, *self._shape, dtype=self._dtype, device=self._generator.device)
 
     def _run(self, shard: int, w: Tensor, out: Tensor) -> Tensor:
         """Fills `out` with the activations of a shard's images."""
-        for start in range(0, len(w), self.batch_size):
+        for start in range(0, len(w), self._batch_size):
             with self._timed("generator"):
-                (batch,) = self.generator.activations(w[start : start + self.batch_size], [self.layer]).values()
+                (batch,) = self._generator.activations(w[start : start + self._batch_size], [self._layer]).values()
             stored = out[start : start + len(batch)].copy_(batch)
-            if batch.dtype != self.dtype and batch.isfinite().all() and not stored.isfinite().all():
+            if batch.dtype != self._dtype and batch.isfinite().all() and not stored.isfinite().all():
                 raise ValueError(
                     f"dtype must be one that holds activations up to {batch.abs().max():g}, as "
-                    f"{self._describe_images(shard, start, len(batch))} have, got {self.dtype}"
+                    f"{self._describe_images(shard, start, len(batch))} have, got {self._dtype}"
                 )
-            self.bar.update(len(batch))
+            self._bar.update(len(batch))
         return out
 
     def _assign(self, activations: Tensor, centroids: Tensor) -> Tensor:
-        features, backend = self.kmeans.features, self.kmeans.backend
+        features, backend = self._kmeans.features, self._kmeans.backend
         return assign(activations, centroids, features=features, backend=backend).labels
 
     def _shard_sums(self, shard: int, w: Tensor, centroids: Tensor, provenance: Mapping[str, Any]) -> Sums:
         """A shard's sums, from the workdir if they are there."""
-        if self.workdir is None:
+        if self._workdir is None:
             return self._measure(shard, w, centroids)
         path = self._path("contributions", shard)
         if path.exists():
-            self.bar.update(self._n_measured(shard))
+            self._bar.update(self._count_measured(shard))
             return Sums(**read_tensors(path, FORMAT, provenance=provenance)[0])
         sums = self._measure(shard, w, centroids)
         write_tensors(path, FORMAT, sums._asdict(), provenance=provenance)
         return sums
 
     def _measure(self, shard: int, w: Tensor, centroids: Tensor) -> Sums:
-        k, n = len(centroids), self._n_measured(shard)
-        if self.labels is None:
+        k, n = len(centroids), self._count_measured(shard)
+        if self._labels is None:
             labels = self._assign(self.read(shard), centroids)
         else:
-            labels = self.labels[self.latents.local_slice(shard)]
+            labels = self._labels[self._latents.local_slice(shard)]
         occupancy = torch.stack([(labels == i).sum(0) for i in range(k)])  # [K, h, w]
-        normalized = {site.tensor: site.normalized for site in self.generator.sites}
+        normalized = {site.tensor: site.normalized for site in self._generator.sites}
         sums: dict[str, Tensor] = {}
-        for start in range(0, n, self.batch_size):
-            batch = w[start : min(n, start + self.batch_size)]
+        for start in range(0, n, self._batch_size):
+            batch = w[start : min(n, start + self._batch_size)]
             batch_labels = labels[start : start + len(batch)]
 
             def add(key: str, tensor: Tensor, labels: Tensor = batch_labels) -> None:
                 with self._timed("contribution"):
-                    m = contribution(tensor, labels, k, standardize=not normalized[key], backend=self.kmeans.backend)
+                    m = contribution(tensor, labels, k, standardize=not normalized[key], backend=self._kmeans.backend)
                     sums[key] = sums.get(key, torch.zeros_like(m, dtype=torch.float64)) + m.double() * len(labels)
 
             with self._timed("generator"):
-                self.generator.visit(batch, add)
-            for site in self.generator.sites:
+                self._generator.visit(batch, add)
+            for site in self._generator.sites:
                 if not sums[site.tensor].isfinite().all():
                     images = self._describe_images(shard, start, len(batch))
                     raise ValueError(
                         f"activations of site {site.name} must be finite, got NaN or Inf in the batch of {images}"
                     )
-            self.bar.update(len(batch))
-        columns = [sums.get(site.tensor, torch.zeros(k, site.channels).double()) for site in self.generator.sites]
+            self._bar.update(len(batch))
+        columns = [sums.get(site.tensor, torch.zeros(k, site.channels).double()) for site in self._generator.sites]
         return Sums(torch.cat(columns, 1).cpu(), occupancy.cpu())
 
-    def _n_measured(self, shard: int) -> int:
+    def _count_measured(self, shard: int) -> int:
         """The number of a shard's images that M is measured on."""
-        start, stop = self.latents.starts[shard : shard + 2]
-        return max(0, min(stop, self.n_measured) - start)
+        start, stop = self._latents.starts[shard : shard + 2]
+        return max(0, min(stop, self._n_measured) - start)
 
     def _describe_images(self, shard: int, start: int, n: int) -> str:
-        first = self.latents.starts[shard] + start
+        first = self._latents.starts[shard] + start
         return f"images {first} to {first + n - 1}"
 
     def _path(self, stem: str, shard: int) -> Path:
-        assert self.workdir is not None
-        return self.workdir / f"{stem}-{shard:05}-of-{len(self.latents):05}.safetensors"
+        assert self._workdir is not None
+        return self._workdir / f"{stem}-{shard:05}-of-{len(self._latents):05}.safetensors"
 
     def _provenance(self, w: Tensor) -> dict[str, Any]:
         """Identifies what the activations of a shard are computed from."""
-        layer = {"generator": self.generator.fingerprint, "layer": self.layer, "dtype": str(self.dtype)}
-        return layer | {"w": checksum({"w": w})} | self.generator.precision
+        layer = {"generator": self._generator.fingerprint, "layer": self._layer, "dtype": str(self._dtype)}
+        return layer | {"w": checksum({"w": w})} | self._generator.precision
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -216,7 +226,7 @@ class _StoredActivations:
     """The activations that this rank has written, as a stream."""
 
     def __init__(self, build: Build) -> None:
-        self.build = build
+        self._build = build
 
     def __iter__(self) -> Iterator[Tensor]:
-        return map(self.build.read, self.build.latents.local)
+        return map(self._build.read, self._build.local_shards)

@@ -83,8 +83,8 @@ class LatentBatches:
     """
 
     def __init__(self, generator: Generator, seeds: Sequence[int], *, truncation: float = 1.0, size: int = 64) -> None:
-        self.generator, self.seeds, self.truncation, self.size = generator, seeds, truncation, size
+        self._generator, self._seeds, self._truncation, self._size = generator, seeds, truncation, size
 
     def __iter__(self) -> Iterator[Tensor]:
-        for start in range(0, len(self.seeds), self.size):
-            yield self.generator.latents(self.seeds[start : start + self.size], truncation=self.truncation)
+        for start in range(0, len(self._seeds), self._size):
+            yield self._generator.latents(self._seeds[start : start + self._size], truncation=self._truncation)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Box: TypeAlias = Sequence[float]
-Region: TypeAlias = Sequence[int] | Sequence[Box] | Tensor | np.ndarray
+Region: TypeAlias = Sequence[int] | Sequence[Box] | torch.Tensor | np.ndarray
 
 # Where the parts of an aligned face lie, as fractions of the frame: x from, y from, x to, y to. A cluster gets the
 # first name that fits it, so the parts of the face come before the face.

@@ -18,7 +18,7 @@ from .arguments import Outdir
 from .edit import edit
 from .report import report
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Local editing of StyleGAN images.")
+app: typer.Typer = typer.Typer(no_args_is_help=True, add_completion=False, help="Local editing of StyleGAN images.")
 app.add_typer(catalog.app, name="catalog")
 app.command()(edit)
 

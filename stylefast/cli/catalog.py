@@ -17,7 +17,7 @@ from ..generators import Generator
 from .arguments import NetworkOptions, option_groups, seeds
 from .interrupts import report_interrupt
 
-app = typer.Typer(no_args_is_help=True, help="Build, show and annotate catalogs.")
+app: typer.Typer = typer.Typer(no_args_is_help=True, help="Build, show and annotate catalogs.")
 
 
 @app.command("build")

@@ -103,7 +103,7 @@ class Result:
     """What the figures and the table need of the edits, as they pass by."""
 
     def __init__(self, n_targets: int, n_references: int) -> None:
-        self.size = (n_targets, n_references)
+        self.size: tuple[int, int] = (n_targets, n_references)
         self.targets: dict[int, Tensor] = {}
         self.shown: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}  # image, where the part is
         self._differences: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..catalog import Catalog
-from ..generators import Generator
+from ..generators import Generator, Site
 from ..io.tensors import checksum
 from .plan import Grid, Plan
 from .renderer import EditBatch, EditRenderer
@@ -55,7 +55,7 @@ class StyleEditor:
         self.catalog = catalog
         self.rgb = rgb
         self.transform = transform
-        self.sites = [site for site in generator.sites if rgb or site.kind != "rgb"]
+        self.sites: list[Site] = [site for site in generator.sites if rgb or site.kind != "rgb"]
         self.backend = backend
 
     @property

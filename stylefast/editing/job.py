@@ -22,7 +22,7 @@ from .editor import StyleEditor
 from .manifest import RESULTS, Entries, is_intact, merge
 from .options import JobOptions
 from .plan import Edit, Plan
-from .renderer import EditBatch
+from .renderer import EditBatch, EditRenderer
 from .writer import ImageWriter
 
 
@@ -70,13 +70,19 @@ class Job:
         check_integer("writers", options.writers, 1)
         if not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard must be (i, n) with 0 <= i < n, got {shard}")
-        self.editor, self.plan, self.directory, self.options = editor, plan, Path(directory), options
-        self.render = editor.renderer(
+        self.editor: StyleEditor = editor
+        self.plan: Plan = plan
+        self.directory: Path = Path(directory)
+        self.options: JobOptions = options
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self.shard: tuple[int, int] = shard
+        self.ranks: Ranks = Ranks(group)
+        self.n_existing: int = 0
+        self.n_written: int = 0
+        self.render: EditRenderer = editor.renderer(
             plan, batch_size=options.batch_size, measure=options.measure, roi_mode=options.roi_mode
         )
-        self.metadata, self.shard, self.ranks = dict(metadata or {}), shard, Ranks(group)
-        self.progress = progress and self.ranks.rank == 0
-        self.n_existing = self.n_written = 0
+        self._progress = progress and self.ranks.rank == 0
         self._is_checked = False
 
     def check(self) -> None:
@@ -113,7 +119,7 @@ class Job:
             bar.update()
 
         with (
-            tqdm(total=n_edits, desc="edits", unit="image", delay=2, disable=not self.progress) as bar,
+            tqdm(total=n_edits, desc="edits", unit="image", delay=2, disable=not self._progress) as bar,
             ImageWriter(self.directory, f".{options.image_format}", options.writers, on_written) as writer,
         ):
             for edits in self.plan.batches(options.batch_size, shard):

@@ -59,8 +59,12 @@ class Pairs(Plan):
         strength: float = 1.0,
         skip_bad: bool = False,
     ) -> None:
-        self.path, self.targets, self.references = Path(path), targets, references
-        self.query, self.strength, self.skip_bad = query, strength, skip_bad
+        self.targets: ImageSource = targets
+        self.references: ImageSource = references
+        self.path: Path = Path(path)
+        self.query: Strategy = query
+        self.strength: float = strength
+        self.skip_bad: bool = skip_bad
         if self.path.suffix not in (".csv", ".jsonl"):
             raise ValueError(f"a file of pairs must be .csv or .jsonl, got {self.path}")
         self.refused: list[str] = []

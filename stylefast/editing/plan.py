@@ -116,10 +116,11 @@ class Grid(Plan):
         *,
         strength: float = 1.0,
     ) -> None:
-        self.targets, self.references = targets, references
-        self.parts = [parts] if isinstance(parts, str) else list(parts)
-        self.queries = list(queries) if isinstance(queries, Sequence) else [queries]
-        self.strength = strength
+        self.targets: ImageSource = targets
+        self.references: ImageSource = references
+        self.parts: list[str] = [parts] if isinstance(parts, str) else list(parts)
+        self.queries: list[Strategy] = list(queries) if isinstance(queries, Sequence) else [queries]
+        self.strength: float = strength
 
     def __len__(self) -> int:
         return len(self.targets) * len(self.references) * len(self.parts) * len(self.queries)

@@ -80,8 +80,8 @@ class EditRenderer:
     ) -> None:
         check_integer("batch_size", batch_size, 1)
         check_roi_mode(roi_mode)
-        self.generator, self.catalog, self.plan = generator, catalog, plan
-        self.measure, self.roi_mode, self.transform, self.backend = measure, roi_mode, transform, backend
+        self._generator, self._catalog, self._plan = generator, catalog, plan
+        self._measure, self._roi_mode, self._transform, self._backend = measure, roi_mode, transform, backend
 
         def rows(n_elements: int, itemsize: int = 4) -> int:
             return max(2 * batch_size, CACHE_BYTES // (n_elements * itemsize))
@@ -94,40 +94,40 @@ class EditRenderer:
 
     def __call__(self, edits: list[Edit]) -> EditBatch:
         """Styles and images of a batch, and its locality if it is measured."""
-        plan, generator = self.plan, self.generator
+        plan, generator = self._plan, self._generator
         images = [(plan.targets, e.target) for e in edits] + [(plan.references, e.reference) for e in edits]
         image_rows, styles = _stack(images, self._styles)
         query_rows, queries = _stack([(e.part, e.query) for e in edits], self._query)
         index = torch.tensor([image_rows[: len(edits)], image_rows[len(edits) :], query_rows]).T  # [E, 3]
         strength = torch.tensor([edit.strength for edit in edits])
         blended = blend(
-            styles, styles, queries, edits=index.to(generator.device), strength=strength, backend=self.backend
+            styles, styles, queries, edits=index.to(generator.device), strength=strength, backend=self._backend
         )
         w = torch.cat([plan.targets.w(edit.target) for edit in edits])
-        if (row := generator.transform_row) is not None and self.transform:
+        if (row := generator.transform_row) is not None and self._transform:
             reference = torch.cat([plan.references.w(edit.reference) for edit in edits])[:, row]
-            w[:, row] = w[:, row].lerp(reference, (strength * self.transform).to(w)[:, None])
+            w[:, row] = w[:, row].lerp(reference, (strength * self._transform).to(w)[:, None])
         batch = EditBatch(edits, blended, generator.synthesize(blended, w))
-        return self._measure(batch) if self.measure else batch
+        return self._measured(batch) if self._measure else batch
 
-    def _measure(self, batch: EditBatch) -> EditBatch:
+    def _measured(self, batch: EditBatch) -> EditBatch:
         targets = dict.fromkeys(edit.target for edit in batch.edits)
         self._originals = {row: image for row, image in self._originals.items() if row in targets}
-        source = self.plan.targets
+        source = self._plan.targets
         for row in targets:
             if row not in self._originals:
-                self._originals[row] = self.generator.synthesize(source.styles(row), source.w(row))
+                self._originals[row] = self._generator.synthesize(source.styles(row), source.w(row))
         originals = torch.cat([self._originals[edit.target] for edit in batch.edits])
         region = torch.cat([self._roi(edit) for edit in batch.edits])  # [E, h, w]
         return replace(batch, targets=originals, roi=region, locality=locality(batch.images, originals, region))
 
     def _roi(self, edit: Edit) -> Tensor:
-        labels = self._labels(self.plan.targets, edit.target), self._labels(self.plan.references, edit.reference)
-        target, reference = (self.catalog.part_map(grid, edit.part) for grid in labels)
-        return roi(target, reference, self.roi_mode)
+        labels = self._labels(self._plan.targets, edit.target), self._labels(self._plan.references, edit.reference)
+        target, reference = (self._catalog.part_map(grid, edit.part) for grid in labels)
+        return roi(target, reference, self._roi_mode)
 
     def _label(self, source: ImageSource, row: int) -> Tensor:
-        return self.catalog.labels(self.generator, source.w(row), backend=self.backend)  # [1, h, w]
+        return self._catalog.labels(self._generator, source.w(row), backend=self._backend)  # [1, h, w]
 
 
 def _stack(keys: Sequence[tuple], compute: Callable[..., Tensor]) -> tuple[list[int], Tensor]:

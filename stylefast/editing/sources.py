@@ -94,7 +94,9 @@ class SeedLatents(ImageSource):
         for seed in (*seeds[:1], *seeds[-1:]) if isinstance(seeds, range) else seeds:
             if seed not in SEEDS:
                 raise ValueError(f"seeds must be in [0, 2**32), got {seed}")
-        self.generator, self.seeds, self.truncation = generator, seeds, truncation
+        self.generator: Generator = generator
+        self.seeds: Sequence[int] = seeds
+        self.truncation: float = truncation
         n_rows = max(1, CACHE_BYTES // (4 * math.prod(generator.w_shape)))
         self._w = lru_cache(n_rows)(lambda row: generator.latents([seeds[row]], truncation=truncation))
 
@@ -153,7 +155,8 @@ class StoredLatents(ImageSource):
         counts = {len(tensor) for tensor in tensors.values()}
         if len(counts) != 1:
             raise ValueError(f"images need w, styles or both, with equally many rows, got {sorted(counts)} rows")
-        self.generator, self._tensors, self._n = generator, tensors, counts.pop()
+        self.generator: Generator = generator
+        self._tensors, self._n = tensors, counts.pop()
         self._names = [(str(i) if names is None else names[i]).replace("_", "-") for i in range(self._n)]
         self._rows = {name: row for row, name in enumerate(self._names)}
         if len(self._rows) < self._n:

@@ -95,7 +95,11 @@ class Random:
 
 
 Strategy: TypeAlias = Sequential | Simultaneous | Softmax | Random
-STRATEGIES = {"sequential": Sequential, "simultaneous": Simultaneous, "softmax": Softmax}  # by their names in files
+STRATEGIES: dict[str, type[Sequential] | type[Simultaneous] | type[Softmax]] = {  # by their names in files
+    "sequential": Sequential,
+    "simultaneous": Simultaneous,
+    "softmax": Softmax,
+}
 
 
 def _per_site(value: float | tuple[float, ...], sites: Sequence[Site]) -> tuple[float, ...]:

@@ -35,7 +35,7 @@ class ImageWriter:
 
     def __init__(self, directory: Path, suffix: str, n_threads: int, on_written: Callable[[], object]) -> None:
         self._directory, self._suffix, self._on_written = directory, suffix, on_written
-        self.pool = ThreadPoolExecutor(n_threads, "stylefast-write")
+        self.pool: ThreadPoolExecutor = ThreadPoolExecutor(n_threads, "stylefast-write")
         self._journal = Journal(directory)
         self._pending: deque[tuple[dict[str, Any], Future[dict[str, Any]]]] = deque()
 
