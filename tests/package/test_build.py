@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,14 @@ def toolkit(one_command: Path) -> Path:
     return command
 
 
-def libraries(built: Path) -> list[str]:
-    return sorted(file for file in zipfile.ZipFile(built).namelist() if file.endswith(".so"))
-
-
-def test_cuda_kernels_are_built_for_what_nvcc_supports(tmp_path: Path, one_command: Path, toolkit: Path):
+def test_the_wheel_serves_any_python_and_the_gpus_of_nvcc(tmp_path: Path, one_command: Path, toolkit: Path):
     built = wheel(tmp_path, CXX=str(one_command), CUDACXX=str(toolkit), STYLEFAST_CUDA="1")
-    assert libraries(built) == [CPU_LIBRARY, CUDA_LIBRARY]
+    name, version, *tag = built.stem.split("-")
+    assert (name, version, tag[:2]) == ("stylefast", stylefast.__version__, ["py3", "none"])
+    assert len(tag) == 3 and tag[2] != "any"
+    files = zipfile.ZipFile(built).namelist()
+    assert sorted(file for file in files if file.endswith((".so", ".pyd", ".pyc"))) == [CPU_LIBRARY, CUDA_LIBRARY]
+    assert not [file for file in files if "cpython" in file or not file.startswith("stylefast")]
     calls = toolkit.with_name("log").read_text().splitlines()
     sources = [word for call in calls for word in call.split() if word.endswith(".cu")]
     assert sorted(sources) == sorted(f"csrc/cuda/{path.name}" for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
@@ -103,37 +105,41 @@ def test_wrong_architectures_are_refused(listed: str, monkeypatch: pytest.Monkey
         runpy.run_path(str(ROOT / "setup.py"))["architectures"](["sm_80"])
 
 
-def test_cuda_kernels_are_left_out_unless_requested(tmp_path: Path, one_command: Path, toolkit: Path):
-    script = "import sys, torch; torch.version.cuda = sys.argv[1] or None; import setup; print(setup.wants_cuda())"
-    quiet = "import setuptools; setuptools.setup = lambda **_: None; "
-    compilers = {"CXX": str(one_command), "CUDACXX": str(toolkit)}
-    missing = {"CXX": str(one_command), "CUDACXX": "", "CUDA_HOME": "", "PATH": str(tmp_path)}
-    for choice, cuda, tools, expected in (
-        ("auto", "", compilers, "False"),
-        ("auto", "13.0", compilers, "True"),
-        ("0", "13.0", compilers, "False"),
-        ("1", "", compilers, "True"),
-        ("auto", "13.0", missing, "False"),
-    ):
-        process = python("-c", quiet + script, cuda, **tools, STYLEFAST_CUDA=choice)
-        assert process.stdout.strip() == expected, (choice, cuda, process.stderr)
-    assert "no nvcc found; installing without CUDA kernels" in process.stderr
-    for choice, message in (
-        ("1", "STYLEFAST_CUDA=1 needs a C++ compiler and nvcc"),
-        ("on", "must be auto, 0 or 1, got on"),
-    ):
-        process = python("-c", quiet + script, "13.0", **missing, STYLEFAST_CUDA=choice)
-        assert process.returncode != 0 and message in process.stderr
+@pytest.fixture
+def wants_cuda(monkeypatch: pytest.MonkeyPatch, one_command: Path, toolkit: Path) -> Callable[..., bool]:
+    """The choice of setup.py for STYLEFAST_CUDA, the CUDA version of torch, and whether nvcc is found."""
+
+    def choose(choice: str, cuda: str | None, has_nvcc: bool) -> bool:
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        variables = {"STYLEFAST_CUDA": choice, "CXX": str(one_command), "CUDACXX": str(toolkit) if has_nvcc else ""}
+        for name, value in (variables | {"CUDA_HOME": "", "PATH": ""}).items():
+            monkeypatch.setenv(name, value)
+        return runpy.run_path(str(ROOT / "setup.py"))["wants_cuda"]()
+
+    return choose
 
 
-def test_the_wheel_serves_any_python(tmp_path: Path, one_command: Path):
-    built = wheel(tmp_path, CXX=str(one_command), STYLEFAST_CUDA="0")
-    name, version, *tag = built.stem.split("-")
-    assert (name, version, tag[:2]) == ("stylefast", stylefast.__version__, ["py3", "none"])
-    assert len(tag) == 3 and tag[2] != "any"
-    files = zipfile.ZipFile(built).namelist()
-    assert [file for file in files if file.endswith((".so", ".pyd", ".pyc"))] == [CPU_LIBRARY]
-    assert not [file for file in files if "cpython" in file or not file.startswith("stylefast")]
+@pytest.mark.parametrize(
+    "choice, cuda, expected", [("auto", None, False), ("auto", "13.0", True), ("0", "13.0", False), ("1", None, True)]
+)
+def test_cuda_kernels_are_built_if_requested(
+    choice: str, cuda: str | None, expected: bool, wants_cuda: Callable[..., bool]
+):  # fmt: skip
+    assert wants_cuda(choice, cuda, True) == expected
+
+
+def test_without_nvcc_cuda_kernels_are_left_out(wants_cuda: Callable[..., bool], capsys: pytest.CaptureFixture[str]):
+    assert not wants_cuda("auto", "13.0", False)
+    assert "no nvcc found; installing without CUDA kernels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "choice, message",
+    [("1", "STYLEFAST_CUDA=1 needs a C\\+\\+ compiler and nvcc"), ("on", "must be auto, 0 or 1, got on")],
+)
+def test_a_request_that_cannot_be_met_is_refused(choice: str, message: str, wants_cuda: Callable[..., bool]):
+    with pytest.raises(SystemExit, match=message):
+        wants_cuda(choice, "13.0", False)
 
 
 def test_without_a_compiler_the_reference_runs_and_warns_once(tmp_path: Path):
