@@ -66,7 +66,7 @@ def use(name: str) -> Iterator[None]:
 
     Raises: ValueError if the name is unknown, RuntimeError with the reason if the backend cannot run here.
     """
-    if (reason := _known(name).reason()) is not None:
+    if (reason := _backend(name).reason()) is not None:
         raise RuntimeError(reason)
     token = _forced.set(name)
     try:
@@ -83,23 +83,23 @@ def select(name: str | None, device: torch.device) -> str:
     """
     name = name or _forced.get()
     if name is not None:
-        if (reason := _known(name).refuses(device)) is not None:
+        if (reason := _backend(name).refuses(device)) is not None:
             raise RuntimeError(reason)
         return name
     for backend in BACKENDS.values():
         if backend.automatic and backend.refuses(device) is None:
             if backend.name == "reference" and device.type == "cpu":
-                _say_once(BACKENDS["cpu"].reason())
+                _warn_once(BACKENDS["cpu"].reason())
             return backend.name
     raise AssertionError("the reference backend never refuses")
 
 
-def _known(name: str) -> Backend:
+def _backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
     return BACKENDS[name]
 
 
 @cache
-def _say_once(reason: str | None) -> None:
+def _warn_once(reason: str | None) -> None:
     warnings.warn(f"stylefast runs on its slow 'reference' backend: {reason}", RuntimeWarning, stacklevel=4)

@@ -10,7 +10,7 @@ import torch
 
 CPU_LIBRARY = Path(__file__).with_name("libstylefast_cpu.so")
 CUDA_LIBRARY = CPU_LIBRARY.with_name("libstylefast_cuda.so")
-CAPABILITY = (8, 0)  # the least that the CUDA kernels are compiled for
+CAPABILITY = (8, 0)  # the lowest that the CUDA kernels are compiled for
 
 
 @cache
@@ -36,11 +36,11 @@ def cuda_reason() -> str | None:
 @cache
 def cuda_supports(device: torch.device) -> str | None:
     """None if the CUDA kernels are compiled for this GPU, else why they are not, in one sentence."""
-    found = torch.cuda.get_device_capability(device)
-    if found >= CAPABILITY:
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= CAPABILITY:
         return None
-    least, has = (".".join(map(str, version)) for version in (CAPABILITY, found))
-    return f"backend 'cuda' needs a GPU of compute capability {least} or later, {device} has {has}"
+    required, actual = (".".join(map(str, version)) for version in (CAPABILITY, capability))
+    return f"backend 'cuda' needs a GPU of compute capability {required} or later, {device} has {actual}"
 
 
 def _load(name: str, library: Path) -> str | None:

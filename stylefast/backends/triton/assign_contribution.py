@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moments of every channel over every cluster, about a shift near the channel's mean, in one pass; and M from them.
 
-With d = mean - shift, sum (a - mean)^2 = Q - 2 d L + d^2 n: no digits are lost while |d| is of the order of the
-standard deviation. A program takes whole images, so it knows their means at their ends, and adds up M.
+With d = mean - shift, sum (a - mean)^2 = squares - 2 d sums + d^2 counts: no digits are lost while |d| is of the order
+of the standard deviation. A program takes whole images, so it knows their means at their ends, and adds up M.
 
 A comes from memory once, as in lloyd_step, while SPLITS programs hold two sums of every channel and of all clusters.
 """
@@ -24,9 +24,44 @@ from .tiles import SPLITS, added, device_of, load_tile, precision, sampled_mean,
 class Pooled(NamedTuple):
     """A layer on the label grid: sums of a - shift and of its square [N, C, cells], and the area of a cell [cells]."""
 
-    first: Any
-    second: Any
+    sums: Any
+    squares: Any
     area: Any
+
+
+@triton.jit
+def load_moments(a, pooled, shift, n, c, start, o_c, o_p, cells):
+    """a - shift and its square for channels o_c (from c on) and positions o_p (from start on); of cells, their sums."""
+    mask = (o_c < a.channels)[:, None] & (o_p < cells)[None, :]
+    if pooled is None:
+        x = load_tile(a, n, c, start, o_c.shape[0], o_p.shape[0])
+        d = tl.where(mask, x.to(shift.dtype) - shift[:, None], 0.0)
+        d_square = d * d
+    else:
+        offsets = (n * a.channels + o_c)[:, None] * cells + o_p[None, :]
+        d = tl.load(pooled.sums + offsets, mask=mask, other=0)
+        d_square = tl.load(pooled.squares + offsets, mask=mask, other=0)
+    return d, d_square
+
+
+@triton.jit
+def standardized_energy(sums, squares, plane_sum, plane_square, area, positions):
+    """sum U (a - mean)^2 / (var + 1e-5), [channels, clusters], from the moments of the clusters and of the plane."""
+    offset = plane_sum / positions
+    variance = plane_square / positions - offset * offset
+    scale = 1 / (tl.where(variance < 0, 0.0, variance) + 1e-5)  # NaN stays
+    energy = squares - 2 * offset[:, None] * sums + (offset * offset)[:, None] * area[None, :]
+    return tl.where(energy < 0, 0.0, energy) * scale[:, None]
+
+
+@triton.jit
+def store_contribution(pointers, energy, positions, mask, PER_IMAGE: tl.constexpr):
+    """Writes M of an image, or adds the image's energy to the sum of its group."""
+    if PER_IMAGE:
+        tl.store(pointers, energy / positions, mask=mask)
+    else:
+        tl.debug_barrier()  # the last image's sum is read by other threads than wrote it
+        tl.store(pointers, tl.load(pointers, mask=mask) + energy, mask=mask)
 
 
 @triton.jit
@@ -34,74 +69,60 @@ def moments_kernel(
     a, points, pooled, labels, m, cells, clusters,
     LABELLED: tl.constexpr, STANDARDIZE: tl.constexpr, PER_IMAGE: tl.constexpr,
     FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, SC: tl.constexpr, SK: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+    SUM_C: tl.constexpr, SUM_K: tl.constexpr, SUM_BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """M of BLOCKS x SC channels x SK clusters over every `groups`-th image: programs of a group run together."""
-    slices_c, slices_k = tl.cdiv(a.channels, BLOCKS * SC), tl.cdiv(clusters, SK)
+    """M of SUM_BLOCKS x SUM_C channels x SUM_K clusters over every `groups`-th image. A group runs together."""
+    slices_c, slices_k = tl.cdiv(a.channels, SUM_BLOCKS * SUM_C), tl.cdiv(clusters, SUM_K)
     members = slices_c * slices_k
     groups, group, member = tl.num_programs(0) // members, tl.program_id(0) // members, tl.program_id(0) % members
-    c = member % slices_c * (BLOCKS * SC)
-    o_c, o_k = c + tl.arange(0, SC), member // slices_c * SK + tl.arange(0, SK)
-    wide: tl.constexpr = m.dtype.element_ty
-    positions = tl.full([1], 1.0, wide) * a.plane
+    c = member % slices_c * (SUM_BLOCKS * SUM_C)
+    o_c, o_k = c + tl.arange(0, SUM_C), member // slices_c * SUM_K + tl.arange(0, SUM_K)
+    acc_dtype: tl.constexpr = m.dtype.element_ty
+    positions = tl.full([1], 1.0, acc_dtype) * a.plane
     for n in tl.range(group.to(tl.int64), a.images, groups, disable_licm=True):
-        found, area = (), tl.zeros([SK], wide)  # found: of each block shift, sums by label, sums over the plane
-        for i in tl.static_range(BLOCKS):
-            shift = tl.zeros([SC], wide)
+        moments, area = (), tl.zeros([SUM_K], acc_dtype)  # per block: shift, two sums by label, two over the plane
+        for i in tl.static_range(SUM_BLOCKS):
+            shift = tl.zeros([SUM_C], acc_dtype)
             if STANDARDIZE and pooled is None:
-                shift = sampled_mean(a, n, o_c + i * SC)
-            sums, plane = tl.zeros([SC, SK], wide), tl.zeros([SC], wide)
-            found += ((shift, sums, sums, plane, plane),)
-        for start in tl.range(0, cells, BP, disable_licm=True):
-            o_p = start + tl.arange(0, BP).to(tl.int64)
+                shift = sampled_mean(a, n, o_c + i * SUM_C)
+            sums, plane_sum = tl.zeros([SUM_C, SUM_K], acc_dtype), tl.zeros([SUM_C], acc_dtype)
+            moments += ((shift, sums, sums, plane_sum, plane_sum),)
+        for start in tl.range(0, cells, BLOCK_P, disable_licm=True):
+            o_p = start + tl.arange(0, BLOCK_P).to(tl.int64)
             m_p = o_p < cells
             if LABELLED:
                 label = tl.load(labels + n * cells + o_p, mask=m_p, other=-1)
             else:
-                label, _, _ = nearest(a, points, 0, n, start, FEATURES, PIECES, PRECISION, BP, BC, BK)
+                label, _, _ = nearest(a, points, 0, n, start, FEATURES, PIECES, PRECISION, BLOCK_P, BLOCK_C, BLOCK_K)
                 if member == 0:
                     tl.store(labels + n * cells + o_p, label, mask=m_p)
-            hot = (label[:, None] == o_k[None, :]) & m_p[:, None]
+            one_hot = (label[:, None] == o_k[None, :]) & m_p[:, None]
             if STANDARDIZE:
-                share = m_p.to(wide) if pooled is None else tl.load(pooled.area + o_p, mask=m_p, other=0)
-                area += tl.sum(tl.where(hot, share[:, None], 0.0), 0)
-            summed = ()
-            for i in tl.static_range(BLOCKS):
-                shift, first, second, all_first, all_second = found[i]
-                o = o_c + i * SC
-                m_x = (o < a.channels)[:, None] & m_p[None, :]
-                if pooled is None:
-                    d = tl.where(m_x, load_tile(a, n, c + i * SC, start, SC, BP).to(wide) - shift[:, None], 0.0)
-                    q = d * d
-                else:
-                    at = (n * a.channels + o)[:, None] * cells + o_p[None, :]
-                    d, q = tl.load(pooled.first + at, mask=m_x, other=0), tl.load(pooled.second + at, mask=m_x, other=0)
-                second = added(second, sum_by_label(q, hot, PRECISION))
+                cell_area = m_p.to(acc_dtype) if pooled is None else tl.load(pooled.area + o_p, mask=m_p, other=0)
+                area += tl.sum(tl.where(one_hot, cell_area[:, None], 0.0), 0)
+            new_moments = ()
+            for i in tl.static_range(SUM_BLOCKS):
+                shift, sums, squares, plane_sum, plane_square = moments[i]
+                d, d_square = load_moments(a, pooled, shift, n, c + i * SUM_C, start, o_c + i * SUM_C, o_p, cells)
+                squares = added(squares, sum_by_label(d_square, one_hot, PRECISION))
                 if STANDARDIZE:
-                    first = added(first, sum_by_label(d, hot, PRECISION))
+                    sums = added(sums, sum_by_label(d, one_hot, PRECISION))
                     if LABELLED:  # else o_k are all clusters, and every position has one
-                        all_first += tl.sum(d, 1)
-                        all_second += tl.sum(q, 1)
-                summed += ((shift, first, second, all_first, all_second),)
-            found = summed
-        for i in tl.static_range(BLOCKS):
-            _, first, second, all_first, all_second = found[i]
+                        plane_sum += tl.sum(d, 1)
+                        plane_square += tl.sum(d_square, 1)
+                new_moments += ((shift, sums, squares, plane_sum, plane_square),)
+            moments = new_moments
+        for i in tl.static_range(SUM_BLOCKS):
+            _, sums, squares, plane_sum, plane_square = moments[i]
             if STANDARDIZE:
                 if not LABELLED:
-                    all_first, all_second = tl.sum(first, 1), tl.sum(second, 1)
-                offset = all_first / positions
-                variance = all_second / positions - offset * offset
-                scale = 1 / (tl.where(variance < 0, 0.0, variance) + 1e-5)  # NaN stays
-                energy = second - 2 * offset[:, None] * first + (offset * offset)[:, None] * area[None, :]
-                second = tl.where(energy < 0, 0.0, energy) * scale[:, None]
-            at = m + (n if PER_IMAGE else group.to(tl.int64)) * clusters * a.channels
-            at += o_k.to(tl.int64)[None, :] * a.channels + (o_c + i * SC)[:, None]
-            m_m = (o_k < clusters)[None, :] & (o_c + i * SC < a.channels)[:, None]
-            if PER_IMAGE:
-                tl.store(at, second / positions, mask=m_m)
-            else:
-                tl.debug_barrier()  # the last image's sum is read by other threads than wrote it
-                tl.store(at, tl.load(at, mask=m_m) + second, mask=m_m)
+                    plane_sum, plane_square = tl.sum(sums, 1), tl.sum(squares, 1)
+                squares = standardized_energy(sums, squares, plane_sum, plane_square, area, positions)
+            pointers = m + (n if PER_IMAGE else group.to(tl.int64)) * clusters * a.channels
+            pointers += o_k.to(tl.int64)[None, :] * a.channels + (o_c + i * SUM_C)[:, None]
+            mask = (o_k < clusters)[None, :] & (o_c + i * SUM_C < a.channels)[:, None]
+            store_contribution(pointers, squares, positions, mask, PER_IMAGE)
 
 
 def moments(
@@ -109,32 +130,33 @@ def moments(
     centroids: Tensor | None = None, features: str = "raw", pooled: Pooled | None = None,
 ) -> Tensor:  # fmt: skip
     """M; labels [N, cells] are given, or written if centroids are given."""
-    (n, c, h, w), t, wide = x.shape, tiles_for(x, clusters, 4 if centroids is None else 2), accumulator(x.dtype)
-    slices = t.slices(c, clusters)
+    (n, c, h, w), dtype = x.shape, accumulator(x.dtype)
+    sizes = tiles_for(x, clusters, 4 if centroids is None else 2)
+    slices = sizes.slices(c, clusters)
     groups = n if per_image else min(n, triton.cdiv(2 * device_of(x).processors, slices))
-    m = (x.new_empty if per_image else x.new_zeros)((groups, clusters, c), dtype=wide)
+    m = (x.new_empty if per_image else x.new_zeros)((groups, clusters, c), dtype=dtype)
     if groups > 0:
-        points, options = None, {"FEATURES": features, "PIECES": 1, "PRECISION": precision(x)}
+        points, constants = None, {"FEATURES": features, "PIECES": 1, "PRECISION": precision(x)}
         if centroids is not None:
-            points, options = prepare(x, centroids, features)
+            points, constants = prepare(x, centroids, features)
         if pooled is not None:  # two tiles are read
-            t = t._replace(positions=max(16, t.positions // 2))
+            sizes = sizes._replace(positions=max(16, sizes.positions // 2))
         moments_kernel[(groups * slices,)](
             view(x), points, pooled, labels, m, labels[0].numel(), clusters,
-            LABELLED=centroids is None, STANDARDIZE=standardize, PER_IMAGE=per_image, **options, **t.of_sums,
+            LABELLED=centroids is None, STANDARDIZE=standardize, PER_IMAGE=per_image, **constants, **sizes.constants(),
             num_stages=2 if centroids is not None else 1,
         )  # fmt: skip
-    return m if per_image else (m.sum(0, dtype=torch.float64) / max(1, n * h * w)).to(wide)
+    return m if per_image else (m.sum(0, dtype=torch.float64) / max(1, n * h * w)).to(dtype)
 
 
 def launch(
     activations: Tensor, centroids: Tensor, features: str, standardize: bool, per_image: bool
 ) -> tuple[Tensor, Tensor]:
     (n, c, h, w), clusters = activations.shape, len(centroids)
-    t = tiles_for(activations, clusters, 2)
-    if clusters > t.sum_clusters or t.slices(c, clusters) > SPLITS:
-        labels = label_all(activations, centroids[None], features, weigh=False)[0][0]
+    sizes = tiles_for(activations, clusters, 2)
+    if clusters > sizes.sum_clusters or sizes.slices(c, clusters) > SPLITS:
+        labels = label_all(activations, centroids[None], features, with_weights=False)[0][0]
         return labels, moments(activations, labels, clusters, standardize, per_image)
     labels = activations.new_empty((n, h, w), dtype=torch.int32)
-    chosen = {"centroids": centroids, "features": features}
-    return labels, moments(activations, labels, clusters, standardize, per_image, **chosen)
+    m = moments(activations, labels, clusters, standardize, per_image, centroids=centroids, features=features)
+    return labels, m

@@ -12,66 +12,68 @@ from ...core.dtypes import accumulator
 from .assign_contribution import Pooled, moments
 from .tiles import device_of, load_tile, sampled_mean, view
 
-CELLS = 16  # of a row, pooled by a program
+CELLS = 16  # that a program pools, all of one row
 
 
 @triton.jit
-def weights(i, size, cell, cells, step, WIDE: tl.constexpr, BILINEAR: tl.constexpr):
+def weights(i, size, cell, cells, step, DTYPE: tl.constexpr, BILINEAR: tl.constexpr):
     """How much of position i goes to a cell: [positions, cells], as torch.nn.functional.interpolate resizes.
 
     Positions and cells are integers and a bilinear weight is their quotient: nothing is rounded but the result.
     """
     if BILINEAR:
-        above = tl.maximum((2 * i + 1) * cells - size, 0)  # of 2 size, from the centre of cell 0
-        low = tl.minimum(above // (2 * size), cells - 1)
+        distance = tl.maximum((2 * i + 1) * cells - size, 0)  # from the centre of cell 0, in units of 1 / (2 size)
+        low = tl.minimum(distance // (2 * size), cells - 1)
         high = tl.minimum(low + 1, cells - 1)
-        weight = (above - low * 2 * size).to(WIDE) / (2.0 * size)
+        weight = (distance - low * 2 * size).to(DTYPE) / (2.0 * size)
         return tl.where(low == cell, 1 - weight, 0.0) + tl.where(high == cell, weight, 0.0)
     nearest = (i.to(tl.float32) * step).to(tl.int64)  # torch's own rounding
-    return (tl.minimum(nearest, cells - 1) == cell).to(WIDE)
+    return (tl.minimum(nearest, cells - 1) == cell).to(DTYPE)
 
 
 @triton.jit
 def pool_kernel(
     a, pooled, height, width, rows, columns, step_y, step_x,
-    STANDARDIZE: tl.constexpr, BILINEAR: tl.constexpr, BC: tl.constexpr, BX: tl.constexpr, CELLS: tl.constexpr,
+    STANDARDIZE: tl.constexpr, BILINEAR: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_CELLS: tl.constexpr,
 ):  # fmt: skip
-    """One row of CELLS cells: the rows of positions are added up first, then their sum is pooled along the row."""
-    blocks_x, blocks_c = tl.cdiv(columns, CELLS), tl.cdiv(a.channels, BC)
+    """BLOCK_CELLS cells of one row: rows of positions are added up first, then their sum is pooled along the row."""
+    blocks_x, blocks_c = tl.cdiv(columns, BLOCK_CELLS), tl.cdiv(a.channels, BLOCK_C)
     pid = tl.program_id(0).to(tl.int64)
     i_x, y, unit = pid % blocks_x, pid // blocks_x % rows, pid // (blocks_x * rows)
     i_c, n = unit % blocks_c, unit // blocks_c
-    o_x, o_c = i_x * CELLS + tl.arange(0, CELLS), i_c * BC + tl.arange(0, BC)
-    wide: tl.constexpr = pooled.first.dtype.element_ty
-    shift = tl.zeros([BC], wide)
+    o_x, o_c = i_x * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS), i_c * BLOCK_C + tl.arange(0, BLOCK_C)
+    acc_dtype: tl.constexpr = pooled.sums.dtype.element_ty
+    shift = tl.zeros([BLOCK_C], acc_dtype)
     if STANDARDIZE:
         shift = sampled_mean(a, n, o_c)
     top = tl.maximum((y - 1) * height // rows - 1, 0)  # rows and columns that may have a weight
     bottom = tl.minimum((y + 2) * height // rows + 2, height)
-    left = tl.maximum((i_x * CELLS - 1) * width // columns - 1, 0) // 16 * 16  # so that loads are of 16 bytes
-    right = tl.minimum((i_x * CELLS + CELLS + 1) * width // columns + 2, width)
-    first, second = tl.zeros([BC, CELLS], wide), tl.zeros([BC, CELLS], wide)
-    area_x, area_y = tl.zeros([CELLS], wide), tl.zeros([1], wide)
-    for start in range(left, right, BX):
-        i = start + tl.arange(0, BX)
+    left = tl.maximum((i_x * BLOCK_CELLS - 1) * width // columns - 1, 0) // 16 * 16  # so that loads are of 16 bytes
+    right = tl.minimum((i_x * BLOCK_CELLS + BLOCK_CELLS + 1) * width // columns + 2, width)
+    sums, squares = tl.zeros([BLOCK_C, BLOCK_CELLS], acc_dtype), tl.zeros([BLOCK_C, BLOCK_CELLS], acc_dtype)
+    area_x, area_y = tl.zeros([BLOCK_CELLS], acc_dtype), tl.zeros([1], acc_dtype)
+    for start in range(left, right, BLOCK_W):
+        i = start + tl.arange(0, BLOCK_W)
         m_x = (i < right)[None, :] & (o_c < a.channels)[:, None]
-        sums, squares, area_y = tl.zeros([BC, BX], wide), tl.zeros([BC, BX], wide), tl.zeros([1], wide)
+        row_sums, row_squares = tl.zeros([BLOCK_C, BLOCK_W], acc_dtype), tl.zeros([BLOCK_C, BLOCK_W], acc_dtype)
+        area_y = tl.zeros([1], acc_dtype)
         for j in range(top, bottom):
-            weight = weights(j + tl.zeros([1], tl.int64), height, y, rows, step_y, wide, BILINEAR)
-            x = load_tile(a, n, i_c * BC, j * width + start, BC, BX)  # what is beyond the row is not used
-            d = tl.where(m_x, x.to(wide) - shift[:, None], 0.0)
-            sums += weight[None, :] * d
-            squares += weight[None, :] * (d * d)
+            weight = weights(j + tl.zeros([1], tl.int64), height, y, rows, step_y, acc_dtype, BILINEAR)
+            x = load_tile(a, n, i_c * BLOCK_C, j * width + start, BLOCK_C, BLOCK_W)
+            d = tl.where(m_x, x.to(acc_dtype) - shift[:, None], 0.0)  # without the positions behind the row
+            row_sums += weight[None, :] * d
+            row_squares += weight[None, :] * (d * d)
             area_y += weight
-        along = weights(i[:, None], width, o_x[None, :], columns, step_x, wide, BILINEAR)  # [BX, CELLS]
-        along = tl.where((i < right)[:, None], along, 0.0)
-        area_x += tl.sum(along, 0)
-        first = tl.dot(sums, along, first, input_precision="ieee", out_dtype=wide)
-        second = tl.dot(squares, along, second, input_precision="ieee", out_dtype=wide)
-    at = ((n * a.channels + o_c) * rows + y)[:, None] * columns + o_x[None, :]
+        weights_x = weights(i[:, None], width, o_x[None, :], columns, step_x, acc_dtype, BILINEAR)
+        weights_x = tl.where((i < right)[:, None], weights_x, 0.0)  # [BLOCK_W, BLOCK_CELLS]
+        area_x += tl.sum(weights_x, 0)
+        sums = tl.dot(row_sums, weights_x, sums, input_precision="ieee", out_dtype=acc_dtype)
+        squares = tl.dot(row_squares, weights_x, squares, input_precision="ieee", out_dtype=acc_dtype)
+    offsets = ((n * a.channels + o_c) * rows + y)[:, None] * columns + o_x[None, :]
     mask = (o_c < a.channels)[:, None] & (o_x < columns)[None, :]
-    tl.store(pooled.first + at, first, mask=mask)
-    tl.store(pooled.second + at, second, mask=mask)
+    tl.store(pooled.sums + offsets, sums, mask=mask)
+    tl.store(pooled.squares + offsets, squares, mask=mask)
     if n + i_c == 0:
         tl.store(pooled.area + y * columns + o_x, area_x * area_y, mask=o_x < columns)
 
@@ -79,14 +81,14 @@ def pool_kernel(
 def pool(x: Tensor, grid: tuple[int, int], standardize: bool, bilinear: bool) -> Pooled:
     """The layer on the label grid."""
     n, c, h, w = x.shape
-    wide = accumulator(x.dtype)
-    pooled = Pooled(*x.new_empty((2, n, c, *grid), dtype=wide), x.new_empty(grid, dtype=wide))
+    dtype = accumulator(x.dtype)
+    pooled = Pooled(*x.new_empty((2, n, c, *grid), dtype=dtype), x.new_empty(grid, dtype=dtype))
     channels = min(max(triton.next_power_of_2(c), 16), 32)
     programs = n * triton.cdiv(c, channels) * grid[0] * triton.cdiv(grid[1], CELLS)
     if programs > 0:
         pool_kernel[(programs,)](
             view(x), pooled, h, w, *grid, grid[0] / h, grid[1] / w,
-            STANDARDIZE=standardize, BILINEAR=bilinear, BC=channels, BX=64, CELLS=CELLS,
+            STANDARDIZE=standardize, BILINEAR=bilinear, BLOCK_C=channels, BLOCK_W=64, BLOCK_CELLS=CELLS,
             num_warps=256 // device_of(x).lanes,
         )  # fmt: skip
     return pooled

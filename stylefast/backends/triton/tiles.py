@@ -15,7 +15,7 @@ from ...core.dtypes import accumulator
 from . import INTERPRETED
 
 SIDE = 256  # no tile has more channels or positions
-SPLITS = 2  # programs that may label the same tile for different sums; beyond them it is cheaper to read A again
+SPLITS = 2  # programs that may label the same tile for different sums; if there are more, it is cheaper to read A again
 
 
 class View(NamedTuple):
@@ -58,10 +58,9 @@ class Tiles(NamedTuple):
         """How many programs it takes to hold the sums of all channels and clusters."""
         return triton.cdiv(channels, self.sum_blocks * self.sum_channels) * triton.cdiv(clusters, self.sum_clusters)
 
-    @property
-    def of_sums(self) -> dict[str, int]:
-        """What the kernels that add up call these sizes."""
-        names = ("BP", "BC", "BK", "SC", "SK", "BLOCKS", "num_warps")
+    def constants(self) -> dict[str, int]:
+        """The sizes by the names that they have in the kernels that add up."""
+        names = ("BLOCK_P", "BLOCK_C", "BLOCK_K", "SUM_C", "SUM_K", "SUM_BLOCKS", "num_warps")
         return dict(zip(names, self, strict=True))
 
 
@@ -73,19 +72,20 @@ def tiles(channels: int, clusters: int, itemsize: int, device: Device, registers
     """
     if INTERPRETED:  # fewer, larger programs
         return Tiles(256, 256, 64, 256, 64, 2, 1)
-    groups = device.shared >= 200_000  # of warps, whose matrix units take operands from shared memory
+    warp_groups = device.shared >= 200_000  # their matrix units take operands from shared memory
     positions = 64 if itemsize <= 4 else 16
-    scored = _power(channels, 16, 64 if itemsize <= 2 and clusters <= 64 else 32)
-    compared = _power(clusters, 16, 128 if groups else 64)
-    held = (512 if groups or device.lanes == 64 else 256) * 4 // max(4, itemsize) // registers  # channels
-    wider = device.shared >= 128 * positions * 16 and itemsize * registers <= 4
-    summed = _power(channels, 16, min(held, 128 if wider else 64))
-    blocks = min(triton.cdiv(channels, summed), held // summed)
-    return Tiles(positions, scored, compared, summed, _power(clusters, 16, 32), blocks, 256 // device.lanes)
+    score_channels = _power_of_two(channels, 16, 64 if itemsize <= 2 and clusters <= 64 else 32)
+    score_clusters = _power_of_two(clusters, 16, 128 if warp_groups else 64)
+    max_channels = (512 if warp_groups or device.lanes == 64 else 256) * 4 // max(4, itemsize) // registers
+    has_room = device.shared >= 128 * positions * 16 and itemsize * registers <= 4
+    sum_channels = _power_of_two(channels, 16, min(max_channels, 128 if has_room else 64))
+    sum_clusters = _power_of_two(clusters, 16, 32)
+    blocks = min(triton.cdiv(channels, sum_channels), max_channels // sum_channels)
+    return Tiles(positions, score_channels, score_clusters, sum_channels, sum_clusters, blocks, 256 // device.lanes)
 
 
-def _power(size: int, least: int, most: int) -> int:
-    return min(max(triton.next_power_of_2(size), least), most)
+def _power_of_two(size: int, minimum: int, maximum: int) -> int:
+    return min(max(triton.next_power_of_2(size), minimum), maximum)
 
 
 def tiles_for(x: Tensor, clusters: int, registers: int = 1) -> Tiles:
@@ -109,8 +109,9 @@ def device(index: int | None) -> Device:
     if INTERPRETED:
         return Device(1 << 20, 1, 32)
     driver = triton.runtime.driver.active
-    found = driver.utils.get_device_properties(index)
-    return Device(found["max_shared_mem"], found["multiprocessor_count"], driver.get_current_target().warp_size)
+    properties = driver.utils.get_device_properties(index)
+    shared, processors = properties["max_shared_mem"], properties["multiprocessor_count"]
+    return Device(shared, processors, driver.get_current_target().warp_size)
 
 
 def precision(x: Tensor) -> str:
@@ -125,40 +126,41 @@ def precision(x: Tensor) -> str:
 
 
 @triton.jit
-def load_tile(a, n, c, p, BC: tl.constexpr, BP: tl.constexpr):
-    """BC channels from c on of BP positions from p on of image n, [BC, BP] in their own type, zero outside.
+def load_tile(a, n, c, p, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Tile [BLOCK_C, BLOCK_P] of image n, from channel c and position p on, in its own type; zero outside.
 
     Offsets inside a tile are those of every tile: where rows join, only its corner moves.
     """
-    o_c, o_p = tl.arange(0, BC), tl.arange(0, BP)
+    o_c, o_p = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_P)
     if a.stride_h is not None:
         return load_positions(a, n, c + o_c, p + o_p)
     corner = n * a.stride_n + tl.cast(c, tl.int64) * a.stride_c + tl.cast(p, tl.int64) * a.stride_w
-    at = (o_c * a.stride_c)[:, None] + (o_p * a.stride_w)[None, :]
-    return tl.load(a.data + corner + at, mask=(o_c < a.channels - c)[:, None] & (o_p < a.plane - p)[None, :], other=0)
+    offsets = (o_c * a.stride_c)[:, None] + (o_p * a.stride_w)[None, :]
+    mask = (o_c < a.channels - c)[:, None] & (o_p < a.plane - p)[None, :]
+    return tl.load(a.data + corner + offsets, mask=mask, other=0)
 
 
 @triton.jit
 def load_positions(a, n, o_c, o_p):
     """Channels o_c of positions o_p of image n: [channels, positions] in their own type, zero outside."""
-    at = o_p * a.stride_w
+    o_plane = o_p * a.stride_w
     if a.stride_h is not None:
-        at = o_p // a.width * a.stride_h + o_p % a.width * a.stride_w
-    at = n * a.stride_n + (o_c.to(tl.int64) * a.stride_c)[:, None] + at[None, :]
-    return tl.load(a.data + at, mask=(o_c < a.channels)[:, None] & (o_p < a.plane)[None, :], other=0)
+        o_plane = o_p // a.width * a.stride_h + o_p % a.width * a.stride_w
+    offsets = n * a.stride_n + (o_c.to(tl.int64) * a.stride_c)[:, None] + o_plane[None, :]
+    return tl.load(a.data + offsets, mask=(o_c < a.channels)[:, None] & (o_p < a.plane)[None, :], other=0)
 
 
 @triton.jit
 def transform(x, points, n, o_c, channels, FEATURES: tl.constexpr):
     """The points of a tile [channels, positions]: raw in their own type, else in what the op computes in."""
-    wide: tl.constexpr = tl.float64 if x.dtype == tl.float64 else tl.float32
+    acc_dtype: tl.constexpr = tl.float64 if x.dtype == tl.float64 else tl.float32
     if FEATURES == "squared":
-        x = x.to(wide) * x.to(wide)
+        x = x.to(acc_dtype) * x.to(acc_dtype)
     elif FEATURES == "standardized":
-        at = n * channels + o_c
-        mean = tl.load(points.mean + at, mask=o_c < channels, other=0)
-        rstd = tl.load(points.rstd + at, mask=o_c < channels, other=0)
-        x = (x.to(wide) - mean[:, None]) * rstd[:, None]
+        row = n * channels + o_c
+        mean = tl.load(points.mean + row, mask=o_c < channels, other=0)
+        rstd = tl.load(points.rstd + row, mask=o_c < channels, other=0)
+        x = (x.to(acc_dtype) - mean[:, None]) * rstd[:, None]
     return x
 
 
@@ -171,18 +173,18 @@ def product(x, y, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def sum_by_label(x, hot, PRECISION: tl.constexpr):
-    """Sums of the positions of each label, x [channels, positions] hot [positions, clusters], where hot is 0 or 1.
+def sum_by_label(x, one_hot, PRECISION: tl.constexpr):
+    """Sums of the positions of each label: x [channels, positions] one_hot [positions, clusters].
 
     Zeros and ones are exact in TF32, so two products with the two halves of x are as good as float32.
     """
-    zeros = tl.zeros([x.shape[0], hot.shape[1]], x.dtype)
-    hot = hot.to(x.dtype)
+    zeros = tl.zeros([x.shape[0], one_hot.shape[1]], x.dtype)
+    one_hot = one_hot.to(x.dtype)
     if PRECISION != "tf32x3":
-        return product(x, hot, zeros, PRECISION)
+        return product(x, one_hot, zeros, PRECISION)
     high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-    low = tl.dot(x - high, hot, zeros, input_precision="tf32")
-    return tl.dot(high, hot, low, input_precision="tf32")
+    low = tl.dot(x - high, one_hot, zeros, input_precision="tf32")
+    return tl.dot(high, one_hot, low, input_precision="tf32")
 
 
 @triton.jit
@@ -195,35 +197,36 @@ def added(total, part):
 def sampled_mean(a, n, o_c):
     """The mean of 64 positions of the plane, in four runs; exactly their value if all are equal: [channels]."""
     i = tl.arange(0, 64).to(tl.int64)
-    some = tl.minimum(a.plane, 64)
+    count = tl.minimum(a.plane, 64)
     o_p = tl.where(a.plane < 64, i, i // 16 * (a.plane // 4) + i % 16)
-    wide: tl.constexpr = tl.float64 if a.data.dtype.element_ty == tl.float64 else tl.float32
-    x = load_positions(a, n, o_c, o_p).to(wide)
+    acc_dtype: tl.constexpr = tl.float64 if a.data.dtype.element_ty == tl.float64 else tl.float32
+    x = load_positions(a, n, o_c, o_p).to(acc_dtype)
     first = tl.sum(tl.where((i == 0)[None, :], x, 0.0), 1)
-    return first + tl.sum(tl.where((i < some)[None, :], x - first[:, None], 0.0), 1) / some.to(wide)
+    return first + tl.sum(tl.where((i < count)[None, :], x - first[:, None], 0.0), 1) / count.to(acc_dtype)
 
 
 @triton.jit
-def statistics_kernel(a, mean, rstd, BP: tl.constexpr, BC: tl.constexpr):
+def statistics_kernel(a, mean, rstd, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     """Mean and 1 / sqrt(var + 1e-5) of channels of an image, by moments about a sampled mean."""
-    blocks = tl.cdiv(a.channels, BC)
+    blocks = tl.cdiv(a.channels, BLOCK_C)
     n = (tl.program_id(0) // blocks).to(tl.int64)
-    c = tl.program_id(0) % blocks * BC
-    o_c = c + tl.arange(0, BC)
+    c = tl.program_id(0) % blocks * BLOCK_C
+    o_c = c + tl.arange(0, BLOCK_C)
     shift = sampled_mean(a, n, o_c)
-    first, second = tl.zeros_like(shift), tl.zeros_like(shift)
-    for start in range(0, a.plane, BP):
-        o_p = start + tl.arange(0, BP).to(tl.int64)
-        d = tl.where((o_p < a.plane)[None, :], load_tile(a, n, c, start, BC, BP).to(shift.dtype) - shift[:, None], 0.0)
-        first += tl.sum(d, 1)
-        second += tl.sum(d * d, 1)
+    sums, squares = tl.zeros_like(shift), tl.zeros_like(shift)
+    for start in range(0, a.plane, BLOCK_P):
+        o_p = start + tl.arange(0, BLOCK_P).to(tl.int64)
+        x = load_tile(a, n, c, start, BLOCK_C, BLOCK_P).to(shift.dtype)
+        d = tl.where((o_p < a.plane)[None, :], x - shift[:, None], 0.0)
+        sums += tl.sum(d, 1)
+        squares += tl.sum(d * d, 1)
     size = tl.full([1], 1.0, shift.dtype) * a.plane
-    offset = first / size
-    variance = second / size - offset * offset
+    offset = sums / size
+    variance = squares / size - offset * offset
     variance = tl.where(variance < 0, 0.0, variance)  # NaN stays
-    at = n * a.channels + o_c
-    tl.store(mean + at, shift + offset, mask=o_c < a.channels)
-    tl.store(rstd + at, 1 / tl.sqrt(variance + 1e-5), mask=o_c < a.channels)
+    row = n * a.channels + o_c
+    tl.store(mean + row, shift + offset, mask=o_c < a.channels)
+    tl.store(rstd + row, 1 / tl.sqrt(variance + 1e-5), mask=o_c < a.channels)
 
 
 def statistics(x: Tensor, features: str) -> tuple[Tensor | None, Tensor | None]:
@@ -232,5 +235,6 @@ def statistics(x: Tensor, features: str) -> tuple[Tensor | None, Tensor | None]:
         return None, None
     mean, rstd = x.new_empty((2, *x.shape[:2]), dtype=accumulator(x.dtype))
     channels = 16
-    statistics_kernel[(x.shape[0] * triton.cdiv(x.shape[1], channels),)](view(x), mean, rstd, BP=256, BC=channels)
+    grid = (x.shape[0] * triton.cdiv(x.shape[1], channels),)
+    statistics_kernel[grid](view(x), mean, rstd, BLOCK_P=256, BLOCK_C=channels)
     return mean, rstd
