@@ -126,7 +126,7 @@ class FactorCatalog:
         return catalog
 
     def fit_predict(self, X: Tensor, raw: bool = False) -> Heatmaps | tuple[Heatmaps, list[str]]:
-        """Cluster activations X [N, C, H, W] and return heatmaps of clusters if `raw`, else those and the names of parts.
+        """Cluster activations X [N, C, H, W]. Returns heatmaps of clusters if `raw`, else those and the names of parts.
 
         Raises: TypeError, ValueError as `stylefast.SphericalKMeans.fit`; ValueError if there are no parts, or if a part
             holds clusters outside [0, k).

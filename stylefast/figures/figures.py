@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of clusters, contributions and edits, as Pillow images; nothing but `save` touches the disk.
+"""Figures of clusters, contributions and edits, as Pillow images; only `save` writes to the disk.
 
-Images are torch tensors [N, 3, H, W] in [0, 1] on any device; each is drawn into a cell, its longer side brought to
-`cell` pixels by Lanczos. Names are set in Pillow's built-in face, which knows ASCII only.
+Images are torch tensors [N, 3, H, W] in [0, 1] on any device; each becomes a tile whose longer side has `cell` pixels,
+resized by Lanczos. Names are set in Pillow's built-in typeface, which has ASCII only.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +17,18 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool1d, interpolate
 
-from ..core.checks import check_images
-from ..io.atomic import atomic_write
-from ..io.images import to_bytes
+from ..core.checks import check_clusters, check_images, check_no_nan, check_shape
+from ..io.atomic import PathLike, atomic_write
+from ..io.images import to_uint8
 from ..locality import check_mask, delta_e, resize_mask
 from . import canvas
 from .canvas import FAINT, GAP, INK, MARGIN, PAPER
 
 __all__ = ["cluster_overlay", "contribution_map", "edit_grid", "heat_map", "save", "to_pil"]
 
-TINT = 0.55  # share of the cluster's colour in an overlay, the rest being the image in grey
-OUTLINE = (92, 224, 255)  # of a part on a heat map: the hue that the map lacks
-STEPS = 32  # columns of a site in a contribution map
+TINT = 0.55  # fraction of the cluster's colour in an overlay; the rest is the image in grey
+OUTLINE = (92, 224, 255)  # of a part on a heat map: a hue that the map does not have
+STEPS = 32  # columns per site in a contribution map
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -44,7 +44,7 @@ def to_pil(images: Tensor) -> list[Image.Image]:
         TypeError: images are not floating.
         ValueError: images do not have shape [N, 3, H, W], or hold NaN.
     """
-    return [Image.fromarray(pixels) for pixels in to_bytes(images).numpy()]
+    return [Image.fromarray(pixels) for pixels in to_uint8(images)]
 
 
 def cluster_overlay(
@@ -55,51 +55,50 @@ def cluster_overlay(
     n_clusters: int,
     cell: int = 256,
 ) -> Image.Image:
-    """Lay clusters, or the parts made of them, over the images in distinct colours, with a legend.
+    """Lay clusters, or parts made of them, over the images in distinct colours, with a legend.
 
     Args:
         images: [N, 3, H, W] floating in [0, 1].
         labels: [N, h, w] integer in [0, K); enlarged by nearest.
-        parts: name -> cluster ids; clusters of no part stay clear, a cluster of several counts for the first. Without
-            parts every cluster is tinted and numbered.
+        parts: name -> cluster ids; clusters of no part are not tinted, and a cluster of several parts counts for the
+            first. Without parts every cluster is tinted and numbered.
         n_clusters: K.
         cell: longer side of an image in the figure, pixels.
 
     Returns:
-        The images in rows of six, over the legend.
+        The images in rows of six, above the legend.
 
     Raises:
         TypeError: images are not floating, or labels not integer.
         ValueError: shapes do not fit; there is no image; a label or a part's cluster is out of range; NaN.
     """
-    _check_some("images", images)
+    _check_not_empty("images", images)
     _check_labels(labels, len(images), n_clusters)
     groups = parts if parts is not None else {str(k): [k] for k in range(n_clusters)}
+    check_clusters("parts", groups, n_clusters)
     group_of = torch.full((n_clusters,), -1)
-    for index, (name, ids) in reversed(list(enumerate(groups.items()))):
-        if not all(0 <= k < n_clusters for k in ids):
-            raise ValueError(f"parts must hold clusters in [0, K) with K = {n_clusters}, got {name!r}: {list(ids)}")
+    for index, ids in reversed(list(enumerate(groups.values()))):
         group_of[list(ids)] = index
     colours = canvas.distinct_colours(len(groups))
-    palette = torch.tensor([*colours, PAPER], dtype=torch.float32)  # [G + 1, 3]; the last row serves group -1
+    palette = torch.tensor([*colours, PAPER], dtype=torch.float32)  # [G + 1, 3]; group -1 has the last row
     tiles = []
-    for tile, label in zip(_tiles(images, cell), labels.cpu(), strict=True):
+    for tile, label in zip(canvas.to_tiles(images, cell), labels.cpu(), strict=True):
         pixels = torch.from_numpy(np.array(tile)).float()  # [H, W, 3]
         group = group_of[label.long()].float()[None, None]
         group = interpolate(group, size=pixels.shape[:2], mode="nearest")[0, 0].long()  # [H, W]
         tinted = (1 - TINT) * pixels.mean(2, keepdim=True) + TINT * palette[group]
         pixels = torch.where((group >= 0)[..., None], tinted, pixels)
-        pixels[canvas.borders(group)] = palette[-1]
-        tiles.append(canvas.picture(pixels))
+        pixels[canvas.find_borders(group)] = palette[-1]
+        tiles.append(canvas.to_image(pixels))
         if parts is None:
             canvas.write_numbers(tiles[-1], group)
     return canvas.sheet(tiles, lambda width: canvas.swatches(list(groups), colours, width))
 
 
 def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple[str, int, int]]) -> Image.Image:
-    """Show which channels belong to which part: a row a part, a column a site, in it the site's channels in order.
+    """Show which channels belong to which part, with one row per part and one column per site.
 
-    Sites get equal widths however many channels they have: 32 steps, each the largest M of its channels.
+    A column has 32 steps for any number of channels, which keep their order; a step is the largest M of its channels.
 
     Args:
         M: [P, S] floating in [0, 1], the parts' contributions.
@@ -107,7 +106,7 @@ def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple
         sites: (name, start, stop) of each site in S.
 
     Returns:
-        The figure, 1,650 pixels wide: made to be shown at half that.
+        The figure, 1,650 pixels wide, for a display at half that width.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -119,8 +118,9 @@ def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("contribution_map needs matplotlib: pip install 'stylefast[plots]'") from error
-    if M.ndim != 2 or len(M) != len(part_names) or 0 in M.shape:
-        raise ValueError(f"M must have shape [P, S] with P = {len(part_names)} part_names, got {tuple(M.shape)}")
+    check_shape("M", M, P=len(part_names), S=None)
+    if 0 in M.shape:
+        raise ValueError(f"M [P, S] must have P and S >= 1, got {tuple(M.shape)}")
     wrong = [site for site in sites if not 0 <= site[1] < site[2] <= M.shape[1]]
     if wrong or not sites:
         raise ValueError(f"sites must be (name, start, stop) within S = {M.shape[1]}, got {(wrong or sites)[:1]}")
@@ -130,19 +130,13 @@ def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple
     axes = figure.subplots()
     heights = axes.imshow(
         torch.cat(columns, dim=1).numpy(),
-        cmap=ListedColormap((canvas.heat() / 255).numpy()),
+        cmap=ListedColormap((canvas.heat_colours() / 255).numpy()),
         vmin=0,
         vmax=1,
         aspect="auto",
         interpolation="nearest",
     )
-    ends = [STEPS * i - 0.5 for i in range(len(sites) + 1)]
-    axes.set_xticks([end + STEPS / 2 for end in ends[:-1]], [name for name, _, _ in sites], rotation=90)
-    axes.set_yticks(range(len(part_names)), part_names)
-    axes.vlines(ends[1:-1], -0.5, len(part_names) - 0.5, "white", linewidth=1)
-    axes.hlines([i - 0.5 for i in range(1, len(part_names))], ends[0], ends[-1], "white", linewidth=3)
-    axes.tick_params(length=0, labelsize=9)
-    axes.spines[:].set_visible(False)
+    _label_axes(axes, part_names, [name for name, _, _ in sites])
     bar = figure.colorbar(heights, ax=axes, pad=0.01, aspect=12, label="contribution M")
     bar.outline.set_visible(False)
     raster = FigureCanvasAgg(figure)
@@ -150,10 +144,21 @@ def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple
     return Image.fromarray(np.asarray(raster.buffer_rgba())).convert("RGB")
 
 
+def _label_axes(axes: Any, part_names: Sequence[str], site_names: Sequence[str]) -> None:
+    """Names parts and sites of a contribution map, and separates them by lines."""
+    ends = [STEPS * i - 0.5 for i in range(len(site_names) + 1)]
+    axes.set_xticks([end + STEPS / 2 for end in ends[:-1]], site_names, rotation=90)
+    axes.set_yticks(range(len(part_names)), part_names)
+    axes.vlines(ends[1:-1], -0.5, len(part_names) - 0.5, "white", linewidth=1)
+    axes.hlines([i - 0.5 for i in range(1, len(part_names))], ends[0], ends[-1], "white", linewidth=3)
+    axes.tick_params(length=0, labelsize=9)
+    axes.spines[:].set_visible(False)
+
+
 def edit_grid(
     targets: Tensor, references: Tensor, edits: Tensor, *, part_names: Sequence[str], cell: int = 160
 ) -> Image.Image:
-    """Lay out edits as a table: targets down the left, references along the top, one block of rows a part.
+    """Lay out edits as a table: targets at the left, references at the top, one block of rows per part.
 
     Args:
         targets: [T, 3, H, W] floating in [0, 1].
@@ -169,33 +174,34 @@ def edit_grid(
         TypeError: images are not floating.
         ValueError: shapes or names do not fit; there is no image; NaN.
     """
-    _check_some("targets", targets)
-    _check_some("references", references)
+    _check_not_empty("targets", targets)
+    _check_not_empty("references", references)
     P, T, R = len(part_names), len(targets), len(references)
-    if edits.ndim != 6 or edits.shape[:3] != (P, T, R):
-        expected = f"[P, T, R, 3, H, W] with P = {P}, T = {T}, R = {R}"
-        raise ValueError(f"edits must have shape {expected}, got {tuple(edits.shape)}")
-    _check_some("edits", edits.flatten(0, 2))
-    down, across, cells = (_tiles(images, cell) for images in (targets, references, edits.flatten(0, 2)))
-    width, height = (max(tiles[0].size[axis] for tiles in (down, across, cells)) for axis in (0, 1))
+    check_shape("edits", edits, P=P, T=T, R=R, C=3, H=None, W=None)
+    _check_not_empty("edits", edits.flatten(0, 2))
+    target_tiles, reference_tiles, edit_tiles = (
+        canvas.to_tiles(images, cell) for images in (targets, references, edits.flatten(0, 2))
+    )
+    all_tiles = (target_tiles, reference_tiles, edit_tiles)
+    width, height = (max(tiles[0].size[axis] for tiles in all_tiles) for axis in (0, 1))
     text_size = max(12, cell // 10)
     font, line = ImageFont.load_default(text_size), int(1.6 * text_size)
-    left = top = MARGIN + line
-    x = [left, *(left + 2 * GAP + r * (width + GAP) for r in range(1, R + 1))]
-    y = [top, *(top + 2 * GAP * (1 + row // T) + (1 + row) * (height + GAP) for row in range(P * T))]
-    figure = Image.new("RGB", (x[-1] + width + MARGIN, y[-1] + height + MARGIN), PAPER)
+    origin = MARGIN + line
+    xs = [origin, *(origin + 2 * GAP + r * (width + GAP) for r in range(1, R + 1))]
+    ys = [origin, *(origin + 2 * GAP * (1 + row // T) + (1 + row) * (height + GAP) for row in range(P * T))]
+    figure = Image.new("RGB", (xs[-1] + width + MARGIN, ys[-1] + height + MARGIN), PAPER)
     draw = ImageDraw.Draw(figure)
-    draw.text(((x[1] + x[-1] + width) / 2, MARGIN), "references", FAINT, font, anchor="ma")
-    draw.text((left + width / 2, y[1] - 2 * GAP), "targets", FAINT, font, anchor="md")
-    for place, tile in zip(x[1:], across, strict=True):
-        figure.paste(tile, (place, top))
-    for i, row in enumerate(y[1:]):
-        for place, tile in zip(x, (down[i % T], *cells[i * R : (i + 1) * R]), strict=True):
-            figure.paste(tile, (place, row))
-    for name, first in zip(part_names, y[1::T], strict=True):
+    draw.text(((xs[1] + xs[-1] + width) / 2, MARGIN), "references", FAINT, font, anchor="ma")
+    draw.text((origin + width / 2, ys[1] - 2 * GAP), "targets", FAINT, font, anchor="md")
+    for x, tile in zip(xs[1:], reference_tiles, strict=True):
+        figure.paste(tile, (x, origin))
+    for row, y in enumerate(ys[1:]):
+        for x, tile in zip(xs, (target_tiles[row % T], *edit_tiles[row * R : (row + 1) * R]), strict=True):
+            figure.paste(tile, (x, y))
+    for name, y in zip(part_names, ys[1::T], strict=True):
         text = Image.new("L", (T * (height + GAP) - GAP, line))
         ImageDraw.Draw(text).text((text.width / 2, 0), name, 255, font, anchor="ma")
-        figure.paste(INK, (MARGIN, first), text.rotate(90, expand=True))
+        figure.paste(INK, (MARGIN, y), text.rotate(90, expand=True))
     return figure
 
 
@@ -208,66 +214,59 @@ def heat_map(
         edited: [N, 3, H, W] floating in [0, 1].
         target: the same shape, dtype and device.
         mask: [N, h, w], bool or floating weights, the part: outlined where its weight exceeds one half.
-        vmax: ΔE > 0 from which on the colour is the lightest; default: what 99.5 % of the pixels stay below, rounded up
-            to 1, 2 or 5 times a power of ten, and at least 1, which is just visible.
+        vmax: the smallest ΔE > 0 with the lightest colour; default: the 99.5th percentile of the pixels, rounded up to
+            1, 2 or 5 times a power of ten, and at least 1, which is just visible.
         cell: longer side of a map in the figure, pixels.
 
     Returns:
-        The maps in rows of six, over their scale. No change is the darkest colour.
+        The maps in rows of six, above their colour bar. No change has the darkest colour.
 
     Raises:
         TypeError: images are not floating or differ in dtype; mask is neither bool nor floating.
         ValueError: shapes do not fit; there is no image; vmax is not a finite number > 0; NaN.
     """
-    _check_some("edited", edited)
+    _check_not_empty("edited", edited)
     errors = delta_e(edited, target).detach().cpu()  # [N, H, W]
-    if errors.isnan().any():
-        raise ValueError("edited and target must not hold NaN")
-    width, height = canvas.fit(errors.shape[1:], cell)
+    check_no_nan("the difference of edited and target", errors)
+    width, height = canvas.scaled_size(errors.shape[1:], cell)
     errors = adaptive_avg_pool2d(errors[:, None], (height, width))[:, 0]
     if vmax is None:
         vmax = _round_up(float(np.quantile(errors.numpy(), 0.995)))
     if not (vmax > 0 and math.isfinite(vmax)):
         raise ValueError(f"vmax must be a finite number > 0, got {vmax}")
-    colours = canvas.heat()[(errors / vmax * 255).clamp(max=255).round().long()]  # [N, H, W, 3]
+    colours = canvas.heat_colours()[(errors / vmax * 255).clamp(max=255).round().long()]  # [N, H, W, 3]
     if mask is not None:
-        check_mask("mask", mask)
-        if len(mask) != len(errors):
-            raise ValueError(f"mask must have shape [N, H', W'] with N = {len(errors)}, got {tuple(mask.shape)}")
+        check_mask("mask", mask, n=len(errors))
         for pixels, inside in zip(colours, resize_mask(mask.cpu(), errors.shape[1:]) > 0.5, strict=True):
-            pixels[canvas.borders(inside)] = torch.tensor(OUTLINE, dtype=torch.float32)
-    tiles = [canvas.picture(pixels) for pixels in colours]
+            pixels[canvas.find_borders(inside)] = torch.tensor(OUTLINE, dtype=torch.float32)
+    tiles = [canvas.to_image(pixels) for pixels in colours]
     ticks = ["0", f"{vmax / 2:g}", f"{vmax:g}" + ("+" if errors.max() > vmax else "")]
-    return canvas.sheet(tiles, lambda width: canvas.scale(ticks, "CIELAB difference", width))
+    return canvas.sheet(tiles, lambda width: canvas.colour_bar(ticks, "CIELAB difference", width))
 
 
-def save(image: Image.Image, path: str | os.PathLike[str], *, quality: int = 80) -> None:
-    """Write a picture whole or not at all: to a temporary name beside path, then renamed.
+def save(image: Image.Image, path: PathLike, *, quality: int = 80) -> None:
+    """Write an image to a file, whole or not at all.
 
     Args:
-        image: what to write.
-        path: where; the suffix names the format; missing folders are made.
+        image: the image.
+        path: the file; its suffix names the format, and missing folders are made.
         quality: 1..100, of JPEG and WebP; PNG is exact.
 
     Raises:
         ValueError: Pillow does not know the suffix.
-        OSError: the file cannot be written. Whatever is raised, a file that was at path is still there.
+        OSError: the file cannot be written. An existing file stays as it is, whatever is raised.
     """
     with atomic_write(path) as temporary:
         image.save(temporary, quality=quality)
 
 
-def _tiles(images: Tensor, cell: int) -> list[Image.Image]:
-    size = canvas.fit(images.shape[2:], cell)
-    return [to_pil(image[None])[0].resize(size, Image.Resampling.LANCZOS) for image in images]
-
-
 def _round_up(value: float) -> float:
+    """The smallest of 1, 2 or 5 times a power of ten that is >= value and >= 1."""
     power = 10.0 ** math.floor(math.log10(max(value, 1.0)))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
 
 
-def _check_some(name: str, images: Tensor) -> None:
+def _check_not_empty(name: str, images: Tensor) -> None:
     check_images(name, images)
     if not images.numel():
         raise ValueError(f"{name} must hold at least one image, got {tuple(images.shape)}")
@@ -276,8 +275,9 @@ def _check_some(name: str, images: Tensor) -> None:
 def _check_labels(labels: Tensor, n: int, n_clusters: int) -> None:
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be an integer tensor [N, h, w], got {labels.dtype}")
-    if labels.ndim != 3 or len(labels) != n or not labels.numel():
-        raise ValueError(f"labels must have shape [N, h, w] with N = {n} to match images, got {tuple(labels.shape)}")
+    check_shape("labels", labels, N=n, h=None, w=None)
+    if not labels.numel():
+        raise ValueError(f"labels [N, h, w] must have h and w >= 1, got {tuple(labels.shape)}")
     low, high = (int(value) for value in labels.aminmax())
     if not 0 <= low <= high < n_clusters:
         raise ValueError(f"labels must lie in [0, K) with K = {n_clusters}, got {low}..{high}")
