@@ -155,32 +155,6 @@ def test_budgets_and_thresholds_may_differ_per_row():
     assert 0 < got.sum() < got.numel()
 
 
-def test_softmax_by_hand():
-    # at τ = 0.25 one part leads another by e² for every half: p = 1 / (1 + e^-2·…)
-    M = torch.tensor([[1.0, 0.5, 0.0], [0.5, 0.5, 0.5]])
-    leading = 1 / (1 + math.exp(-2))
-    assert query.softmax(M, 0, temperature=0.25, threshold=leading - 1e-6).tolist() == [1, 0, 0]
-    assert query.softmax(M, 0, temperature=0.25, threshold=leading + 1e-6).tolist() == [0, 0, 0]
-    assert query.softmax(M, 1, temperature=0.25, threshold=leading - 1e-6).tolist() == [0, 0, 1]
-    assert query.softmax(M, 0, temperature=0.25, threshold=0.5).tolist() == [1, 0, 0]  # p = θ stays out
-
-
-def test_softmax_defaults_are_those_of_the_paper():
-    above, below = 0.1 * math.log(4) + 1e-6, 0.1 * math.log(4) - 1e-6  # p = 0.8 between two parts at τ = 0.1
-    M = torch.tensor([[above, below], [0.0, 0.0]], dtype=torch.float64)
-    assert query.softmax(M, 0).tolist() == [1, 0]
-
-
-@given(st.integers(1, 5), st.integers(0, 6), st.sampled_from([1e-310, 1e-3, 0.1, 1e300]), st.data())
-def test_a_channel_belongs_to_one_part_at_most(P, C, temperature, data):
-    M = torch.tensor(data.draw(st.lists(st.lists(EIGHTHS, min_size=C, max_size=C), min_size=P, max_size=P)))
-    q = torch.stack([query.softmax(M, part, temperature=temperature, threshold=0.5) for part in range(P)])
-    assert (q.sum(0) <= 1).all()
-    if temperature == 1e-310 and C:  # only the best part counts, and only where it is alone
-        alone = (M.amax(0) == M).sum(0) == 1
-        assert torch.equal(q.sum(0), alone.float())
-
-
 CALLS = {
     "simultaneous": lambda m: query.simultaneous(m, 1.5),
     "sequential": lambda m: query.sequential(m, 2.0, 0.1),

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Retrieval by masked cosines, against the masked copy that it never makes; and queries of single images."""
+"""Retrieval by masked cosines, compared with those of the masked copy that it never makes."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-import stylefast
-from stylefast import query, retrieval
+from stylefast import retrieval
 from stylefast.retrieval import nearest
 
 
@@ -115,39 +113,3 @@ def test_wrong_arguments_are_named(change, error: type[Exception], message: str)
     styles, query, gallery, _ = drawn()
     with pytest.raises(error, match=message):
         nearest(**({"styles": styles, "query": query, "gallery": gallery, "k": 2} | change))
-
-
-def test_queries_of_single_images_by_hand():
-    rng = torch.Generator().manual_seed(0)
-    x, labels = torch.randn(4, 6, 5, 5, generator=rng), torch.randint(3, (4, 5, 5), generator=rng)
-    m = stylefast.contribution(x, labels, 3, per_image=True)  # [N, P, C]
-    p = (m / 0.1).exp() / (m / 0.1).exp().sum(1, keepdim=True)
-    for part in range(3):
-        q = query.softmax(m.movedim(1, 0), part)  # [N, C]
-        assert torch.equal(q, (p[:, part] > 0.8).float()) and 0 < q.sum() < q.numel()
-        edits = torch.tensor([[0, 1, 0], [2, 3, 1]])
-        either = torch.maximum(q[edits[:, 0]], q[edits[:, 1]])
-        assert torch.equal(either, ((p[[0, 2], part] > 0.8) | (p[[1, 3], part] > 0.8)).float())
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.tensor], ids=["numpy", "torch"])
-def test_the_first_channels_are_split_between_hair_and_pose(kind):
-    q = kind([[[0.5, 0.25, 1, 0.75]], [[1, 0.5, 0.25, 0]]])  # [P, 1, S]
-    got = query.coarse_split(q, 1, channels=2)
-    assert type(got) is type(q) and got.dtype == q.dtype
-    expected = [[[0, 0, 1, 0.75]], [[1, 0.5, 0.25, 0]], [[0, 0.5, 0, 0]]]
-    np.testing.assert_array_equal(np.asarray(got), expected)
-    np.testing.assert_array_equal(np.asarray(query.coarse_split(q, 1, channels=0))[:2], np.asarray(q))
-
-
-@pytest.mark.parametrize(
-    "q, hair, channels, message",
-    [
-        (torch.ones(2, 4), 2, 2, "hair must be an index into the P = 2 parts of q, got 2"),
-        (torch.ones(2, 4), 0, 5, r"channels must lie in \[0, 4\], got 5"),
-        (torch.ones(4), 0, 2, r"q must have shape \[P, ..., S\]"),
-    ],
-)
-def test_coarse_split_refuses(q, hair: int, channels: int, message: str):
-    with pytest.raises(ValueError, match=message):
-        query.coarse_split(q, hair, channels=channels)

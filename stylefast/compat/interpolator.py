@@ -20,12 +20,12 @@ class StyleInterpolator:
     q_c = 1 where cost_c < epsilon and m_c > rho, else 0, m = M[layer][part], cost = the running sum of 1 - m, in m's
     dtype, in descending order of m; y = y1 + q o (y2 - y1)
 
-    q has the bits of the released code wherever that defines it. Differences, all of which are faults there:
-    - channels of equal m are taken in the order of their index; there, as a sort that is not stable leaves them;
-    - a channel with q = 0 is y1's bit for bit; there, Inf or NaN in y2 makes it NaN, and -0 becomes 0;
-    - NaN in M is refused; there, it selects nothing;
-    - styles of 16 bits stay so beside M of 32; there, 2-D ones become 32;
-    - rho and epsilon may be any real number, also NumPy's, or one for every layer (others in number are refused);
+    q has the bits of the released code wherever that is defined. Each difference avoids a fault of that code:
+    - channels of equal m are taken in the order of their index; its sort is not stable and takes them in any order;
+    - a channel with q = 0 equals y1 bit for bit; it gives NaN where y2 is Inf or NaN, and turns -0 into 0;
+    - NaN in M is refused; it selects nothing;
+    - 16-bit styles keep their dtype with a 32-bit M; it converts 2-D ones to 32 bits;
+    - rho and epsilon may be any real numbers, also NumPy's, or one per layer; another number of them is refused;
     - y1 or y2 may require gradients; a style that is neither 2-D nor 5-D is refused by name.
     `stylefast.query.sequential` also clamps m to [0, 1] and sums in float64, so that a cost within rounding of epsilon
     may fall on its other side.

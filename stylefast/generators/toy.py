@@ -210,15 +210,15 @@ class _Fourier(nn.Module):
         self.affine = nn.Linear(WIDTH, 4)  # -> cosine and sine of the turn (to be normalised), shift x, shift y
         self.register_buffer("waves", 2 * torch.pi * torch.randn(channels, 2))
         self.register_buffer("phases", 2 * torch.pi * torch.rand(channels))
-        places = torch.linspace(-0.5, 0.5, size)
-        self.register_buffer("grid", torch.stack(torch.meshgrid(places, places, indexing="xy")))
+        coordinates = torch.linspace(-0.5, 0.5, size)
+        self.register_buffer("grid", torch.stack(torch.meshgrid(coordinates, coordinates, indexing="xy")))
 
     def forward(self, w: Tensor) -> Tensor:
         turn, shift = self.affine(w).split(2, dim=1)
         c, s = F.normalize(turn).unbind(1)
         rotation = torch.stack((c, -s, s, c), dim=1).unflatten(1, (2, 2))  # [N, 2, 2]
-        places = torch.einsum("nij,jhw->nihw", rotation, self.grid) + shift[:, :, None, None]
-        return torch.sin(torch.einsum("ci,nihw->nchw", self.waves, places) + self.phases[:, None, None])
+        coordinates = torch.einsum("nij,jhw->nihw", rotation, self.grid) + shift[:, :, None, None]
+        return torch.sin(torch.einsum("ci,nihw->nchw", self.waves, coordinates) + self.phases[:, None, None])
 
 
 def _resize(x: Tensor, size: int) -> Tensor:
