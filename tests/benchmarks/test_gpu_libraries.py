@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from compilers import fake_compiler, fake_nvcc
 from gpu import device, libraries
 from provenance import ROOT
 
@@ -55,3 +58,17 @@ def test_a_stale_library_is_deleted_before_it_is_built(builds: bool, monkeypatch
     monkeypatch.setattr(libraries, "build", build)
     assert libraries.main() == (0 if builds else 1)
     assert recorded["origin"] == "built" and recorded["faults"] == ({} if builds else {"cuda": "the build failed"})
+
+
+def test_the_build_compiles_in_place_for_this_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.setattr(libraries, "ROOT", tmp_path)
+    monkeypatch.setattr(libraries, "cuda", SimpleNamespace(get_device_capability=lambda: (9, 0)))
+    monkeypatch.setenv("CXX", str(fake_compiler(tmp_path / "bin")))
+    monkeypatch.setenv("CUDACXX", str(fake_nvcc(tmp_path / "bin")))
+    assert libraries.build(["cuda"])
+    assert [path.name for path in (tmp_path / "stylefast" / "backends").iterdir()] == [libraries.CUDA_LIBRARY.name]
+    calls = (tmp_path / "bin" / "nvcc.log").read_text().splitlines()
+    assert all("-gencode=arch=compute_90a,code=sm_90a" in call and call.count("-gencode") == 1 for call in calls)

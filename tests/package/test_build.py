@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from cells import skip_unless
+from compilers import fake_compiler, fake_nvcc
 
 import stylefast
 from stylefast import backends
@@ -48,35 +49,16 @@ def python(*arguments: str, folder: Path = ROOT, **environment: str) -> subproce
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
-@pytest.fixture
-def one_command(tmp_path: Path) -> Path:
-    """A compiler that writes empty files: the files of a wheel do not depend on the contents of its libraries."""
-    command = tmp_path / "bin" / "one-command"
-    command.parent.mkdir()
-    command.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\n: > "$2"\n')
-    command.chmod(0o755)
-    return command
-
-
-@pytest.fixture
-def toolkit(one_command: Path) -> Path:
-    """A stand-in for nvcc, which supports sm_80 and sm_90 but not sm_100, and logs its arguments."""
-    command, log = one_command.with_name("nvcc"), one_command.with_name("log")
-    supported = '[ "$1" = --list-gpu-code ] && printf "sm_75\\nsm_80\\nsm_90\\n" && exit\n'
-    command.write_text(f'#!/bin/sh\n{supported}echo "$@" >> {log}\nexec {one_command} "$@"\n')
-    command.chmod(0o755)
-    return command
-
-
-def test_the_wheel_serves_any_python_and_the_gpus_of_nvcc(tmp_path: Path, one_command: Path, toolkit: Path):
-    built = wheel(tmp_path, CXX=str(one_command), CUDACXX=str(toolkit), STYLEFAST_CUDA="1")
+def test_the_wheel_serves_any_python_and_the_gpus_of_nvcc(tmp_path: Path):
+    compilers = {"CXX": str(fake_compiler(tmp_path / "bin")), "CUDACXX": str(fake_nvcc(tmp_path / "bin"))}
+    built = wheel(tmp_path, **compilers, STYLEFAST_CUDA="1")
     name, version, *tag = built.stem.split("-")
     assert (name, version, tag[:2]) == ("stylefast", stylefast.__version__, ["py3", "none"])
     assert len(tag) == 3 and tag[2] != "any"
     files = zipfile.ZipFile(built).namelist()
     assert sorted(file for file in files if file.endswith((".so", ".pyd", ".pyc"))) == [CPU_LIBRARY, CUDA_LIBRARY]
     assert not [file for file in files if "cpython" in file or not file.startswith("stylefast")]
-    calls = toolkit.with_name("log").read_text().splitlines()
+    calls = (tmp_path / "bin" / "nvcc.log").read_text().splitlines()
     sources = [word for call in calls for word in call.split() if word.endswith(".cu")]
     assert sorted(sources) == sorted(f"csrc/cuda/{path.name}" for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
     codes = {"compute_80,code=sm_80", "compute_90,code=sm_90", "compute_90,code=compute_90"}
@@ -106,12 +88,13 @@ def test_wrong_architectures_are_refused(listed: str, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def wants_cuda(monkeypatch: pytest.MonkeyPatch, one_command: Path, toolkit: Path) -> Callable[..., bool]:
+def wants_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., bool]:
     """The choice of setup.py for STYLEFAST_CUDA, the CUDA version of torch, and whether nvcc is found."""
 
     def choose(choice: str, cuda: str | None, has_nvcc: bool) -> bool:
         monkeypatch.setattr(torch.version, "cuda", cuda)
-        variables = {"STYLEFAST_CUDA": choice, "CXX": str(one_command), "CUDACXX": str(toolkit) if has_nvcc else ""}
+        variables = {"STYLEFAST_CUDA": choice, "CXX": str(fake_compiler(tmp_path))}
+        variables["CUDACXX"] = str(fake_nvcc(tmp_path)) if has_nvcc else ""
         for name, value in (variables | {"CUDA_HOME": "", "PATH": ""}).items():
             monkeypatch.setenv(name, value)
         return runpy.run_path(str(ROOT / "setup.py"))["wants_cuda"]()
