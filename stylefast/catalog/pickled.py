@@ -26,6 +26,7 @@ from ..io.unpickling import (
 )
 
 INERT = r"(\w+\.)*(FactorCatalog|(MiniBatch)?(Spherical)?KMeans)|numpy\.random\.(\w+\.)*\w+"
+ATTRIBUTES = ("cluster_centers_", "counts_", "labels_", "annotations")
 
 
 class Clusters(NamedTuple):
@@ -54,40 +55,37 @@ def read_clusters(path: PathLike) -> Clusters:
     """
     content = read_pickle(path, {*ARRAYS, *DICTIONARIES, *TENSORS}, allowed_pattern=INERT)
     try:
-        found: dict[str, Any] = {}
-        for entries in _entries(content):
-            found |= {name: entries[name] for name in _WANTED if entries.get(name) is not None}
-        if "cluster_centers_" not in found:
+        attributes: dict[str, Any] = {}
+        for entries in _dictionaries(content):
+            attributes |= {name: entries[name] for name in ATTRIBUTES if entries.get(name) is not None}
+        if "cluster_centers_" not in attributes:
             raise ValueError("it holds no cluster_centers_")
-        centroids = _tensor(found["cluster_centers_"]).float()
-        counts, labels = (_tensor(found[name]) if name in found else None for name in ("counts_", "labels_"))
+        centroids = _tensor(attributes["cluster_centers_"]).float()
+        counts, labels = (_tensor(attributes[name]) if name in attributes else None for name in ("counts_", "labels_"))
         if centroids.ndim != 2 or not centroids.isfinite().all():
             raise ValueError(f"cluster_centers_ must be finite, of shape [K, C], got {tuple(centroids.shape)}")
-        named = dict_entries(found.get("annotations", {}))
-        parts = {str(name): _ids(str(name), value, len(centroids)) for name, value in named.items()}
+        annotations = dict_entries(attributes.get("annotations", {}))
+        parts = {str(part): _ids(str(part), value, len(centroids)) for part, value in annotations.items()}
     except (ValueError, *READ_ERRORS) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
     return Clusters(centroids, counts, labels, parts)
 
 
-_WANTED = ("cluster_centers_", "counts_", "labels_", "annotations")
-
-
-def _entries(content: Any) -> Iterator[dict[Any, Any]]:
-    """The dictionaries of a recorded object and of what is in it, each once."""
-    waiting, seen = [content], set[int]()
-    while waiting:
-        value = waiting.pop()
+def _dictionaries(content: Any) -> Iterator[dict[Any, Any]]:
+    """The dictionaries in an inert object and in everything that it contains, each once."""
+    pending, seen = [content], set[int]()
+    while pending:
+        value = pending.pop()
         if id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, InertObject):
-            waiting += [value.items, value.state, *value.args]
+            pending += [value.items, value.state, *value.args]
         elif isinstance(value, dict):
             yield value
-            waiting += value.values()
+            pending += value.values()
         elif isinstance(value, list | tuple):
-            waiting += value
+            pending += value
 
 
 def _tensor(value: Any) -> Tensor:

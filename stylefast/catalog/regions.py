@@ -29,33 +29,33 @@ FFHQ_REGIONS: dict[str, list[Box]] = {
 def name_clusters(regions: Mapping[str, Region], occupancy: Tensor, threshold: float) -> dict[str, list[int]]:
     """Part name -> ids of the clusters that belong to it, as `Catalog.annotate` defines it.
 
-    share[k] = sum_p occupancy[k,p] weight[p] / sum_p occupancy[k,p]
+    fraction[k] = sum_p occupancy[k,p] weight[p] / sum_p occupancy[k,p]
 
     Args:
         regions: part name -> region.
         occupancy: [K, h, w], where the clusters lie.
-        threshold: of the share.
+        threshold: lower bound of the fraction.
 
     Raises:
         ValueError: a threshold, an id, a box or a mask out of range, an empty region, an id in two parts.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold must be in [0, 1), got {threshold}")
-    named: dict[int, str] = {}
-    places: dict[str, Tensor] = {}
+    part_of: dict[int, str] = {}
+    weights_of: dict[str, Tensor] = {}
     for part, region in regions.items():
         if _is_ids(region):
             for k in _check_ids(part, region, len(occupancy)):
-                if named.setdefault(k, part) != part:
-                    raise ValueError(f"cluster {k} must belong to one part, got {named[k]!r} and {part!r}")
+                if part_of.setdefault(k, part) != part:
+                    raise ValueError(f"cluster {k} must belong to one part, got {part_of[k]!r} and {part!r}")
         else:
-            places[part] = _weights(part, region, occupancy.shape[1:]).flatten()
+            weights_of[part] = _weights(part, region, occupancy.shape[1:]).flatten()
     mass = occupancy.flatten(1).double()  # [K, h w]
-    for part, weights in places.items():
-        share = mass @ weights / mass.sum(1)  # of a cluster without mass NaN, which exceeds nothing
-        for k in (share > threshold).nonzero().flatten().tolist():
-            named.setdefault(k, part)
-    return {part: sorted(k for k, name in named.items() if name == part) for part in regions}
+    for part, weights in weights_of.items():
+        fraction = mass @ weights / mass.sum(1)  # NaN for a cluster without mass, which exceeds nothing
+        for k in (fraction > threshold).nonzero().flatten().tolist():
+            part_of.setdefault(k, part)
+    return {part: sorted(k for k, name in part_of.items() if name == part) for part in regions}
 
 
 def _is_ids(region: Region) -> bool:
@@ -69,7 +69,7 @@ def _check_ids(part: str, ids: Any, n_clusters: int) -> list[int]:
 
 
 def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
-    """The share of every position of the grid [h, w] that a region covers, float64."""
+    """The fraction of every position of the grid [h, w] that a region covers, float64."""
     if isinstance(region, (Tensor, np.ndarray)):
         mask = torch.as_tensor(region)
         if mask.dim() != 2 or not mask.numel():

@@ -61,6 +61,8 @@ def test_a_stale_library_is_deleted_before_it_is_built(builds: bool, monkeypatch
 
 
 def test_the_build_compiles_in_place_for_this_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    folder = tmp_path / "stylefast" / "backends"
+    folder.mkdir(parents=True)
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
@@ -69,6 +71,6 @@ def test_the_build_compiles_in_place_for_this_device(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CXX", str(fake_compiler(tmp_path / "bin")))
     monkeypatch.setenv("CUDACXX", str(fake_nvcc(tmp_path / "bin")))
     assert libraries.build(["cuda"])
-    assert [path.name for path in (tmp_path / "stylefast" / "backends").iterdir()] == [libraries.CUDA_LIBRARY.name]
+    assert [path.name for path in folder.iterdir()] == [libraries.CUDA_LIBRARY.name]
     calls = (tmp_path / "bin" / "nvcc.log").read_text().splitlines()
     assert all("-gencode=arch=compute_90a,code=sm_90a" in call and call.count("-gencode") == 1 for call in calls)

@@ -96,7 +96,7 @@ class Stopped(toy("sg2").__class__):
         return super().visit(*arguments, **options)
 
 
-def test_a_build_that_is_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path: Path):
+def test_a_build_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path: Path):
     build(tmp_path / "whole").save(tmp_path / "whole" / "catalog.safetensors")
     expected = files(tmp_path / "whole")
     ends = [0, 2, 4, 5, 7, 9]  # passes after which a shard is whole: batches of 2, 1, 2, 1, 1 images, twice

@@ -58,7 +58,7 @@ def test_every_site_has_m_of_the_tensor_that_its_style_scales(kind, features):
     torch.testing.assert_close(made.occupancy, share)
 
 
-def test_tensors_that_are_already_normalized_are_not_normalized_again():
+def test_normalized_tensors_are_not_normalized_again():
     generator = toy("sg1")
     for layer in generator.network.layers:
         layer.norm.eps = 1.0  # leaves variances well below one, which a second normalisation would lift
@@ -68,7 +68,7 @@ def test_tensors_that_are_already_normalized_are_not_normalized_again():
 
 
 @pytest.mark.parametrize("kind", ["sg2", "sg3"])
-def test_columns_of_m_sum_to_the_share_of_the_variance_that_standardizing_leaves(kind):
+def test_columns_of_m_sum_to_the_standardized_variance(kind):
     generator = shared(kind)
     tensors = generator.activations(generator.latents(range(N)))
     for site in generator.sites:
@@ -151,7 +151,7 @@ def test_the_best_restart_is_taken_unless_one_is_asked_for():
         ("sg3", {"resolution": 36}, "layers.2"),
     ],
 )
-def test_the_layer_is_the_last_convolution_of_a_resolution_or_the_one_named(kind, options, expected):
+def test_the_layer_is_the_last_of_a_resolution_or_the_named_one(kind, options, expected):
     generator = shared(kind)
     made = build(generator, **options)
     size = next(site.size for site in generator.sites if site.name == expected)
@@ -203,7 +203,7 @@ def test_the_batch_whose_activations_are_not_finite_is_named(image, batch):
         build_catalog(generator, w, n_clusters=K, batch_size=2)
 
 
-def test_progress_shows_the_images_of_both_passes_unless_it_is_off_or_short(monkeypatch, capfd):
+def test_progress_counts_the_images_of_both_passes(monkeypatch, capfd):
     build(shared("sg2"), progress=True)
     assert capfd.readouterr().err == ""
     for module in (steps, estimator):

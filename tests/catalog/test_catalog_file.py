@@ -62,7 +62,7 @@ def test_tensors_that_are_views_are_saved_as_they_look(tmp_path):
     assert torch.equal(Catalog.load(tmp_path / "views").centroids, made.runs[0])
 
 
-def test_a_catalog_of_another_kind_is_refused_with_the_first_site_that_differs(saved):
+def test_another_generator_is_refused_by_the_site_that_differs(saved):
     message = (
         f"{saved} cannot be used: catalog of 'toy:sg2' does not belong to generator 'toy:sg1': the "
         "first site that differs is convs.0 (4, 4) x 32 in the catalog, layers.0 (4, 4) x 32 in the generator"
@@ -71,7 +71,7 @@ def test_a_catalog_of_another_kind_is_refused_with_the_first_site_that_differs(s
         Catalog.load(saved, shared("sg1"))
 
 
-def test_the_first_site_that_differs_may_be_any_and_so_may_the_count():
+def test_any_site_and_the_number_of_sites_may_differ():
     made = built("sg2")
     wider = replace(made.sites[3], channels=48)
     with pytest.raises(ValueError, match=re.escape("convs.2 (8, 8) x 48 in the catalog, convs.2 (8, 8) x 32 in the")):
@@ -123,7 +123,7 @@ def test_a_folder_is_refused_by_name(tmp_path):
             Catalog.load(path)
 
 
-def test_an_interrupted_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
+def test_an_interrupted_save_leaves_the_old_file_only(saved, monkeypatch):
     before = saved.read_bytes()
 
     def interrupted(path, content):

@@ -49,7 +49,7 @@ EIGHTH = [(0, 0, 0.125, 1)]  # a quarter of cluster 0
         ({"all": ALL, "a": [0]}, 0.5, {"all": [1, 2], "a": [0]}),
     ],
 )
-def test_clusters_are_named_by_ids_then_by_the_first_place_that_holds_them(regions, threshold, parts):
+def test_ids_name_clusters_before_regions_do(regions, threshold, parts):
     named = drawn().annotate(regions, threshold=threshold)
     assert named.parts == parts and list(named.parts) == list(parts)
     assert all(type(k) is int for ids in named.parts.values() for k in ids)
@@ -147,7 +147,7 @@ def test_a_part_map_shows_where_the_labels_are_those_of_the_part():
 
 @settings(max_examples=10)
 @given(st.lists(st.integers(0, 2), min_size=K, max_size=K).filter(lambda owner: set(owner) == {0, 1, 2}))
-def test_parts_contribute_what_clusters_merged_before_the_measurement_contribute(owner):
+def test_a_part_contributes_as_its_clusters_merged_would(owner):
     generator = shared("sg2")
     w, site = generator.latents(range(N)), generator.sites[-1]
     made = replace(built("sg2")).annotate({str(p): [k for k in range(K) if owner[k] == p] for p in range(3)})

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, on the toy generator."""
+"""The commands, on the toy generator."""
 
 import os
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from catalogs import build_catalog
-from commands import run, strict
+from commands import BUILD, NETWORK, run, strict
 from networks import shared
 from PIL import Image
 from typer.testing import CliRunner
@@ -21,44 +19,9 @@ from stylefast import __version__
 from stylefast.backends import BACKENDS
 from stylefast.catalog import FFHQ_REGIONS, Catalog
 from stylefast.cli import app as cli
-from stylefast.cli import arguments
 from stylefast.editing import Edit, SeedLatents, Sequential, StyleEditor
 from stylefast.editing.writer import ImageWriter
 from stylefast.ops import OPS
-
-NETWORK = ["--network", "toy:sg2"]
-PAIRS = ["edit", "--catalog", "toy.safetensors", *NETWORK, "--pairs"]
-BUILD = ["catalog", "build", *NETWORK, "--seeds", "0-5", "--clusters", "6", "--restarts", "2", "--batch-size", "3"]
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    path = tmp_path_factory.mktemp("built") / "toy.safetensors"
-    run(*BUILD, "--out", path, "--trunc", "0.9", "--seed", "4")
-    return path
-
-
-@pytest.fixture
-def catalog(built, tmp_path):
-    """A copy, annotated."""
-    path = tmp_path / "toy.safetensors"
-    shutil.copy(built, path)
-    Catalog.load(path).annotate({"eyes": [0, 3], "nose": [1]}).save(path)
-    return path
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [("0,1,4-6", [0, 1, 4, 5, 6]), ("7", [7]), ("3-3", [3]), (" 2 , 0-1 ", [2, 0, 1]), ("8-10,1", [8, 9, 10, 1])],
-)
-def test_seeds(text, expected):
-    assert arguments.seeds(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "a", "1,", "1-", "-1", "1--2", "1.5", "1 2", "6-4", "0,6-4"])
-def test_bad_seeds(text):
-    with pytest.raises(ValueError, match="seeds must"):
-        arguments.seeds(text)
 
 
 def test_catalog_build(built):
@@ -216,91 +179,6 @@ def test_info_prints_the_grid():
         (row,) = (line for line in text.splitlines() if line.split()[:1] == [op.name])
         assert len(row.split()) == 1 + len(BACKENDS)
         assert row[header.index("reference") : header.index("reference") + 9].strip() == "x"
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["catalog", "build", "--out", "x", "--seeds", "6-4"], "seeds must rise"),
-        (["catalog", "build", "--out", "x", "--network", "toy:sg9"], "network must be one of"),
-        ([*BUILD, "--out", "x", "--clusters", "0"], "n_clusters must be"),
-        ([*BUILD, "--out", "x", "--resolution", "999"], "resolution must be"),
-        ([*BUILD, "--out", "toy.safetensors/x"], "toy.safetensors"),
-        ([*BUILD, "--out", "x", "--workdir", "text"], "text"),
-        (["catalog", "show", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["catalog", "show", "text"], "text cannot be used"),
-        (["catalog", "annotate", "toy.safetensors"], "annotate needs"),
-        (["catalog", "annotate", "toy.safetensors", "--part", "eyes"], "part must look like"),
-        (["catalog", "annotate", "toy.safetensors", "--part", "eyes=1;2"], "part must look like"),
-        (["catalog", "annotate", "toy.safetensors", "--part", "=1"], "part must look like"),
-        (["catalog", "annotate", "toy.safetensors", "--part", "eyes=99"], r"cluster ids in \[0, 6\)"),
-        (["edit", "--parts", "ear"], "got 'ear'"),
-        (["edit", "--epsilon", "0.1;2"], "epsilon must be numbers"),
-        (["edit", "--epsilon", "-1"], "epsilon must be a finite number"),
-        (["edit", "--rho", "2"], "rho must be"),
-        (["edit", "--seeds", "0,0"], "seeds must be different, got 0, 0"),
-        (["edit", "--seeds", "w.npy"], "w.npy"),
-        (["edit", "--seeds", "text.npy"], "text.npy cannot be used"),
-        (["edit", "--writers", "0"], "writers must be"),
-        (["edit", "--shard", "3/2"], "shard must look like 1/8"),
-        (["edit", "--shard", "0/2"], "shard must look like 1/8"),
-        (["edit", "--shard", "half"], "shard must look like 1/8"),
-        (["edit", "--pairs", "bad.csv"], "leave out --parts"),
-        ([*PAIRS, "bad.csv"], "bad.csv, line 3: part must be one with clusters, got 'ear'"),
-        ([*PAIRS, "missing.csv"], "missing.csv"),
-        ([*PAIRS, "bad.csv", "--epsilon", "1,2"], "one --epsilon"),
-        (PAIRS[:-1], "needs --seeds, --references and --parts, or --pairs"),
-        (["edit", "--device", "abacus"], "device must be cpu, cuda or cuda:0 and so on, got 'abacus'"),
-        (["edit", "--references", "x"], "seeds must look like"),
-        (["edit", "--batch-size", "0"], "batch_size must be"),
-        (["edit", "--network", "toy:sg3"], "toy.safetensors cannot be used"),
-        (["edit", "--outdir", "text"], "text"),
-    ],
-)
-def test_a_users_error_is_one_line(catalog, tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text").write_text("no catalog")
-    (tmp_path / "text.npy").write_text("no latents")
-    (tmp_path / "bad.csv").write_text("target,reference,part\n1,2,eyes\n1,2,ear\n")
-    if arguments[0] == "edit" and arguments[1] != "--catalog":
-        given = ["--catalog", "toy.safetensors", "--seeds", "1", "--references", "2", "--parts", "eyes", *NETWORK]
-        arguments = ["edit", *given, *arguments[1:]]  # the last of an option counts
-    monkeypatch.setattr("sys.argv", ["stylefast", *arguments])
-    before = catalog.read_bytes()
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    # Python prints the text of such an exit and ends with status 1
-    assert isinstance(caught.value.code, str) and re.search(message, caught.value.code)
-    assert caught.value.code.startswith("stylefast: ") and "\n" not in caught.value.code
-    assert "Traceback" not in capsys.readouterr().err
-    assert catalog.read_bytes() == before and not (tmp_path / "x").exists() and not (tmp_path / "out").exists()
-
-
-def test_an_unknown_command_fails(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["stylefast", "paint"])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 2 and "paint" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "command, option, choices",
-    [
-        (["catalog", "build"], "--boxes", ["ffhq", "none"]),
-        (["catalog", "build"], "--dtype", ["float32", "float16", "bfloat16"]),
-        (["catalog", "build"], "--features", ["raw", "standardized", "squared"]),
-        (["catalog", "annotate"], "--boxes", ["ffhq"]),
-        (["edit"], "--query", ["sequential", "simultaneous", "softmax"]),
-        (["edit"], "--format", ["png", "jpg", "webp"]),
-        (["edit"], "--roi-mode", ["union", "target", "reference"]),
-    ],
-)
-def test_choices_are_listed_by_help_and_checked(command, option, choices):
-    result = CliRunner().invoke(cli.app, [*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
-    (line,) = (line for line in result.output.splitlines() if option in line.split())
-    assert "|".join(choices) in line
-    result = CliRunner().invoke(cli.app, [*command, option, "abacus", "--out", "x"])
-    assert result.exit_code == 2 and option in result.stderr and "abacus" in result.stderr
 
 
 HUGE = """

@@ -112,7 +112,7 @@ def test_torgb_sites_move_only_if_asked(kind, setting):
     assert torch.equal(batch.styles[:, columns], editor.generator.styles(t)[:, columns])
 
 
-def test_sequential_takes_a_budget_and_a_threshold_for_every_edited_site(editor):
+def test_sequential_takes_a_budget_and_a_threshold_per_site(editor):
     n = len(editor.sites)
     budgets, thresholds = [0.5 + i for i in range(n)], [0.02 * (i % 3) for i in range(n)]
     q, m = editor.query("nose", Sequential(tuple(budgets), tuple(thresholds))), m_of(editor, "nose")

@@ -59,7 +59,7 @@ def test_nothing_is_synthesized_before_the_first_batch_is_taken(editor, measure)
     assert "" in calls(editor.generator, lambda: next(taken[0]))  # the network to its end
 
 
-def test_a_grid_of_ten_million_edits_is_enumerated_as_it_is_taken():
+def test_ten_million_edits_are_enumerated_as_they_are_taken():
     editor = editor_of("sg2")
     w = latents(editor, 1, 2)
     t, r = w[:1].expand(2500, -1, -1), w[1:].expand(2000, -1, -1)
@@ -140,7 +140,7 @@ def test_locality_in_a_region_found_by_hand(editor, mode):
     assert differ > 2
 
 
-def test_each_original_is_made_once_and_no_more_than_a_batch_of_them_is_kept(monkeypatch):
+def test_originals_are_rendered_once_and_kept_for_a_batch(monkeypatch):
     editor = editor_of("sg2")
     made, synthesize = [], editor.generator.synthesize
 

@@ -123,7 +123,7 @@ def interrupted(directory: Path, after: int, error: type[BaseException] = Keyboa
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interruption_leaves_whole_files_and_a_journal_that_lists_them(
+def test_an_interruption_leaves_whole_files_and_their_journal(
     tmp_path: Path, whole: dict[str, bytes], error: type[BaseException]
 ):
     for after in range(6):
@@ -227,7 +227,7 @@ def test_a_writer_that_fails_ends_the_job(tmp_path: Path, whole: dict[str, bytes
     assert run(tmp_path).n_existing == len(left) and files(tmp_path) == whole
 
 
-def test_a_full_disk_ends_the_job_and_leaves_nothing_half_written(tmp_path: Path, whole: dict[str, bytes]):
+def test_a_full_disk_ends_the_job_without_half_written_files(tmp_path: Path, whole: dict[str, bytes]):
     full = sorted(name for name in whole if name.endswith(".png"))[5]
     (tmp_path / f".{full[:-4]}.part.png").symlink_to("/dev/full")  # where that file is written before it is whole
     with pytest.raises(OSError, match="No space left on device"):

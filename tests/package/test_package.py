@@ -46,7 +46,7 @@ assert not torch.cuda.is_initialized()
 """)
 
 
-def test_without_compiled_libraries_the_reference_works_and_says_so_once(tmp_path: Path):
+def test_the_reference_works_without_libraries_and_warns_once(tmp_path: Path):
     shutil.copytree(PACKAGE, tmp_path / "stylefast", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     warned, chosen, *reasons = python(
         """
@@ -176,7 +176,7 @@ def test_named_backend_over_innermost_use_over_choice():
         ("abacus", "--require must be one of missing, elsewhere, first, second, got 'abacus'"),
     ],
 )
-def test_a_required_backend_that_cannot_run_fails_the_session_with_its_reason(
+def test_a_required_backend_that_cannot_run_fails_the_session(
     capsys: pytest.CaptureFixture[str], name: str, sentence: str
 ):
     here = str(Path(__file__).parent)

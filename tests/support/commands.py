@@ -7,6 +7,9 @@ from typer.testing import CliRunner
 
 from stylefast.cli import app as cli
 
+NETWORK = ["--network", "toy:sg2"]
+BUILD = ["catalog", "build", *NETWORK, "--seeds", "0-5", "--clusters", "6", "--restarts", "2", "--batch-size", "3"]
+
 
 def run(*arguments):
     result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of commands: groups of options, choices, and the notation of seeds."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+from typer.testing import CliRunner
+
+from stylefast.catalog import BuildOptions, Clustering
+from stylefast.cli import app as cli
+from stylefast.cli import arguments
+from stylefast.cli.edit import QueryOptions
+from stylefast.editing import JobOptions
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("0,1,4-6", [0, 1, 4, 5, 6]), ("7", [7]), ("3-3", [3]), (" 2 , 0-1 ", [2, 0, 1]), ("8-10,1", [8, 9, 10, 1])],
+)
+def test_seeds(text, expected):
+    assert arguments.seeds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "1-", "-1", "1--2", "1.5", "1 2", "6-4", "0,6-4"])
+def test_bad_seeds(text):
+    with pytest.raises(ValueError, match="seeds must"):
+        arguments.seeds(text)
+
+
+@pytest.mark.parametrize(
+    "command, option, choices",
+    [
+        (["catalog", "build"], "--boxes", ["ffhq", "none"]),
+        (["catalog", "build"], "--dtype", ["float32", "float16", "bfloat16"]),
+        (["catalog", "build"], "--features", ["raw", "standardized", "squared"]),
+        (["catalog", "annotate"], "--boxes", ["ffhq"]),
+        (["edit"], "--query", ["sequential", "simultaneous", "softmax"]),
+        (["edit"], "--format", ["png", "jpg", "webp"]),
+        (["edit"], "--roi-mode", ["union", "target", "reference"]),
+    ],
+)
+def test_choices_are_listed_by_help_and_checked(command, option, choices):
+    result = CliRunner().invoke(cli.app, [*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    (line,) = (line for line in result.output.splitlines() if option in line.split())
+    assert "|".join(choices) in line
+    result = CliRunner().invoke(cli.app, [*command, option, "abacus"])
+    assert result.exit_code == 2 and option in result.stderr and "abacus" in result.stderr
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Colours of a test.
+
+    Args:
+        n_colours: how many colours there are, in a text
+            of two lines.
+        named: whether they have names.
+        kind: warm or cold.
+    """
+
+    n_colours: int = 3
+    named: bool = False
+    kind: Literal["warm", "cold"] = "warm"
+
+
+def test_a_group_becomes_options_and_an_object():
+    calls = []
+
+    def command(name: str, colours: Colours = Colours(named=True)) -> None:  # noqa: B008
+        calls.append((name, colours))
+
+    grouped = arguments.option_groups(command)
+    parameters = inspect.signature(grouped).parameters
+    assert list(parameters) == ["name", "n_colours", "named", "kind"]
+    assert [parameter.default for parameter in parameters.values()] == [inspect.Parameter.empty, 3, True, "warm"]
+    helps = [parameter.annotation.__metadata__[0].help for parameter in list(parameters.values())[1:]]
+    assert helps == ["How many colours there are, in a text of two lines.", "Whether they have names.", "Warm or cold."]
+    grouped(name="x", n_colours=7, named=False, kind="cold")
+    assert calls == [("x", Colours(7, False, "cold"))]
+
+
+@pytest.mark.parametrize("group", [BuildOptions, Clustering, JobOptions, QueryOptions, arguments.NetworkOptions])
+def test_every_option_of_a_group_is_documented(group):
+    helps = arguments._helps(group)
+    assert list(helps) == list(group.__dataclass_fields__)
+    assert all(text[0].isupper() or text[0] == '"' for text in helps.values())
+    assert all(text.endswith(".") for text in helps.values())

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the command line: one line each, and nothing is written."""
+
+import re
+
+import pytest
+from commands import BUILD, NETWORK
+
+from stylefast.cli import app as cli
+
+PAIRS = ["edit", "--catalog", "toy.safetensors", *NETWORK, "--pairs"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["catalog", "build", "--out", "x", "--seeds", "6-4"], "seeds must rise"),
+        (["catalog", "build", "--out", "x", "--network", "toy:sg9"], "network must be one of"),
+        ([*BUILD, "--out", "x", "--clusters", "0"], "n_clusters must be"),
+        ([*BUILD, "--out", "x", "--resolution", "999"], "resolution must be"),
+        ([*BUILD, "--out", "toy.safetensors/x"], "toy.safetensors"),
+        ([*BUILD, "--out", "x", "--workdir", "text"], "text"),
+        (["catalog", "show", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["catalog", "show", "text"], "text cannot be used"),
+        (["catalog", "annotate", "toy.safetensors"], "annotate needs"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "eyes"], "part must look like"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "eyes=1;2"], "part must look like"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "=1"], "part must look like"),
+        (["catalog", "annotate", "toy.safetensors", "--part", "eyes=99"], r"cluster ids in \[0, 6\)"),
+        (["edit", "--parts", "ear"], "got 'ear'"),
+        (["edit", "--epsilon", "0.1;2"], "epsilon must be numbers"),
+        (["edit", "--epsilon", "-1"], "epsilon must be a finite number"),
+        (["edit", "--rho", "2"], "rho must be"),
+        (["edit", "--seeds", "0,0"], "seeds must be different, got 0, 0"),
+        (["edit", "--seeds", "w.npy"], "w.npy"),
+        (["edit", "--seeds", "text.npy"], "text.npy cannot be used"),
+        (["edit", "--writers", "0"], "writers must be"),
+        (["edit", "--shard", "3/2"], "shard must look like 1/8"),
+        (["edit", "--shard", "0/2"], "shard must look like 1/8"),
+        (["edit", "--shard", "half"], "shard must look like 1/8"),
+        (["edit", "--pairs", "bad.csv"], "leave out --parts"),
+        ([*PAIRS, "bad.csv"], "bad.csv, line 3: part must be one with clusters, got 'ear'"),
+        ([*PAIRS, "missing.csv"], "missing.csv"),
+        ([*PAIRS, "bad.csv", "--epsilon", "1,2"], "one --epsilon"),
+        (PAIRS[:-1], "needs --seeds, --references and --parts, or --pairs"),
+        (["edit", "--device", "abacus"], "device must be cpu, cuda or cuda:0 and so on, got 'abacus'"),
+        (["edit", "--references", "x"], "seeds must look like"),
+        (["edit", "--batch-size", "0"], "batch_size must be"),
+        (["edit", "--network", "toy:sg3"], "toy.safetensors cannot be used"),
+        (["edit", "--outdir", "text"], "text"),
+    ],
+)
+def test_a_users_error_is_one_line(catalog, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("no catalog")
+    (tmp_path / "text.npy").write_text("no latents")
+    (tmp_path / "bad.csv").write_text("target,reference,part\n1,2,eyes\n1,2,ear\n")
+    if arguments[0] == "edit" and arguments[1] != "--catalog":
+        given = ["--catalog", "toy.safetensors", "--seeds", "1", "--references", "2", "--parts", "eyes", *NETWORK]
+        arguments = ["edit", *given, *arguments[1:]]  # the last of an option counts
+    monkeypatch.setattr("sys.argv", ["stylefast", *arguments])
+    before = catalog.read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    # Python prints the text of such an exit and ends with status 1
+    assert isinstance(caught.value.code, str) and re.search(message, caught.value.code)
+    assert caught.value.code.startswith("stylefast: ") and "\n" not in caught.value.code
+    assert "Traceback" not in capsys.readouterr().err
+    assert catalog.read_bytes() == before and not (tmp_path / "x").exists() and not (tmp_path / "out").exists()
+
+
+def test_an_unknown_command_fails(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["stylefast", "paint"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2 and "paint" in capsys.readouterr().err
