@@ -58,14 +58,17 @@ CUDA_FLAGS = [
 ARCHITECTURES = ("8.0", "9.0", "10.0")
 
 
+def first_installed(*commands: str | None) -> str | None:
+    return next((command for command in commands if command and shutil.which(command)), None)
+
+
 def compiler() -> str | None:
-    return next((c for c in (os.environ.get("CXX"), "g++", "clang++", "c++") if c and shutil.which(c)), None)
+    return first_installed(os.environ.get("CXX"), "g++", "clang++", "c++")
 
 
 def nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME")
-    found = (os.environ.get("CUDACXX"), home and os.path.join(home, "bin", "nvcc"), "nvcc")
-    return next((c for c in found if c and shutil.which(c)), None)
+    return first_installed(os.environ.get("CUDACXX"), home and os.path.join(home, "bin", "nvcc"), "nvcc")
 
 
 def files(name: str) -> list[str]:
@@ -80,12 +83,15 @@ def source_id(name: str) -> str:
     return hashlib.sha1(b"\0".join(texts)).hexdigest()
 
 
-def architectures(known: list[str]) -> list[str]:
-    """The -gencode options for TORCH_CUDA_ARCH_LIST or, if it is unset, for ARCHITECTURES among `known` ("sm_80", ...).
+def architectures(supported: list[str]) -> list[str]:
+    """The -gencode options for TORCH_CUDA_ARCH_LIST or, if it is unset, for the supported ones of ARCHITECTURES.
+
+    `supported` lists the architectures that nvcc supports: "sm_80", ...
+
 
     Raises SystemExit for a malformed list, or one without a compute capability of at least 8.0.
     """
-    default = " ".join(item for item in ARCHITECTURES if f"sm_{item.replace('.', '')}" in known) + "+PTX"
+    default = " ".join(item for item in ARCHITECTURES if f"sm_{item.replace('.', '')}" in supported) + "+PTX"
     if default == "+PTX" and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
         raise SystemExit(f"this nvcc knows none of the compute capabilities {', '.join(ARCHITECTURES)}")
     options = []
@@ -125,8 +131,8 @@ class BuildLibraries(build_ext):
         wants_cpu = choice == "1"
         if compiler() is None and wants_cpu:
             print("stylefast: no C++ compiler found; installing without CPU kernels", file=sys.stderr)
-        wanted = {CPU: compiler() is not None and wants_cpu, CUDA: wants_cuda()}
-        self.extensions = [extension for extension in self.extensions if wanted[extension.name]]
+        is_built = {CPU: compiler() is not None and wants_cpu, CUDA: wants_cuda()}
+        self.extensions = [extension for extension in self.extensions if is_built[extension.name]]
         super().run()
 
     def get_ext_filename(self, fullname: str) -> str:
@@ -143,35 +149,36 @@ class BuildLibraries(build_ext):
         includes, libraries = [f"-isystem={root / 'include'}"], [f"-L{root / 'lib'}", "-ltorch_cpu", "-lc10"]
         if ext.name == CPU:
             flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")), "-fPIC", f"-isystem{root / 'include'}"]
-            compile_, link, pass_on = [str(compiler()), *flags], [str(compiler())], "-Wl,"
+            compile_command, link_command, linker_prefix = [str(compiler()), *flags], [str(compiler())], "-Wl,"
         else:
-            compile_, link = [*self.cuda(), *CUDA_FLAGS, *includes], [*self.cuda(), *self.torch_cuda(build)]
-            pass_on = "-Xlinker="
+            compile_command = [*self.nvcc_command(), *CUDA_FLAGS, *includes]
+            link_command = [*self.nvcc_command(), *self.torch_cuda_options(build)]
+            linker_prefix = "-Xlinker="
         if sys.platform == "linux":
-            link.append(f"{pass_on}--build-id=0x{source_id(ext.name)}")
+            link_command.append(f"{linker_prefix}--build-id=0x{source_id(ext.name)}")
 
         def compile_one(source: str) -> str:
             unit = build / (Path(source).stem + ".o")
-            self.spawn([*compile_, "-c", source, "-o", str(unit)])
+            self.spawn([*compile_command, "-c", source, "-o", str(unit)])
             return str(unit)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             units = list(pool.map(compile_one, ext.sources))
-        self.spawn([*link, "-shared", *units, *libraries, "-o", target])
+        self.spawn([*link_command, "-shared", *units, *libraries, "-o", target])
 
-    def cuda(self) -> list[str]:
+    def nvcc_command(self) -> list[str]:
         """nvcc with its host compiler and its architectures."""
-        known = subprocess.check_output([str(nvcc()), "--list-gpu-code"], text=True).split()
-        return [str(nvcc()), f"-ccbin={compiler()}", *architectures(known)]
+        supported = subprocess.check_output([str(nvcc()), "--list-gpu-code"], text=True).split()
+        return [str(nvcc()), f"-ccbin={compiler()}", *architectures(supported)]
 
-    def torch_cuda(self, build: Path) -> list[str]:
+    def torch_cuda_options(self, build: Path) -> list[str]:
         """Options that link against an empty stand-in for libtorch_cuda.so: the installed torch may be a CPU build."""
         stand_in = build / "libtorch_cuda.so"
         self.spawn(
             [str(compiler()), "-shared", "-x", "c", os.devnull, f"-Wl,-soname,{stand_in.name}", "-o", str(stand_in)]
         )
-        hidden = "-Xlinker=--exclude-libs=ALL,--no-as-needed"  # of the CUDA runtime, of which torch has one of its own
-        return ["-cudart=static", hidden, f"-L{build}", "-ltorch_cuda"]
+        hide_runtime = "-Xlinker=--exclude-libs=ALL,--no-as-needed"  # the CUDA runtime: torch has its own
+        return ["-cudart=static", hide_runtime, f"-L{build}", "-ltorch_cuda"]
 
 
 class PythonIndependentWheel(bdist_wheel):
