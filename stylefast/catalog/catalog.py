@@ -175,8 +175,8 @@ class Catalog:
     def clusters(self, part: str) -> list[int]:
         """The ids of a part's clusters. Raises ValueError if there is no such part or it has no clusters."""
         if not self.parts.get(part):
-            known = ", ".join(f"{name} {ids}" for name, ids in self.parts.items()) or "none; annotate the catalog first"
-            raise ValueError(f"part must be one with clusters, got {part!r}; parts: {known}")
+            parts = ", ".join(f"{name} {ids}" for name, ids in self.parts.items()) or "none; annotate the catalog first"
+            raise ValueError(f"part must be one with clusters, got {part!r}; parts: {parts}")
         return self.parts[part]
 
     def labels(self, generator: Generator, w: Tensor, *, backend: str | None = None) -> Tensor:
@@ -191,12 +191,12 @@ class Catalog:
 
     def check(self, generator: Generator) -> None:
         """Raises ValueError that names the first difference, if the catalog belongs to another generator."""
-        for mine, theirs in zip(self.sites, generator.sites, strict=False):
-            if mine != theirs:
+        for site, actual in zip(self.sites, generator.sites, strict=False):
+            if site != actual:
                 raise ValueError(
                     f"catalog of {self.generator!r} does not belong to generator {generator.name!r}: "
-                    f"the first site that differs is {mine.name} {mine.size} x {mine.channels} in the catalog, "
-                    f"{theirs.name} {theirs.size} x {theirs.channels} in the generator"
+                    f"the first site that differs is {site.name} {site.size} x {site.channels} in the catalog, "
+                    f"{actual.name} {actual.size} x {actual.channels} in the generator"
                 )
         if len(self.sites) != len(generator.sites):
             counts = f"{len(self.sites)} sites in the catalog, {len(generator.sites)} in the generator"
@@ -217,9 +217,9 @@ class Catalog:
         """
         tensors, header = read_tensors(path, FORMAT)
         try:
-            known: dict[str, Any] = {**header["catalog"], **tensors}
-            known["sites"] = tuple(Site(**{**site, "size": tuple(site["size"])}) for site in known["sites"])
-            catalog = cls(**known)
+            fields: dict[str, Any] = {**header["catalog"], **tensors}
+            fields["sites"] = tuple(Site(**{**site, "size": tuple(site["size"])}) for site in fields["sites"])
+            catalog = cls(**fields)
             if generator is not None:
                 catalog.check(generator)
         except (KeyError, TypeError, ValueError) as error:
