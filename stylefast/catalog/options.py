@@ -41,7 +41,7 @@ class BuildOptions:
         workdir: folder for the state of a long build: activations and sums of M per shard, and k-means after every
             iteration. A build that was stopped goes on from it to the same bits; the state of another build is refused.
             It may be removed when the build has ended.
-        shard_images: images per shard, if the latents are one tensor.
+        shard_images: images per shard, unless the latents are a stream, whose batches are the shards.
     """
 
     batch_size: int = 4
