@@ -41,7 +41,7 @@ class Catalog:
         centroids: [K, C] float32, unit norm.
         runs: [B, K, C] float32: the centroids of every restart, in the order of `provenance["objectives"]`.
         contributions: M [K, S] float32, every site's columns where its styles lie.
-        occupancy: [K, h, w] float32: the share of images in which a position of the layer has the cluster's label.
+        occupancy: [K, h, w] float32: the fraction of images in which a position of the layer has the cluster's label.
         parts: name -> cluster ids.
         provenance: how the catalog was made, as JSON can hold it.
         seconds: what the stages of the build took; not saved.
