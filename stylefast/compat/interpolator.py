@@ -3,15 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..core.checks import check_choice, check_no_nan, check_shape, check_tensor
 from ..ops.blend import blend
+
+
+class AnnotatedCatalog(Protocol):
+    """What `StyleInterpolator` reads of a catalog: its parts, and per layer their contributions [P, C]."""
+
+    @property
+    def annotations(self) -> Mapping[str, Sequence[int]]: ...
+
+    @property
+    def M(self) -> Sequence[Tensor]: ...
 
 
 class StyleInterpolator:
@@ -31,7 +41,7 @@ class StyleInterpolator:
     may fall on its other side.
 
     Args:
-        catalog: object with `annotations` and `M`, such as a `FactorCatalog`. Both are read once, here.
+        catalog: a `FactorCatalog`, or another object with `annotations` and `M`. Both are read once, here.
         bias: also blend the second half of 5-D styles.
 
     Raises:
@@ -40,7 +50,7 @@ class StyleInterpolator:
     Source: "Editing in Style" (Collins et al., CVPR 2020), equations 3 and 5, with the edge cases of the released code.
     """
 
-    def __init__(self, catalog: Any, bias: bool = False) -> None:
+    def __init__(self, catalog: AnnotatedCatalog, bias: bool = False) -> None:
         self._parts: list[str] = list(catalog.annotations)
         self._bias = bias
         self._M: list[Tensor] = list(catalog.M)

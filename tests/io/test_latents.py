@@ -19,7 +19,9 @@ def test_former_files_hold_the_same_latents():
     files = [read_latents(FORMER / name) for name in ("latents.npz", "latents.pt", "styles.safetensors")]
     w = files[0][0]["w"]
     assert w.shape == (6, 4, 4) and w.dtype == torch.float32
-    assert all(torch.equal(tensors["w"], w) and names is None for tensors, names in files)
+    for tensors, names in files:
+        torch.testing.assert_close(tensors["w"], w, rtol=0, atol=0)
+        assert names is None
     styles = files[2][0]["styles"]
     assert styles.shape == (6, 20) and styles.dtype == torch.float32 and styles.isfinite().all()
 
