@@ -31,26 +31,25 @@ STAND_INS = Path(__file__).with_name("stand_ins")  # in a rehearsal, for nvidia-
 
 @dataclass(frozen=True)
 class Stage:
-    """A module of this package with its arguments, and its time limit in seconds, on a GPU and in a rehearsal."""
+    """A module of this package with its arguments, the question that it answers, and its time limits in seconds: on a
+    GPU, and in a rehearsal, which may share its processors with other work."""
 
     name: str
     command: tuple[str, ...]
     limit: float
-    rehearsal: float
     answers: str
+    rehearsal: float = 600
 
 
 STAGES = (
-    Stage("facts", ("gpu.facts",), 60, 60, "device, driver, versions, clocks; bandwidth of a copy, peaks of matmul"),
-    Stage(
-        "libraries", ("gpu.libraries",), 60, 300, "keeps the libraries carried along, or builds them for this device"
-    ),
-    Stage("smoke", ("gpu.smoke",), 60, 90, "every op x dtype x backend once against the reference"),
-    Stage("key", ("gpu.timings", "key"), 60, 120, "eight key timings of both backends; host time of a small call"),
-    Stage("rest", ("gpu.timings", "rest"), 80, 30, "other timings, rivals, sizes beyond 2^31, until the time is up"),
-    Stage("tests", ("gpu.tests",), 120, 90, "the tests of both backends, the most telling first"),
-    Stage("sanitizers", ("gpu.sanitizers",), 60, 90, "memcheck and racecheck of every op and dtype"),
-    Stage("profile", ("gpu.profile",), 60, 90, "hardware counters of the main kernels, or a trace of them"),
+    Stage("facts", ("gpu.facts",), 60, "device, driver, versions, clocks; bandwidth of a copy, peaks of matmul"),
+    Stage("libraries", ("gpu.libraries",), 60, "keeps the prebuilt libraries, or builds new ones for this device"),
+    Stage("smoke", ("gpu.smoke",), 60, "every op x dtype x backend once against the reference"),
+    Stage("key", ("gpu.timings", "key"), 60, "eight key timings of both backends; host time of a small call"),
+    Stage("rest", ("gpu.timings", "rest"), 80, "other timings, rivals, sizes beyond 2^31, until the time is up", 30),
+    Stage("tests", ("gpu.tests",), 120, "the tests of both backends; agreement with the reference comes first"),
+    Stage("sanitizers", ("gpu.sanitizers",), 60, "memcheck and racecheck of every op and dtype"),
+    Stage("profile", ("gpu.profile",), 60, "hardware counters of the main kernels, or a trace of them"),
 )
 
 

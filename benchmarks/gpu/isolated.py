@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from .device import start, write
-from .rehearsal import cuda
+from .rehearsal import REHEARSAL, cuda
 from .statuses import RUINED
 
-ROW_SECONDS = 25.0
+ROW_SECONDS = 100.0 if REHEARSAL else 25.0  # a rehearsal may share its processors with other work
 PROGRESS = "STYLEFAST_PROGRESS"  # names the file in which a child notes the rows that it begins and ends
 
 

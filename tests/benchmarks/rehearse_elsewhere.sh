@@ -4,16 +4,20 @@
 # and may write nowhere else.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+unset MAKEFLAGS # of a make that runs steps side by side
 make .venv-oldest/requirements
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -c | tar -x -C "$copy"
-for built in stylefast/backends/libstylefast_cpu.so build/cuda_on_cpu/plain/*.so; do # carried along; the CUDA library is built
-  if [ -e "$built" ]; then
-    mkdir -p "$copy/$(dirname "$built")"
-    cp "$built" "$copy/$built"
+carry() { # FILE FOLDER: copies a file that was built before
+  if [ -e "$1" ]; then
+    mkdir -p "$copy/$2"
+    cp "$1" "$copy/$2"
   fi
-done
+}
+carry stylefast/backends/libstylefast_cpu.so stylefast/backends
+carry build/cuda/stylefast/backends/libstylefast_cuda.so stylefast/backends # by `make cuda`
+carry build/cuda_on_cpu/plain/libstylefast_cuda_on_cpu.so build/cuda_on_cpu/plain
 ln -s "$PWD/.venv-oldest" "$copy/.venv-oldest"
 export HOME=$copy
 user=()

@@ -53,7 +53,7 @@ def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stages = []
     for name, script in scripts.items():
         (tmp_path / f"stage_{name}.py").write_text(script)
-        stages.append(runner.Stage(name, (f"stage_{name}",), 2 if name == "hangs" else 60, 1, "a test"))
+        stages.append(runner.Stage(name, (f"stage_{name}",), 2 if name == "hangs" else 60, "a test"))
     monkeypatch.setattr(runner, "STAGES", tuple(stages))
     monkeypatch.setattr(runner, "has_gpu", lambda: True)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -118,7 +118,7 @@ def test_an_interruption_ends_the_stage_and_its_children(number: int, tmp_path: 
     out = tmp_path / "out"
     script = f"""
 import gpu.__main__ as runner
-runner.STAGES = tuple(runner.Stage(name, (f"stage_{{name}}",), 60, 60, "") for name in ("first", "hangs", "last"))
+runner.STAGES = tuple(runner.Stage(name, (f"stage_{{name}}",), 60, "") for name in ("first", "hangs", "last"))
 raise SystemExit(runner.main(["--out", {str(out)!r}, "--rehearse"]))
 """
     paths = [str(tmp_path), str(runner.ROOT / "benchmarks"), str(runner.ROOT)]

@@ -7,7 +7,7 @@
                                                                        # tests/kernels/cuda_resources.json, is wrong
     PYTHONPATH=.:benchmarks python tests/kernels/cuda_aot.py --update  # writes the table
 
-Needs nvcc; the headers are those of the torch that is installed, with or without CUDA.
+Needs nvcc; the headers are those of the torch of `--python`, with or without CUDA.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ LABELLING = ("assign_kernel", "lloyd_kernel", "assign_moments_kernel")
 LOCAL = re.compile(r"\b(LDL|STL)\b")
 
 
-def build() -> Path:
-    """The library, built by setup.py."""
+def build(python: str) -> Path:
+    """The library, built by setup.py with this Python."""
     flags = "-Werror=all-warnings -Xcompiler=-Werror"
     environment = {**os.environ, "STYLEFAST_CPU": "0", "STYLEFAST_CUDA": "1", "NVCC_APPEND_FLAGS": flags}
     command = ["setup.py", "-q", "build_ext", "--build-temp", str(BUILD), "--build-lib", str(BUILD)]
-    subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True)
+    subprocess.run([python, *command], cwd=ROOT, env=environment, check=True)
     return BUILD / "stylefast" / "backends" / "libstylefast_cuda.so"
 
 
@@ -108,11 +108,12 @@ def faults(resources: dict[str, dict[str, int]]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--update", action="store_true", help="write the table")
-    update = parser.parse_args(arguments).update
-    library = build()
+    parser.add_argument("--python", default=sys.executable, help="the Python whose torch to compile against")
+    options = parser.parse_args(arguments)
+    library = build(options.python)
     resources = needs(cuobjdump(library, "-res-usage"), cuobjdump(library, "-sass"))
     messages = faults(resources)
-    if update:
+    if options.update:
         lines = (f"{json.dumps(name)}: {json.dumps(need)}" for name, need in resources.items())
         TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     else:
