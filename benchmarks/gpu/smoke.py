@@ -54,7 +54,7 @@ def measure(name: str) -> None:
 
 
 def images() -> int:
-    """More images than the device has processors, as kernels share out few images otherwise; a multiple of 16, for
+    """More images than the device has processors, as kernels split few images differently; a multiple of 16, for
     which Triton compiles the kernels of the timings."""
     processors = cuda.get_device_properties(0).multi_processor_count
     return 1 if REHEARSAL else 16 * (1 + processors // 16)
