@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests that other steps select or omit: every word of a selection names a test, so that no renaming voids it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cuda_on_cpu
+import pytest
+import sanitized
+from gpu import tests as stage_tests
+
+ROOT = Path(__file__).parents[2]
+
+
+def omitted_from_triton() -> str:
+    """The value of TRITON_OMITS in the Makefile."""
+    match = re.search(r"^TRITON_OMITS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert match is not None
+    return match[1].replace("\\\n", " ")
+
+
+@pytest.fixture(scope="module")
+def ids() -> str:
+    """The ids of all tests of the ops."""
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "tests/ops"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+SELECTIONS = {
+    "triton": omitted_from_triton(),
+    "cuda": cuda_on_cpu.OMITTED,
+    "sanitizers": sanitized.EDGES,
+    "stage tests": stage_tests.FIRST,
+}
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_every_word_of_a_selection_names_a_test(name: str, ids: str):
+    words = set(re.findall(r"[\w.+-]+", SELECTIONS[name])) - {"and", "or", "not"}
+    assert len(words) >= 3 and not [word for word in words if word not in ids]
