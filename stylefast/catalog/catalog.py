@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ..core.checks import as_tensor, check_choice, check_integer
+from ..core.checks import as_tensor, check_choice, check_integer, check_type
 from ..core.dtypes import Array
 from ..distributed import Ranks
 from ..generators import Generator, Site
@@ -94,7 +94,7 @@ class Catalog:
                 the shards, and all get the same catalog, that of one process to rounding; they share the workdir.
 
         Raises:
-            TypeError: w is an iterator, which cannot be read again.
+            TypeError: w is an iterator, which cannot be read again; clustering or options of another type.
             ValueError: no such layer, centroids of another width, zero or not finite, no images, fewer points than
                 clusters, activations or M with NaN or Inf, activations that dtype cannot hold, a file in workdir that
                 is damaged or of another build.
@@ -232,6 +232,8 @@ _HEADER = ("generator", "fingerprint", "layer", "features", "parts", "provenance
 
 
 def _check_options(clustering: Clustering, options: BuildOptions, contribution_images: int | None) -> None:
+    check_type("clustering", clustering, Clustering, "Clustering(n_clusters=32)")
+    check_type("options", options, BuildOptions, "BuildOptions(batch_size=8)")
     check_integer("batch_size", options.batch_size, 1)
     check_integer("shard_images", options.shard_images, 1)
     check_choice("dtype", options.dtype, ("float32", "float16", "bfloat16"))

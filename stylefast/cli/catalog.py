@@ -78,7 +78,7 @@ def show(
     print(f"{loaded.generator}, layer {loaded.layer}, K = {loaded.n_clusters}, {len(loaded.sites)} sites")
     print(f"parts: {_parts(loaded)}")
     for name, value in loaded.provenance.items():
-        print(f"{name}: {value}")
+        print(f"{'n_relocated' if name == 'n_reseeded' else name}: {value}")
     if outdir is not None:
         with network.load() as (generator, _):
             loaded.check(generator)

@@ -80,6 +80,12 @@ def check_clusters(name: str, parts: Mapping[str, Sequence[int]], n_clusters: in
             raise ValueError(f"{name} must hold clusters in [0, K) with K = {n_clusters}, got {part!r}: {list(ids)}")
 
 
+def check_type(name: str, value: object, expected: type, example: str) -> None:
+    """Raises TypeError unless `value` is an instance of `expected`; `example` says how to make one."""
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} must be of type {expected.__name__}, such as {example}, got {type(value).__name__}")
+
+
 def check_integer(name: str, value: int, minimum: int) -> int:
     """The value as an int. Raises ValueError unless it is an integer >= `minimum`; bool is none."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:

@@ -14,7 +14,7 @@ from typing import Any
 from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
-from ..core.checks import check_choice, check_integer
+from ..core.checks import check_choice, check_integer, check_type
 from ..distributed import Ranks
 from ..io.atomic import PathLike
 from ..io.images import FORMATS
@@ -50,6 +50,7 @@ class Job:
         n_written: the number of images that this process has written.
 
     Raises:
+        TypeError: options of another type.
         ValueError: an option or shard out of range; when iterating, an edit that the editor cannot make, or a line of a
             manifest that is no entry.
     """
@@ -66,6 +67,7 @@ class Job:
         group: ProcessGroup | None = None,
         progress: bool = True,
     ) -> None:
+        check_type("options", options, JobOptions, "JobOptions(batch_size=8)")
         check_choice("image_format", options.image_format, tuple(suffix.removeprefix(".") for suffix in FORMATS))
         check_integer("writers", options.writers, 1)
         if not 0 <= shard[0] < shard[1]:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from ..io.atomic import PathLike
 from ..io.index import DiskIndex
-from .plan import Edit, Plan
+from .plan import Edit, Plan, check_sources
 from .sources import ImageSource
 from .strategies import STRATEGIES, Sequential, Strategy
 
@@ -46,7 +46,9 @@ class Pairs(Plan):
         refused: the first 20 of them with the reasons.
 
     Raises:
+        TypeError: targets or references are no image source.
         ValueError: the file is neither .csv nor .jsonl.
+        RuntimeError: `len` before the plan is checked.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Pairs(Plan):
         strength: float = 1.0,
         skip_bad: bool = False,
     ) -> None:
+        check_sources(targets, references)
         self.targets: ImageSource = targets
         self.references: ImageSource = references
         self.path: Path = Path(path)
@@ -77,7 +80,7 @@ class Pairs(Plan):
 
     def __len__(self) -> int:
         if self._n_edits is None:
-            raise RuntimeError(f"the number of edits in {self.path} is not known before StyleEditor.check")
+            raise RuntimeError(f"{self.path} has not been read yet: call StyleEditor.check with this plan first")
         return self._n_edits
 
     def __iter__(self) -> Iterator[Edit]:

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from ..core.checks import check_type
 from .sources import ImageSource
 from .strategies import Sequential, Strategy
 
@@ -105,6 +106,13 @@ class Grid(Plan):
         parts: one or several parts of the catalog.
         queries: one or several strategies.
         strength: factor of every query.
+
+    Raises:
+        TypeError: targets or references are no image source, or a query is no strategy.
+
+    Example:
+        >>> plan = Grid(SeedLatents(generator, [1, 2]), SeedLatents(generator, [7]), ["eyes"], Sequential(0.25))
+        >>> for batch in Job(editor, plan, "out"): ...
     """
 
     def __init__(
@@ -116,10 +124,14 @@ class Grid(Plan):
         *,
         strength: float = 1.0,
     ) -> None:
+        check_sources(targets, references)
         self.targets: ImageSource = targets
         self.references: ImageSource = references
         self.parts: list[str] = [parts] if isinstance(parts, str) else list(parts)
-        self.queries: list[Strategy] = list(queries) if isinstance(queries, Sequence) else [queries]
+        self.queries: list[Strategy] = list(queries) if isinstance(queries, (list, tuple)) else [queries]
+        for query in self.queries:
+            if not callable(query):
+                raise TypeError(f"queries must be strategies, such as Sequential(), got {query!r}")
         self.strength: float = strength
 
     def __len__(self) -> int:
@@ -143,3 +155,9 @@ class Grid(Plan):
         if any(pair in pairs[:i] for i, pair in enumerate(pairs)):
             raise ValueError(f"parts and queries must be different, got {self.parts} and {self.queries}")
         self.targets.check_latents()
+
+
+def check_sources(targets: ImageSource, references: ImageSource) -> None:
+    """Raises TypeError unless both are image sources."""
+    for name, source in (("targets", targets), ("references", references)):
+        check_type(name, source, ImageSource, "SeedLatents(generator, seeds) or StoredLatents(generator, w)")

@@ -73,7 +73,8 @@ def read_tensors(
         stored_provenance = header.pop("of") or {}
         for name, value in (provenance or {}).items():
             if stored_provenance.get(name) != value:
-                raise ValueError(f"it is of another job: its {name} is {stored_provenance.get(name)!r}, not {value!r}")
+                stored_value = stored_provenance.get(name)
+                raise ValueError(f"it has another provenance: its {name} is {stored_value!r}, not {value!r}")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
     return tensors, header

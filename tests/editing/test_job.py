@@ -154,3 +154,8 @@ def test_jobs_that_cannot_be(tmp_path: Path, options: dict[str, Any], message: s
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_another_type_are_refused(tmp_path: Path):
+    with pytest.raises(TypeError, match="options must be of type JobOptions, such as .*, got dict"):
+        Job(editor_of("sg2"), grid(), tmp_path, {"batch_size": 2})  # type: ignore[arg-type]

@@ -255,3 +255,23 @@ def test_a_long_file_costs_no_memory(tmp_path: Path):
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_wrong_types_are_named():
+    w = shared("sg2").latents([1])
+    for sources, argument in (((w, seeds(1)), "targets"), ((seeds(1), [7]), "references")):
+        with pytest.raises(TypeError, match=f"{argument} must be of type ImageSource, such as SeedLatents"):
+            Grid(*sources, "nose")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"{argument} must be of type ImageSource"):
+            Pairs("pairs.csv", *sources)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="queries must be strategies, such as Sequential.., got 'sequential'"):
+        Grid(seeds(1), seeds(2), "nose", "sequential")  # type: ignore[arg-type]
+
+
+def test_a_file_must_be_checked_before_its_length_is_known(tmp_path: Path):
+    (tmp_path / "pairs.csv").write_text(f"{HEADER}\n{GOOD}\n")
+    plan = Pairs(tmp_path / "pairs.csv", seeds(1), SeedLatents(shared("sg2"), SEEDS))
+    with pytest.raises(RuntimeError, match="has not been read yet: call StyleEditor.check"):
+        len(plan)
+    editor_of("sg2").check(plan)
+    assert len(plan) == 1

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from stylefast.catalog import LatentBatches
 from stylefast.cli import arguments
-from stylefast.editing import SeedLatents, StoredLatents
-from stylefast.editing import sources
+from stylefast.editing import SeedLatents, StoredLatents, sources
 from stylefast.editing.sources import SEEDS
 
 

@@ -105,7 +105,7 @@ def test_checkpoint_of_another_fit_is_refused(tmp_path: Path, options: dict[str,
     fit(X, tmp_path / "state", max_iter=2)
     contents = (tmp_path / "state").read_bytes()
     with pytest.raises(
-        ValueError, match=re.escape(f"{tmp_path / 'state'} cannot be used: it is of another job: {message}")
+        ValueError, match=re.escape(f"{tmp_path / 'state'} cannot be used: it has another provenance: {message}")
     ):
         fit(data, tmp_path / "state", max_iter=2, **options)
     assert (tmp_path / "state").read_bytes() == contents
