@@ -51,7 +51,7 @@ def convert(
 def bench(
     rounds: Annotated[int, typer.Option(help="Timed calls per candidate, interleaved.")] = 15,
     only: Annotated[str, typer.Option(help="Regular expression; only workloads whose id it matches are timed.")] = "",
-    record: Annotated[bool, typer.Option("--record", help="Append the figures to benchmarks/results/.")] = False,
+    record: Annotated[bool, typer.Option(help="Whether to append the figures to benchmarks/results/.")] = False,
 ) -> None:
     """Compare the CPU kernels with alternatives and with the limits of this machine (in a checkout)."""
     script = Path(__file__).parents[2] / "benchmarks" / "peers.py"
@@ -68,7 +68,7 @@ def info() -> None:
 
 
 def main() -> None:
-    """Runs the command line; an error that the user can correct is printed as one line, without a traceback."""
+    """Runs the command line; errors in files and values are printed as one line, without a traceback."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's: a layer of 100 MB is 50 page faults, not 25,000
     try:
         app()

@@ -61,7 +61,7 @@ def edit(
     query: QueryOptions = QueryOptions(),
     outdir: Outdir = Path("out"),
     network: NetworkOptions = NetworkOptions(),
-    rgb: Annotated[bool, typer.Option("--rgb", help="Edit the toRGB sites too.")] = False,
+    rgb: Annotated[bool, typer.Option(help="Whether to edit the toRGB sites too.")] = False,
     options: JobOptions = JobOptions(measure=True),
     shard_: Annotated[str, typer.Option("--shard", help="Make shard i of n of the edits: i/n.")] = "1/1",
 ) -> None:

@@ -30,9 +30,10 @@ class Job:
     """Makes the edits of a plan as image files in a folder; iterating does the work and yields each batch rendered.
 
     An image is kept if the folder's manifest lists it, it was made in the same way, its size is the recorded one, and
-    it was not modified since. All other edits are rendered, in the same batches, so that a job that was stopped goes on
-    to the same bytes. Images appear under their names when they are whole. When all edits of the plan are there,
-    `manifest.jsonl` lists them in the plan's order.
+    it was last modified before its manifest or journal was; if it was modified later, its checksum decides. All other
+    edits are rendered, in the same batches, so that a job that was stopped goes on to the same bytes. Images appear
+    under their names when they are whole. When all edits of the plan are there, `manifest.jsonl` lists them in the
+    plan's order.
 
     Args:
         editor: renders the edits.
@@ -117,7 +118,7 @@ class Job:
         n_edits = self.plan.count(options.batch_size, shard)
 
         def on_written() -> None:
-            self.n_written += 1
+            self.n_written += 1  # before the bar, whose update may raise
             bar.update()
 
         with (

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import stat
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -83,11 +82,10 @@ def is_intact(directory: Path, entry: Entry, verify: bool) -> bool:
     entry was written.
     """
     path = directory / entry.fields["file"]
-    try:
-        status = path.stat()
-    except FileNotFoundError:
+    if not path.is_file():
         return False
-    if not stat.S_ISREG(status.st_mode) or status.st_size != entry.fields["bytes"]:
+    status = path.stat()
+    if status.st_size != entry.fields["bytes"]:
         return False
     if status.st_mtime_ns < entry.modified and not verify:
         return True

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..io.atomic import PathLike
 from ..io.index import DiskIndex
@@ -23,7 +23,14 @@ REQUIRED = ("target", "reference", "part")
 OPTIONAL = ("epsilon", "rho", "strength", "query")
 MAX_REPORTED = 20  # refused lines whose reasons are kept
 
-Row: TypeAlias = str | dict[Any, Any]  # a line of JSON, or the cells of a line of CSV by column
+
+class _WrongCells(NamedTuple):
+    """A line of CSV with more or fewer cells than columns."""
+
+    n_columns: int
+
+
+Row: TypeAlias = str | dict[Any, Any] | _WrongCells  # a line of JSON, or the cells of a line of CSV by column
 
 
 class Pairs(Plan):
@@ -133,11 +140,16 @@ class Pairs(Plan):
                 expected = f"{', '.join(REQUIRED)} and may name {', '.join(OPTIONAL)}"
                 raise ValueError(f"{self.path}, line 1: it must name the columns {expected}, got {', '.join(columns)}")
             for cells in rows:
-                yield rows.line_num, cells
+                if None in cells or None in cells.values():
+                    yield rows.line_num, _WrongCells(len(columns))
+                else:
+                    yield rows.line_num, cells
 
     def _edit(self, row: Row) -> Edit:
         """The edit that a line describes. Raises ValueError if it describes none."""
-        fields = _parse_json(row) if isinstance(row, str) else _check_cells(row)
+        if isinstance(row, _WrongCells):
+            raise ValueError(f"it must have {row.n_columns} cells")
+        fields = _parse_json(row) if isinstance(row, str) else row
         fields = {name: value for name, value in fields.items() if value is not None and value != ""}
         if unknown := fields.keys() - {*REQUIRED, *OPTIONAL}:
             allowed = ", ".join((*REQUIRED, *OPTIONAL))
@@ -168,13 +180,6 @@ def _parse_json(line: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ValueError(f"it must be an object, got {fields!r}")
     return fields
-
-
-def _check_cells(cells: dict[Any, Any]) -> dict[str, Any]:
-    n_columns = len(cells) - (None in cells)
-    if None in cells or None in cells.values():
-        raise ValueError(f"it must have {n_columns} cells")
-    return cells
 
 
 def _number(name: str, value: Any) -> float:

@@ -128,10 +128,10 @@ class Grid(Plan):
         self.targets: ImageSource = targets
         self.references: ImageSource = references
         self.parts: list[str] = [parts] if isinstance(parts, str) else list(parts)
-        self.queries: list[Strategy] = list(queries) if isinstance(queries, (list, tuple)) else [queries]
-        for query in self.queries:
-            if not callable(query):
-                raise TypeError(f"queries must be strategies, such as Sequential(), got {query!r}")
+        strategies = queries if isinstance(queries, Sequence) else (queries,)
+        if isinstance(strategies, str) or not all(map(callable, strategies)):
+            raise TypeError(f"queries must be strategies, such as Sequential(), got {queries!r}")
+        self.queries: list[Strategy] = list(strategies)
         self.strength: float = strength
 
     def __len__(self) -> int:

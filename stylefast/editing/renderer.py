@@ -17,7 +17,7 @@ from ..generators import Generator
 from ..locality import Locality, check_roi_mode, locality, roi
 from ..ops.blend import blend
 from .plan import Edit, Plan
-from .sources import ImageSource
+from .sources import ImageSource, max_cached_rows
 from .strategies import Strategy
 
 CACHE_BYTES = 1 << 29  # bound of the cached styles, and of the cached queries, and of the cached labels
@@ -83,8 +83,8 @@ class EditRenderer:
         self._generator, self._catalog, self._plan = generator, catalog, plan
         self._measure, self._roi_mode, self._transform, self._backend = measure, roi_mode, transform, backend
 
-        def rows(n_elements: int, itemsize: int = 4) -> int:
-            return max(2 * batch_size, CACHE_BYTES // (n_elements * itemsize))
+        def rows(n_elements: int) -> int:
+            return max(2 * batch_size, max_cached_rows(n_elements, CACHE_BYTES))
 
         width = generator.style_width
         self._styles = lru_cache(rows(width))(lambda source, row: source.styles(row))

@@ -97,7 +97,7 @@ class SeedLatents(ImageSource):
         self.generator: Generator = generator
         self.seeds: Sequence[int] = seeds
         self.truncation: float = truncation
-        n_rows = max(1, CACHE_BYTES // (4 * math.prod(generator.w_shape)))
+        n_rows = max_cached_rows(math.prod(generator.w_shape), CACHE_BYTES)
         self._w = lru_cache(n_rows)(lambda row: generator.latents([seeds[row]], truncation=truncation))
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ class SeedLatents(ImageSource):
             raise ValueError(f"there is no image {name!r} among {len(self)} seeds") from None
 
     def w(self, row: int) -> Tensor:
-        return self._w(row)
+        return self._w(row).clone()
 
     @property
     def identity(self) -> Any:
@@ -236,3 +236,8 @@ def _check_finite(argument: str, tensor: Tensor) -> None:
         if not finite.all():
             row = begin + int(finite.int().argmin())
             raise ValueError(f"{argument} must be finite, got NaN or Inf in row {row}")
+
+
+def max_cached_rows(n_elements: int, n_bytes: int) -> int:
+    """The number of rows that a cache of `n_bytes` holds: float64 at most, and a kilobyte of objects around each."""
+    return max(1, n_bytes // (8 * n_elements + 1024))

@@ -49,28 +49,33 @@ class ImageWriter:
         """Returns when at most `n_pending` images are not written. Raises what a thread raised."""
         while len(self._pending) > n_pending:
             entry, result = self._pending[0]
-            self._add(entry, result.result())
-            self._pending.popleft()
+            self._journal.add(entry | result.result())
+            self._pending.popleft()  # at once: an interrupt must not have the entry added again
+            self._on_written()
 
     def __enter__(self) -> ImageWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.pool.shutdown()
-        for entry, result in self._pending:
-            if result.done() and result.exception() is None:
-                self._add(entry, result.result())
-        self._journal.close()
-
-    def _add(self, entry: dict[str, Any], file: dict[str, Any]) -> None:
-        self._journal.add(entry | file)
-        self._on_written()
+        try:
+            written = [(entry, result) for entry, result in self._pending if _succeeded(result)]
+            for entry, result in written:
+                self._journal.add(entry | result.result())
+            for _ in written:
+                self._on_written()
+        finally:
+            self._journal.close()
 
     def _write(self, image: Tensor, file: str) -> dict[str, Any]:
         encoded = encode(to_uint8(image)[0], self._suffix)
         with atomic_write(self._directory / file) as temporary:
             temporary.write_bytes(encoded)
         return {"bytes": len(encoded), "sha256": sha256(encoded).hexdigest()}
+
+
+def _succeeded(result: Future[Any]) -> bool:
+    return result.done() and result.exception() is None
 
 
 def _fulfil(result: Future[Any], function: Callable[..., Any], *arguments: Any) -> None:

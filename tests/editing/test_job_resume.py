@@ -44,36 +44,6 @@ def test_nothing_is_made_again(tmp_path: Path, whole: dict[str, bytes], monkeypa
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
 
 
-def missing(path: Path) -> None:
-    path.unlink()
-
-
-def truncated(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def altered(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[50] ^= 1
-    path.write_bytes(content)
-
-
-def replaced(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("nowhere")
-
-
-@pytest.mark.parametrize("damage", [missing, truncated, altered, replaced])
-def test_files_that_are_not_as_recorded_are_made_again(tmp_path: Path, whole: dict[str, bytes], damage: Any):
-    run(tmp_path)
-    names = sorted(name for name in whole if name.endswith(".png"))
-    for name in names[3:5]:
-        damage(tmp_path / name)
-    resumed = run(tmp_path)
-    assert (resumed.n_written, resumed.n_existing) == (2, N - 2) and files(tmp_path) == whole
-    assert not any(path.is_symlink() for path in tmp_path.iterdir())
-
-
 def test_files_that_no_manifest_lists_are_made_again(tmp_path: Path, whole: dict[str, bytes]):
     run(tmp_path)
     lines = (tmp_path / "manifest.jsonl").read_text().splitlines(keepends=True)
@@ -275,24 +245,22 @@ def test_ranks_make_what_one_process_makes_and_others_go_on(tmp_path: Path):
     assert files(directory) == expected
 
 
-def altered_in_the_past(path: Path) -> None:
-    """Altered, with the time of an image that was written before its entry."""
-    status = path.stat()
-    altered(path)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - 10**9))
+@pytest.mark.parametrize("once", [True, False])
+def test_a_progress_bar_that_raises_loses_no_entry(
+    tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, once: bool
+):
+    calls = count(1)
 
+    def update(self: Any, n: int = 1) -> None:
+        if n and (next(calls) == 9 if once else next(calls) >= 9):  # three batches update it by 0 first
+            raise KeyboardInterrupt
 
-def test_an_image_that_was_not_modified_is_not_read(tmp_path: Path, whole: dict[str, bytes]):
-    run(tmp_path)
-    for path in tmp_path.glob("*.png"):
-        altered_in_the_past(path)
-    assert run(tmp_path).n_written == 0 and files(tmp_path) != whole
-    assert run(tmp_path, verify=True).n_written == N and files(tmp_path) == whole
-
-
-def test_an_image_that_was_copied_is_compared(tmp_path: Path, whole: dict[str, bytes]):
-    run(tmp_path)
-    for path in tmp_path.glob("*.png"):
-        os.utime(path)  # newer than the manifest, as after a copy
-    altered(tmp_path / next(name for name in whole if name.endswith(".png")))
-    assert run(tmp_path).n_written == 1 and files(tmp_path) == whole
+    monkeypatch.setattr("stylefast.editing.job.tqdm.update", update)
+    stopped = job(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        list(stopped)
+    images = sorted(name for name in files(tmp_path) if name.endswith(".png"))
+    entries = [json.loads(line)["file"] for line in (tmp_path / "manifest.0001.jsonl").read_text().splitlines()]
+    assert sorted(entries) == images and stopped.n_written <= len(images)
+    monkeypatch.undo()
+    assert run(tmp_path).n_existing == len(images) and files(tmp_path) == whole

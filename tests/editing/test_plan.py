@@ -268,6 +268,11 @@ def test_wrong_types_are_named():
         Grid(seeds(1), seeds(2), "nose", "sequential")  # type: ignore[arg-type]
 
 
+def test_a_repeated_column_counts_as_a_cell(tmp_path: Path):
+    with pytest.raises(ValueError, match="line 2: it must have 4 cells"):
+        pairs(tmp_path / "pairs.csv", f"{HEADER},part\n{GOOD}\n")
+
+
 def test_a_file_must_be_checked_before_its_length_is_known(tmp_path: Path):
     (tmp_path / "pairs.csv").write_text(f"{HEADER}\n{GOOD}\n")
     plan = Pairs(tmp_path / "pairs.csv", seeds(1), SeedLatents(shared("sg2"), SEEDS))

@@ -58,6 +58,13 @@ def test_latents_of_seeds_stay_when_others_take_their_place(monkeypatch: pytest.
         assert all(torch.equal(seeds.w(row), expected[row]) for row in rows)
 
 
+def test_latents_of_seeds_may_be_written_to():
+    seeds = SeedLatents(shared("sg2"), [7])
+    expected = seeds.w(0).clone()
+    seeds.w(0).add_(1)
+    assert torch.equal(seeds.w(0), expected)
+
+
 def test_all_seeds_there_are_cost_nothing():
     images = SeedLatents(shared("sg2"), SEEDS)
     assert len(images) == 2**32 and images.row("seed4294967295") == 2**32 - 1 and images.name(9) == "seed0009"
