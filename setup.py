@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds libstylefast_cpu.so and libstylefast_cuda.so on PyTorch's stable ABI: each one binary for torch >= 2.10 and
-any Python.
+"""Build libstylefast_cpu.so and libstylefast_cuda.so on PyTorch's stable ABI.
 
-The build asks the toolchains and the environment, never the machine's processor or GPU. Without a C++ compiler the
-package is installed all the same and runs on its `reference` backend. Environment variables:
+Each library is one binary for torch >= 2.10 and any Python. The build depends on the toolchains and the environment,
+never on the machine's processor or GPU. Without a C++ compiler, the package is installed without the libraries and runs
+on its `reference` backend. Environment variables:
 
 STYLEFAST_CPU=1|0         whether to build the CPU kernels
 STYLEFAST_CUDA=auto|0|1   whether to build the CUDA kernels; auto: if torch is built for CUDA and nvcc is found
 TORCH_CUDA_ARCH_LIST      compute capabilities to compile for, such as "8.0 9.0a+PTX"; those below 8.0 are ignored
-CXX, CUDACXX, CUDA_HOME   the compilers
-CXXFLAGS                  further options of the C++ compiler
+CXX, CUDACXX, CUDA_HOME   C++ compiler, nvcc, and the folder whose bin/ contains nvcc
+CXXFLAGS                  additional options of the C++ compiler
 """
 
 import hashlib
@@ -32,14 +32,14 @@ CPU, CUDA = "stylefast.backends.libstylefast_cpu", "stylefast.backends.libstylef
 FLAGS = [
     "-std=c++17",
     "-O3",
-    "-ffp-contract=fast",  # a * b + c is one rounding wherever the instruction set has it
+    "-ffp-contract=fast",  # a * b + c is rounded once where the instruction set can do so
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fopenmp-simd",
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
-    "-Wno-maybe-uninitialized",  # GCC 12 gives it, falsely, for its own intrinsics and shared_ptr
+    "-Wno-maybe-uninitialized",  # GCC 12 warns wrongly about its own intrinsics and shared_ptr
     "-Wno-psabi",
     "-Wno-unknown-pragmas",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
@@ -49,7 +49,7 @@ FLAGS = [
 CUDA_FLAGS = [
     "-std=c++17",
     "-O3",
-    "--threads=0",  # the architectures side by side
+    "--threads=0",  # compiles the architectures in parallel
     "--expt-relaxed-constexpr",
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-maybe-uninitialized,-Wno-psabi",
     "-DUSE_CUDA",
@@ -72,28 +72,33 @@ def nvcc() -> str | None:
 
 
 def files(name: str) -> list[str]:
-    """Sources and headers of a library, relative to the root."""
+    """Return the sources and headers of a library, relative to the root."""
     folders = ("common", "cpu" if name == CPU else "cuda")
     return sorted(str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / "csrc" / folder).glob("*.*"))
 
 
 def source_id(name: str) -> str:
-    """SHA-1 of everything that determines a library except the toolchain and the architectures; its ELF build id."""
+    """Return the SHA-1 of everything that determines a library except the toolchain and the architectures.
+
+    It becomes the ELF build id of the library.
+    """
     texts = [f"{path}\0".encode() + (ROOT / path).read_bytes() for path in ["setup.py", *files(name)]]
     return hashlib.sha1(b"\0".join(texts)).hexdigest()
 
 
 def architectures(supported: list[str]) -> list[str]:
-    """The -gencode options for TORCH_CUDA_ARCH_LIST or, if it is unset, for the supported ones of ARCHITECTURES.
+    """Return the -gencode options for TORCH_CUDA_ARCH_LIST or, if it is unset, for the supported ones of ARCHITECTURES.
 
-    `supported` lists the architectures that nvcc supports: "sm_80", ...
+    Args:
+        supported: Architectures that nvcc supports, such as "sm_80".
 
-
-    Raises SystemExit for a malformed list, or one without a compute capability of at least 8.0.
+    Raises:
+        SystemExit: If TORCH_CUDA_ARCH_LIST is malformed or has no compute capability of at least 8.0, or if it is unset
+            and nvcc supports none of ARCHITECTURES.
     """
     default = " ".join(item for item in ARCHITECTURES if f"sm_{item.replace('.', '')}" in supported) + "+PTX"
     if default == "+PTX" and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        raise SystemExit(f"this nvcc knows none of the compute capabilities {', '.join(ARCHITECTURES)}")
+        raise SystemExit(f"nvcc supports none of the compute capabilities {', '.join(ARCHITECTURES)}")
     options = []
     for item in (os.environ.get("TORCH_CUDA_ARCH_LIST") or default).replace(";", " ").split():
         if not (match := re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", item)):
@@ -167,17 +172,20 @@ class BuildLibraries(build_ext):
         self.spawn([*link_command, "-shared", *units, *libraries, "-o", target])
 
     def nvcc_command(self) -> list[str]:
-        """nvcc with its host compiler and its architectures."""
+        """Return the nvcc command with its host compiler and architectures."""
         supported = subprocess.check_output([str(nvcc()), "--list-gpu-code"], text=True).split()
         return [str(nvcc()), f"-ccbin={compiler()}", *architectures(supported)]
 
     def torch_cuda_options(self, build: Path) -> list[str]:
-        """Options that link against an empty stand-in for libtorch_cuda.so: the installed torch may be a CPU build."""
+        """Return options that link against an empty stand-in for libtorch_cuda.so.
+
+        The installed torch may be a CPU build without that library.
+        """
         stand_in = build / "libtorch_cuda.so"
         self.spawn(
             [str(compiler()), "-shared", "-x", "c", os.devnull, f"-Wl,-soname,{stand_in.name}", "-o", str(stand_in)]
         )
-        hide_runtime = "-Xlinker=--exclude-libs=ALL,--no-as-needed"  # the CUDA runtime: torch has its own
+        hide_runtime = "-Xlinker=--exclude-libs=ALL,--no-as-needed"  # hides the CUDA runtime, because torch has its own
         return ["-cudart=static", hide_runtime, f"-L{build}", "-ltorch_cuda"]
 
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The bridge to torch's stable ABI: what every file below its waterline needs.
+// Helpers around torch's stable ABI that all ops share: element types, views of tensors, dispatch, parallel loops.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -37,7 +37,7 @@ struct Type {
   using type = T;
 };
 
-// Calls f(Type<S>{}) with the element type of a floating tensor.
+// Calls f(Type<S>{}), where S is the element type of a floating-point tensor.
 template <typename F>
 auto dispatch(const Tensor& tensor, F&& f) {
   switch (tensor.scalar_type()) {
@@ -78,12 +78,13 @@ inline Features parse_features(const std::string& name) {
   return name == "raw" ? Features::kRaw : name == "squared" ? Features::kSquared : Features::kStandardized;
 }
 
-// As many parts as there are threads, but no part without work.
+// Number of parts into which `units` of work are divided: one per thread, but at most one per unit.
 inline int64_t parts_for(int64_t units) {
   return std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), units));
 }
 
-// Runs f(part) for every part; which work a part gets depends on `parts` alone, so the same bits come back.
+// Runs f(part) for every part, in parallel. The work of a part depends only on `parts`, not on the scheduling, so
+// results are bitwise repeatable.
 template <typename F>
 void parallel(int64_t parts, const F& f) {
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {

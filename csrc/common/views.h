@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plain structs that kernels take: no torch in sight.
+// Plain structs and helpers for kernels. This file includes no torch header.
 #pragma once
 
 #include <cstdint>
@@ -32,22 +32,22 @@ inline constexpr double kVarianceEpsilon = 1e-5;  // as in torch.nn.functional.i
 
 template <typename S>
 struct Activations {
-  const S* data;
-  int64_t n, c, h, w;
+  const S* data;                                   // [N, C, H, W]
+  int64_t n, c, h, w;                              // sizes
   int64_t stride_n, stride_c, stride_h, stride_w;  // in elements
 
   constexpr int64_t plane() const { return h * w; }
   constexpr int64_t positions() const { return n * h * w; }
   constexpr bool channels_last() const { return stride_c == 1 && c > 1; }
-  constexpr bool rows_join() const { return h == 1 || stride_h == w * stride_w; }  // a plane is one run of stride_w
+  constexpr bool rows_join() const { return h == 1 || stride_h == w * stride_w; }  // stride_w continues across rows
 };
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// The first item of `part` if [0, count) is divided into `parts` contiguous ranges of nearly equal length.
+// First item of range `part` when [0, count) is divided into `parts` contiguous ranges of nearly equal length.
 constexpr int64_t part_begin(int64_t count, int64_t part, int64_t parts) { return count * part / parts; }
 
-// An uninitialised array on cache-line borders.
+// Uninitialised array, aligned to a cache line of 64 bytes.
 template <typename T>
 class Buffer {
  public:
@@ -59,6 +59,7 @@ class Buffer {
     void operator()(T* data) const { std::free(data); }
   };
   static T* allocate(int64_t size) {
+    // + 1: an empty array has an address, too.
     void* data = std::aligned_alloc(64, static_cast<size_t>(round_up(size * static_cast<int64_t>(sizeof(T)) + 1, 64)));
     if (data == nullptr) throw std::bad_alloc();
     return static_cast<T*>(data);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// assign on the CPU: the tiles of all images are divided among threads.
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "assign.kernel.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// stylefast::assign: one read of the activations, no [N, K, H, W] of scores.
+// Kernel of assign. A part owns a range of tiles. A tile is packed, scored and labelled while it is in cache:
+// activations are read once, and scores [N, K, H, W] are never written to memory.
 #include "score.h"
 
 namespace stylefast {

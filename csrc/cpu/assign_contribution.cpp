@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// assign_contribution on the CPU, and the pass over the activations that it shares with contribution.
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "assign_contribution.kernel.h"
@@ -8,6 +9,8 @@
 
 namespace stylefast {
 
+// Threads get whole images. If there are fewer images than threads, images are divided into segments, whose moments are
+// merged in order.
 template <typename T>
 void run_moments(MomentsTask<T> task, ContributionOutput<T>& output) {
   const Source& a = task.points.a;
@@ -15,7 +18,7 @@ void run_moments(MomentsTask<T> task, ContributionOutput<T>& output) {
   task.segments = a.n == 0 ? 1 : (threads + a.n - 1) / a.n;
   const int64_t parts = std::min(threads, std::max<int64_t>(1, a.n * task.segments));
   task.output = output.allocate(parts);
-  std::vector<Moments<T>> segment_moments;  // of every segment
+  std::vector<Moments<T>> segment_moments;  // [N * segments], empty for one segment
   for (int64_t i = 0; task.segments > 1 && i < a.n * task.segments; ++i)
     segment_moments.emplace_back(task.points.clusters, padded<T>(a.c));
   const auto kernel = STYLEFAST_PICK(moments_kernel<T>);

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// stylefast::assign_contribution: labels and moments of a tile while it is in cache. Given labels instead of centroids,
-// the same pass is stylefast::contribution on labels of the layer's own size.
+// Kernel of assign_contribution, and of contribution where the labels have the size of the layer.
+//
+// A part owns whole images, or segments of images if there are fewer images than threads. Per tile: choose the labels
+// (or read the given ones), sort the positions by label, and add their moments while the tile is in cache. At the end
+// of an image its moments are folded into M.
 #include "moments.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
+// The labels and moments of tiles, with the buffers of one part.
 template <typename T>
 class MomentsPass {
   static constexpr int L = kLanes<T>;
@@ -30,7 +34,8 @@ class MomentsPass {
 
   int64_t tiles() const { return (a_.plane() + pixels_ - 1) / pixels_; }
 
-  // Labels tiles [begin, end) of image n and adds their moments.
+  // Labels tiles [begin, end) of image n and adds their moments, about the mean of the first of these tiles if
+  // channels are standardised.
   void add(int64_t n, int64_t begin, int64_t end, const Moments<T>& moments) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t offset = t * pixels_, first = n * a_.plane() + offset,
@@ -54,6 +59,7 @@ class MomentsPass {
   }
 
  private:
+  // Reads the given labels. A label outside [0, K) becomes K.
   void read_labels(int64_t first, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
       const int32_t label = task_.given_labels[first + i];
@@ -73,7 +79,7 @@ class MomentsPass {
   const Source& a_;
   bool labels_given_, raw_;  // raw_: points are the activations themselves
   int64_t pixels_;
-  bool by_slab_;  // the labels are known before a tile is read, so one slab is held instead of all
+  bool by_slab_;  // labels are given, so one slab is held instead of the whole tile
   Tile<T> tile_, features_;
   Buffer<T> scores_, norm_, similarity_, weight_;
   Buffer<int32_t> label_;
@@ -87,6 +93,7 @@ void start_sums(const MomentsTask<T>& task, int64_t part) {
   if (task.output.sums != nullptr) std::fill(task.output.sums + part * size, task.output.sums + (part + 1) * size, 0.0);
 }
 
+// Adds M of image n to the sums of `part`, or writes it to the image's own M.
 template <typename T>
 void fold_image(const MomentsTask<T>& task, int64_t part, int64_t n, const Moments<T>& moments) {
   const int64_t c = task.points.a.c, width = padded<T>(c);
@@ -98,7 +105,7 @@ void fold_image(const MomentsTask<T>& task, int64_t part, int64_t n, const Momen
 template <typename T>
 void moments_kernel(const MomentsTask<T>& task, int64_t part, int64_t parts, std::vector<Moments<T>>& segment_moments) {
   MomentsPass<T> pass(task);
-  if (task.segments > 1) {  // every segment keeps its moments until fold_segments() joins them
+  if (task.segments > 1) {  // every segment keeps its moments until fold_segments()
     const int64_t units = task.points.a.n * task.segments;
     for (int64_t u = part_begin(units, part, parts); u < part_begin(units, part + 1, parts); ++u) {
       const int64_t j = u % task.segments, tiles = pass.tiles();
@@ -116,6 +123,7 @@ void moments_kernel(const MomentsTask<T>& task, int64_t part, int64_t parts, std
   }
 }
 
+// Merges the segments of every image, in order, and folds the images into M.
 template <typename T>
 void fold_segments(const MomentsTask<T>& task, const std::vector<Moments<T>>& segment_moments) {
   start_sums(task, 0);

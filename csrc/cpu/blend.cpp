@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// blend on the CPU: checks the indices of the edits, then divides the rows among threads.
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "blend.kernel.h"
@@ -7,7 +8,7 @@
 namespace stylefast {
 namespace {
 
-constexpr int64_t kCacheBytes = 8 << 20;  // a larger result is written past the caches
+constexpr int64_t kCacheBytes = 8 << 20;  // larger results are written past the caches
 
 void check_edits(const int64_t* edits, int64_t count, const int64_t (&rows)[3]) {
   for (int64_t i = 0; i < 3 * count; ++i) {

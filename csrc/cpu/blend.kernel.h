@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// stylefast::blend: rows are gathered by index, so the operands of a grid of edits come from cache and only the result
-// goes to memory, past the caches when it is larger than they are.
+// Kernel of blend. Rows are gathered by index, so the operands of a grid of edits come from cache, and only the result
+// goes to memory. A result that is larger than the caches is written past them.
 #include "simd.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
+// target + query (reference - target); exactly the target where query is 0 and the reference where it is 1.
 template <typename T>
 STYLEFAST_INLINE Vec<T> mix(Vec<T> target, Vec<T> reference, Vec<T> query) {
   const Vec<T> mixed = target + query * (reference - target);
@@ -36,7 +37,7 @@ void blend_row(const S* target, const S* reference, const T* query, T strength, 
 
 template <typename S, typename T = typename Compute<S>::type>
 void blend_kernel(const BlendTask<S>& task, int64_t part, int64_t parts) {
-  constexpr int64_t kBlock = 2048;  // channels of a unit of work: few enough to divide one long row among threads
+  constexpr int64_t kBlock = 2048;  // channels per unit of work, so that threads can share one long row
   const int64_t blocks = (task.width + kBlock - 1) / kBlock, units = task.edits_count * blocks;
   for (int64_t u = part_begin(units, part, parts); u < part_begin(units, part + 1, parts); ++u) {
     const int64_t e = u / blocks, first = u % blocks * kBlock;

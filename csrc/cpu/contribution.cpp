@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// contribution on the CPU. Labels of the layer's own size use the pass of assign_contribution; labels of another size
+// use contribution.kernel.h.
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "contribution.kernel.h"
@@ -8,7 +10,7 @@
 namespace stylefast {
 namespace {
 
-// The weights of torch.nn.functional.interpolate(align_corners=False) along one axis.
+// Computes the weights of torch.nn.functional.interpolate(align_corners=False) along one axis.
 template <typename T>
 void resize_axis(int64_t size, bool bilinear, Axis<T>& axis) {
   const int64_t last = axis.cells - 1;
@@ -20,7 +22,7 @@ void resize_axis(int64_t size, bool bilinear, Axis<T>& axis) {
       axis.low[i] = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(source), last));
       axis.high[i] = static_cast<int32_t>(std::min<int64_t>(axis.low[i] + 1, last));
       axis.weight[i] = static_cast<T>(source - axis.low[i]);
-    } else {  // torch computes the nearest cell in float
+    } else {  // in float, as in torch
       const float source = static_cast<float>(i) * (static_cast<float>(axis.cells) / static_cast<float>(size));
       axis.low[i] = axis.high[i] = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(source), last));
       axis.weight[i] = 0;

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// stylefast::contribution where the label grid has another size than the layer. The layer is pooled onto the grid with
-// the adjoint of the resize, then summed by label, so the number of clusters does not multiply its traffic.
+// Kernel of contribution where the label grid has another size than the layer.
+//
+// Instead of resizing the labels of every cluster to the layer, the layer is pooled onto the label grid with the
+// adjoint of the resize; then the cells are summed by label. So the memory traffic does not grow with the number of
+// clusters. A part owns blocks of channels of images. Per block, the rows of the plane are pooled in order; two rows
+// of cells are unfinished at a time.
 #include "moments.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Adds a row of pooled cells [2][cells][channels], sums of (a - shift) and of its square, to their labels.
+// Adds row y of pooled cells [2, cells, width], the sums of (a - shift) and of its square, to the moments of their
+// labels.
 template <typename S, typename T>
 void add_cells(const PoolTask<S>& task, int64_t n, int64_t y, const T* cells, const Moments<T>& moments) {
   constexpr int L = kLanes<T>;
@@ -23,8 +28,8 @@ void add_cells(const PoolTask<S>& task, int64_t n, int64_t y, const T* cells, co
   }
 }
 
-// Channels in the lanes (channels_last): positions are added to the two cells of their row between which they lie, rows
-// to the two rows of cells.
+// Pools channels_last activations; lanes hold channels. A position is added to the two cells of its row between which
+// it lies; a row is added to the two rows of cells between which it lies.
 template <typename S, typename T>
 class PixelPool {
   static constexpr int L = kLanes<T>;
@@ -38,7 +43,7 @@ class PixelPool {
     const S* from = task_.a.data + n * task_.a.stride_n + c;
     if (task_.standardize) sample_mean(from, channels, moments.shift);
     std::fill(cell_rows_ + 0, cell_rows_ + 2 * size_, T(0));
-    int64_t finished = 0;  // rows of cells
+    int64_t finished = 0;  // number of finished rows of cells
     for (int64_t y = 0; y < task_.a.h; ++y) {
       const int32_t low = task_.y.low[y], high = task_.y.high[y];
       for (; finished < low; ++finished) finish_row(n, finished, moments);
@@ -53,7 +58,8 @@ class PixelPool {
  private:
   T* cell_row(int64_t y) const { return cell_rows_ + (y & 1) * size_; }  // two rows of cells are unfinished at a time
 
-  // The mean of 64 positions spread over the plane; exactly their value if all are equal.
+  // Writes the mean of 64 positions spread over the plane, or of all positions of a smaller plane. Exact if all are
+  // equal.
   void sample_mean(const S* from, int64_t channels, T* mean) const {
     const int64_t size = task_.a.plane(), samples = std::min<int64_t>(size, 64);
     for (int64_t c = 0; c < channels; c += L) {
@@ -97,12 +103,12 @@ class PixelPool {
   }
 
   const PoolTask<S>& task_;
-  int64_t width_, size_;  // channels; numbers of a row of cells
-  Buffer<T> cells_, cell_rows_;
+  int64_t width_, size_;         // channels; elements of a row of cells
+  Buffer<T> cells_, cell_rows_;  // [2, cells, width_]; two rows of cells
 };
 
-// Positions in the lanes: rows that lie between the same two rows of cells are added up, and only the few sums are
-// transposed to lanes of channels and pooled along the row.
+// Pools activations that lie in planes; lanes hold positions. Rows that lie between the same two rows of cells are
+// added up first. Only these few sums are transposed, so that lanes hold channels, and pooled along x.
 template <typename S, typename T>
 class PlanePool {
   static constexpr int L = kLanes<T>;
@@ -115,12 +121,12 @@ class PlanePool {
         block_(L * L),
         cells_(2 * task.x.cells * L) {}
 
-  // Adds channels [c, c + channels) of image n: at most kLanes.
+  // Adds channels [c, c + channels) of image n, at most kLanes.
   void add(int64_t n, int64_t c, int64_t channels, const Moments<T>& moments) {
     const Activations<S>& a = task_.a;
     std::fill(sums_ + 0, sums_ + 2 * 2 * L * width_, T(0));
     for (int64_t i = 0; task_.standardize && i < channels; ++i) moments.shift[i] = sample_mean(plane(n, c + i));
-    int64_t finished = 0;  // rows of cells
+    int64_t finished = 0;  // number of finished rows of cells
     for (int64_t y = 0; y < a.h; ++y) {
       const int32_t low = task_.y.low[y], high = task_.y.high[y];
       for (; finished < low; ++finished) finish_row(n, finished, moments);
@@ -135,13 +141,13 @@ class PlanePool {
  private:
   const S* plane(int64_t n, int64_t c) const { return task_.a.data + n * task_.a.stride_n + c * task_.a.stride_c; }
 
-  // Sums of (a - shift) (field 0) and of its square (field 1) over the rows between two rows of cells: two rows of
-  // cells are unfinished at a time.
+  // Sums of (a - shift) (field 0) or of its square (field 1) over the rows next to a row of cells, [width_]. Two rows
+  // of cells are unfinished at a time.
   T* sums(int64_t cell_row, int field, int64_t lane) {
     return sums_ + (((cell_row & 1) * 2 + field) * L + lane) * width_;
   }
 
-  // The mean of 64 positions spread over the plane; exactly its value if all are equal.
+  // Mean of 64 positions spread over the plane, or of all positions of a smaller plane. Exact if all are equal.
   T sample_mean(const S* plane) const {
     const int64_t size = task_.a.plane(), samples = std::min<int64_t>(size, 64);
     const T first = load_one(plane);
@@ -183,7 +189,8 @@ class PlanePool {
     }
   }
 
-  // A row of cells is complete: pools its sums along x and clears them for a later row.
+  // Pools the sums of a complete row of cells along x, adds its cells to their labels, and clears the sums for a later
+  // row.
   void finish_row(int64_t n, int64_t y, const Moments<T>& moments) {
     for (int field = 0; field < 2; ++field) pool_row(sums(y, field, 0), cells_ + field * task_.x.cells * L);
     add_cells<S, T>(task_, n, y, cells_, moments);
@@ -191,7 +198,7 @@ class PlanePool {
   }
 
   void pool_row(const T* sums, T* cells) {
-    Vec<T> low{}, high{};  // sums of the current cell and of the one behind it
+    Vec<T> low{}, high{};  // sums of the current cell and of the next one
     int64_t cell = 0;
     const auto advance = [&] {
       store(cells + cell++ * L, low);
@@ -208,7 +215,7 @@ class PlanePool {
     while (cell < task_.x.cells) advance();
   }
 
-  // block[position][lane] = sums[lane][position]
+  // block[position, channel] = sums[channel, position]
   void transpose_block(const T* sums) {
     Vec<T> block[L];
 #pragma GCC unroll 16
@@ -219,11 +226,11 @@ class PlanePool {
   }
 
   const PoolTask<S>& task_;
-  int64_t width_;  // W rounded up to whole vectors
-  Buffer<T> sums_, block_, cells_;
+  int64_t width_;                   // W rounded up to whole vectors
+  Buffer<T> sums_, block_, cells_;  // [2, 2, kLanes, width_]; [kLanes, kLanes]; [2, cells, kLanes]
 };
 
-// Units of work are an image's channels in `width`s: whole vectors.
+// Runs a part. A unit of work is a block of `width` channels, whole vectors, of one image.
 template <typename Pool, typename S, typename T>
 void pool_units(const PoolTask<S>& task, int64_t width, int64_t part, int64_t parts, Pool&& pool) {
   const int64_t c = task.a.c, stride = padded<T>(c), blocks = (c + width - 1) / width, units = blocks * task.a.n;
@@ -244,6 +251,7 @@ template <typename S, typename T = typename Compute<S>::type>
 void pool_kernel(const PoolTask<S>& task, int64_t part, int64_t parts) {
   constexpr int64_t L = kLanes<T>;
   if (!task.a.channels_last()) return pool_units<PlanePool<S, T>, S, T>(task, L, part, parts, PlanePool<S, T>(task));
+  // channels_last: the widest blocks that give every part work, at most 512 channels.
   const int64_t splits = task.a.n == 0 ? 1 : (parts + task.a.n - 1) / task.a.n;
   const int64_t width = std::min<int64_t>(round_up((task.a.c + splits - 1) / splits, L), 512);
   pool_units<PixelPool<S, T>, S, T>(task, width, part, parts, PixelPool<S, T>(task, width));

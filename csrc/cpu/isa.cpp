@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Chooses the instruction set of the CPU kernels, once per process, and reports its name to Python.
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "simd.h"

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiles STYLEFAST_KERNEL once for every instruction set and lets the processor choose among them at run time.
+// Compiles the file STYLEFAST_KERNEL once per instruction set. STYLEFAST_PICK chooses the version to call at run time.
 //
-// A kernel file is plain C++ over the vectors of simd.h, in namespace stylefast::STYLEFAST_ISA, without headers of its
-// own: what it needs is included here, before the sets differ, so that no inline function of the standard library is
-// compiled for an instruction set that a processor might lack.
+// A kernel file is plain C++ over the vectors of simd.h, in namespace stylefast::STYLEFAST_ISA. It includes no system
+// header: this file includes them before it switches instruction sets. Otherwise an inline function of the standard
+// library could be compiled with instructions that the processor lacks.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,9 @@ namespace stylefast {
 
 enum class Isa { kPortable, kAvx2, kAvx512 };
 
-Isa isa();  // the set in use: the best one that the processor has, or the one named by STYLEFAST_ISA
+// The instruction set in use: the one that the environment variable STYLEFAST_ISA names, else the best one that the
+// processor has.
+Isa isa();
 
 }  // namespace stylefast
 
@@ -69,6 +71,7 @@ Isa isa();  // the set in use: the best one that the processor has, or the one n
 #undef STYLEFAST_ISA
 #undef STYLEFAST_BYTES
 
+// Address of a function in the namespace of the instruction set in use, for example STYLEFAST_PICK(kernel<float>).
 #if defined(STYLEFAST_X86)
 #define STYLEFAST_PICK(...)                                               \
   (::stylefast::isa() == ::stylefast::Isa::kAvx512 ? &avx512::__VA_ARGS__ \

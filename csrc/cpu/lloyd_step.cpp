@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// lloyd_step on the CPU: every part of the positions gets its own sums, which are then added in the order of parts.
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "lloyd_step.kernel.h"

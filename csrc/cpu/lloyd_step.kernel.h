@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// stylefast::lloyd_step: a tile is read once, then assigned and summed for every restart while it is in cache.
+// Kernel of lloyd_step. A part owns a range of tiles and its own sums.
+//
+// A tile is read once. While it is in cache, it is scored against the centroids of all restarts; then each restart
+// chooses labels, sorts the positions by label, and adds the unit vectors of each run. Sums of T are flushed to double
+// every kTilesPerFlush tiles.
 #include "runs.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-inline constexpr int64_t kTilesPerFlush = 64;  // float sums of so many tiles go to double: bounded rounding at any N
+inline constexpr int64_t kTilesPerFlush = 64;  // tiles per flush to double: bounds rounding errors for any N
 
-// total[cluster][width] += sums[slab][cluster][kLanes], which are cleared.
+// Adds sums [slabs, clusters, kLanes] to total [clusters, width] and clears them.
 template <typename T>
 void flush(T* sums, int64_t slabs, int64_t clusters, double* total, int64_t width) {
   for (int64_t s = 0; s < slabs; ++s) {
@@ -52,7 +56,7 @@ void lloyd_kernel(const LloydTask<T>& task, int64_t part, int64_t parts) {
       std::copy(label + 0, label + count, task.labels + b * positions + first);
       for (int64_t i = 0; i < count; ++i) {
         objective[b] += similarity[i];
-        if (weight[i] == 0) label[i] = -1;
+        if (weight[i] == 0) label[i] = -1;  // is not summed
       }
       runs[b].sort(label, count);
       int32_t start = 0;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// First and second moments of every channel over every cluster, taken about a shift near the channel's mean, and what
-// they give: M. With d = mean - shift, sum (a - mean)^2 = squares - 2 d sums + d^2 counts, which loses no digits as
-// long as |d| is of the order of the standard deviation, however large |mean| is.
+// First and second moments of every channel over every cluster, and M from them, in one pass over the activations.
+//
+// Moments are taken about a shift near the mean of the channel. With d = mean - shift,
+//   sum (a - mean)^2 = squares - 2 d sums + d^2 counts,
+// which loses no digits as long as |d| is of the order of the standard deviation, however large |mean| is.
 #include "runs.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// For the next image: only what was added to is written.
+// Clears the moments for the next image. Only clusters with positions are written; the others are zero already.
 template <typename T>
 void clear(const Moments<T>& moments) {
   constexpr int L = kLanes<T>;
@@ -22,7 +24,7 @@ void clear(const Moments<T>& moments) {
   std::fill(moments.counts + 0, moments.counts + moments.clusters + 1, T(0));
 }
 
-// Adds slab s of positions of one image.
+// Adds slab s of a tile, whose positions are sorted into runs.
 template <typename T>
 void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& moments) {
   constexpr int L = kLanes<T>;
@@ -32,7 +34,7 @@ void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& mome
     const int32_t* end = runs.order + run.end;
     T* total_sum = moments.sums + (s * (moments.clusters + 1) + run.label) * L;
     T* total_square = moments.squares + (s * (moments.clusters + 1) + run.label) * L;
-    Vec<T> sum[2] = {}, square[2] = {};  // summed by run first: fewer roundings at the size of the total
+    Vec<T> sum[2] = {}, square[2] = {};  // a run is summed first: fewer roundings at the size of the total
     for (; position + 2 <= end; position += 2) {
       for (int j = 0; j < 2; ++j) {
         const Vec<T> x = load(slab + position[j] * L) - shift;
@@ -50,7 +52,8 @@ void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& mome
   }
 }
 
-// Adds the moments of another segment of the same image, taken about another shift.
+// Adds the moments of another segment of the same image, which were taken about another shift: sums and squares are
+// converted to the shift of `to`.
 template <typename T>
 void merge(const Moments<T>& from, const Moments<T>& to) {
   constexpr int L = kLanes<T>;
@@ -66,9 +69,9 @@ void merge(const Moments<T>& from, const Moments<T>& to) {
   }
 }
 
-// M of one image from its moments: `channels` channels of every cluster are added to sum [K][sum_stride] (rows of whole
-// vectors) or, divided by the number of positions, written to image [K][image_stride]. Clusters without a position cost
-// nothing.
+// Computes the contributions of `channels` channels of one image to M from its moments. If image is nullptr, adds them
+// to sum, [K, sum_stride] with rows of whole vectors; clusters without a position then cost nothing. Else divides them
+// by the number of positions and writes them to image, [K, image_stride].
 template <typename T>
 void fold(const Moments<T>& moments, bool standardize, T positions, int64_t channels, double* sum, int64_t sum_stride,
           T* image, int64_t image_stride) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The half of assign_contribution and contribution that they share below the waterline.
+// Output of M and the pass over the activations that assign_contribution.cpp and contribution.cpp share.
 #pragma once
 
 #include "source.h"
 
 namespace stylefast {
 
-// M, and the sums of the parts that it is reduced from.
+// M, and the sums of the parts from which it is reduced unless per_image.
 template <typename T>
 struct ContributionOutput {
   ContributionOutput(const Tensor& activations, int64_t clusters, bool per_image)
@@ -29,13 +29,14 @@ struct ContributionOutput {
     reduce_parts<T>(*sums, parts, clusters, channels, scale, mutable_data<T>(tensor));
   }
 
-  int64_t clusters, channels;
+  int64_t clusters, channels;  // K, C
   bool per_image;
-  Tensor tensor;
-  std::optional<Buffer<double>> sums;
+  Tensor tensor;                       // M: [K, C], or [N, K, C] if per_image
+  std::optional<Buffer<double>> sums;  // [parts, K, padded C], unless per_image
 };
 
-// Labels (given or chosen) and M in one read, in the kernels that assign_contribution.cpp compiles.
+// Computes M, and the labels unless they are given, in one read of the activations. Defined in
+// assign_contribution.cpp, which compiles its kernels.
 template <typename T>
 void run_moments(MomentsTask<T> task, ContributionOutput<T>& output);
 

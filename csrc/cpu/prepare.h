@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the ops that assign need before their kernel: centroids in the kernel's order, statistics of standardised
-// planes.
+// Inputs of the kernels that label: packed centroids and, for standardised features, statistics of the planes.
 #pragma once
 
 #include "isa.h"
@@ -30,9 +29,9 @@ struct Prepared {
 
   Source a;
   Features features;
-  int64_t clusters;
-  Buffer<T> centroids;
-  Buffer<T> statistics;  // [N][2][padded C] mean and 1/std
+  int64_t clusters;      // of all restarts
+  Buffer<T> centroids;   // in the order of pack_centroids()
+  Buffer<T> statistics;  // [N, 2, padded C]: mean and 1/std
 };
 
 }  // namespace stylefast

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums over the positions of a tile that share a label, without a scatter: positions are counting-sorted by label once
-// a tile, and the rows of a run of equal labels are added in registers.
+// Sums by label without a scatter. The positions of a tile are counting-sorted by label once; then the rows of each
+// run of equal labels are added in registers, and the run's sum is written once.
 #include "score.h"
 
 namespace stylefast {
@@ -8,7 +8,7 @@ namespace STYLEFAST_ISA {
 
 struct Run {
   int32_t label;
-  int32_t end;  // of its positions in `order`
+  int32_t end;  // index in `order` behind the last position; the next run begins there
 };
 
 class Runs {
@@ -17,15 +17,15 @@ class Runs {
     std::fill(count_ + 0, count_ + clusters, 0);
   }
 
-  // Sorts positions [0, count); those with a label below zero are left out. Labels keep the order of their first
-  // position.
+  // Sorts positions [0, count) by label and leaves out those with a negative label. Runs are in the order in which
+  // their labels first occur.
   void sort(const int32_t* label, int64_t count) {
     size_ = 0;
     for (int64_t i = 0; i < count; ++i) {
       if (label[i] >= 0 && count_[label[i]]++ == 0) runs_[size_++].label = label[i];
     }
     int32_t begin = 0;
-    for (Run& run : *this) {  // count_ becomes the place of the label's next position
+    for (Run& run : *this) {  // from here, count_ is the place of the label's next position
       const int32_t width = count_[run.label];
       count_[run.label] = begin;
       begin += width;
@@ -35,22 +35,22 @@ class Runs {
     }
     for (Run& run : *this) {
       run.end = count_[run.label];
-      count_[run.label] = 0;
+      count_[run.label] = 0;  // for the next tile
     }
   }
 
   Run* begin() const { return runs_; }
   Run* end() const { return runs_ + size_; }
 
-  Buffer<int32_t> order;
+  Buffer<int32_t> order;  // positions, sorted by label
 
  private:
   Buffer<Run> runs_;
   int64_t size_ = 0;
-  Buffer<int32_t> count_;
+  Buffer<int32_t> count_;  // [K]
 };
 
-// sums[label][kLanes] += weight[i] * slab[i][kLanes] over the positions i of every run, in four interleaved chains.
+// sums[label, lane] += weight[i] * slab[i, lane] over the positions i of every run, in four interleaved sums.
 template <typename T>
 STYLEFAST_INLINE void add_runs(const T* slab, const T* weight, const Runs& runs, T* sums) {
   constexpr int L = kLanes<T>;

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Labels of a tile: inner products of its positions (broadcast) with the centroids (in the lanes), and their argmax.
+// Labels of a tile: inner products of its positions with all centroids, and the argmax per position.
 #include "tile.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// What scoring a tile leaves for one set of centroids: per position the best score and its cluster.
+// Best score and its cluster per position of a tile, for the centroids of one restart.
 template <typename T>
 struct Best {
   explicit Best(int64_t pixels) : score(pixels), label(pixels) {}
-  Buffer<T> score;
-  Buffer<IndexOf<T>> label;
+  Buffer<T> score;           // [pixels]
+  Buffer<IndexOf<T>> label;  // [pixels]
 };
 
-// From scores to results. A point counts if its norm is finite and not zero: weight 1/|x|; else weight 0, label 0 and
-// similarity 0 (zero vector) or NaN. So has a point without a single score that is a number.
+// Computes label, similarity and weight of `count` points from their best scores and their squared norms.
+// A point with a finite, nonzero norm has weight 1/|x|. Any other point has weight 0, label 0 and similarity 0 (zero
+// vector) or NaN (norm not finite). A point without a score above -Inf, for example because all are NaN, has
+// similarity NaN, too.
 template <typename T>
 void finish_labels(const Best<T>& best, const T* norms, int64_t count, int32_t* label, T* similarity, T* weight) {
   constexpr T kHuge = std::numeric_limits<T>::max(), kNan = std::numeric_limits<T>::quiet_NaN();
@@ -29,30 +31,33 @@ void finish_labels(const Best<T>& best, const T* norms, int64_t count, int32_t* 
   }
 }
 
+// Length of a row of scores: clusters, rounded up to whole vectors.
 template <typename T>
 int64_t score_columns(int64_t clusters) {
   return round_up(clusters, kLanes<T>);
 }
 
-// Room for scores of a tile [pixels][score_columns], and for what is touched behind them.
+// Size of a buffer for the scores of a tile, [pixels, score_columns], and for the rows that kernels write past the
+// end.
 template <typename T>
 int64_t scores_size(int64_t pixels, int64_t clusters) {
   return (pixels + Tile<T>::kSpare) * score_columns<T>(clusters);
 }
 
-// Compiled in score.cpp:
+// The following functions are compiled in score.cpp.
 
-// Centroids [clusters, channels] in the order in which they are read.
+// Copies centroids [clusters, channels] into the order in which score_tile() reads them.
 template <typename T>
 void pack_centroids(const T* from, int64_t clusters, int64_t channels, T* to);
 
-// Packs positions [first, first + count) into `tile`, turns them into `features` (the same tile if they are raw), and
-// leaves their squared norms and their scores against all centroids.
+// Packs positions [first, first + count) into `tile`, computes `features` (the same tile for raw features), and writes
+// their squared norms [pixels] and their scores against all centroids [pixels, score_columns].
 template <typename T>
 void score_tile(const Points<T>& points, int64_t first, int64_t count, const Tile<T>& tile, const Tile<T>& features,
                 T* norm, T* scores);
 
-// The best of clusters [first, first + clusters) at every position; of equal scores, the lowest.
+// Finds the best of clusters [first, first + clusters) per position. Labels count from `first`. The lowest label wins
+// ties; NaN never wins.
 template <typename T>
 void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, int64_t count, const Best<T>& best);
 

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores in registers: kRows positions against one or two vectors of centroids, 128 channels at a stretch.
+// Scores of a tile, [positions, centroids], and their argmax.
+//
+// score_block() accumulates kRows positions x one or two vectors of centroids in registers, over a stretch of 128
+// channels: lanes hold centroids, and the activations are broadcast. score_tile() runs it for every stretch, block of
+// centroids and block of positions, and adds the stretches in memory.
 #include "score.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// kRows x kColumns sums, kColumns centroids and a position fill the registers.
+// kRows x kColumns sums, kColumns vectors of centroids and one activation fill the registers.
 inline constexpr int kRows = STYLEFAST_BYTES == 64 ? 12 : 6;
 inline constexpr int kColumns = 2;
 
-// Channels of a stretch: rounding grows with them and not with all channels, and their centroids stay in the
-// first-level cache.
+// Channels per stretch. Rounding errors grow with the length of a stretch, not with all channels, and the centroids of
+// a stretch stay in the first-level cache.
 inline constexpr int64_t kStretch = 128;
 
+// The order, outermost first: stretches of channels, blocks of kColumns vectors of centroids, channels, centroids.
 template <typename T>
 void pack_centroids(const T* from, int64_t clusters, int64_t channels, T* to) {
   constexpr int L = kLanes<T>;
@@ -34,7 +39,8 @@ void pack_centroids(const T* from, int64_t clusters, int64_t channels, T* to) {
   }
 }
 
-// Every sum runs over the channels in order, so equal centroids score equally.
+// Scores kRows positions against kWidth vectors of centroids over `slabs` slabs. Every sum runs over the channels in
+// order, so equal centroids get equal scores.
 template <typename T, int kWidth>
 void score_block(const T* x, int64_t slab, int64_t slabs, const T* centroids, T* scores, int64_t columns, bool first) {
   constexpr int L = kLanes<T>;
@@ -69,7 +75,7 @@ void score_tile(const Points<T>& points, int64_t first, int64_t count, const Til
   std::fill(norm, norm + tile.pixels, T(0));
   for (int64_t s = 0; s < tile.slabs; s += stretch) {
     const int64_t end = std::min(s + stretch, tile.slabs), slabs = end - s;
-    if (!points.a.channels_last() || s == 0) {  // where channels are contiguous, all are read at once
+    if (!points.a.channels_last() || s == 0) {  // contiguous channels are all read at once
       pack<T>(points.a, first, count, s, points.a.channels_last() ? tile.slabs : end, tile.slab(s), tile.pixels,
               raw ? norm : nullptr);
     }
@@ -86,6 +92,7 @@ void score_tile(const Points<T>& points, int64_t first, int64_t count, const Til
   }
 }
 
+// Blocks of scores are transposed, so that lanes hold positions.
 template <typename T>
 void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, int64_t count, const Best<T>& best) {
   constexpr int L = kLanes<T>;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vectors of one instruction set (no include guard: compiled once a set, see isa.h). Loads convert to the computing
-// type T; lanes are positions or channels, never mixed.
+// Vectors of one instruction set. No include guard: isa.h includes this file once per set.
+//
+// load() and store() convert between the element type and the computing type T, float or double. The lanes of a vector
+// hold either positions or channels.
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
@@ -18,7 +20,7 @@ template <typename T>
 using Vec = typename VecOf<T>::type;
 
 template <typename T>
-using IndexOf = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;  // an integer as wide as T: a lane's label
+using IndexOf = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;  // integer as wide as T, for labels
 
 template <typename T>
 STYLEFAST_INLINE Vec<T> splat(T value) {
@@ -37,7 +39,7 @@ STYLEFAST_INLINE void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
-// to[i] += v[i]
+// to[i] += v[i], for every lane i.
 template <typename T>
 STYLEFAST_INLINE void add_to(double* to, Vec<T> v) {
   using Doubles = typename VecOf<double, kLanes<T> * sizeof(double)>::type;
@@ -78,13 +80,14 @@ STYLEFAST_INLINE Vec<float> load(const half* p) {
   std::memcpy(&bits, p, sizeof bits);
   const Vec<uint32_t> wide = __builtin_convertvector(bits, Vec<uint32_t>);
   const Vec<uint32_t> magnitude = (wide & 0x7fffu) << 13;  // exponent and mantissa where a float has them
+  // 2^112 corrects the exponent's bias, 127 instead of 15.
   const Vec<uint32_t> value = bit_cast<Vec<uint32_t>>(bit_cast<Vec<float>>(magnitude) * 0x1p112f);
   const Vec<uint32_t> special = bit_cast<Vec<uint32_t>>(magnitude >= (0x7c00u << 13)) & 0x7f800000u;  // Inf, NaN
   return bit_cast<Vec<float>>(value | special | (wide & 0x8000u) << 16);
 #endif
 }
 
-// One element, as load() would convert it.
+// Converts one element exactly as load() does.
 template <typename S>
 STYLEFAST_INLINE typename Compute<S>::type load_one(const S* p) {
   if constexpr (sizeof(S) == 2) {
@@ -95,7 +98,7 @@ STYLEFAST_INLINE typename Compute<S>::type load_one(const S* p) {
   }
 }
 
-// `width` elements, `stride` apart, and zeros in the lanes behind them.
+// Loads `width` elements that lie `stride` apart. The remaining lanes are zero.
 template <typename S, typename T = typename Compute<S>::type>
 STYLEFAST_INLINE Vec<T> gather(const S* from, int64_t stride, int64_t width) {
   if (stride == 1 && width == kLanes<T>) return load(from);
@@ -124,7 +127,7 @@ STYLEFAST_INLINE void store(half* p, Vec<float> v) {
   const Vec<uint32_t> bits = bit_cast<Vec<uint32_t>>(v);
   const Vec<uint32_t> sign = (bits >> 16) & 0x8000u;
   const Vec<uint32_t> magnitude = bits & 0x7fffffffu;
-  // Normal halves: rebias the exponent, round to nearest even. Below 2^-14: let a float addition round at 2^-24.
+  // Normal halves: rebias the exponent and round to nearest even. Below 2^-14: adding 0.5 rounds at 2^-24.
   const Vec<uint32_t> normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   const Vec<float> shifted = bit_cast<Vec<float>>(magnitude) + 0.5f;
   const Vec<uint32_t> subnormal = bit_cast<Vec<uint32_t>>(shifted) - 0x3f000000u;
@@ -139,7 +142,8 @@ STYLEFAST_INLINE void store(half* p, Vec<float> v) {
 #endif
 }
 
-// Past the caches, where the processor can: a result that nobody reads soon. p is a multiple of the vector's size.
+// Stores past the caches where the instruction set can, for results that are not read soon. p must be aligned to the
+// size of the vector.
 template <typename T>
 STYLEFAST_INLINE void stream(T* p, Vec<T> v) {
 #if STYLEFAST_BYTES == 64
@@ -151,13 +155,14 @@ STYLEFAST_INLINE void stream(T* p, Vec<T> v) {
 #endif
 }
 
+// Orders the stores of stream(), which are weakly ordered, before later stores.
 STYLEFAST_INLINE void stream_fence() {
 #if STYLEFAST_BYTES >= 32
   _mm_sfence();
 #endif
 }
 
-// Transposes kLanes x kLanes: in log2(kLanes) stages, each of which swaps the off-diagonal blocks of side kStep.
+// Swaps the lanes of row a that have bit kStep with the lanes of row b that lack it.
 template <typename T, int kStep, int... kLane>
 STYLEFAST_INLINE void swap_blocks(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, kLane...>) {
   const Vec<T> upper = __builtin_shufflevector(a, b, ((kLane & kStep) ? kLane - kStep + kLanes<T> : kLane)...);
@@ -165,6 +170,7 @@ STYLEFAST_INLINE void swap_blocks(Vec<T>& a, Vec<T>& b, std::integer_sequence<in
   a = upper;
 }
 
+// Transposes kLanes x kLanes elements in log2(kLanes) stages; a stage swaps the off-diagonal blocks of side kStep.
 template <typename T, int kStep = kLanes<T> / 2>
 STYLEFAST_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
 #pragma GCC unroll 16

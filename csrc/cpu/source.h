@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors for ops that read activations by packed tiles: compiled for the type in which they compute, not the
-// element's.
+// Views, dispatch and reductions for ops that read activations in packed tiles. These ops are compiled per computing
+// type (float or double), not per element type; packing converts the elements.
 #pragma once
 
 #include "../common/tensor.h"
@@ -18,15 +18,15 @@ inline Source source(const Tensor& a) {
                                          : Element::kFloat};
 }
 
-// Calls f(Type<T>{}) with the type in which a kernel computes for the tensor's elements.
+// Calls f(Type<T>{}), where T is the type in which kernels compute for the elements of the tensor.
 template <typename F>
 auto dispatch_computing(const Tensor& tensor, F&& f) {
   if (tensor.scalar_type() == ScalarType::Double) return f(Type<double>{});
   return f(Type<float>{});
 }
 
-// to[rows][width] = scale * the sums of all parts [parts][rows][padded width], in the order of parts. They are added up
-// in place.
+// to [rows, width] = scale * (sum over parts of sums [parts, rows, padded width]). The sums are added in place, in the
+// order of parts.
 template <typename T>
 void reduce_parts(double* sums, int64_t parts, int64_t rows, int64_t width, double scale, T* to) {
   const int64_t stride = padded<T>(width), size = rows * stride;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every kernel takes: the same for all instruction sets.
+// Arguments of the CPU kernels. They are the same for all instruction sets.
 #pragma once
 
 #include "../common/views.h"
 
 namespace stylefast {
 
-inline constexpr int kVectorBytes = 64;  // of the widest set; rows of sums are whole vectors in every set
+inline constexpr int kVectorBytes = 64;  // of the widest set; a row padded to it is whole vectors in every set
 
+// Channels, rounded up to whole vectors of the widest set.
 template <typename T>
 int64_t padded(int64_t channels) {
   return round_up(channels, kVectorBytes / static_cast<int64_t>(sizeof(T)));
@@ -15,9 +16,10 @@ int64_t padded(int64_t channels) {
 
 enum class Element { kFloat, kDouble, kHalf, kBfloat16 };
 
-// Activations whose element type is looked at when a tile is packed, and nowhere else.
+// Activations of any element type. Only the packing of tiles reads the element type.
 struct Source : Activations<void> {
   int64_t element_size() const { return element == Element::kDouble ? 8 : element == Element::kFloat ? 4 : 2; }
+  // Address of an element. Positions are counted over all images.
   const char* address(int64_t position, int64_t channel) const {
     const int64_t image = position / plane(), offset = position % plane();
     return static_cast<const char*>(data) +
@@ -27,35 +29,36 @@ struct Source : Activations<void> {
   Element element;
 };
 
-// What is assigned, and to what.
+// The points to label and the centroids to choose from.
 template <typename T>
 struct Points {
   Source a;
   Features features;
-  const T* statistics;  // [N][2][padded C] mean and 1/std, for standardised features
-  const T* centroids;   // packed
+  const T* statistics;  // [N, 2, padded C]: mean and 1/std, only for standardised features
+  const T* centroids;   // in the order of pack_centroids()
   int64_t clusters;     // of all restarts
 };
 
 template <typename T>
 struct AssignTask {
   Points<T> points;
-  int32_t* labels;  // [N*H*W]
-  T* similarity;    // [N*H*W]
+  int32_t* labels;  // [N, H, W]
+  T* similarity;    // [N, H, W]
 };
 
 template <typename T>
 struct LloydTask {
   Points<T> points;
-  int64_t restarts, clusters;
-  int32_t* labels;    // [B, N*H*W]
-  double* sums;       // [parts, B, K, padded C]
-  int64_t* counts;    // [parts, B, K]
-  double* objective;  // [parts, B]
+  int64_t restarts, clusters;  // B, K
+  int32_t* labels;             // [B, N, H, W]
+  double* sums;                // [parts, B, K, padded C]
+  int64_t* counts;             // [parts, B, K]
+  double* objective;           // [parts, B]
 };
 
-// The moments of one image, or of a segment of it: of the K clusters and, in row K, of the positions whose label is no
-// cluster. These positions count for the mean and the variance of a channel, too.
+// Moments of the clusters in one image, or in one segment of it. Row K collects the positions without a cluster,
+// because they also count for the mean and the variance of a channel. U is the weight of a cluster at a position: 1 or
+// 0, or a fraction where labels are resized.
 template <typename T>
 struct Moments {
   Moments(int64_t clusters, int64_t width)
@@ -71,43 +74,43 @@ struct Moments {
     std::fill(counts + 0, counts + clusters + 1, T(0));
   }
 
-  int64_t clusters, width;  // width: channels, rounded up to whole vectors
+  int64_t clusters, width;  // K; channels, rounded up to whole vectors
   Buffer<T> shift;          // [width]
-  Buffer<T> sums, squares;  // [width / kLanes][K + 1][kLanes]: sum of U (a - shift), sum of U (a - shift)^2
+  Buffer<T> sums, squares;  // [width / kLanes, K + 1, kLanes]: sum of U (a - shift), sum of U (a - shift)^2
   Buffer<T> counts;         // [K + 1]: sum of U
 };
 
-// Where M goes: summed over a part's images, or image by image. One of the two is nullptr.
+// Outputs of M: sums over the images of each part, or one M per image. One of the two pointers is nullptr.
 template <typename T>
 struct Contributions {
-  double* sums;  // [parts][K][padded C]
-  T* images;     // [N][K][C]
+  double* sums;  // [parts, K, padded C]
+  T* images;     // [N, K, C]
 };
 
 template <typename T>
 struct MomentsTask {
-  Points<T> points;             // without centroids if the labels are given
-  const int32_t* given_labels;  // [N*H*W] or nullptr
-  int32_t* out_labels;          // [N*H*W], written if the labels are not given
+  Points<T> points;             // centroids is nullptr if the labels are given
+  const int32_t* given_labels;  // [N, H, W] or nullptr
+  int32_t* out_labels;          // [N, H, W], written if the labels are not given
   bool standardize;
   int64_t segments;  // per image: 1 unless there are fewer images than threads
   Contributions<T> output;
 };
 
-// How one axis of the label grid is resized to the layer's: position i takes (1 - weight) of cell low, weight of high.
+// Resize of one axis of the label grid to the layer: position i gets (1 - weight) of cell low and weight of cell high.
 template <typename T>
 struct Axis {
   Axis(int64_t cells, int64_t size) : cells(cells), low(size), high(size), weight(size), area(cells) {}
   int64_t cells;
   Buffer<int32_t> low, high;  // [size]
   Buffer<T> weight;           // [size]
-  Buffer<T> area;             // [cells]: the sum of a cell's weights
+  Buffer<T> area;             // [cells]: sum of a cell's weights over all positions
 };
 
 template <typename S, typename T = typename Compute<S>::type>
 struct PoolTask {
   Activations<S> a;
-  const int32_t* labels;  // [N][y.cells][x.cells]
+  const int32_t* labels;  // [N, y.cells, x.cells]
   int64_t clusters;
   bool standardize;
   const Axis<T>& y;
@@ -119,7 +122,7 @@ struct PoolTask {
 template <typename T>
 struct Rows {
   const T* data;
-  int64_t count, stride;
+  int64_t count, stride;  // rows; elements from one row to the next
 };
 
 template <typename S, typename T = typename Compute<S>::type>
@@ -131,7 +134,7 @@ struct BlendTask {
   const T* strength;           // [E] or nullptr
   S* out;                      // [E, S]
   int64_t edits_count, width;  // E, S
-  bool past_caches;            // out is too large to be read from a cache afterwards
+  bool past_caches;            // whether out is too large for the caches
 };
 
 }  // namespace stylefast

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tile: consecutive positions of all images with all their channels, transposed to slabs of kLanes channels that stay
-// in the second-level cache while they are assigned and summed. Memory is read once; and a copy is needed: rows of the
-// tensor lie H*W*4 bytes apart, often 4096, which puts all channels of a position into one set of the cache.
+// Tiles of activations: consecutive positions, counted over all images, with all their channels, copied into slabs of
+// kLanes channels.
+//
+// A tile stays in the second-level cache while its positions are labelled and summed, so memory is read once. The copy
+// is necessary: the channels of a position lie H*W*4 bytes apart in the tensor, often 4096, so that they would all
+// fall into one set of the cache.
 #include "simd.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Positions of a tile: so few that it fills at most half of a 1 MB second-level cache, and no more than 256. With fewer
-// than 16 lines of every row read at a time memory is half as fast.
+// Positions per tile: as many as fill half of a 1 MB second-level cache, but at most 256 and at most `positions`,
+// rounded up to whole vectors. Reading fewer than 16 cache lines (256 floats) per row halves the speed of memory.
 template <typename T>
 int64_t tile_pixels(int64_t channels, int64_t positions) {
   constexpr int64_t L = kLanes<T>;
@@ -26,29 +29,30 @@ struct Tile {
   }
   T* slab(int64_t s) const { return data + s * pixels * kLanes<T>; }
 
-  static constexpr int64_t kSpare = 16;  // positions that are read behind the last slab
+  static constexpr int64_t kSpare = 16;  // positions that kernels may read past the last slab
   int64_t pixels, slabs;
-  Buffer<T> data;  // [slabs][pixels][kLanes]
+  Buffer<T> data;  // [slabs, pixels, kLanes]
 };
 
-// Compiled in tile.cpp:
+// The following three functions are compiled in tile.cpp.
 
-// Fills slabs [begin, end), which lie at `to`, with positions [first, first + count), counted over all images, and
-// zeros behind them. Adds the squares to norm [pixels], unless it is nullptr.
+// Fills slabs [begin, end), stored at `to`, with positions [first, first + count), counted over all images. Positions
+// from count to pixels become zero. Adds the squares of the values to norm [pixels] unless it is nullptr.
 template <typename T>
 void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t pixels, T* norm);
 
-// Turns slabs [begin, end) of raw activations into the features that are clustered, and adds their squares to norm.
+// Computes standardised or squared features from slabs [begin, end) of raw activations, and adds their squares to norm
+// [pixels].
 template <typename T>
 void make_features(const Points<T>& points, int64_t first, int64_t count, int64_t begin, int64_t end,
                    const Tile<T>& from, const Tile<T>& to, T* norm);
 
-// mean and 1/sqrt(var + epsilon) of every plane of images [begin, end), shifted by the first tile's mean so that no
-// digits are lost when |mean| >> std.
+// Writes mean and 1/sqrt(var + epsilon) of every plane of images [begin, end) to statistics [N, 2, padded C]. Sums are
+// taken about the mean of the first tile, so that no digits are lost where |mean| >> std.
 template <typename T>
 void plane_statistics(const Source& a, int64_t begin, int64_t end, T* statistics);
 
-// The mean of `count` positions of a slab; exactly its value if all are equal.
+// Mean of the first `count` positions of a slab. Exact if all are equal.
 template <typename T>
 STYLEFAST_INLINE Vec<T> slab_mean(const T* slab, int64_t count) {
   const Vec<T> first = load(slab);

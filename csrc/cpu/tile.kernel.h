@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles are packed in one place for all ops: compiled once for every instruction set and element type.
+// Packs tiles, and computes features and plane statistics, for all ops. Packing is compiled for every element type,
+// the rest for float and double.
 #include "tile.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Packs one run of positions in memory into positions [offset, offset + count) of slabs [begin, end) of a tile.
+// Arguments for packing a run of positions into positions [offset, offset + count) of slabs [begin, end) of a tile.
 template <typename S, typename T>
 struct PackTask {
-  const S* from;
-  int64_t stride_c, stride_w, channels, count;
+  const S* from;                                // channel 0 of the first position of the run
+  int64_t stride_c, stride_w, channels, count;  // strides in elements; count: positions of the run
   int64_t begin, end, offset;
-  T* to;  // slab `begin`
-  int64_t pixels;
-  T* norm;
+  T* to;           // slab `begin`
+  int64_t pixels;  // positions of a slab
+  T* norm;         // [pixels], added to, or nullptr
 
   T* line(int64_t s, int64_t p) const { return to + ((s - begin) * pixels + offset + p) * kLanes<T>; }
 };
 
-// Positions in the lanes: blocks of kLanes channels x kLanes positions are transposed. The processor cannot foresee the
-// next rows: they are asked for.
+// Packs channels that lie in planes: loads kLanes channels x kLanes positions and transposes them. The processor
+// cannot predict the next rows, so they are prefetched.
 template <typename S, typename T>
 void pack_planes(const PackTask<S, T>& task) {
   constexpr int L = kLanes<T>;
@@ -60,7 +61,7 @@ void pack_planes(const PackTask<S, T>& task) {
   }
 }
 
-// Channels in the lanes as they are in memory (channels_last).
+// Packs channels_last activations, which need no transpose.
 template <typename S, typename T>
 void pack_pixels(const PackTask<S, T>& task) {
   constexpr int L = kLanes<T>;
@@ -75,6 +76,7 @@ void pack_pixels(const PackTask<S, T>& task) {
   }
 }
 
+// Packs activations of element type S, run by run: a run is a plane, or a row where the rows of a plane do not join.
 template <typename S, typename T>
 void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t pixels,
              T* norm) {

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+// assign_contribution on CUDA: labels and M in one read of the activations if the moments fit into shared memory.
 #include "moments.cuh"
 #include "prepare.cuh"
 
 namespace stylefast {
 namespace {
 
-// A block labels whole images and keeps their moments in shared memory.
+// A block owns every `groups`-th image and keeps the moments of one image in shared memory.
+//
+// Per tile: label it, sort its positions by label, and let every thread add the runs of its channels to the moments.
+// At the end of an image its M is written, or added to the sum of the block.
 template <typename S, bool kRaw>
 __global__ void __launch_bounds__(kThreads, 1)
     assign_moments_kernel(Points<S> points, MomentsTask<S> task, int channels, int32_t* labels) {
@@ -53,7 +57,8 @@ std::tuple<Tensor, Tensor> assign_contribution_of(const Tensor& activations, con
     if (sums_in_shared) carver.take<unsigned char>(task.bytes);
   });
   if (!plan.sums_in_shared || a.n < device.processors()) {
-    // Too many moments or few images: the activations are read twice, by more blocks.
+    // The moments do not fit into shared memory, or there are fewer images than processors: label first, then read the
+    // activations again with more blocks.
     label_all<S>(device, points, mutable_data<int32_t>(labels), nullptr);
     const LabelGrid grid(data<int32_t>(labels), a.h, a.w, activations, false);
     return {labels, contribute<S>(device, activations, grid, points.clusters, standardize, per_image)};

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
+// blend on CUDA: all edits in one launch.
 #include "tile.cuh"
 
 namespace stylefast {
 namespace {
 
-// Rows of styles that edits take from: row i begins at data + i * stride, its elements lie `step` apart.
+// Rows of styles or queries: row i begins at data + i * stride, and its elements lie `step` apart.
 template <typename T>
 struct Rows {
   const T* data;
   int64_t count, stride, step;
 
-  // Row of edit e: row *index or, without an index, row e or the only row; null if there is no such row.
+  // Row of edit e: row *index; without an index, row e or the only row. Null if there is no such row.
   __device__ const T* row(int64_t e, const int64_t* index) const {
     const int64_t i = index != nullptr ? *index : count == 1 ? 0 : e;
     return i >= 0 && i < count ? data + i * stride : nullptr;
@@ -22,19 +23,21 @@ struct BlendTask {
   using T = typename Compute<S>::type;
   Rows<S> target, reference;
   Rows<T> query;
-  const int64_t* edits;  // [E, 3], or null
-  const T* strength;     // [E], or null
-  S* out;                // [E, S]
-  int64_t edits_count, width;
+  const int64_t* edits;        // [E, 3], or null
+  const T* strength;           // [E], or null
+  S* out;                      // [E, S]
+  int64_t edits_count, width;  // E, S
 };
 
+// target + query (reference - target); exactly the target where query is 0 and the reference where it is 1.
 template <typename S, typename T>
 __device__ S mix(S target, S reference, T query) {
   const T t = widen(target), mixed = fma(query, widen(reference) - t, t);
   return query == 0 ? target : query == 1 ? reference : narrow<S>(mixed);
 }
 
-// A column of blocks has kThreads vectors of every gridDim.y-th edit.
+// Each thread blends one vector of channels, of 16 bytes if kWide, else of one element. The blocks of a column of the
+// grid take the same channels, each of every gridDim.y-th edit.
 template <typename S, bool kWide>
 __global__ void __launch_bounds__(kThreads) blend_kernel(BlendTask<S> task) {
   using T = typename Compute<S>::type;
@@ -49,7 +52,7 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(BlendTask<S> task) {
     const T strength = task.strength == nullptr ? T(1) : task.strength[e];
     Vector<S, kVector> target{}, reference{};
     alignas(16) T query[kVector];
-    if (t == nullptr || r == nullptr || q == nullptr) {  // no such row: NaN
+    if (t == nullptr || r == nullptr || q == nullptr) {  // there is no such row: the result is NaN
       for (int i = 0; i < kVector; ++i) query[i] = static_cast<T>(NAN);
     } else if constexpr (kWide) {
       target = *reinterpret_cast<const Vector<S>*>(t + s);
@@ -80,7 +83,7 @@ Rows<T> rows(const Tensor& tensor) {
   return {data<T>(tensor), tensor.size(0), tensor.stride(0), tensor.stride(1)};
 }
 
-// Whether vectors of `vector` elements of every row begin at multiples of 16 bytes.
+// Whether every row can be read in vectors of 16 bytes, which hold `vector` elements.
 template <typename T>
 bool aligned(const Rows<T>& rows, int64_t vector) {
   return rows.step == 1 && reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 &&

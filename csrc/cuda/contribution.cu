@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
+// contribution on CUDA, for label grids of any size. assign_contribution calls it when it cannot take one pass.
 #include "moments.cuh"
 
 namespace stylefast {
 namespace {
 
-constexpr int64_t kScratch = 128 << 20;  // bytes that blocks may have in global memory together
+constexpr int64_t kScratch = 128 << 20;  // bytes of global memory for all blocks together
 
-// The two cells of an axis between which position i lies: torch.nn.functional.interpolate(align_corners=False).
+// The two cells of an axis between which position i lies, as in torch.nn.functional.interpolate(align_corners=False).
 struct Neighbours {
   int64_t low, high;
-  double weight;  // of high
+  double weight;  // of cell high; cell low has 1 - weight
 
   __device__ Neighbours(int64_t i, int64_t cells, double step, bool bilinear) {
     if (bilinear) {
@@ -17,19 +18,21 @@ struct Neighbours {
       low = min(static_cast<int64_t>(source), cells - 1);
       high = min(low + 1, cells - 1);
       weight = low == high ? 0 : source - static_cast<double>(low);
-    } else {  // torch computes the nearest cell in float
+    } else {  // in float, as in torch
       low = high = min(static_cast<int64_t>(static_cast<float>(i) * static_cast<float>(step)), cells - 1);
       weight = 0;
     }
   }
 };
 
+// Number of cells between which a position lies.
 template <typename S>
 __host__ __device__ int labels_per_position(const View<S>& a, const LabelGrid& grid) {
   return grid.bilinear && (grid.h != a.h || grid.w != a.w) ? 4 : 1;
 }
 
-// The labels of position p of the plane, and their weights: those of the cells between which it lies.
+// Writes the labels of the cells between which position p of the plane lies, and their weights. Cells of equal label
+// are merged into the first; unused entries become kNone.
 template <typename S>
 __device__ void find_labels(const MomentsTask<S>& task, const LabelGrid& grid, int64_t n, int64_t p, int32_t* label,
                             typename Row<S>::T* weight) {
@@ -54,6 +57,7 @@ __device__ void find_labels(const MomentsTask<S>& task, const LabelGrid& grid, i
   }
 }
 
+// Writes the entries of all positions of a tile.
 template <typename S>
 __device__ void label_positions(const MomentsTask<S>& task, const LabelGrid& grid, int64_t n, int64_t first,
                                 const Runs<typename Row<S>::T>& runs) {
@@ -64,6 +68,11 @@ __device__ void label_positions(const MomentsTask<S>& task, const LabelGrid& gri
   find_labels(task, grid, n, first + i, runs.label + i * count, runs.weight + i * count);
 }
 
+// A block owns `width` channels of every `groups`-th image, or of one segment of one image.
+//
+// Per tile: load it, find the labels and weights of its positions, sort them by label, and let every thread add the
+// runs of its channel to the moments. At the end of an image its M is written, or added to the sum of the group.
+// Moments of segments go to scratch, for join_kernel.
 template <typename S>
 __global__ void __launch_bounds__(128, 4) moments_kernel(MomentsTask<S> task, LabelGrid grid) {
   using R = Row<S>;
@@ -84,7 +93,7 @@ __global__ void __launch_bounds__(128, 4) moments_kernel(MomentsTask<S> task, La
   for (int64_t n = group; n < task.a.n; n += task.groups) {
     start_image(task, n, channel, rows, tile, moments);
     for (int64_t t = first; t < last; ++t) {
-      __syncthreads();  // the last tile has been used
+      __syncthreads();  // the previous tile is no longer used
       load_tile(task.a, n, span_of<S>(t * R::kPixels), channel, rows, static_cast<int>(round_up(rows, 32)), tile);
       label_positions(task, grid, n, t * R::kPixels, runs);
       runs.sort(entries);
@@ -93,13 +102,14 @@ __global__ void __launch_bounds__(128, 4) moments_kernel(MomentsTask<S> task, La
     if (task.segments == 1) finish_image(task, n, group, channel, rows, moments, 0);
   }
   if (task.segments == 1 || !task.in_shared) return;
-  __syncthreads();  // all has been added
+  __syncthreads();  // all tiles have been added
   for (int64_t i = threadIdx.x; i < task.bytes / 16; i += blockDim.x) {
     reinterpret_cast<uint4*>(scratch)[i] = static_cast<const uint4*>(begin)[i];
   }
 }
 
-// Joins the segments of every image: they have the same shift.
+// Adds the moments of the segments of every image, in order, and computes M. All segments of an image have the same
+// shift.
 template <typename S>
 __global__ void __launch_bounds__(128) join_kernel(MomentsTask<S> task) {
   const int64_t channel = blockIdx.x % task.slices * task.width, n = blockIdx.x / task.slices;
@@ -108,6 +118,7 @@ __global__ void __launch_bounds__(128) join_kernel(MomentsTask<S> task) {
   finish_image(task, n, n, channel, rows, moments, task.slices * task.groups * task.bytes);
 }
 
+// to[i] = sum of contributions[group, i] over the groups, in order, divided by the number of images.
 template <typename T>
 __global__ void mean_kernel(const T* contributions, int64_t groups, int64_t size, double images, T* to) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -118,6 +129,7 @@ __global__ void mean_kernel(const T* contributions, int64_t groups, int64_t size
   to[i] = static_cast<T>(images > 0 ? sum / images : 0);
 }
 
+// Bytes of shared memory of a block with these sizes, which are written to task.
 template <typename S>
 int64_t shared_bytes(MomentsTask<S>& task, int pixels, int width, bool in_shared) {
   using R = Row<S>;
@@ -131,8 +143,8 @@ int64_t shared_bytes(MomentsTask<S>& task, int pixels, int width, bool in_shared
   return carver.bytes();
 }
 
-// Bytes of shared memory. Chooses as many channels as let several blocks run on a processor; else as few as fit; else
-// moments in global memory.
+// Chooses the channels per block and returns its bytes of shared memory: as many channels as let four blocks run on a
+// processor; else 32, if they fit; else moments lie in global memory.
 template <typename S>
 int64_t choose_width(const Device& device, MomentsTask<S>& task, int pixels) {
   const int64_t limit = device.shared_limit();
@@ -179,7 +191,7 @@ Tensor contribute(const Device& device, const Tensor& activations, const LabelGr
       std::max<int64_t>(1, kScratch / (output + (task.in_shared ? 0 : task.bytes * task.slices)));
   task.groups = std::min({a.n, std::max<int64_t>(1, resident_blocks / task.slices), max_groups});
   task.segments = 1;
-  if (task.groups == a.n && a.n > 0 && task.in_shared) {
+  if (task.groups == a.n && a.n > 0 && task.in_shared) {  // a block has one image: segments occupy idle processors
     task.segments = std::clamp<int64_t>(resident_blocks / (a.n * task.slices), 1, tiles);
   }
   const int64_t blocks = task.slices * task.groups * task.segments;

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Labels of a tile: blocks of scores, from which one thread a position keeps the best.
+// Labels of a tile. The block computes scores of 32 centroids at a time; one thread per position keeps the best.
 #pragma once
 
 #include "score.cuh"
 
 namespace stylefast {
 
+// Shared memory of a block that labels.
 template <typename S>
 struct LabelMemory {
   using R = Row<S>;
   using T = typename R::T;
-  static constexpr int kPitch = R::kPixels + 1;  // of a row of scores
+  static constexpr int kPitch = R::kPixels + 1;  // from one row of scores to the next
 
   __host__ __device__ LabelMemory(Carver& carver, int channels)
       : channels(channels),
@@ -19,24 +20,23 @@ struct LabelMemory {
         squares(carver.take<T>(kWarps * R::kPixels)),
         weight(carver.take<T>(R::kPixels)) {}
 
-  int channels;  // that the tile has room for
-  typename R::Word* tile;
-  T* scores;   // [kSlots, kColumns, kPitch]
-  T* squares;  // [kWarps, kPixels]
-  T* weight;   // [kPixels]: 1 / |x|, 0 where |x| is zero or not finite
+  int channels;            // rows of the tile
+  typename R::Word* tile;  // [channels, R::kPitch]
+  T* scores;               // [kSlots, kColumns, kPitch]
+  T* squares;              // [kWarps, kPixels]
+  T* weight;               // [kPixels]: 1 / |x|, 0 where |x| is zero or not finite
 };
 
-// Where the labels of a tile go: all rows of one restart follow each other, and `similarity` and `objective` may be
-// null.
+// Outputs of a tile. `similarity` and `objective` may be null.
 template <typename T>
 struct Labels {
   int32_t* label;                  // [B, N, H, W]
   T* similarity;                   // [B, N, H, W]
   double* objective;               // [B, kPixels], added to
-  int64_t offset, restart_stride;  // of the tile's first position; from one restart to the next
+  int64_t offset, restart_stride;  // index of the tile's first position; from one restart to the next
 };
 
-// The best centroid of a position so far. Exactly as in the reference: of equal scores the lowest wins, NaN never does.
+// Best centroid of a position so far. As in the reference, the lowest label wins ties and NaN never wins.
 template <typename T>
 struct Best {
   T score;
@@ -46,6 +46,7 @@ struct Best {
   __device__ void start() { score = -INFINITY, label = 0, cluster = 0; }
 };
 
+// Adds the squared features of channels [begin, end) of a tile. A lane owns the positions of one word.
 template <typename S>
 __device__ void add_squares(const Points<S>& points, int64_t n, const LabelMemory<S>& memory, int64_t channel,
                             int begin, int end, typename Row<S>::T (&square)[Row<S>::kPack]) {
@@ -64,7 +65,7 @@ __device__ void add_squares(const Points<S>& points, int64_t n, const LabelMemor
   }
 }
 
-// The warps' partial sums, kSlots warps at a time.
+// Adds the partial sums of the warps into the slots of memory.scores, kSlots warps at a time, in a fixed order.
 template <typename S, typename Sums>
 __device__ void add_up(const Sums& sums, const LabelMemory<S>& memory) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -80,7 +81,7 @@ __device__ void add_up(const Sums& sums, const LabelMemory<S>& memory) {
   }
 }
 
-// From the best score to the outputs of position p of the tile.
+// Writes the outputs of position p of the tile for one restart, and its weight.
 template <typename S>
 __device__ void finish(const Best<typename Row<S>::T>& best, int p, const LabelMemory<S>& memory,
                        const Labels<typename Row<S>::T>& to) {
@@ -98,7 +99,8 @@ __device__ void finish(const Best<typename Row<S>::T>& best, int p, const LabelM
   if (to.objective != nullptr) to.objective[best.restart * Row<S>::kPixels + p] += static_cast<double>(cosine);
 }
 
-// Takes scores of centroids [column, column + kColumns) of position p.
+// Updates the best centroid of position p with the scores of centroids [column, column + kColumns). Writes the outputs
+// at the end of each restart.
 template <typename S>
 __device__ void choose(const Points<S>& points, int64_t column, int p, const LabelMemory<S>& memory,
                        Best<typename Row<S>::T>& best, const Labels<typename Row<S>::T>& to) {
@@ -120,8 +122,11 @@ __device__ void choose(const Points<S>& points, int64_t column, int p, const Lab
   }
 }
 
-// Labels positions [first, first + kPixels) of image n for all restarts. Channels that do not fit are read in pieces,
-// again for each block of centroids; if all fit, they stay in memory.tile.
+// Labels positions [first, first + kPixels) of image n for all restarts.
+//
+// Per 32 centroids, the warps compute partial scores over their channels; these are added in shared memory; then one
+// thread per position updates its best centroid. Channels that fit into memory.tile are loaded once and stay there. If
+// not all fit, they are loaded in pieces, again for every 32 centroids.
 template <typename S, bool kRaw>
 __device__ void label_tile(const Points<S>& points, int64_t n, int64_t first, const LabelMemory<S>& memory,
                            const Labels<typename Row<S>::T>& to) {
@@ -140,7 +145,7 @@ __device__ void label_tile(const Points<S>& points, int64_t n, int64_t first, co
       const int rows = static_cast<int>(min(points.a.c - channel, static_cast<int64_t>(memory.channels)));
       const int padded = static_cast<int>(round_up(rows, 32));
       if (column == 0 || points.channels > memory.channels) {
-        __syncthreads();  // the last tile has been used
+        __syncthreads();  // the previous tile is no longer used
         load_tile(points.a, n, span_of<S>(first), channel, rows, padded, memory.tile);
         __syncthreads();
       }
@@ -156,7 +161,7 @@ __device__ void label_tile(const Points<S>& points, int64_t n, int64_t first, co
     }
     add_up(sums, memory);
     if (chooses) choose(points, column, p, memory, best, to);
-    __syncthreads();  // the scores have been used
+    __syncthreads();  // the scores are no longer used
   }
 }
 

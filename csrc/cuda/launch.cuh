@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a kernel gets its device, stream, shared memory and grid: every launch goes through here.
+// Device, stream, shared memory and grid of a kernel. Every launch uses this file.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,19 +11,20 @@
 
 namespace stylefast {
 
-inline constexpr int kThreads = 256;  // of a block that labels
+inline constexpr int kThreads = 256;  // per block, in kernels that label
 inline constexpr int kWarps = kThreads / 32;
 
 inline void check(cudaError_t error) { STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error)); }
 
 struct Grid {
-  int64_t blocks;
-  int threads;
-  int64_t shared = 0;  // bytes
-  int64_t rows = 1;    // of the grid: at most 65535
+  int64_t blocks;      // along x
+  int threads;         // per block
+  int64_t shared = 0;  // bytes of dynamic shared memory per block
+  int64_t rows = 1;    // blocks along y: at most 65535
 };
 
-// The device and current stream of a tensor, and launches on them: nothing waits, so calls can be captured in graphs.
+// The device and current stream of a tensor, and launches on them. Nothing waits for the device, so that calls can be
+// captured in CUDA graphs.
 class Device {
  public:
   explicit Device(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {
@@ -33,9 +34,9 @@ class Device {
   }
 
   int64_t processors() const { return attribute(cudaDevAttrMultiProcessorCount); }
-  int64_t shared_limit() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }  // of a block, in bytes
+  int64_t shared_limit() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }  // bytes per block
 
-  // How many blocks of a kernel run at once.
+  // Number of blocks of a kernel that run at the same time on the whole device.
   template <typename... Args>
   int64_t resident_blocks(void (*kernel)(Args...), int threads, int64_t shared) const {
     allow_shared(kernel, shared);
@@ -44,7 +45,7 @@ class Device {
     return std::max(1, blocks) * processors();
   }
 
-  // A grid without blocks is no launch.
+  // Launches a kernel, or returns if the grid is empty.
   template <typename... Args, typename... Values>
   void launch(void (*kernel)(Args...), const Grid& grid, const Values&... values) const {
     if (grid.blocks == 0 || grid.rows == 0) return;
@@ -67,7 +68,7 @@ class Device {
 
   template <typename... Args>
   static void allow_shared(void (*kernel)(Args...), int64_t shared) {
-    if (shared <= 48 << 10) return;  // more must be asked for
+    if (shared <= 48 << 10) return;  // more needs an opt-in
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   }
 
@@ -76,8 +77,8 @@ class Device {
   cudaStream_t stream_;
 };
 
-// Lays arrays behind each other, on borders of 16 bytes: in a block's shared memory, in global memory, or, from
-// nullptr, nowhere, to learn their size.
+// Places arrays one after the other, aligned to 16 bytes, in shared or global memory. From nullptr it only computes
+// their size.
 class Carver {
  public:
   __host__ __device__ explicit Carver(void* begin) : begin_(reinterpret_cast<uintptr_t>(begin)), next_(begin_) {}

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+// lloyd_step on CUDA: labels, sums, counts and objective of all restarts. Activations are read once if all channels of
+// a tile fit into shared memory.
 #include "prepare.cuh"
 #include "runs.cuh"
 
 namespace stylefast {
 namespace {
 
-constexpr int64_t kScratch = 128 << 20;  // bytes of sums that blocks may have in global memory together
+constexpr int64_t kScratch = 128 << 20;  // bytes of global memory for the sums of all blocks together
 
-// The sums of one block.
+// Sums of one block.
 template <typename T>
 struct LloydSums {
   __host__ __device__ LloydSums(Carver carver, int64_t restarts, int64_t rows, int64_t channels, int pixels)
@@ -16,10 +18,10 @@ struct LloydSums {
         sums(carver.take<T>(rows * channels)),
         bytes(carver.bytes()) {}
 
-  double* objective;  // [B, kPixels]; in the end its first column is the sum of all
+  double* objective;  // [B, kPixels]; at the end, column 0 is the sum of all
   int64_t* counts;    // [B, K]
   T* sums;            // [B, K, C]
-  int64_t bytes;      // of the carver
+  int64_t bytes;      // size of all arrays
 };
 
 template <typename S>
@@ -29,10 +31,10 @@ struct LloydTask {
   Plan plan;
   int32_t* labels;         // [B, N, H, W]
   unsigned char* scratch;  // [blocks, bytes]: the sums of every block
-  int64_t blocks, bytes;
-  T* sums;            // [B, K, C]
-  int64_t* counts;    // [B, K]
-  double* objective;  // [B]
+  int64_t blocks, bytes;   // bytes: of the sums of a block
+  T* sums;                 // [B, K, C]
+  int64_t* counts;         // [B, K]
+  double* objective;       // [B]
 
   __host__ __device__ int64_t restarts() const { return points.rows / points.clusters; }
   __host__ __device__ LloydSums<T> block_sums(void* begin) const {
@@ -40,7 +42,7 @@ struct LloydTask {
   }
 };
 
-// Sum of a run's unit vectors in one channel.
+// Sums the unit vectors of a run in one channel, then adds them to the sum of its label.
 template <typename S, bool kRaw>
 struct UnitSum {
   using T = typename Row<S>::T;
@@ -53,7 +55,8 @@ struct UnitSum {
   __device__ void end(int32_t label) { to[label * stride] += sum, sum = 0; }
 };
 
-// Adds the unit vectors of a labelled tile.
+// Adds the unit vectors of a labelled tile for every restart. Channels are loaded again if not all fit into
+// memory.tile.
 template <typename S, bool kRaw>
 __device__ void add_tile(const LloydTask<S>& task, int64_t n, int64_t first, const LabelMemory<S>& memory,
                          const Runs<typename Row<S>::T>& runs, const LloydSums<typename Row<S>::T>& sums) {
@@ -71,7 +74,7 @@ __device__ void add_tile(const LloydTask<S>& task, int64_t n, int64_t first, con
     for (int64_t channel = 0; channel < a.c; channel += memory.channels) {
       const int rows = static_cast<int>(min(a.c - channel, static_cast<int64_t>(memory.channels)));
       if (a.c > memory.channels) {
-        __syncthreads();  // the last channels have been used
+        __syncthreads();  // the previous channels are no longer used
         load_tile(a, n, span_of<S>(first), channel, rows, rows, memory.tile);
         __syncthreads();
       }
@@ -83,6 +86,11 @@ __device__ void add_tile(const LloydTask<S>& task, int64_t n, int64_t first, con
   }
 }
 
+// A block owns every gridDim.x-th tile and its own sums, in shared memory if they fit, else in scratch.
+//
+// Per tile: label it for all restarts; then, per restart, sort its positions by label and let every thread add the runs
+// of its channels to the sums. At the end the sums go to scratch. Nothing is added by atomics: lloyd_finish_kernel adds
+// the blocks in order, so results are bitwise repeatable.
 template <typename S, bool kRaw>
 __global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
   using T = typename Row<S>::T;
@@ -106,11 +114,11 @@ __global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
     for (int p = 1; p < kPixels; ++p) sums.objective[b * kPixels] += sums.objective[b * kPixels + p];
   }
   if (!task.plan.sums_in_shared) return;
-  __syncthreads();  // all has been added
+  __syncthreads();  // all tiles have been added
   for (int64_t i = threadIdx.x; i < task.bytes / 16; i += kThreads) reinterpret_cast<uint4*>(scratch)[i] = words[i];
 }
 
-// The sums of all blocks, in their order.
+// Adds the sums of all blocks, in order.
 template <typename S>
 __global__ void lloyd_finish_kernel(LloydTask<S> task) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// The matrix instruction of Ampere and later: 16 x 8 sums of 16 products of 16-bit numbers each.
+// Matrix instruction of Ampere and later: multiplies 16-bit matrices [16, 16] and [16, 8] and adds in float32.
 #pragma once
 
 #include "tile.cuh"
 
 #ifndef __CUDACC__
-#include <emulated_mma.h>  // tests run the kernels on a processor
+#include <emulated_mma.h>  // tests run the kernels on a CPU
 #endif
 
 namespace stylefast {
 
 #ifdef __CUDACC__
-// sum[m][n] += a[m][k] b[k][n], m < 16, n < 8, k < 16. Lane 4 g + t holds, pairs of k in a register:
-// a: (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8); b: (2t, g), (2t + 8, g);
-// sum: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+// sum[m, n] += sum over k of a[m, k] b[k, n], with m < 16, n < 8, k < 16. A register of a or b holds k and k + 1. Lane
+// 4 g + t holds
+//   a[m, k]: (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
+//   b[k, n]: (2t, g), (2t + 8, g)
+//   sum[m, n]: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
 template <typename S>
 __device__ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   if constexpr (std::is_same_v<S, half>) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// First and second moments of every channel over every cluster of an image, about a shift near the channel's mean, and
-// M from them: with d = mean - shift, sum (a - mean)^2 = squares - 2 d sums + d^2 counts.
+// First and second moments of every channel over every cluster of an image, and M from them.
+//
+// Moments are taken about a shift near the mean of the channel. With d = mean - shift,
+//   sum (a - mean)^2 = squares - 2 d sums + d^2 counts.
 #pragma once
 
 #include "runs.cuh"
@@ -8,6 +10,8 @@
 
 namespace stylefast {
 
+// Moments of one image, or of one segment of it, for one slice of channels. U is the weight of a cluster at a position:
+// 1 or 0, or a fraction where labels are resized.
 template <typename T>
 struct Moments {
   __host__ __device__ Moments(Carver carver, int64_t clusters, int width)
@@ -17,32 +21,32 @@ struct Moments {
         squares(carver.take<T>((clusters + 1) * width)),
         bytes(carver.bytes()) {}
 
-  // The last row of counts, sums and squares is that of the positions whose label is no cluster.
+  // The last row of counts, sums and squares collects the positions without a cluster.
   T* shift;           // [width]
   T* counts;          // [K + 1]: sum of U
   T *sums, *squares;  // [K + 1, width]: sum of U (a - shift), sum of U (a - shift)^2
-  int64_t bytes;      // of the carver
+  int64_t bytes;      // size of all arrays
 };
 
-// M of a layer, and how the work is divided among blocks: a block has `width` channels of every groups-th image or, if
-// an image has several segments, of the tiles of one segment.
+// Arguments for M of a layer, and the division of the work. A block owns `width` channels (a slice) of every
+// `groups`-th image; if images are divided into segments, it owns the tiles of one segment of one image.
 template <typename S>
 struct MomentsTask {
   using T = typename Row<S>::T;
   View<S> a;
   int64_t clusters;
   bool standardize, per_image;
-  int width;
-  int64_t slices, groups, segments;  // slices: blocks per C channels; segments: per image
-  bool in_shared;                    // whether moments lie in shared memory while they are added up
-  unsigned char* scratch;            // [blocks, bytes]: moments outside of shared memory, and those of segments
-  int64_t bytes;
-  T* contributions;  // M: [groups, K, C], or [N, K, C] if per_image
+  int width;                         // channels per block
+  int64_t slices, groups, segments;  // slices: blocks that cover C channels; segments: per image
+  bool in_shared;                    // whether moments lie in shared memory while they are summed
+  unsigned char* scratch;  // [blocks, bytes]: moments that do not lie in shared memory, and moments of segments
+  int64_t bytes;           // of the moments of a block
+  T* contributions;        // M: [groups, K, C], or [N, K, C] if per_image
 
   __host__ __device__ Moments<T> moments(void* begin) const { return {Carver(begin), clusters, width}; }
 };
 
-// Both moments of a run in one channel.
+// Sums both moments of one channel over a run, then adds them to the moments of its label.
 template <typename T>
 struct RunMoments {
   T shift;
@@ -61,11 +65,11 @@ struct RunMoments {
   }
 };
 
-// Clears the moments of the last image and samples the shift of the next.
+// Clears the moments of the previous image and samples the shift of image n.
 template <typename S>
 __device__ void start_image(const MomentsTask<S>& task, int64_t n, int64_t channel, int rows,
                             typename Row<S>::Word* tile, const Moments<typename Row<S>::T>& moments) {
-  __syncthreads();  // the last image is finished
+  __syncthreads();  // the previous image is finished
   const int threads = static_cast<int>(blockDim.x);
   auto* words = reinterpret_cast<uint4*>(moments.shift);
   for (int64_t i = threadIdx.x; i < moments.bytes / 16; i += threads) words[i] = {};
@@ -76,7 +80,7 @@ __device__ void start_image(const MomentsTask<S>& task, int64_t n, int64_t chann
   }
 }
 
-// Adds a tile whose positions are sorted by label.
+// Adds a tile whose positions are sorted by label. A thread owns a channel.
 template <typename S>
 __device__ void add_moments(const Runs<typename Row<S>::T>& runs, int width, int rows,
                             const typename Row<S>::Word* tile, const Moments<typename Row<S>::T>& moments) {
@@ -92,13 +96,13 @@ __device__ void add_moments(const Runs<typename Row<S>::T>& runs, int width, int
   }
 }
 
-// M of channels [channel, channel + rows) of image n. The moments of two segments of the image lie `segment_stride`
-// bytes apart.
+// Computes M of channels [channel, channel + rows) of image n from its moments. Writes it if per_image; else adds it
+// to the sum of the group. The moments of consecutive segments of the image lie `segment_stride` bytes apart.
 template <typename S>
 __device__ void finish_image(const MomentsTask<S>& task, int64_t n, int64_t group, int64_t channel, int rows,
                              const Moments<typename Row<S>::T>& moments, int64_t segment_stride) {
   using T = typename Row<S>::T;
-  __syncthreads();  // all has been added
+  __syncthreads();  // all tiles have been added
   const auto total = [&](const T* moment) {
     const auto* begin = reinterpret_cast<const unsigned char*>(moment);
     T sum = 0;
@@ -109,7 +113,7 @@ __device__ void finish_image(const MomentsTask<S>& task, int64_t n, int64_t grou
   };
   const T positions = static_cast<T>(task.a.plane());
   T* to = task.contributions + (task.per_image ? n : group) * task.clusters * task.a.c + channel;
-  const bool adds = !task.per_image && n != group;  // the first image of a group is written
+  const bool adds = !task.per_image && n != group;  // the first image of a group initialises the sum
   for (int c = static_cast<int>(threadIdx.x); c < rows; c += static_cast<int>(blockDim.x)) {
     T d = 0, scale = 1;
     if (task.standardize) {
@@ -132,31 +136,31 @@ __device__ void finish_image(const MomentsTask<S>& task, int64_t n, int64_t grou
   }
 }
 
-// Labels [N, h, w] on a grid of any size, and the cells of a step from one position of the layer to the next.
+// Labels on a grid of any size, and the step on the grid from one position of the layer to the next.
 struct LabelGrid {
   LabelGrid(const int32_t* labels, int64_t h, int64_t w, const Tensor& activations, bool bilinear)
       : labels(labels), h(h), w(w), bilinear(bilinear) {
     step_h = step(h, activations.size(2)), step_w = step(w, activations.size(3));
   }
 
-  const int32_t* labels;
+  const int32_t* labels;  // [N, h, w]
   int64_t h, w;
-  double step_h, step_w;
+  double step_h, step_w;  // in cells
   bool bilinear;
 
  private:
   double step(int64_t cells, int64_t size) const {
     if (bilinear) return static_cast<double>(cells) / static_cast<double>(size);
-    return static_cast<float>(cells) / static_cast<float>(size);  // as torch does
+    return static_cast<float>(cells) / static_cast<float>(size);  // in float, as in torch
   }
 };
 
-// M [K, C] or [N, K, C] from the labels. (contribution.cu)
+// Computes M from labels: [K, C], or [N, K, C] if per_image. Defined in contribution.cu.
 template <typename S>
 Tensor contribute(const Device& device, const Tensor& activations, const LabelGrid& grid, int64_t clusters,
                   bool standardize, bool per_image);
 
-// The mean over all images from the sums of the groups: [groups, K, C] -> [K, C]. (contribution.cu)
+// Computes the mean over all images from the sums of the groups: [groups, K, C] -> [K, C]. Defined in contribution.cu.
 template <typename T>
 Tensor mean_of_groups(const Device& device, const Tensor& contributions, int64_t images);
 

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+// Prepares the inputs of the kernels that label: statistics of planes, and centroids, transposed or in 16-bit pieces.
 #include "prepare.cuh"
 #include "shift.cuh"
 
 namespace stylefast {
 namespace {
 
-constexpr int kSlice = 128;  // channels of a block, and its threads
+constexpr int kSlice = 128;  // channels per block, and threads per block
 
-// Mean and 1 / sqrt(var + 1e-5) of every plane, from moments about a sampled mean.
+// Writes mean and 1 / sqrt(var + 1e-5) of every plane, from moments about a sampled mean. A thread owns a channel.
+// Sums over a tile are of type T, sums over tiles are double.
 template <typename S>
 __global__ void __launch_bounds__(kSlice)
     statistics_kernel(View<S> a, typename Row<S>::T* mean, typename Row<S>::T* rstd) {
@@ -44,7 +46,7 @@ __global__ void __launch_bounds__(kSlice)
   rstd[n * a.c + channel + c] = static_cast<T>(1 / sqrt((variance < 0 ? 0 : variance) + kVarianceEpsilon));
 }
 
-// to[c][k] = from[k][c], zero behind the last row.
+// to[c, k] = from[k, c], and zero behind the last row k.
 template <typename T>
 __global__ void transpose_kernel(const T* from, int64_t rows, int64_t channels, int64_t columns, T* to) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -52,11 +54,12 @@ __global__ void transpose_kernel(const T* from, int64_t rows, int64_t channels, 
   to[i] = i % columns < rows ? from[i % columns * channels + i / columns] : T(0);
 }
 
-// The power of two that brings the largest finite number of a row to 2^14, so that its pieces are normal numbers of 16
-// bits; its inverse restores the scores. The exponent is kept where both are normal numbers.
+// Biased exponent of the largest finite number of a row. The row is multiplied by the power of two that brings this
+// number to 2^14, so that its 16-bit pieces are normal numbers; the scores are multiplied by the inverse. The exponent
+// is clamped so that both powers are normal numbers.
 template <typename S>
 __device__ int exponent_of(const float* row, int64_t channels) {
-  if (!std::is_same_v<S, half>) return 127 + 14;  // bfloat16 has the range of float
+  if (!std::is_same_v<S, half>) return 127 + 14;  // a factor of 1: bfloat16 has the range of float32
   float largest = 0;
   for (int64_t c = 0; row != nullptr && c < channels; ++c) {
     if (fabsf(row[c]) < INFINITY) largest = fmaxf(largest, fabsf(row[c]));
@@ -64,7 +67,8 @@ __device__ int exponent_of(const float* row, int64_t channels) {
   return min(max(static_cast<int>(__float_as_uint(largest) >> 23), 15), 253);
 }
 
-// Row blockIdx.x of centroids in pieces of 16 bits [kPieces, columns, padded].
+// Splits row blockIdx.x of the centroids, times a power of two, into 16-bit pieces [kPieces, columns, padded] that add
+// up to it. `scale` receives the inverse of that power.
 template <typename S>
 __global__ void __launch_bounds__(kSlice)
     split_kernel(const float* from, int64_t rows, int64_t channels, int64_t padded, uint16_t* pieces, float* scale) {
@@ -80,7 +84,7 @@ __global__ void __launch_bounds__(kSlice)
       const S part = narrow<S>(rest);
       pieces[(piece * columns + k) * padded + c] = part.bits;
       rest -= widen(part);
-      if (!(fabsf(rest) < INFINITY)) rest = 0;  // of infinity and NaN the first piece is all
+      if (!(fabsf(rest) < INFINITY)) rest = 0;  // the first piece holds infinity or NaN
     }
   }
 }

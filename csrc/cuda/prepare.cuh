@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the ops that assign need before their kernels: statistics of standardised planes, centroids in the kernels'
-// order.
+// Inputs of the kernels that label: statistics of standardised planes, and centroids in the order of the kernels.
 #pragma once
 
 #include "label.cuh"
@@ -14,18 +13,18 @@ struct Prepared {
   Points<S> points;
 
  private:
-  std::vector<Tensor> buffers_;  // that points looks into
+  std::vector<Tensor> buffers_;  // the memory of points
 };
 
-// What a block that labels keeps in shared memory.
+// Shared memory of a block that labels.
 struct Plan {
-  int channels;         // of a tile
-  bool sums_in_shared;  // whether the block's sums lie there, too
+  int channels;         // of a tile that are held at a time
+  bool sums_in_shared;  // whether the block's sums lie in shared memory, too
   int64_t shared;       // bytes
 };
 
-// As much as fits: all channels and the sums, else all channels, else some. `take` carves what the kernel needs beside
-// LabelMemory, the sums if its second argument is true.
+// Chooses the first that fits: all channels and the sums; all channels; as many channels as possible, in steps of 32.
+// `take` reserves the memory that the kernel needs beside LabelMemory, with the sums if its second argument is true.
 template <typename S, typename Take>
 Plan plan(const Device& device, const Points<S>& points, Take&& take) {
   const int64_t limit = device.shared_limit();
@@ -41,7 +40,7 @@ Plan plan(const Device& device, const Points<S>& points, Take&& take) {
   return {static_cast<int>(channels), sums_in_shared, shared(channels, sums_in_shared)};
 }
 
-// Labels for all restarts, and similarity if it is not null. (assign.cu)
+// Writes labels for all restarts, and similarity unless it is null. Defined in assign.cu.
 template <typename S>
 void label_all(const Device& device, const Points<S>& points, int32_t* labels, typename Row<S>::T* similarity);
 

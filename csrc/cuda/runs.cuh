@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums by label without atomics: a tile's positions are sorted by label, and a thread, which owns a channel, adds up
-// each run of equal labels in registers. One sum a run is then written.
+// Sums by label without atomics. The positions of a tile are sorted by label; a thread owns a channel, adds each run
+// of equal labels in registers, and writes one sum per run. The order of additions is fixed, so results are bitwise
+// repeatable.
 #pragma once
 
 #include "tile.cuh"
 
 namespace stylefast {
 
-inline constexpr int32_t kNone = INT32_MAX;  // the label of what is left out
+inline constexpr int32_t kNone = INT32_MAX;  // label of entries that are left out; sorts last
 
+// A position of a tile with one of its labels, and how much it counts for that label.
 template <typename T>
 struct alignas(16) Entry {
   T weight;
@@ -23,7 +25,8 @@ struct Runs {
         weight(carver.take<T>(size)),
         entry(carver.take<Entry<T>>(size)) {}
 
-  // Sorts the entries (label, weight) by label, then by their order. Every position has `entries_per_position` entries.
+  // Sorts the entries (label, weight) by label; entries of equal label keep their order. A thread finds the rank of
+  // its entry by counting the entries before it. Every position has `entries_per_position` entries.
   __device__ void sort(int entries_per_position) const {
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < size; i += static_cast<int>(blockDim.x)) {
@@ -39,7 +42,7 @@ struct Runs {
     __syncthreads();
   }
 
-  // Calls f(label, first, end) for each run of sorted entries, each by one thread.
+  // Calls f(label, first, end) once for each run of sorted entries, by one thread.
   template <typename F>
   __device__ void for_each(F&& f) const {
     for (int i = static_cast<int>(threadIdx.x); i < size; i += static_cast<int>(blockDim.x)) {
@@ -57,7 +60,8 @@ struct Runs {
   Entry<T>* entry;  // [size], sorted
 };
 
-// Gives the elements of a channel's row, with their weights, to `sum`, and at the end of each run its label.
+// Calls sum.add(element, weight) for the elements of a channel's row in sorted order, and sum.end(label) after each
+// run.
 template <typename S, typename Sum>
 __device__ void add_runs(const Runs<typename Row<S>::T>& runs, const typename Row<S>::Word* row, Sum& sum) {
   using T = typename Row<S>::T;

@@ -1,37 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores of a tile against 32 centroids. Every warp takes an eighth of the channels, for all positions and centroids of
-// the block, so a centroid is read once a tile; then the eight partial sums are added up in shared memory.
+// Scores of a tile against 32 centroids. Each of the eight warps takes an eighth of the channels, for all positions of
+// the tile and all 32 centroids, so that a centroid is read once per tile. The eight partial sums are then added in
+// shared memory (label.cuh).
 #pragma once
 
 #include "mma.cuh"
 
 namespace stylefast {
 
-inline constexpr int kColumns = 32;  // centroids that are scored at once
-inline constexpr int kSlots = 2;     // partial sums that shared memory holds
+inline constexpr int kColumns = 32;  // centroids scored at a time
+inline constexpr int kSlots = 2;     // partial sums that shared memory holds at a time
 
-// How many numbers of 16 bits it takes to hold the 24 bits of a float32, well enough.
+// Number of 16-bit pieces whose sum is a float32 centroid: two of float16 hold 22 of its 24 bits, three of bfloat16
+// hold all 24.
 template <typename S>
 inline constexpr int kPieces = std::is_same_v<S, half> ? 2 : 3;
 
-// What is labelled (features of the activations), and with what.
+// The points to label (features of the activations), and the centroids to choose from.
 template <typename S>
 struct Points {
   using T = typename Compute<S>::type;
   View<S> a;
-  const T *mean, *rstd;  // [N, C] of standardised features, else null
+  const T *mean, *rstd;  // [N, C] for standardised features, else null
   bool squared;
-  const T* centroids;         // [C, columns]; null where pieces are
+  const T* centroids;         // [C, columns], or null if there are pieces
   const uint16_t* pieces;     // [kPieces, columns, channels]: they add up to centroid / scale
   const T* scale;             // [columns]
   int64_t clusters;           // K of a restart
   int64_t rows;               // centroids of all restarts
-  int64_t columns, channels;  // rows and C, rounded up to 32; zeros behind them
+  int64_t columns, channels;  // rows and C, rounded up to 32; the padding is zero
 
   __host__ __device__ bool raw() const { return mean == nullptr && !squared; }
 };
 
-// A feature of channel c of image n from its activation.
+// Computes the feature of channel c of image n from its activation.
 template <typename S>
 struct Feature {
   using T = typename Compute<S>::type;
@@ -47,14 +49,15 @@ struct Feature {
   __device__ T operator()(T x) const { return squared ? x * x : (x - mean) * rstd; }
 };
 
-// A warp's sums of products, one by one: a lane takes the positions of every eighth word of a row, and 8 centroids.
+// Partial scores of one warp, by scalar multiply-adds. A lane owns the positions of every eighth word of a row, and 8
+// centroids.
 template <typename S, bool kMatrix>
 class Scores {
   using R = Row<S>;
   using T = typename R::T;
 
  public:
-  // Adds channels [begin, end) of a tile whose first channel is `channel`.
+  // Adds channels [begin, end) of a tile, whose first channel is `channel`, for centroids [column, column + kColumns).
   template <bool kRaw>
   __device__ void add(const Points<S>& points, int64_t n, const typename R::Word* tile, int64_t channel, int begin,
                       int end, int64_t column) {
@@ -80,7 +83,7 @@ class Scores {
     }
   }
 
-  // Calls f(position, centroid, score) for all that this lane holds.
+  // Calls f(position, centroid, score) for every score that this lane holds.
   template <typename F>
   __device__ void for_each(F&& f) const {
 #pragma unroll
@@ -102,10 +105,12 @@ class Scores {
   T sum_[kWords][R::kPack][kLaneCentroids]{};
 };
 
-// The same with matrix instructions, 16 positions x 8 centroids x 16 channels each. The rows of `a` are pairs of
-// positions, as words hold them: words 8 i to 8 i + 7 are rows 0 and 8, 1 and 9, ... Its columns are 32 channels in an
-// order in which all lanes of a load meet other banks and 8 channels of a centroid are one load: lane 4 g + t takes
-// channels 8 t to 8 t + 3 for one instruction and 8 t + 4 to 8 t + 7 for the next.
+// Partial scores of one warp, by matrix instructions of 16 positions x 8 centroids x 16 channels.
+//
+// A word holds two positions: those of word 8 i + g of a channel are rows g and g + 8 of the i-th matrix `a`. Its
+// columns are 32 channels, 16 per instruction: lane 4 g + t takes channels 8 t to 8 t + 3 for the first instruction and
+// 8 t + 4 to 8 t + 7 for the second. In this order the lanes of a load access different banks, and 8 channels of a
+// centroid are one load.
 template <typename S>
 class Scores<S, true> {
   using R = Row<S>;
@@ -130,7 +135,7 @@ class Scores<S, true> {
       for (int k = 0; k < kColumns / 8; ++k) {
         if (column + 8 * k >= points.rows) break;
 #pragma unroll
-        for (int piece = kPieces<S> - 1; piece >= 0; --piece) {  // the smallest first
+        for (int piece = kPieces<S> - 1; piece >= 0; --piece) {  // the smallest piece first
           const int64_t row = piece * points.columns + column + 8 * k + g();
           const auto b = *reinterpret_cast<const Vector<uint32_t>*>(points.pieces + row * points.channels + channel +
                                                                     block + 8 * t());

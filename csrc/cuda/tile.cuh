@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of activations in shared memory. A row holds 128 bytes of positions of one channel and a word of padding, so 32
-// lanes that read 32 words of one row, or the same position of 32 rows, meet 32 banks.
+// Tiles of activations in shared memory, [channels, positions]. A row holds 128 bytes of positions of one channel and
+// one word of padding, so that 32 lanes that read 32 words of one row, or the same position of 32 rows, access 32
+// banks.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -28,21 +29,22 @@ __device__ S narrow(typename Compute<S>::type x) {
   }
 }
 
-// Elements that are read or written at once: 16 bytes.
+// Elements that are loaded or stored at once; by default 16 bytes.
 template <typename E, int kSize = 16 / sizeof(E)>
 struct alignas(16) Vector {
   E values[kSize];
 };
 
+// Layout of a row of a tile with elements of type S. Two 16-bit elements share a word.
 template <typename S>
 struct Row {
   using T = typename Compute<S>::type;
   using Word = std::conditional_t<sizeof(S) == 2, uint32_t, S>;
-  static constexpr int kPack = sizeof(Word) / sizeof(S);  // positions of a word
-  static constexpr int kPixels = 128 / sizeof(S);
+  static constexpr int kPack = sizeof(Word) / sizeof(S);  // positions per word
+  static constexpr int kPixels = 128 / sizeof(S);         // positions
   static constexpr int kWords = kPixels / kPack;
-  static constexpr int kPitch = kWords + 1;
-  static constexpr int kVector = 16 / sizeof(S);
+  static constexpr int kPitch = kWords + 1;       // words from one row to the next
+  static constexpr int kVector = 16 / sizeof(S);  // elements of 16 bytes
 
   __device__ static T value(Word word, int i) {
     if constexpr (kPack == 2) return widen(S{static_cast<uint16_t>(word >> 16 * i)});
@@ -52,17 +54,20 @@ struct Row {
   __device__ static T pixel(const Word* row, int p) { return value(row[p / kPack], p % kPack); }
 };
 
-enum class Load { kPlanes, kChannels, kElements };  // vectors of positions, vectors of channels, neither
+enum class Load { kPlanes, kChannels, kElements };  // 16 bytes of positions, 16 bytes of channels, one element
 
+// Activations, and how they are loaded.
 template <typename S>
 struct View : Activations<S> {
   Load load;
 
+  // Offset of position p from the beginning of its plane.
   __device__ int64_t offset(int64_t p) const {
     return this->rows_join() ? p * this->stride_w : p / this->w * this->stride_h + p % this->w * this->stride_w;
   }
 };
 
+// Chooses the widest loads that the strides and the alignment allow.
 template <typename S>
 View<S> view(const Tensor& activations) {
   const Activations<S> a = activations_view<S>(activations);
@@ -75,8 +80,8 @@ View<S> view(const Tensor& activations) {
   return {a, load};
 }
 
-// A row of a tile is every position of [first, first + kPixels) of the plane; or, to sample the plane, vectors of
-// positions that begin `spread` apart.
+// The positions of the plane that a row of a tile holds: vectors of kVector positions that begin `spread` apart. With
+// spread = kVector these are all positions of [first, first + kPixels); a larger spread samples the plane.
 struct Span {
   int64_t first, spread;
 
@@ -91,18 +96,19 @@ __device__ Span span_of(int64_t first) {
   return {first, Row<S>::kVector};
 }
 
-// kPixels positions all over the plane, or all positions of a small plane.
+// kPixels positions spread over the plane, or all positions of a small plane.
 template <typename S>
 __device__ Span sample_of(int64_t plane) {
-  const int64_t vectors = plane / Row<S>::kPixels;  // from the beginning of one to that of the next
+  const int64_t vectors = plane / Row<S>::kPixels;  // from one sampled vector to the next
   return {0, vectors > 1 ? vectors * Row<S>::kVector : Row<S>::kVector};
 }
 
+// Neighbouring lanes load neighbouring vectors of positions of a channel.
 template <typename S>
 __device__ void load_planes(const View<S>& a, const S* from, Span span, int rows, int padded,
                             typename Row<S>::Word* tile) {
   using R = Row<S>;
-  constexpr int kVectors = R::kPixels / R::kVector, kAhead = 4;  // loads in flight
+  constexpr int kVectors = R::kPixels / R::kVector, kAhead = 4;  // loads in flight per thread
   const int64_t plane = a.plane();
   const int size = padded * kVectors, threads = static_cast<int>(blockDim.x);
   for (int begin = static_cast<int>(threadIdx.x); begin < size; begin += kAhead * threads) {
@@ -134,7 +140,7 @@ __device__ void load_planes(const View<S>& a, const S* from, Span span, int rows
   }
 }
 
-// Neighbouring lanes take neighbouring positions, a vector of channels each.
+// Neighbouring lanes load neighbouring positions, kChannels channels of each.
 template <typename S, int kChannels>
 __device__ void load_channels(const View<S>& a, const S* from, Span span, int rows, int padded,
                               typename Row<S>::Word* tile) {
@@ -165,8 +171,8 @@ __device__ void load_channels(const View<S>& a, const S* from, Span span, int ro
   }
 }
 
-// Channels [channel, channel + rows) of a span of image n; rows up to `padded` (a multiple of 32) and positions behind
-// the plane are zeros. `channel` and the number of threads are multiples of 32 and 64.
+// Loads channels [channel, channel + rows) of a span of image n. Rows up to `padded`, a multiple of 32, and positions
+// behind the plane become zeros. `channel` is a multiple of 32, the number of threads a multiple of 64.
 template <typename S>
 __device__ void load_tile(const View<S>& a, int64_t n, Span span, int64_t channel, int rows, int padded,
                           typename Row<S>::Word* tile) {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The columns of the op table: which implementations exist, which can run here, and which one a call takes."""
+"""Backends, the columns of the op table: which exist, which can run on this machine, and which one a call uses."""
 
 from __future__ import annotations
 
@@ -21,9 +21,18 @@ __all__ = ["BACKENDS", "Backend", "available", "use"]
 
 @dataclass(frozen=True)
 class Backend:
-    """One column: its dispatch key, the devices it serves (None: all), why it cannot run here (None: it can), whether
-    a call that names no backend may take it, its implementation of an op where that is Python's, and why it does not
-    support one of its devices (None: it does)."""
+    """One column of the op table.
+
+    Args:
+        name: Name of the backend.
+        key: Dispatch key of torch.
+        devices: Types of the devices that it supports. None means all.
+        reason: Function that returns why the backend cannot run on this machine, or None if it can.
+        automatic: Whether a call that names no backend may use it.
+        launcher: For backends in Python: function of the name of an op and "launch" or "launch_out" that returns the
+            implementation.
+        supports: Function that returns why the backend cannot run on one of its devices, or None if it can.
+    """
 
     name: str
     key: str
@@ -34,7 +43,7 @@ class Backend:
     supports: Callable[[torch.device], str | None] = lambda device: None
 
     def refuses(self, device: torch.device) -> str | None:
-        """Why this backend cannot work on tensors of `device`, in one sentence; None if it can."""
+        """Return in one sentence why this backend cannot run on tensors of `device`, or None if it can."""
         if (reason := self.reason()) is not None:
             return reason
         if self.devices is not None and device.type not in self.devices:
@@ -42,7 +51,7 @@ class Backend:
         return self.supports(device)
 
 
-# In order of preference.
+# In the order of preference.
 BACKENDS: dict[str, Backend] = {
     "cpu": Backend("cpu", "CPU", ("cpu",), native.cpu_reason),
     "cuda": Backend("cuda", "CUDA", ("cuda",), native.cuda_reason, supports=native.cuda_supports),
@@ -56,15 +65,37 @@ _forced: ContextVar[str | None] = ContextVar("stylefast_backend", default=None)
 
 
 def available() -> dict[str, str | None]:
-    """Every backend's name with None if it can run on this machine, else the reason why not."""
+    """Return which backends can run on this machine.
+
+    Returns:
+        Dictionary from the name of each backend to None if it can run, or else to the reason in one sentence.
+
+    Example:
+        >>> import stylefast
+        >>> print(stylefast.backends.available()["reference"])
+        None
+    """
     return {name: backend.reason() for name, backend in BACKENDS.items()}
 
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
-    """Forces one backend for all calls of this thread (or task) inside the `with` block; `backend=` still wins.
+    """Use one backend for all calls of this thread or task inside the `with` block.
 
-    Raises: ValueError if the name is unknown, RuntimeError with the reason if the backend cannot run here.
+    The argument `backend=` of a call takes precedence.
+
+    Args:
+        name: Name of a backend.
+
+    Raises:
+        ValueError: If the name is unknown.
+        RuntimeError: If the backend cannot run on this machine. The message gives the reason.
+
+    Example:
+        >>> import torch
+        >>> import stylefast
+        >>> with stylefast.backends.use("reference"):
+        ...     labels, _ = stylefast.assign(torch.randn(1, 8, 4, 4), torch.randn(3, 8))
     """
     if (reason := _backend(name).reason()) is not None:
         raise RuntimeError(reason)
@@ -77,9 +108,10 @@ def use(name: str) -> Iterator[None]:
 
 @assume_constant_result
 def select(name: str | None, device: torch.device) -> str:
-    """The backend that a call takes: the named one or an error that says why not; unnamed, the first that can.
+    """Select the backend of a call: the named one, else that of `use`, else the first one that can run.
 
-    Under torch.compile the choice is made once, when the caller is compiled.
+    Under `torch.compile` the selection is made once, when the caller is compiled. Raise ValueError if the name is
+    unknown, and RuntimeError with the reason if the named backend cannot run.
     """
     name = name or _forced.get()
     if name is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the compiled libraries, which fill the `cpu` and `cuda` cells of the op table by themselves."""
+"""Loading of the compiled libraries, which then fill the `cpu` and `cuda` cells of the op table themselves."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 CPU_LIBRARY = Path(__file__).with_name("libstylefast_cpu.so")
 CUDA_LIBRARY = CPU_LIBRARY.with_name("libstylefast_cuda.so")
-CAPABILITY = (8, 0)  # the lowest that the CUDA kernels are compiled for
+CAPABILITY = (8, 0)  # lowest compute capability that the CUDA kernels are compiled for
 
 
 @cache
 def cpu_reason() -> str | None:
-    """None if the compiled CPU kernels are loaded, else why they are not, in one sentence."""
+    """Load the CPU kernels and return None, or return in one sentence why they cannot be loaded."""
     if not CPU_LIBRARY.exists():
         return "backend 'cpu' was not built: install a C++17 compiler, then install stylefast again"
     return _load("cpu", CPU_LIBRARY)
@@ -23,7 +23,7 @@ def cpu_reason() -> str | None:
 
 @cache
 def cuda_reason() -> str | None:
-    """None if the compiled CUDA kernels are loaded and there is a GPU, else why not, in one sentence."""
+    """Load the CUDA kernels and return None, or return in one sentence why they or a GPU are not available."""
     if torch.version.cuda is None:
         return f"backend 'cuda' needs a torch built for CUDA, got {torch.__version__}"
     if not CUDA_LIBRARY.exists():
@@ -35,7 +35,7 @@ def cuda_reason() -> str | None:
 
 @cache
 def cuda_supports(device: torch.device) -> str | None:
-    """None if the CUDA kernels are compiled for this GPU, else why they are not, in one sentence."""
+    """Return None if the CUDA kernels are compiled for this GPU, or in one sentence why they are not."""
     capability = torch.cuda.get_device_capability(device)
     if capability >= CAPABILITY:
         return None
@@ -52,8 +52,8 @@ def _load(name: str, library: Path) -> str | None:
 
 
 def instruction_set() -> str | None:
-    """The instruction set that the CPU kernels use ("avx512", "avx2" or "portable"); None without them.
+    """Return the instruction set that the CPU kernels use: "avx512", "avx2" or "portable"; None without CPU kernels.
 
-    The environment variable STYLEFAST_ISA forces one; a set that this processor lacks is refused at the first call.
+    The environment variable STYLEFAST_ISA forces one. If the processor does not support it, the first call raises.
     """
     return torch.ops.stylefast.instruction_set() if cpu_reason() is None else None

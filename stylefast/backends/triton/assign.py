@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels: scores of a tile of positions against blocks of centroids, and their argmax, on chip."""
+"""Op `assign`: labels and cosines, without an array of scores in memory.
+
+A program owns a tile of positions. For each block of centroids it accumulates scores over the channels in registers,
+then updates the best score and label of every position.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,23 @@ from .tiles import added, load_tile, precision, product, statistics, tiles_for, 
 
 
 class Points(NamedTuple):
-    """Which features are clustered: mean and rstd [N, C] or None; and centroids [pieces, rows, C], scale [rows]."""
+    """The points to label and the centroids to choose from, as an argument of kernels."""
 
-    mean: Any
-    rstd: Any
-    centroids: Any
-    scale: Any
-    rows: Any
-    clusters: Any
+    mean: Any  # [N, C] for standardised features, else None
+    rstd: Any  # [N, C] for standardised features, else None
+    centroids: Any  # [rows, C], or [pieces, rows, C]
+    scale: Any  # [rows] if there are pieces, else None
+    rows: Any  # centroids of all restarts
+    clusters: Any  # K of a restart
 
 
 @triton.jit
 def split_kernel(centroids, pieces, scale, rows, channels, PIECES: tl.constexpr, BLOCK_C: tl.constexpr):
-    """A row of centroids as a sum of 16-bit pieces, times a power of two that keeps them all in range."""
+    """Split a row of centroids into 16-bit pieces that add up to it, times a power of two that keeps them in range.
+
+    The power of two brings the largest number to 2^14; `scale` receives its inverse. The exponent is clamped so that
+    both are normal numbers. bfloat16 has the range of float32 and needs no power of two.
+    """
     row = tl.program_id(0).to(tl.int64)
     o_c = tl.arange(0, BLOCK_C)
     c = tl.load(centroids + row * channels + o_c, mask=o_c < channels, other=0)
@@ -50,15 +58,17 @@ def nearest(
     FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Label (of equal scores the lowest), cosine and 1/|x| of BLOCK_P positions from p on: 0 if |x| is 0 or not finite.
+    """Return label, cosine and `1 / |x|` of BLOCK_P positions of image n, from position p on.
 
-    The centroids are rows [first, first + clusters).
+    The centroids are rows [first, first + clusters). The lowest label wins ties. Label and `1 / |x|` are 0 where `|x|`
+    is 0 or not finite; the cosine is then 0 or NaN.
     """
     acc_dtype: tl.constexpr = tl.float64 if a.data.dtype.element_ty == tl.float64 else tl.float32
     best = tl.full([BLOCK_P], float("-inf"), acc_dtype)
     label = tl.zeros([BLOCK_P], tl.int32)
     square = tl.zeros([BLOCK_P], acc_dtype)
-    o_block = tl.arange(0, BLOCK_K)[None, :] * a.channels + tl.arange(0, BLOCK_C)[:, None]  # in a block of centroids
+    # Offsets in a block of centroids.
+    o_block = tl.arange(0, BLOCK_K)[None, :] * a.channels + tl.arange(0, BLOCK_C)[:, None]
     for start_k in range(0, points.clusters, BLOCK_K):
         o_k = start_k + tl.arange(0, BLOCK_K)
         m_k = o_k < points.clusters
@@ -71,7 +81,7 @@ def nearest(
             x = transform(x, points, n, o_c, a.channels, FEATURES)
             squares += x.to(acc_dtype) * x.to(acc_dtype)
             part = tl.zeros([BLOCK_P, BLOCK_K], acc_dtype)
-            for piece in tl.static_range(PIECES):  # the smallest first
+            for piece in tl.static_range(PIECES):  # the smallest piece first
                 row = tl.cast((PIECES - 1 - piece) * points.rows + first + start_k, tl.int64)
                 pointers = points.centroids + row * a.channels + start_c + o_block  # [BLOCK_C, BLOCK_K]
                 y = tl.load(pointers, mask=m_c[:, None] & m_k[None, :], other=0)
@@ -82,7 +92,7 @@ def nearest(
             score *= tl.load(points.scale + first + o_k, mask=m_k, other=0)[None, :]
         score = tl.where(m_k[None, :] & (score == score), score, float("-inf"))  # NaN never wins
         block_best = tl.max(score, 1)
-        block_label = tl.min(tl.where(score == block_best[:, None], o_k[None, :], 2147483647), 1)  # the lowest
+        block_label = tl.min(tl.where(score == block_best[:, None], o_k[None, :], 2147483647), 1)  # the lowest of ties
         label = tl.where(block_best > best, block_label, label)
         best = tl.maximum(block_best, best)
     finite = square < float("inf")
@@ -101,7 +111,7 @@ def assign_kernel(
     FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One tile of one image for one restart. Restarts of a tile follow each other and find it in cache."""
+    """Label one tile of one image for one restart. The restarts of a tile follow each other and find it in cache."""
     restarts = points.rows // points.clusters
     tile, b = tl.program_id(0) // restarts, tl.program_id(0) % restarts
     blocks = tl.cdiv(a.plane, BLOCK_P)
@@ -118,14 +128,14 @@ def assign_kernel(
 
 
 def prepare(x: Tensor, centroids: Tensor, features: str) -> tuple[Points, dict[str, Any]]:
-    """Points and constants of `nearest` for activations x and centroids [.., K, C].
+    """Return the points and the compile-time constants of `nearest` for activations x and centroids [.., K, C].
 
-    Centroids that meet 16-bit points are split into 16-bit pieces.
+    For raw 16-bit features, the centroids are split into 16-bit pieces.
     """
     rows, clusters = centroids.reshape(-1, centroids.shape[-1]).contiguous(), centroids.shape[-2]
     n_pieces, scale = 1, None
     if features == "raw" and x.element_size() == 2:
-        n_pieces = 2 if x.dtype == torch.float16 else 3  # 22 or 24 bits of a float32's 24
+        n_pieces = 2 if x.dtype == torch.float16 else 3  # which hold 22 or all 24 bits of a float32
         pieces, scale = x.new_empty((n_pieces, *rows.shape)), rows.new_empty(len(rows))
         block = triton.next_power_of_2(rows.shape[1])
         split_kernel[(len(rows),)](rows, pieces, scale, *rows.shape, PIECES=n_pieces, BLOCK_C=block)
@@ -135,7 +145,7 @@ def prepare(x: Tensor, centroids: Tensor, features: str) -> tuple[Points, dict[s
 
 
 def label_all(x: Tensor, centroids: Tensor, features: str, with_weights: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """labels, cosines and, with weights, 1/|x|: [B, N, H, W] each, for centroids [B, K, C]."""
+    """Return labels, cosines and, if `with_weights`, `1 / |x|` for centroids [B, K, C]: [B, N, H, W] each."""
     n, _, h, w = x.shape
     shape, dtype = (len(centroids), n, h, w), accumulator(x.dtype)
     labels, cosines = x.new_empty(shape, dtype=torch.int32), x.new_empty(shape, dtype=dtype)
@@ -145,7 +155,7 @@ def label_all(x: Tensor, centroids: Tensor, features: str, with_weights: bool) -
         sizes = tiles_for(x, centroids.shape[1])
         grid = (len(centroids) * n * triton.cdiv(h * w, sizes.positions),)
         blocks = {"BLOCK_P": sizes.positions, "BLOCK_C": sizes.channels, "BLOCK_K": sizes.clusters}
-        warps = 4 if sizes.clusters <= 64 else sizes.warps  # of more warps several would compute the same scores
+        warps = 4 if sizes.clusters <= 64 else sizes.warps  # more warps would compute the same scores
         assign_kernel[grid](view(x), points, labels, cosines, weights, **constants, **blocks, num_warps=warps)
     return labels, cosines, weights
 

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moments of every channel over every cluster, about a shift near the channel's mean, in one pass; and M from them.
+"""Op `assign_contribution`, and M from the moments of every channel over every cluster.
 
-With d = mean - shift, sum (a - mean)^2 = squares - 2 d sums + d^2 counts: no digits are lost while |d| is of the order
-of the standard deviation. A program takes whole images, so it knows their means at their ends, and adds up M.
+Moments are taken about a shift near the mean of the channel. With d = mean - shift::
 
-A comes from memory once, as in lloyd_step, while SPLITS programs hold two sums of every channel and of all clusters.
+    sum (a - mean)^2 = squares - 2 d sums + d^2 counts
+
+which loses no digits while `|d|` is of the order of the standard deviation. A program owns whole images, so that it
+knows the means of an image at its end, and adds up the M of its images.
+
+Activations are read from memory once, as in `lloyd_step`, if SPLITS programs can hold two sums of every channel for all
+clusters. Otherwise all positions are labelled first, and activations are read twice.
 """
 
 from __future__ import annotations
@@ -22,16 +27,19 @@ from .tiles import SPLITS, added, device_of, load_tile, precision, sampled_mean,
 
 
 class Pooled(NamedTuple):
-    """A layer on the label grid: sums of a - shift and of its square [N, C, cells], and the area of a cell [cells]."""
+    """A layer pooled onto the label grid of h x w cells."""
 
-    sums: Any
-    squares: Any
-    area: Any
+    sums: Any  # [N, C, h, w]: of a - shift
+    squares: Any  # [N, C, h, w]: of (a - shift)^2
+    area: Any  # [h, w]: sum of a cell's weights over all positions
 
 
 @triton.jit
 def load_moments(a, pooled, shift, n, c, start, o_c, o_p, cells):
-    """a - shift and its square for channels o_c (from c on) and positions o_p (from start on); of cells, their sums."""
+    """Return a - shift and its square, [channels, positions], or for a pooled layer their sums, [channels, cells].
+
+    Channels o_c begin at c; positions or cells o_p begin at start.
+    """
     mask = (o_c < a.channels)[:, None] & (o_p < cells)[None, :]
     if pooled is None:
         x = load_tile(a, n, c, start, o_c.shape[0], o_p.shape[0])
@@ -46,7 +54,7 @@ def load_moments(a, pooled, shift, n, c, start, o_c, o_p, cells):
 
 @triton.jit
 def standardized_energy(sums, squares, plane_sum, plane_square, area, positions):
-    """sum U (a - mean)^2 / (var + 1e-5), [channels, clusters], from the moments of the clusters and of the plane."""
+    """Return sum U (a - mean)^2 / (var + 1e-5), [channels, clusters], from moments of the clusters and of the plane."""
     offset = plane_sum / positions
     variance = plane_square / positions - offset * offset
     scale = 1 / (tl.where(variance < 0, 0.0, variance) + 1e-5)  # NaN stays
@@ -56,11 +64,11 @@ def standardized_energy(sums, squares, plane_sum, plane_square, area, positions)
 
 @triton.jit
 def store_contribution(pointers, energy, positions, mask, PER_IMAGE: tl.constexpr):
-    """Writes M of an image, or adds the image's energy to the sum of its group."""
+    """Write M of an image, or add the energy of the image to the sum of its group."""
     if PER_IMAGE:
         tl.store(pointers, energy / positions, mask=mask)
     else:
-        tl.debug_barrier()  # the last image's sum is read by other threads than wrote it
+        tl.debug_barrier()  # a thread reads sums that other threads wrote for the previous image
         tl.store(pointers, tl.load(pointers, mask=mask) + energy, mask=mask)
 
 
@@ -72,7 +80,13 @@ def moments_kernel(
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
     SUM_C: tl.constexpr, SUM_K: tl.constexpr, SUM_BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """M of SUM_BLOCKS x SUM_C channels x SUM_K clusters over every `groups`-th image. A group runs together."""
+    """Compute M of SUM_BLOCKS x SUM_C channels x SUM_K clusters over every `groups`-th image.
+
+    The programs of a group take the same images for different channels and clusters. They run together, so that they
+    find each tile in cache. Per tile, a program gets the labels (read, or computed by `nearest`) and adds the moments
+    of its channels and clusters in registers, as products with the one-hot labels. At the end of an image it computes
+    M from its moments.
+    """
     slices_c, slices_k = tl.cdiv(a.channels, SUM_BLOCKS * SUM_C), tl.cdiv(clusters, SUM_K)
     members = slices_c * slices_k
     groups, group, member = tl.num_programs(0) // members, tl.program_id(0) // members, tl.program_id(0) % members
@@ -108,7 +122,7 @@ def moments_kernel(
                 squares = added(squares, sum_by_label(d_square, one_hot, PRECISION))
                 if STANDARDIZE:
                     sums = added(sums, sum_by_label(d, one_hot, PRECISION))
-                    if LABELLED:  # else o_k are all clusters, and every position has one
+                    if LABELLED:  # otherwise o_k are all clusters, and every position has one
                         plane_sum += tl.sum(d, 1)
                         plane_square += tl.sum(d_square, 1)
                 new_moments += ((shift, sums, squares, plane_sum, plane_square),)
@@ -129,7 +143,7 @@ def moments(
     x: Tensor, labels: Tensor, clusters: int, standardize: bool, per_image: bool, *,
     centroids: Tensor | None = None, features: str = "raw", pooled: Pooled | None = None,
 ) -> Tensor:  # fmt: skip
-    """M; labels [N, cells] are given, or written if centroids are given."""
+    """Return M. Labels [N, cells] are read, or written if centroids are given."""
     (n, c, h, w), dtype = x.shape, accumulator(x.dtype)
     sizes = tiles_for(x, clusters, 4 if centroids is None else 2)
     slices = sizes.slices(c, clusters)
@@ -139,7 +153,7 @@ def moments(
         points, constants = None, {"FEATURES": features, "PIECES": 1, "PRECISION": precision(x)}
         if centroids is not None:
             points, constants = prepare(x, centroids, features)
-        if pooled is not None:  # two tiles are read
+        if pooled is not None:  # it reads two tiles: sums and squares
             sizes = sizes._replace(positions=max(16, sizes.positions // 2))
         moments_kernel[(groups * slices,)](
             view(x), points, pooled, labels, m, labels[0].numel(), clusters,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Styles of all edits and all sites in one launch; operands are gathered by index."""
+"""Op `blend`: the styles of all edits and all sites in one launch. Operands are gathered by index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BLOCK_S = 1024
 
 
 class Rows(NamedTuple):
-    """Rows of styles or queries, [count, S], whose channels follow each other in memory; `stride` is that of rows."""
+    """Rows of styles or queries, [count, S], with contiguous channels. `stride` is that of rows."""
 
     data: Any
     count: Any
@@ -25,7 +25,7 @@ class Rows(NamedTuple):
 
 @triton.jit
 def blend_kernel(target, reference, query, edits, strength, out, width, BLOCK_S: tl.constexpr):
-    """BLOCK_S channels of one edit."""
+    """Blend BLOCK_S channels of one edit."""
     blocks = tl.cdiv(width, BLOCK_S)
     e = (tl.program_id(0) // blocks).to(tl.int64)
     o_s = tl.program_id(0) % blocks * BLOCK_S + tl.arange(0, BLOCK_S)

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""M from labels: of the layer's own size, in the pass of assign_contribution; of another, by pooling the layer onto the
-label grid with the adjoint of the resize, so that the number of clusters does not multiply its traffic."""
+"""Op `contribution`: M from labels.
+
+Labels of the layer's own size use the pass of `assign_contribution`. For labels of another size, the layer is first
+pooled onto the label grid with the adjoint of the resize, so that memory traffic does not grow with the number of
+clusters.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,15 @@ from ...core.dtypes import accumulator
 from .assign_contribution import Pooled, moments
 from .tiles import device_of, load_tile, sampled_mean, view
 
-CELLS = 16  # that a program pools, all of one row
+CELLS = 16  # per program, all in one row
 
 
 @triton.jit
 def weights(i, size, cell, cells, step, DTYPE: tl.constexpr, BILINEAR: tl.constexpr):
-    """How much of position i goes to a cell: [positions, cells], as torch.nn.functional.interpolate resizes.
+    """Return how much of position i goes to a cell, [positions, cells], as in torch.nn.functional.interpolate.
 
-    Positions and cells are integers and a bilinear weight is their quotient: nothing is rounded but the result.
+    Positions and cells are integers, and a bilinear weight is a quotient of integers, so that only the result is
+    rounded.
     """
     if BILINEAR:
         distance = tl.maximum((2 * i + 1) * cells - size, 0)  # from the centre of cell 0, in units of 1 / (2 size)
@@ -27,7 +32,7 @@ def weights(i, size, cell, cells, step, DTYPE: tl.constexpr, BILINEAR: tl.conste
         high = tl.minimum(low + 1, cells - 1)
         weight = (distance - low * 2 * size).to(DTYPE) / (2.0 * size)
         return tl.where(low == cell, 1 - weight, 0.0) + tl.where(high == cell, weight, 0.0)
-    nearest = (i.to(tl.float32) * step).to(tl.int64)  # torch's own rounding
+    nearest = (i.to(tl.float32) * step).to(tl.int64)  # rounded as in torch
     return (tl.minimum(nearest, cells - 1) == cell).to(DTYPE)
 
 
@@ -37,7 +42,10 @@ def pool_kernel(
     STANDARDIZE: tl.constexpr, BILINEAR: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_CELLS: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_CELLS cells of one row: rows of positions are added up first, then their sum is pooled along the row."""
+    """Pool BLOCK_C channels of one image onto BLOCK_CELLS cells of one row of the label grid.
+
+    Rows of positions are added up first; then their sum is pooled along the row.
+    """
     blocks_x, blocks_c = tl.cdiv(columns, BLOCK_CELLS), tl.cdiv(a.channels, BLOCK_C)
     pid = tl.program_id(0).to(tl.int64)
     i_x, y, unit = pid % blocks_x, pid // blocks_x % rows, pid // (blocks_x * rows)
@@ -47,9 +55,9 @@ def pool_kernel(
     shift = tl.zeros([BLOCK_C], acc_dtype)
     if STANDARDIZE:
         shift = sampled_mean(a, n, o_c)
-    top = tl.maximum((y - 1) * height // rows - 1, 0)  # rows and columns that may have a weight
+    top = tl.maximum((y - 1) * height // rows - 1, 0)  # only rows and columns in these ranges may have a weight
     bottom = tl.minimum((y + 2) * height // rows + 2, height)
-    left = tl.maximum((i_x * BLOCK_CELLS - 1) * width // columns - 1, 0) // 16 * 16  # so that loads are of 16 bytes
+    left = tl.maximum((i_x * BLOCK_CELLS - 1) * width // columns - 1, 0) // 16 * 16  # for loads of 16 bytes
     right = tl.minimum((i_x * BLOCK_CELLS + BLOCK_CELLS + 1) * width // columns + 2, width)
     sums, squares = tl.zeros([BLOCK_C, BLOCK_CELLS], acc_dtype), tl.zeros([BLOCK_C, BLOCK_CELLS], acc_dtype)
     area_x, area_y = tl.zeros([BLOCK_CELLS], acc_dtype), tl.zeros([1], acc_dtype)
@@ -61,7 +69,7 @@ def pool_kernel(
         for j in range(top, bottom):
             weight = weights(j + tl.zeros([1], tl.int64), height, y, rows, step_y, acc_dtype, BILINEAR)
             x = load_tile(a, n, i_c * BLOCK_C, j * width + start, BLOCK_C, BLOCK_W)
-            d = tl.where(m_x, x.to(acc_dtype) - shift[:, None], 0.0)  # without the positions behind the row
+            d = tl.where(m_x, x.to(acc_dtype) - shift[:, None], 0.0)  # zero behind the end of the row
             row_sums += weight[None, :] * d
             row_squares += weight[None, :] * (d * d)
             area_y += weight
@@ -79,7 +87,7 @@ def pool_kernel(
 
 
 def pool(x: Tensor, grid: tuple[int, int], standardize: bool, bilinear: bool) -> Pooled:
-    """The layer on the label grid."""
+    """Return the layer pooled onto the label grid."""
     n, c, h, w = x.shape
     dtype = accumulator(x.dtype)
     pooled = Pooled(*x.new_empty((2, n, c, *grid), dtype=dtype), x.new_empty(grid, dtype=dtype))

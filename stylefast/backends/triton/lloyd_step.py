@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Lloyd iteration: a tile is labelled, then, while it is in cache, its unit vectors are summed by label.
+"""Op `lloyd_step`: a tile is labelled, then its unit vectors are summed by label while it is in cache.
 
-A comes from memory once: a tile of 512 channels is 64 KB (float32: 128), and those of 132 programs 8 or 17 MB of 50 MB
-of L2 (A100: 7 or 14 of 40; MI300X: 20 or 39 of 256). Where sums need more registers than SPLITS programs have, it would
-be labelled too often: then all is labelled first, and A is read twice.
+Activations are read from memory once. A tile of 512 channels is 64 KB (float32: 128 KB), and the tiles of 132 programs
+are 8 MB (float32: 17 MB) of the 50 MB of L2 of an H100; an A100 has 7 or 14 of 40 MB, an MI300X 20 or 39 of 256 MB. If
+the sums need more registers than SPLITS programs have, tiles would be labelled too often. Then all positions are
+labelled first, and activations are read twice.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ def lloyd_kernel(
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
     SUM_C: tl.constexpr, SUM_K: tl.constexpr, SUM_BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Sums of SUM_BLOCKS x SUM_C channels x SUM_K clusters of one restart over every `groups`-th tile.
+    """Sum SUM_BLOCKS x SUM_C channels x SUM_K clusters of one restart over every `groups`-th tile.
 
-    Programs of a group run together.
+    The programs of a group take the same tiles for different channels, clusters and restarts. They run together, so
+    that they find each tile in cache. Per tile, a program gets the labels (computed by `nearest` if FUSED, else read)
+    and adds the unit vectors of its channels and clusters in registers, as products with the one-hot labels. Every
+    group has its own sums, which `launch` adds up.
     """
     slices_c, slices_k = tl.cdiv(a.channels, SUM_BLOCKS * SUM_C), tl.cdiv(points.clusters, SUM_K)
     restarts = points.rows // points.clusters

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernels share: views of activations, tiles of them, exact products, and one function that sizes them all."""
+"""Shared parts of the kernels: views of activations, loads of tiles, exact products, and sizes of blocks."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from torch import Tensor
 from ...core.dtypes import accumulator
 from . import INTERPRETED
 
-SIDE = 256  # no tile has more channels or positions
-SPLITS = 2  # programs that may label the same tile for different sums; if there are more, it is cheaper to read A again
+SIDE = 256  # largest number of channels or positions of a tile
+SPLITS = 2  # largest number of programs that label the same tile for different sums; beyond, reading A again is cheaper
 
 
 class View(NamedTuple):
-    """Activations [N, C, H, W] where they lie: `plane` = H W positions an image, `width` = W."""
+    """Activations [N, C, H, W] with their strides in elements, as an argument of kernels."""
 
     data: Any
-    images: Any
-    channels: Any
-    plane: Any
-    width: Any
+    images: Any  # N
+    channels: Any  # C
+    plane: Any  # H W
+    width: Any  # W, or H W if the view has one row per plane
     stride_n: Any
     stride_c: Any
-    stride_h: Any
+    stride_h: Any  # None if the view has one row per plane
     stride_w: Any
 
 
 def view(x: Tensor) -> View:
-    """A row of positions wherever the rows of a plane join and a tile spans less than 2^31 elements: then positions
-    need no division, offsets inside a tile are short, and loads are of 16 bytes."""
+    """Return the view of x, with one row per plane if rows join and a tile spans less than 2^31 elements.
+
+    With one row per plane, positions need no division, offsets inside a tile have 32 bits, and loads have 16 bytes.
+    """
     n, c, h, w = x.shape
     joined = x.stride(2) == w * x.stride(3) or h == 1
     if joined and SIDE * (x.stride(1) + x.stride(3)) < 1 << 31:
@@ -43,36 +45,36 @@ def view(x: Tensor) -> View:
 
 
 class Tiles(NamedTuple):
-    """Sizes of the blocks: positions, channels and clusters of scores; channels and clusters of sums, and how many such
-    blocks a program holds; warps."""
+    """Sizes of the blocks of a program."""
 
-    positions: int
-    channels: int
-    clusters: int
-    sum_channels: int
-    sum_clusters: int
-    sum_blocks: int
+    positions: int  # of a tile
+    channels: int  # of a block of scores
+    clusters: int  # of a block of scores
+    sum_channels: int  # of a block of sums
+    sum_clusters: int  # of a block of sums
+    sum_blocks: int  # blocks of sums that a program holds
     warps: int
 
     def slices(self, channels: int, clusters: int) -> int:
-        """How many programs it takes to hold the sums of all channels and clusters."""
+        """Return how many programs hold the sums of all channels and clusters."""
         return triton.cdiv(channels, self.sum_blocks * self.sum_channels) * triton.cdiv(clusters, self.sum_clusters)
 
     def constants(self) -> dict[str, int]:
-        """The sizes by the names that they have in the kernels that add up."""
+        """Return the sizes under their names in the kernels that sum."""
         names = ("BLOCK_P", "BLOCK_C", "BLOCK_K", "SUM_C", "SUM_K", "SUM_BLOCKS", "num_warps")
         return dict(zip(names, self, strict=True))
 
 
 def tiles(channels: int, clusters: int, itemsize: int, device: Device, registers: int = 1) -> Tiles:
-    """The sizes for C, K, the bytes of an element, the device, and the registers that a sum needs.
+    """Return the sizes for C, K, the bytes of an element, the device, and the registers per sum.
 
-    A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers, as many as leave room for the tile
-    that is added, so that nothing is spilled: more with warp groups' operands in shared memory or AMD's registers.
+    A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers: as many as leave room for the tile
+    that is added, so that nothing is spilled. Warp groups, whose operands lie in shared memory, and AMD's registers
+    have room for more.
     """
     if INTERPRETED:  # fewer, larger programs
         return Tiles(256, 256, 64, 256, 64, 2, 1)
-    warp_groups = device.shared >= 200_000  # their matrix units take operands from shared memory
+    warp_groups = device.shared >= 200_000  # their matrix units read operands from shared memory
     positions = 64 if itemsize <= 4 else 16
     score_channels = _power_of_two(channels, 16, 64 if itemsize <= 2 and clusters <= 64 else 32)
     score_clusters = _power_of_two(clusters, 16, 128 if warp_groups else 64)
@@ -93,11 +95,11 @@ def tiles_for(x: Tensor, clusters: int, registers: int = 1) -> Tiles:
 
 
 class Device(NamedTuple):
-    """Bytes of shared memory that a program can have, how many programs run at once, and the threads of a warp."""
+    """Sizes of a GPU."""
 
-    shared: int
-    processors: int
-    lanes: int
+    shared: int  # bytes of shared memory that a program can have
+    processors: int  # multiprocessors
+    lanes: int  # threads of a warp
 
 
 def device_of(x: Tensor) -> Device:
@@ -115,9 +117,10 @@ def device(index: int | None) -> Device:
 
 
 def precision(x: Tensor) -> str:
-    """How float32 is multiplied: as three products of TF32 on NVIDIA, in its own units elsewhere; never as one of TF32.
+    """Return how products are computed: "tf32x3" on NVIDIA GPUs, "ieee" for float64 and elsewhere, or "widened".
 
-    "widened" is for the interpreter, which cannot multiply bfloat16: in float32 these products are exact.
+    "tf32x3" computes a float32 product as three products of TF32; one product of TF32 is never used. "widened" is for
+    the interpreter, which cannot multiply bfloat16: in float32 these products are exact.
     """
     if INTERPRETED:
         return "widened"
@@ -127,9 +130,9 @@ def precision(x: Tensor) -> str:
 
 @triton.jit
 def load_tile(a, n, c, p, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Tile [BLOCK_C, BLOCK_P] of image n, from channel c and position p on, in its own type; zero outside.
+    """Return a tile [BLOCK_C, BLOCK_P] of image n, from channel c and position p on, in its own type; zero outside.
 
-    Offsets inside a tile are those of every tile: where rows join, only its corner moves.
+    With one row per plane, all tiles have the same offsets from their corner.
     """
     o_c, o_p = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_P)
     if a.stride_h is not None:
@@ -142,7 +145,7 @@ def load_tile(a, n, c, p, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
 
 @triton.jit
 def load_positions(a, n, o_c, o_p):
-    """Channels o_c of positions o_p of image n: [channels, positions] in their own type, zero outside."""
+    """Return channels o_c of positions o_p of image n, [channels, positions], in their own type; zero outside."""
     o_plane = o_p * a.stride_w
     if a.stride_h is not None:
         o_plane = o_p // a.width * a.stride_h + o_p % a.width * a.stride_w
@@ -152,7 +155,7 @@ def load_positions(a, n, o_c, o_p):
 
 @triton.jit
 def transform(x, points, n, o_c, channels, FEATURES: tl.constexpr):
-    """The points of a tile [channels, positions]: raw in their own type, else in what the op computes in."""
+    """Return the features of a tile [channels, positions]: raw in their own type, others in the computing type."""
     acc_dtype: tl.constexpr = tl.float64 if x.dtype == tl.float64 else tl.float32
     if FEATURES == "squared":
         x = x.to(acc_dtype) * x.to(acc_dtype)
@@ -166,7 +169,7 @@ def transform(x, points, n, o_c, channels, FEATURES: tl.constexpr):
 
 @triton.jit
 def product(x, y, total, PRECISION: tl.constexpr):
-    """x y + total: 16-bit numbers in their own type, float32 as PRECISION says; sums in the type of total."""
+    """Return x y + total in the type of total. 16-bit x and y are multiplied as they are, float32 by PRECISION."""
     if PRECISION == "widened":
         return tl.dot(x.to(total.dtype), y.to(total.dtype), total, input_precision="ieee", out_dtype=total.dtype)
     return tl.dot(x, y, total, input_precision=PRECISION, out_dtype=total.dtype)
@@ -174,9 +177,9 @@ def product(x, y, total, PRECISION: tl.constexpr):
 
 @triton.jit
 def sum_by_label(x, one_hot, PRECISION: tl.constexpr):
-    """Sums of the positions of each label: x [channels, positions] one_hot [positions, clusters].
+    """Return the sum of the positions of each label: x [channels, positions] times one_hot [positions, clusters].
 
-    Zeros and ones are exact in TF32, so two products with the two halves of x are as good as float32.
+    Zeros and ones are exact in TF32, so that products with the two halves of x are as exact as float32.
     """
     zeros = tl.zeros([x.shape[0], one_hot.shape[1]], x.dtype)
     one_hot = one_hot.to(x.dtype)
@@ -189,13 +192,13 @@ def sum_by_label(x, one_hot, PRECISION: tl.constexpr):
 
 @triton.jit
 def added(total, part):
-    """total + part, as an operation of its own: matrix units truncate what they add up, so they only add up a tile."""
+    """Return total + part by a separate addition: matrix units truncate their sums, so they only sum within a tile."""
     return tl.fma(part, tl.full(part.shape, 1.0, part.dtype), total)
 
 
 @triton.jit
 def sampled_mean(a, n, o_c):
-    """The mean of 64 positions of the plane, in four runs; exactly their value if all are equal: [channels]."""
+    """Return the mean of 64 positions of the plane, in four runs, [channels]. Exact if all are equal."""
     i = tl.arange(0, 64).to(tl.int64)
     count = tl.minimum(a.plane, 64)
     o_p = tl.where(a.plane < 64, i, i // 16 * (a.plane // 4) + i % 16)
@@ -207,7 +210,7 @@ def sampled_mean(a, n, o_c):
 
 @triton.jit
 def statistics_kernel(a, mean, rstd, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Mean and 1 / sqrt(var + 1e-5) of channels of an image, by moments about a sampled mean."""
+    """Write mean and 1 / sqrt(var + 1e-5) of BLOCK_C channels of an image, from moments about a sampled mean."""
     blocks = tl.cdiv(a.channels, BLOCK_C)
     n = (tl.program_id(0) // blocks).to(tl.int64)
     c = tl.program_id(0) % blocks * BLOCK_C
@@ -230,7 +233,7 @@ def statistics_kernel(a, mean, rstd, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexp
 
 
 def statistics(x: Tensor, features: str) -> tuple[Tensor | None, Tensor | None]:
-    """mean and 1 / std [N, C] where features are standardised."""
+    """Return mean and 1 / std, [N, C] each, for standardised features, else None for both."""
     if features != "standardized":
         return None, None
     mean, rstd = x.new_empty((2, *x.shape[:2]), dtype=accumulator(x.dtype))
