@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, `stylefast` or `python -m stylefast`."""
+"""The command line, which runs as `stylefast` or `python -m stylefast`."""
 
 from .app import main
 

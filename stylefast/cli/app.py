@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `stylefast demo | catalog | edit | convert | bench | info`."""
+"""The commands of `stylefast`: edit, demo, convert, bench, info and the group catalog."""
 
 from __future__ import annotations
 
@@ -14,62 +14,72 @@ import typer
 from ..generators.convert import convert as convert_network
 from . import catalog
 from . import demo as demonstration
-from .arguments import Outdir
+from .arguments import example
 from .edit import edit
 from .report import report
 
-app: typer.Typer = typer.Typer(no_args_is_help=True, add_completion=False, help="Local editing of StyleGAN images.")
+app: typer.Typer = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Local editing of StyleGAN images.",
+    epilog="`stylefast COMMAND --help` describes the options of a command and gives an example.",
+)
 app.add_typer(catalog.app, name="catalog")
-app.command()(edit)
+app.command(epilog=example("stylefast edit --catalog my.safetensors --seeds 1 --references 2 --parts eyes"))(edit)
 
 
-@app.command()
+@app.command(epilog=example("stylefast demo --outdir demo"))
 def demo(
-    outdir: Outdir = Path("demo"),
-    network: Annotated[str, typer.Option(help="The generator, as in `stylefast edit`.")] = "random-face",
+    outdir: Annotated[
+        Path, typer.Option(help="Folder for the catalog, figures and edits. It is created if necessary.")
+    ] = Path("demo"),
+    network: Annotated[str, typer.Option(help="Generator of the images, as in `stylefast edit`.")] = "random-face",
 ) -> None:
-    """Edit the eyes, nose and mouth of real faces: catalog, edits, figures, locality."""
+    """Edit the eyes, nose and mouth of real faces: build a catalog, make edits, draw figures, and measure locality."""
     summary = demonstration.run(outdir, network=network)
     print("Mean CIELAB difference inside / outside the part:\n" + demonstration.table(summary))
     print(f"Figures, edited images, manifest and summary.json are in {outdir}/")
 
 
-@app.command()
+@app.command(epilog=example("stylefast convert ffhq.pkl ffhq.safetensors"))
 def convert(
-    source: Annotated[Path, typer.Argument(help="A .pkl, .pt or .pth file of another code base.")],
-    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    source: Annotated[Path, typer.Argument(help="Network of another code base, a .pkl, .pt or .pth file.")],
+    target: Annotated[Path, typer.Argument(help="File to write the network to, a .safetensors file.")],
     label: Annotated[
-        int | None, typer.Option("--class", help="The class to show, if the network is conditional.")
+        int | None, typer.Option("--class", help="Class of the images, if the network is conditional.")
     ] = None,
 ) -> None:
-    """Convert a network of another code base to a file for --network; no code in it is run."""
+    """Convert a network of another code base to a file for the option --network. No code in the source is run."""
     for name, value in convert_network(source, target, label=label).items():
         print(f"{name}: {value}")
 
 
-@app.command()
+@app.command(epilog=example("stylefast bench --rounds 5 --only blend"))
 def bench(
-    rounds: Annotated[int, typer.Option(help="Timed calls per candidate, interleaved.")] = 15,
-    only: Annotated[str, typer.Option(help="Regular expression; only workloads whose id it matches are timed.")] = "",
-    record: Annotated[bool, typer.Option(help="Whether to append the figures to benchmarks/results/.")] = False,
+    rounds: Annotated[int, typer.Option(help="Timed calls per candidate. The candidates take turns.")] = 15,
+    only: Annotated[str, typer.Option(help="Regular expression. Only workloads whose id matches it are timed.")] = "",
+    record: Annotated[bool, typer.Option(help="Whether to append the results to benchmarks/results/.")] = False,
 ) -> None:
-    """Compare the CPU kernels with alternatives and with the limits of this machine (in a checkout)."""
+    """Compare the CPU kernels with alternatives and with the limits of this machine. This needs a source checkout."""
     script = Path(__file__).parents[2] / "benchmarks" / "peers.py"
     if not script.is_file():
-        raise FileNotFoundError("the benchmarks are in the source repository: run this in a checkout, pip install -e .")
+        raise FileNotFoundError(
+            "the benchmarks are in the source repository: install a checkout with `pip install -e .`"
+        )
     options = ["--rounds", str(rounds), "--only", only, *(["--record"] if record else [])]
-    raise typer.Exit(subprocess.run([sys.executable, str(script), *options]).returncode)  # threads bind at its start
+    # A process of its own, because threads are bound to processors when a process starts
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *options]).returncode)
 
 
-@app.command()
+@app.command(epilog=example("stylefast info"))
 def info() -> None:
-    """Print versions, the op x backend grid, and why a backend cannot run."""
+    """Print versions, the table of ops and backends, and the reason why a backend cannot run."""
     print(report())
 
 
 def main() -> None:
-    """Runs the command line; errors in files and values are printed as one line, without a traceback."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's: a layer of 100 MB is 50 page faults, not 25,000
+    """Run the command line. Errors in files and values are printed as one line, without a traceback."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # of torch: a layer of 100 MB takes 50 page faults, not 25,000
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

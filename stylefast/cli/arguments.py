@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of commands: groups of options, and what the texts of options mean."""
+"""Options of the commands: option dataclasses, their help texts, and the notation of their values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import typer
@@ -21,25 +21,37 @@ from ..distributed import process_group
 from ..editing.sources import SEEDS, ImageSource, SeedLatents, StoredLatents
 from ..generators import Generator
 
-Outdir = Annotated[Path, typer.Option(help="The folder to write to; created if necessary.")]
-FLAGS = {  # of fields whose name is not the flag
+FLAGS = {  # of the fields of option dataclasses that have another name
     "image_format": "--format",
     "n_clusters": "--clusters",
     "n_init": "--restarts",
+    "targets": "--seeds --targets",
     "truncation": "--trunc",
+}
+PANELS = {  # of option dataclasses, and of single fields that belong elsewhere
+    "BuildOptions": "Run",
+    "Clustering": "Clustering",
+    "ImageOptions": "Images",
+    "JobOptions": "Run",
+    "NetworkOptions": "Generator",
+    "QueryOptions": "Query",
+    "image_format": "Output",
+    "measure": "Output",
+    "roi_mode": "Output",
 }
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The generator and where it runs.
+    """The generator and the device that it runs on.
 
     Args:
-        network: "random-face" (real faces), the path of its wheel, a .safetensors file that `stylefast convert` wrote,
-            or "toy:sg1", "toy:sg2", "toy:sg3".
-        truncation: truncation psi of the latents of seeds.
-        device: the device, cpu or cuda; under torchrun, cuda is the GPU of each process.
-        tf32: whether cuDNN may compute float32 convolutions in TF32 on a GPU.
+        network: Generator of the images: random-face (real faces), the path of the random-face wheel, a .safetensors
+            file that `stylefast convert` wrote, or one of the tiny random networks toy:sg1, toy:sg2 and toy:sg3.
+        truncation: Truncation psi of the latents of seeds: 0 gives the mean latent, 1 keeps the latent.
+        device: Device of the generator: cpu, cuda, or cuda:0 and so on. Under torchrun, cuda gives every process its
+            own GPU.
+        tf32: Whether cuDNN may compute float32 convolutions in TF32 on a GPU.
     """
 
     network: str = "random-face"
@@ -49,16 +61,17 @@ class NetworkOptions:
 
     @contextmanager
     def load(self) -> Iterator[tuple[Generator, ProcessGroup | None]]:
-        """The generator, and the group of the processes that torchrun has started."""
+        """Yield the generator, and the group of the processes that torchrun has started, or None."""
         with process_group(self.device) as (group, device):
             torch.backends.cudnn.allow_tf32 = self.tf32
             yield generators.load(self.network, device=device), group
 
 
 def option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Replaces every parameter of a command whose type is a dataclass by one option per field.
+    """Replace every parameter of a command whose type is a dataclass by one option per field.
 
-    The defaults are those of the parameter's default, and the help texts those of the dataclass's docstring.
+    The defaults come from the default of the parameter, the help texts from the docstring of the dataclass, the flags
+    from `FLAGS` or the names of the fields, and the panels of the help page from `PANELS`.
     """
     hints = get_type_hints(command, include_extras=True)
     parameters, groups = [], {}
@@ -69,10 +82,14 @@ def option_groups(command: Callable[..., None]) -> Callable[..., None]:
         groups[name] = hints[name]
         helps, types = _helps(hints[name]), get_type_hints(hints[name])
         for field in fields(hints[name]):
-            flag = FLAGS.get(field.name, f"--{field.name.replace('_', '-')}")
-            flags = f"{flag}/--no-{flag[2:]}" if types[field.name] is bool else flag
-            annotation = Annotated[types[field.name], typer.Option(flags, help=helps[field.name])]
+            flags = FLAGS.get(field.name, f"--{field.name.replace('_', '-')}").split()
+            if types[field.name] is bool:
+                flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
+            panel = PANELS.get(field.name, PANELS.get(hints[name].__name__))
+            metavar = choices(types[field.name])
+            option = typer.Option(*flags, help=helps[field.name], metavar=metavar, rich_help_panel=panel)
             default = getattr(parameter.default, field.name)
+            annotation = Annotated[types[field.name], option]
             parameters.append(
                 inspect.Parameter(field.name, parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             )
@@ -89,14 +106,24 @@ def option_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _helps(group: type) -> dict[str, str]:
-    """The texts of the section Args of a docstring, as full sentences."""
+    """Return the help text of every field, from the section Args of the docstring."""
     section = inspect.cleandoc(group.__doc__ or "").partition("Args:\n")[2]
     texts = re.findall(r"(?ms)^    (\w+): (.*?)(?=^    \w+: |\Z)", section)
     return {name: f"{text[0].upper()}{' '.join(text.split())[1:]}" for name, text in texts}
 
 
+def choices(kind: Any) -> str | None:
+    """Return the choices of a `Literal` as help pages show them, with spaces at which the lines can break."""
+    return f"<{' | '.join(get_args(kind))}>" if get_origin(kind) is Literal else None
+
+
+def example(command: str) -> str:
+    """Return the epilog of a help page with an example, which must fit in one line of a terminal with 80 columns."""
+    return f"Example:\n\n{command}"
+
+
 def seeds(text: str) -> list[int]:
-    """Seeds in the notation of NVlabs' tools: "0,1,4-6" is 0, 1, 4, 5, 6."""
+    """Parse seeds in the notation of NVlabs' tools: "0,1,4-6" is 0, 1, 4, 5, 6."""
     numbers: list[int] = []
     for item in text.split(","):
         if not (match := re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", item)):
@@ -109,23 +136,23 @@ def seeds(text: str) -> list[int]:
 
 
 def images(text: str | None, generator: Generator, truncation: float) -> ImageSource:
-    """The images of seeds, or of one or several files of latents or styles; of all seeds if there is no text."""
+    """Return the images of seeds, or of one or several files of latents or styles. The default is all seeds."""
     if text is not None and Path(text).suffix:
         return StoredLatents.load(text if Path(text).exists() or "," not in text else text.split(","), generator)
     return SeedLatents(generator, SEEDS if text is None else seeds(text), truncation=truncation)
 
 
 def numbers(name: str, text: str) -> list[float]:
-    """Numbers separated by commas."""
+    """Parse numbers that are separated by commas."""
     try:
         return [float(item) for item in text.split(",")]
     except ValueError:
-        raise ValueError(f"{name} must be numbers with commas, such as 0.25,1, got {text!r}") from None
+        raise ValueError(f"{name} must be numbers separated by commas, such as 0.25,1, got {text!r}") from None
 
 
 def shard(text: str) -> tuple[int, int]:
-    """Index and number of shards: "2/8" is (1, 8)."""
+    """Parse the index and number of shards: "2/8" is (1, 8)."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"shard must look like 1/8, from 1/8 to 8/8, got {text!r}")
+        raise ValueError(f"shard must look like 1/8 (the first of eight) to 8/8 (the last), got {text!r}")
     return int(match[1]) - 1, int(match[2])

@@ -14,35 +14,55 @@ from .. import figures
 from ..catalog import FFHQ_REGIONS, BuildOptions, Catalog, Clustering, LatentBatches, Region, read_clusters
 from ..distributed import Ranks
 from ..generators import Generator
-from .arguments import NetworkOptions, option_groups, seeds
+from .arguments import NetworkOptions, example, option_groups, seeds
 from .interrupts import report_interrupt
 
 app: typer.Typer = typer.Typer(no_args_is_help=True, help="Build, show and annotate catalogs.")
 
 
-@app.command("build")
+@app.command("build", epilog=example("stylefast catalog build --seeds 0-159 --out my.safetensors"))
 @option_groups
 def build(
-    out: Annotated[Path, typer.Option(help="The catalog to write, a .safetensors file.")],
-    network: NetworkOptions = NetworkOptions(),
-    seeds_: Annotated[str, typer.Option("--seeds", help="Images to learn from, such as 0,1,4-6.")] = "0-159",
+    out: Annotated[Path, typer.Option(help="File to write the catalog to, a .safetensors file.")],
+    boxes: Annotated[
+        Literal["ffhq", "none"],
+        typer.Option(
+            help="Whether to name clusters after the parts of aligned faces (ffhq) or not at all (none).",
+            metavar="<ffhq | none>",
+        ),
+    ] = "ffhq",
+    seeds_: Annotated[
+        str,
+        typer.Option("--seeds", help="Seeds of the images to cluster, such as 0,1,4-6.", rich_help_panel="Images"),
+    ] = "0-159",
+    contribution_images: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of images that the contributions M are measured on, the first of --seeds. The default is all.",
+            rich_help_panel="Images",
+        ),
+    ] = None,
     clustering: Clustering = Clustering(),
     centroids: Annotated[
-        Path | None, typer.Option(help="A pickled k-means or catalog whose clusters and names are taken.")
+        Path | None,
+        typer.Option(
+            help="Pickled k-means or catalog, of scikit-learn or of the paper's authors, whose clusters and names of "
+            "clusters are taken. Nothing is clustered then: --clusters, --restarts, --seed and --run are ignored, and "
+            "so is --boxes if the file names clusters.",
+            rich_help_panel="Clustering",
+        ),
     ] = None,
-    contribution_images: Annotated[
-        int | None, typer.Option(help="Number of images that M is measured on, the first ones; default: all images.")
-    ] = None,
+    network: NetworkOptions = NetworkOptions(),
     options: BuildOptions = BuildOptions(),
-    boxes: Annotated[
-        Literal["ffhq", "none"], typer.Option(help='Whether to name the parts of aligned faces ("ffhq").')
-    ] = "ffhq",
 ) -> None:
-    """Build a catalog: cluster a layer and measure what every channel contributes to every cluster."""
+    """Build a catalog: cluster a layer, and measure the contribution of every style channel to every cluster.
+
+    If the command was stopped, run it again: with --workdir, it resumes where it was stopped.
+    """
     rows = seeds(seeds_)
     pickled = None if centroids is None else read_clusters(centroids)
     workdir = options.workdir
-    hint = "without --workdir nothing is kept" if workdir is None else f"the same command goes on from {workdir}/"
+    hint = "without --workdir nothing is kept" if workdir is None else f"the same command resumes from {workdir}/"
     with network.load() as (generator, group), report_interrupt(lambda: hint):
         catalog = Catalog.build(
             generator,
@@ -60,20 +80,26 @@ def build(
             catalog.annotate(FFHQ_REGIONS)
         if Ranks(group).rank == 0:
             catalog.save(out)
-            print(f"{out}: {_parts(catalog)}")
+            print(f"{out}: K = {catalog.n_clusters}, parts: {_parts(catalog)}")
 
 
-@app.command()
+@app.command(epilog=example("stylefast catalog show my.safetensors --outdir figures"))
 @option_groups
 def show(
-    catalog: Annotated[Path, typer.Argument(help="The catalog.")],
+    catalog: Annotated[Path, typer.Argument(help="Catalog to show, a .safetensors file.")],
     outdir: Annotated[
-        Path | None, typer.Option(help="The folder for figures of clusters and contributions; default: no figures.")
+        Path | None,
+        typer.Option(help="Folder for clusters.png and contributions.png. By default no figures are drawn."),
     ] = None,
+    seeds_: Annotated[
+        str, typer.Option("--seeds", help="Seeds of the images on which the clusters are drawn, such as 0,1,4-6.")
+    ] = "0-5",
     network: NetworkOptions = NetworkOptions(),
-    seeds_: Annotated[str, typer.Option("--seeds", help="Seeds of the images that show the clusters.")] = "0-5",
 ) -> None:
-    """Print what a catalog contains; draw its clusters and contributions."""
+    """Print the contents of a catalog, and draw its clusters and contributions.
+
+    The generator is needed for the figures only.
+    """
     loaded = Catalog.load(catalog)
     print(f"{loaded.generator}, layer {loaded.layer}, K = {loaded.n_clusters}, {len(loaded.sites)} sites")
     print(f"parts: {_parts(loaded)}")
@@ -86,19 +112,24 @@ def show(
         print(f"clusters.png and contributions.png are in {outdir}/")
 
 
-@app.command()
+@app.command(epilog=example("stylefast catalog annotate my.safetensors --boxes ffhq --part eyes=3,17"))
 def annotate(
-    catalog: Annotated[Path, typer.Argument(help="The catalog; it is rewritten as a whole or not at all.")],
+    catalog: Annotated[Path, typer.Argument(help="Catalog to change, a .safetensors file.")],
     part: Annotated[
-        list[str] | None, typer.Option(help="A part and its clusters, such as eyes=3,17; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Part and the ids of its clusters, such as eyes=3,17. The option can be repeated."),
     ] = None,
     boxes: Annotated[
-        Literal["ffhq"] | None, typer.Option(help="Name the remaining clusters after the parts of aligned faces.")
+        Literal["ffhq"] | None,
+        typer.Option(
+            help="Name the clusters without a --part by the boxes of the eyes, nose, mouth, skin and background of "
+            "aligned faces. A --part replaces the box of the same name."
+        ),
     ] = None,
 ) -> None:
-    """Name the clusters of a catalog, in place of the names so far."""
+    """Name the clusters of a catalog. The new names replace all previous names."""
     if not (part or boxes):
-        raise ValueError("annotate needs --part name=ids or --boxes ffhq")
+        raise ValueError("annotate needs --part, such as --part eyes=3,17, or --boxes ffhq")
     loaded = Catalog.load(catalog)
     regions: dict[str, Region] = dict(FFHQ_REGIONS) if boxes == "ffhq" else {}
     for text in part or []:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a catalog, edited faces, figures, and the measured locality, from one command."""
+"""The demo, which builds a catalog, edits faces, draws figures and measures locality."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from ..io.atomic import atomic_write
 
 QUERIES = (Sequential(0.25), Sequential(1.0), Simultaneous(1.0), Random(Sequential(1.0)))
 PARTS = ("eyes", "nose", "mouth")
-SHOWN = "sequential_1"  # the query of the figures
+SHOWN = "sequential_1"  # the strategy that the figures show
 
 
 def load(network: str) -> Generator:
-    """The generator; the toy one, after saying so, if the real one cannot be fetched."""
+    """Return the generator. If the real one cannot be downloaded, print a message and return the toy generator."""
     try:
         return generators.load(network)
     except ConnectionError as error:
-        print(f"{error}\nNo network for the real generator: the demo runs on the toy generator, without faces.")
+        print(f"{error}\nThe demo runs on the toy generator, without faces.")
         return generators.load("toy:sg2")
 
 
@@ -46,14 +46,14 @@ def run(
     truncation: float = 0.7,
     batch_size: int = 2,
 ) -> dict[str, Any]:
-    """Builds a catalog, edits targets x references x parts with four queries, writes figures, and measures locality.
+    """Build a catalog, edit every target with every reference, part and strategy, draw figures, and measure locality.
 
-    Writes to `directory`: catalog.safetensors, edits/*.jpg with edits/manifest.jsonl, clusters.png, contributions.png,
-    grid.jpg, heat.png and summary.json.
+    The files in `directory` are catalog.safetensors, `edits/*.jpg` with edits/manifest.jsonl, clusters.png,
+    contributions.png, grid.jpg, heat.png and summary.json.
 
     Returns:
-        What summary.json holds: `locality[part][query] = {inside, outside, ratio}` (mean CIELAB difference over edits),
-        the seconds of every stage, the parts, the seeds.
+        The contents of summary.json: `locality[part][query] = {inside, outside, ratio}` with mean CIELAB differences
+        over edits, the duration of each stage in seconds, the parts, and the seeds.
     """
     directory, times = Path(directory), [time.perf_counter()]
     generator = load(network)
@@ -71,7 +71,7 @@ def run(
     editor = StyleEditor(generator, catalog)
     target_images = SeedLatents(generator, targets, truncation=truncation)
     plan = Grid(target_images, SeedLatents(generator, references, truncation=truncation), PARTS, QUERIES)
-    # Without resuming, as the summary is of all edits.
+    # No resuming, because the summary needs the images of all edits.
     job_options = JobOptions(image_format="jpg", batch_size=batch_size, measure=True, resume=False)
     metadata = {"network": generator.name, "truncation": truncation, "rgb": False}
     result = Result(len(targets), len(references))
@@ -100,15 +100,16 @@ def run(
 
 
 class Result:
-    """What the figures and the table need of the edits, as they pass by."""
+    """Images and locality of the edits, which are collected for the figures and the summary."""
 
     def __init__(self, n_targets: int, n_references: int) -> None:
         self.size: tuple[int, int] = (n_targets, n_references)
         self.targets: dict[int, Tensor] = {}
-        self.shown: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}  # image, where the part is
+        self.shown: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}  # image, region of interest
         self._differences: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
 
     def add(self, batch: EditBatch) -> None:
+        """Add the edits of a batch."""
         assert batch.locality is not None and batch.targets is not None and batch.roi is not None
         for i, edit in enumerate(batch.edits):
             self.targets[edit.target] = batch.targets[i]
@@ -118,9 +119,10 @@ class Result:
             self._differences[edit.part, edit.query.name].append(pair)
 
     def locality(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """locality[part][query]: the mean difference inside and outside the part over all edits, and their ratio.
+        """Return the mean difference inside and outside the part over all edits, and their ratio, by part and query.
 
-        An edit without an inside (or outside) does not count there; None is a mean over nothing, or a ratio to nothing.
+        An edit without a pixel inside (or outside) the part does not count in that mean. A mean over no edits and a
+        ratio that is not finite are None.
         """
         table: dict[str, dict[str, dict[str, float | None]]] = defaultdict(dict)
         for (part, query), pairs in self._differences.items():
@@ -130,7 +132,7 @@ class Result:
         return dict(table)
 
     def grid(self) -> Tensor:
-        """The shown edits [P, T, R, 3, H, W]."""
+        """Return the images of the shown edits, [P, T, R, 3, H, W]."""
         rows = [self.shown[p, t, r][0] for p in PARTS for t in range(self.size[0]) for r in range(self.size[1])]
         return torch.stack(rows).unflatten(0, (len(PARTS), *self.size))
 
@@ -155,7 +157,7 @@ def _draw(
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The locality of a summary as text: mean CIELAB difference inside / outside the part, and the ratio."""
+    """Return a table of the locality in a summary: mean CIELAB difference inside / outside the part, and the ratio."""
     lines = [f"{'part':8}" + "".join(f"{query.name:>24}" for query in QUERIES)]
     for part, queries in summary["locality"].items():
         cells = [queries[query.name] for query in QUERIES]

@@ -14,7 +14,7 @@ from ..catalog import Catalog
 from ..editing import Grid, Job, JobOptions, Pairs, Plan, Sequential, Strategy, StyleEditor
 from ..editing.strategies import STRATEGIES
 from ..generators import Generator
-from .arguments import NetworkOptions, Outdir, images, numbers, option_groups, shard
+from .arguments import NetworkOptions, images, numbers, option_groups, shard
 from .interrupts import report_interrupt
 
 
@@ -23,10 +23,14 @@ class QueryOptions:
     """The query of the edits.
 
     Args:
-        query: the strategy that selects the channels.
-        epsilon: budgets of the sequential query, separated by commas; each gives an edit.
-        rho: threshold of the sequential query.
-        strength: factor of the query.
+        query: Strategy that selects the channels: those with the largest contribution to the part until a budget is
+            spent (sequential), all in proportion to their contribution (simultaneous), or those that belong to the
+            part clearly more than to any other part (softmax).
+        epsilon: Budgets of the sequential strategy, separated by commas. Every budget gives one edit. The other
+            strategies do not use it.
+        rho: Threshold of the sequential strategy, from 0 to 1. Channels whose contribution does not exceed it stay.
+            The other strategies do not use it.
+        strength: Factor of every query.
     """
 
     query: Literal["sequential", "simultaneous", "softmax"] = "sequential"
@@ -35,81 +39,130 @@ class QueryOptions:
     strength: float = 1.0
 
     def strategies(self) -> list[Strategy]:
+        """Return one strategy per budget, or the only one."""
         budgets = numbers("epsilon", self.epsilon)
         if self.query == "sequential":
             return [Sequential(budget, self.rho) for budget in budgets]
         return [STRATEGIES[self.query]()]
 
 
+@dataclass(frozen=True)
+class ImageOptions:
+    """The targets, references and parts of the edits.
+
+    Args:
+        targets: Images to edit: seeds such as 0,1,4-6, or files of latents, separated by commas. With --pairs, the
+            file may name only these images as targets; the default is all seeds.
+        references: Images to take parts from: seeds, or files of latents or styles, separated by commas. With
+            --pairs, the file may name only these images as references; the default is all seeds.
+        parts: Parts of the catalog, separated by commas. Every target is edited with every reference, part and
+            budget. Cannot be combined with --pairs.
+        pairs: File with one edit per line: a .csv file, whose first line names the columns, or a .jsonl file with one
+            object per line. The columns or keys target, reference and part are required. The optional query, epsilon,
+            rho and strength override --query, --epsilon, --rho and --strength for the line. A line that names another
+            strategy than --query does not use --epsilon and --rho. --epsilon must be a single budget.
+        skip_bad: Whether to skip the lines of --pairs that cannot be used, and report them. Otherwise the first such
+            line is an error.
+    """
+
+    targets: str | None = None
+    references: str | None = None
+    parts: str | None = None
+    pairs: Path | None = None
+    skip_bad: bool = False
+
+    def check(self, strategies: list[Strategy]) -> None:
+        """Raise ValueError if options are missing or exclude each other."""
+        if self.pairs is None and self.skip_bad:
+            raise ValueError("--skip-bad needs --pairs, the file whose bad lines are skipped")
+        required = {"--seeds": self.targets, "--references": self.references, "--parts": self.parts}
+        missing = [flag for flag, value in required.items() if value is None]
+        if self.pairs is None and missing:
+            raise ValueError(f"without --pairs, edit needs {', '.join(required)}; missing: {', '.join(missing)}")
+        if self.pairs is not None and self.parts is not None:
+            raise ValueError("with --pairs, edit takes the parts from the file: leave out --parts")
+        if self.pairs is not None and len(strategies) > 1:
+            raise ValueError(f"with --pairs, edit takes one --epsilon, got {len(strategies)}")
+
+    def plan(self, generator: Generator, truncation: float, strategies: list[Strategy], strength: float) -> Plan:
+        """Return the plan of the edits."""
+        targets, references = (images(text, generator, truncation) for text in (self.targets, self.references))
+        if self.pairs is None:
+            return Grid(targets, references, (self.parts or "").split(","), strategies, strength=strength)
+        return Pairs(self.pairs, targets, references, query=strategies[0], strength=strength, skip_bad=self.skip_bad)
+
+
 @option_groups
 def edit(
-    catalog: Annotated[Path, typer.Option(help="An annotated catalog of the network.")],
-    targets: Annotated[
-        str | None,
-        typer.Option("--seeds", "--targets", help="The images to edit: seeds such as 0,1,4-6, or files of latents."),
-    ] = None,
-    references: Annotated[
-        str | None, typer.Option(help="The images to take parts from: seeds, or files of latents.")
-    ] = None,
-    parts: Annotated[str | None, typer.Option(help="Parts of the catalog, separated by commas.")] = None,
-    pairs: Annotated[
-        Path | None, typer.Option(help="A .csv or .jsonl file with one edit per line, instead of --parts.")
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Skip the lines of --pairs that cannot be used, and report them.")
-    ] = False,
+    catalog: Annotated[Path, typer.Option(help="Annotated catalog of the generator, a .safetensors file.")],
+    selection: ImageOptions = ImageOptions(),
     query: QueryOptions = QueryOptions(),
-    outdir: Outdir = Path("out"),
+    rgb: Annotated[
+        bool,
+        typer.Option(
+            help="Whether to edit the toRGB sites too, which change colours in the whole image.",
+            rich_help_panel="Query",
+        ),
+    ] = False,
     network: NetworkOptions = NetworkOptions(),
-    rgb: Annotated[bool, typer.Option(help="Whether to edit the toRGB sites too.")] = False,
+    outdir: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the images and manifest.jsonl. It is created if necessary.", rich_help_panel="Output"
+        ),
+    ] = Path("out"),
     options: JobOptions = JobOptions(measure=True),
-    shard_: Annotated[str, typer.Option("--shard", help="Make shard i of n of the edits: i/n.")] = "1/1",
+    shard_: Annotated[
+        str,
+        typer.Option(
+            "--shard",
+            help="Shard of the job to make, i/n. Shards are counted from 1: 2/8 is the second of eight. "
+            "After all shards, run the command without --shard, which writes manifest.jsonl.",
+            rich_help_panel="Run",
+        ),
+    ] = "1/1",
 ) -> None:
-    """Edit every target with every reference, part and budget, or what a file lists; goes on where it was stopped."""
+    """Edit every target with every reference, part and budget, or make the edits that a file lists.
+
+    If the command was stopped, run it again: it keeps the finished images and makes the others.
+    """
     job_shard, strategies = shard(shard_), query.strategies()
-    if pairs is None and None in (targets, references, parts):
-        raise ValueError("edit needs --seeds, --references and --parts, or --pairs")
-    if pairs is not None and (parts is not None or len(strategies) > 1):
-        raise ValueError("edit takes parts from --pairs: leave out --parts, and give one --epsilon at most")
+    selection.check(strategies)
     with network.load() as (generator, group):
         editor = StyleEditor(generator, Catalog.load(catalog, generator), rgb=rgb)
-        target_images = images(targets, generator, network.truncation)
-        reference_images = images(references, generator, network.truncation)
-        plan: Plan
-        if pairs is None:
-            plan = Grid(target_images, reference_images, (parts or "").split(","), strategies, strength=query.strength)
-        else:
-            plan = Pairs(
-                pairs,
-                target_images,
-                reference_images,
-                query=strategies[0],
-                strength=query.strength,
-                skip_bad=skip_bad,
-            )
-        metadata = _metadata(generator, network, rgb)
+        plan = selection.plan(generator, network.truncation, strategies, query.strength)
+        metadata = {"network": generator.name, "truncation": network.truncation, "rgb": rgb}
         job = Job(editor, plan, outdir, options, metadata=metadata, shard=job_shard, group=group)
         job.check()
         if isinstance(plan, Pairs) and plan.n_refused and job.ranks.rank == 0:
-            lines = [f"{plan.n_refused} bad lines of {pairs} are left out, the first of them:", *plan.refused]
-            print("\n".join(lines), file=sys.stderr)
-        hint = f"edits are in {outdir}/; the same command goes on with the rest"
-        with report_interrupt(lambda: f"{job.n_existing + job.n_written} of {job.total} {hint}"):
+            print(_skipped(plan), file=sys.stderr)
+        hint = "the same command makes the rest"
+        with report_interrupt(
+            lambda: f"{outdir}/ has {job.n_existing + job.n_written} of {_count(job.total, 'edit')}; {hint}"
+        ):
             for _ in job:
                 pass
         _print_result(job, shard_)
 
 
-def _metadata(generator: Generator, network: NetworkOptions, rgb: bool) -> dict[str, object]:
-    return {"network": generator.name, "truncation": network.truncation, "rgb": rgb}
+def _skipped(plan: Pairs) -> str:
+    """Return the report of the skipped lines of a file."""
+    first = f", of which these are the first {len(plan.refused)}" if plan.n_refused > len(plan.refused) else ""
+    return "\n".join([f"skipped {_count(plan.n_refused, 'bad line')} of {plan.path}{first}:", *plan.refused])
 
 
 def _print_result(job: Job, shard: str) -> None:
     n_existing, n_written = (sum(job.ranks.gather(n)) for n in (job.n_existing, job.n_written))
     if job.ranks.rank > 0:
         return
-    existing = f" ({n_existing} were there)" if n_existing else ""
-    subject = "and manifest.jsonl are" if job.shard[1] == 1 else "are"
-    print(f"{n_existing + n_written} edits{existing} {subject} in {job.directory}/")
-    if job.shard[1] > 1:
-        print(f"That is shard {shard}; the same command without --shard checks all and writes manifest.jsonl")
+    n_edits = n_existing + n_written
+    existing = f" ({n_existing} {'was' if n_existing == 1 else 'were'} there)" if n_existing else ""
+    if job.shard[1] == 1:
+        print(f"{_count(n_edits, 'edit')}{existing} and manifest.jsonl are in {job.directory}/")
+        return
+    print(f"{_count(n_edits, 'edit')}{existing} of shard {shard} {'is' if n_edits == 1 else 'are'} in {job.directory}/")
+    print("After all shards, the same command without --shard checks all edits and writes manifest.jsonl")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

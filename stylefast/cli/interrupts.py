@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command prints when the user interrupts it."""
+"""Message of a command that the user interrupts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 @contextmanager
 def report_interrupt(message: Callable[[], str]) -> Iterator[None]:
-    """Ends the command with the message and exit status 130 if the block is interrupted."""
+    """End the command with the message and exit status 130 if the user interrupts the block."""
     try:
         yield
     except KeyboardInterrupt:

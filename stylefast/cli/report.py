@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of `stylefast info`: versions, the op table with a mark where a cell can run, and why others cannot."""
+"""The report of `stylefast info`: versions, and which backend can run which op."""
 
 import platform
 
@@ -14,7 +14,7 @@ from ..ops import OPS
 
 
 def report() -> str:
-    """The whole report, as one text."""
+    """Return the report: versions, a table of ops and backends, and the reason of each backend that cannot run."""
     reasons = available()
     versions = {"stylefast": __version__, "Python": platform.python_version(), "torch": torch.__version__}
     versions |= {"numpy": numpy.__version__, "CPU kernels": instruction_set() or "none"}

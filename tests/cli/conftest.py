@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Catalogs that the command line has built."""
+"""Fixtures of catalogs that the command line has built."""
 
 import shutil
 
@@ -18,7 +18,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture
 def catalog(built, tmp_path):
-    """A copy, annotated."""
+    """An annotated copy of the catalog."""
     path = tmp_path / "toy.safetensors"
     shutil.copy(built, path)
     Catalog.load(path).annotate({"eyes": [0, 3], "nose": [1]}).save(path)

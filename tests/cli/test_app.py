@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands, on the toy generator."""
+"""Results of the commands with the toy generator."""
 
 import os
 import subprocess
@@ -51,9 +51,9 @@ def test_catalog_build_with_every_option(tmp_path):
     ]
     text = run(*BUILD, "--out", out, *options)
     loaded = Catalog.load(out)
-    assert (loaded.layer, loaded.features, loaded.parts) == ("torgbs.1", "squared", {})  # which convs.3 reads too
+    assert (loaded.layer, loaded.features, loaded.parts) == ("torgbs.1", "squared", {})  # convs.3 reads this tensor too
     assert loaded.provenance["run"] == 0 and loaded.provenance["contribution_images"] == 2
-    assert text.endswith(f"{out}: none\n")
+    assert text.endswith(f"{out}: K = 6, parts: none\n")
 
 
 def test_catalog_show(catalog, tmp_path):
@@ -64,9 +64,8 @@ def test_catalog_show(catalog, tmp_path):
     named = {name: Image.open(tmp_path / "figures" / name) for name in ("clusters.png", "contributions.png")}
     Catalog.load(catalog).annotate({}).save(catalog)
     run("catalog", "show", catalog, *NETWORK, "--outdir", tmp_path / "unnamed", "--seeds", "0")
-    assert (
-        Image.open(tmp_path / "unnamed" / "contributions.png").height > named["contributions.png"].height
-    )  # 6 rows, 2
+    # One row per cluster instead of one row per part
+    assert Image.open(tmp_path / "unnamed" / "contributions.png").height > named["contributions.png"].height
 
 
 def test_catalog_annotate(catalog):
@@ -111,19 +110,20 @@ def test_edit(catalog, tmp_path):
 @pytest.mark.parametrize("query", ["simultaneous", "softmax"])
 def test_edit_with_another_query_and_format(catalog, tmp_path, query):
     base = ["edit", "--catalog", catalog, "--seeds", "1", "--references", "7", "--parts", "eyes", *NETWORK]
-    run(*base, "--outdir", tmp_path / "out", "--query", query, "--format", "webp", "--no-measure")
+    text = run(*base, "--outdir", tmp_path / "out", "--query", query, "--format", "webp", "--no-measure")
+    assert text.endswith(f"1 edit and manifest.jsonl are in {tmp_path / 'out'}/\n")
     (line,) = (strict(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
     assert line["query"]["kind"] == query and line["locality"] is None and line["rgb"] is False
     assert Image.open(tmp_path / "out" / line["file"]).format == "WEBP"
 
 
-def test_edits_that_were_there_and_shards(catalog, tmp_path):
+def test_edit_by_shards_keeps_existing_images(catalog, tmp_path):
     base = ["edit", "--catalog", catalog, "--seeds", "1-3", "--references", "7,8", "--parts", "eyes", *NETWORK]
     base += ["--no-measure", "--batch-size", "2"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(*base, "--outdir", whole).endswith(f"6 edits and manifest.jsonl are in {whole}/\n")
     text = run(*base, "--outdir", parts, "--shard", "2/3")
-    assert f"2 edits are in {parts}/\n" in text and "That is shard 2/3; the same command without --shard" in text
+    assert f"2 edits of shard 2/3 are in {parts}/\n" in text and "the same command without --shard" in text
     text = run(*base, "--outdir", parts)
     assert text.endswith(f"6 edits (2 were there) and manifest.jsonl are in {parts}/\n")
     assert [path.read_bytes() for path in sorted(parts.iterdir())] == [p.read_bytes() for p in sorted(whole.iterdir())]
@@ -137,7 +137,10 @@ def test_edits_of_a_file_of_pairs_and_of_latents(catalog, tmp_path):
         cli.app, list(map(str, [*command, *NETWORK, "--outdir", tmp_path / "out", "--skip-bad"]))
     )
     assert result.exit_code == 0 and f"2 edits and manifest.jsonl are in {tmp_path / 'out'}/" in result.output
-    assert "1 bad lines of" in result.stderr and "line 3: part must be one with clusters, got 'ear'" in result.stderr
+    assert (
+        "skipped 1 bad line of" in result.stderr
+        and "line 3: part must be one with clusters, got 'ear'" in result.stderr
+    )
     lines = [strict(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
     named = [(line["target"], line["reference"], line["part"]) for line in lines]
     assert named == [("seed0001", "faces-0001", "eyes"), ("seed0003", "faces-0000", "nose")]
@@ -145,10 +148,10 @@ def test_edits_of_a_file_of_pairs_and_of_latents(catalog, tmp_path):
         assert line["locality"]["ratio"] is not None
 
 
-def test_a_build_with_a_workdir_is_the_same(built, tmp_path):
+def test_a_build_with_a_workdir_gives_the_same_catalog(built, tmp_path):
     for dtype, same in (("float32", True), ("bfloat16", False)):
         options = ["--trunc", "0.9", "--seed", "4", "--workdir", tmp_path / dtype, "--dtype", dtype]
-        for _ in range(2):  # again from what is there
+        for _ in range(2):  # the second build reads the workdir
             run(*BUILD, "--out", tmp_path / "catalog", *options)
             made, expected = Catalog.load(tmp_path / "catalog"), Catalog.load(built)
             assert torch.allclose(made.centroids, expected.centroids, atol=1e-6) == same
@@ -156,7 +159,7 @@ def test_a_build_with_a_workdir_is_the_same(built, tmp_path):
         assert sorted(path.name[:4] for path in (tmp_path / dtype).iterdir()) == ["acti", "cont", "kmea"]
 
 
-def test_an_interruption_says_how_to_go_on(catalog, tmp_path, monkeypatch):
+def test_an_interruption_says_how_to_resume(catalog, tmp_path, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -164,14 +167,14 @@ def test_an_interruption_says_how_to_go_on(catalog, tmp_path, monkeypatch):
     monkeypatch.setattr(ImageWriter, "_write", interrupt)
     result = CliRunner().invoke(cli.app, [str(argument) for argument in [*base, "--outdir", tmp_path / "out"]])
     assert result.exit_code == 130
-    assert f"interrupted: 0 of 3 edits are in {tmp_path / 'out'}/; the same command goes on" in result.stderr
+    assert f"interrupted: {tmp_path / 'out'}/ has 0 of 3 edits; the same command makes the rest" in result.stderr
     monkeypatch.setattr(Catalog, "build", interrupt)
-    for options, hint in (([], "without --workdir nothing"), (["--workdir", "w"], "the same command goes on from w/")):
+    for options, hint in (([], "without --workdir nothing"), (["--workdir", "w"], "the same command resumes from w/")):
         result = CliRunner().invoke(cli.app, [*BUILD, "--out", "x", *options])
         assert result.exit_code == 130 and f"interrupted: {hint}" in result.stderr
 
 
-def test_info_prints_the_grid():
+def test_info_prints_the_table_of_ops_and_backends():
     text = run("info")
     assert __version__ in text and torch.__version__ in text
     header = next(line for line in text.splitlines() if line.split() == list(BACKENDS))
@@ -197,7 +200,7 @@ except SystemExit:
 
 
 def test_commands_compute_on_huge_pages():
-    """They ask for them ("hg") where the system has any, unless the user says otherwise."""
+    """Memory has the flag "hg" if the system has huge pages, unless the user disables them."""
     there = Path("/sys/kernel/mm/transparent_hugepage").exists()
     clean = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
     for environment, huge in ((clean, there), (clean | {"THP_MEM_ALLOC_ENABLE": "0"}, False)):

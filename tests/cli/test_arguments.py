@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of commands: groups of options, choices, and the notation of seeds."""
+"""Options of the commands: option dataclasses, choices, and the notation of seeds."""
 
 import inspect
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from stylefast.catalog import BuildOptions, Clustering
 from stylefast.cli import app as cli
 from stylefast.cli import arguments
-from stylefast.cli.edit import QueryOptions
+from stylefast.cli.edit import ImageOptions, QueryOptions
 from stylefast.editing import JobOptions
 
 
@@ -43,21 +43,21 @@ def test_bad_seeds(text):
 )
 def test_choices_are_listed_by_help_and_checked(command, option, choices):
     result = CliRunner().invoke(cli.app, [*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
-    (line,) = (line for line in result.output.splitlines() if option in line.split())
-    assert "|".join(choices) in line
+    (line,) = (line for line in result.output.splitlines() if option in line.split()[:2])
+    assert f"<{' | '.join(choices)}>" in line
     result = CliRunner().invoke(cli.app, [*command, option, "abacus"])
     assert result.exit_code == 2 and option in result.stderr and "abacus" in result.stderr
 
 
 @dataclass(frozen=True)
 class Colours:
-    """Colours of a test.
+    """Option dataclass of a test.
 
     Args:
-        n_colours: how many colours there are, in a text
+        n_colours: Number of colours, in a text
             of two lines.
         named: whether they have names.
-        kind: warm or cold.
+        kind: Kind of the colours.
     """
 
     n_colours: int = 3
@@ -76,14 +76,17 @@ def test_a_group_becomes_options_and_an_object():
     assert list(parameters) == ["name", "n_colours", "named", "kind"]
     assert [parameter.default for parameter in parameters.values()] == [inspect.Parameter.empty, 3, True, "warm"]
     helps = [parameter.annotation.__metadata__[0].help for parameter in list(parameters.values())[1:]]
-    assert helps == ["How many colours there are, in a text of two lines.", "Whether they have names.", "Warm or cold."]
+    assert helps == ["Number of colours, in a text of two lines.", "Whether they have names.", "Kind of the colours."]
     grouped(name="x", n_colours=7, named=False, kind="cold")
     assert calls == [("x", Colours(7, False, "cold"))]
 
 
-@pytest.mark.parametrize("group", [BuildOptions, Clustering, JobOptions, QueryOptions, arguments.NetworkOptions])
+GROUPS = (BuildOptions, Clustering, ImageOptions, JobOptions, QueryOptions, arguments.NetworkOptions)
+
+
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_option_of_a_group_is_documented(group):
     helps = arguments._helps(group)
     assert list(helps) == list(group.__dataclass_fields__)
-    assert all(text[0].isupper() or text[0] == '"' for text in helps.values())
+    assert all(text[0].isupper() for text in helps.values())
     assert all(text.endswith(".") for text in helps.values())

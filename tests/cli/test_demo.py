@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo, on the toy generator."""
+"""The demo with the toy generator."""
 
 import math
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of the command line: one line each, and nothing is written."""
+"""Errors of the command line: the message is one line, and no file is written."""
 
 import re
 
@@ -39,11 +39,13 @@ PAIRS = ["edit", "--catalog", "toy.safetensors", *NETWORK, "--pairs"]
         (["edit", "--shard", "0/2"], "shard must look like 1/8"),
         (["edit", "--shard", "half"], "shard must look like 1/8"),
         (["edit", "--pairs", "bad.csv"], "leave out --parts"),
+        (["edit", "--skip-bad"], "--skip-bad needs --pairs"),
         ([*PAIRS, "bad.csv"], "bad.csv, line 3: part must be one with clusters, got 'ear'"),
         ([*PAIRS, "missing.csv"], "missing.csv"),
         ([*PAIRS, "bad.csv", "--epsilon", "1,2"], "one --epsilon"),
-        (PAIRS[:-1], "needs --seeds, --references and --parts, or --pairs"),
-        (["edit", "--device", "abacus"], "device must be cpu, cuda or cuda:0 and so on, got 'abacus'"),
+        (PAIRS[:-1], "without --pairs, edit needs .* missing: --seeds, --references, --parts"),
+        ([*PAIRS[:-1], "--seeds", "1", "--parts", "eyes"], "missing: --references$"),
+        (["edit", "--device", "abacus"], "device must be 'cpu', 'cuda' or 'cuda:N', got 'abacus'"),
         (["edit", "--references", "x"], "seeds must look like"),
         (["edit", "--batch-size", "0"], "batch_size must be"),
         (["edit", "--network", "toy:sg3"], "toy.safetensors cannot be used"),
@@ -57,12 +59,12 @@ def test_a_users_error_is_one_line(catalog, tmp_path, monkeypatch, capsys, argum
     (tmp_path / "bad.csv").write_text("target,reference,part\n1,2,eyes\n1,2,ear\n")
     if arguments[0] == "edit" and arguments[1] != "--catalog":
         given = ["--catalog", "toy.safetensors", "--seeds", "1", "--references", "2", "--parts", "eyes", *NETWORK]
-        arguments = ["edit", *given, *arguments[1:]]  # the last of an option counts
+        arguments = ["edit", *given, *arguments[1:]]  # if an option is repeated, its last value counts
     monkeypatch.setattr("sys.argv", ["stylefast", *arguments])
     before = catalog.read_bytes()
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    # Python prints the text of such an exit and ends with status 1
+    # Python prints the text of such an exit, and its status is 1
     assert isinstance(caught.value.code, str) and re.search(message, caught.value.code)
     assert caught.value.code.startswith("stylefast: ") and "\n" not in caught.value.code
     assert "Traceback" not in capsys.readouterr().err

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The precision of convolutions on a GPU: the command line sets it, and manifests, catalogs and shards record it."""
+"""Precision of convolutions on a GPU, which the command line sets, and manifests, catalogs and shards record."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def restored() -> Iterator[None]:
 
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch, restored: None) -> None:
-    """Makes generators report the precision that they would report on a GPU."""
+    """Let generators report the precision that they would report on a GPU."""
     precision: Any = Generator.precision.fget
     gpu = SimpleNamespace(device=torch.device("cuda", 1))
     monkeypatch.setattr(Generator, "precision", property(lambda self: precision(gpu)))
 
 
-def test_a_cpu_has_nothing_to_record():
+def test_no_precision_is_recorded_on_a_cpu():
     assert toy("sg2").precision == {}
 
 
 @pytest.mark.usefixtures("on_a_gpu")
 @pytest.mark.parametrize("tf32", [True, False])
-def test_the_command_line_sets_and_records_it(tf32: bool, tmp_path: Path):
+def test_the_command_line_sets_and_records_the_precision(tf32: bool, tmp_path: Path):
     option, network = "--tf32" if tf32 else "--no-tf32", ["--network", "toy:sg2"]
     catalog = tmp_path / "catalog.safetensors"
     torch.backends.cudnn.allow_tf32 = not tf32
