@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local editing of StyleGAN images ("Editing in Style", CVPR 2020) as fast as the hardware allows."""
+"""Local editing of StyleGAN images ("Editing in Style", Collins et al., CVPR 2020) on fused kernels."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ _MODULES = ("catalog", "compat", "distributed", "editing", "figures", "generator
 
 
 def __getattr__(name: str) -> Any:
-    """Imports everything but the kernels when it is first used, so that `import stylefast` is fast."""
+    """Import everything except the kernels on first use, so that `import stylefast` is fast."""
     if name in _CLASSES:
         return getattr(import_module(f".{_CLASSES[name]}", __name__), name)
     if name in _MODULES:

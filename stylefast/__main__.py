@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m stylefast` is the command line: `torchrun --nproc-per-node 8 -m stylefast edit ...`.
+"""Command line, `python -m stylefast`, also under torchrun: `torchrun --nproc-per-node 8 -m stylefast edit ...`.
 
-Without arguments it prints the versions in use, the op table with a mark where a cell can run, and why others cannot.
+Without arguments it prints the versions in use, the op table with a mark in each cell that can run, and the reasons why
+other cells cannot.
 """
 
 import sys

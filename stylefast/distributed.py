@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes that work on one job: this process alone, or the ranks of a `torch.distributed` group."""
+"""Processes that share a job: this process alone, or the ranks of a `torch.distributed` group."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """Collectives over the processes that work on one job. Without a group they return the argument.
+    """Collectives over the processes that share a job.
 
     Every rank must make the same calls in the same order. gloo reduces on the CPU, NCCL on the current GPU.
 
     Args:
-        group: a process group, such as `torch.distributed.group.WORLD`; None is this process alone.
+        group: Process group, such as `torch.distributed.group.WORLD`. The default is this process alone; no method then
+            communicates.
 
     Attributes:
-        group: as given.
-        rank: rank of this process, from 0.
-        size: number of processes.
+        group: Process group as given.
+        rank: Rank of this process, from 0.
+        size: Number of processes.
+
+    Example:
+        >>> from stylefast.distributed import Ranks
+        >>> Ranks().gather("this process")
+        ['this process']
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -36,7 +42,16 @@ class Ranks:
         self.size: int = 1 if group is None else dist.get_world_size(group)
 
     def total(self, *tensors: Tensor) -> list[Tensor]:
-        """The sums over all ranks, in one all-reduce of float64: the same bits on every rank."""
+        """Return the sums of tensors over all ranks.
+
+        The sums are computed in one all-reduce in float64, so they have the same bits on every rank.
+
+        Args:
+            *tensors: Tensors with the same shapes and dtypes on all ranks.
+
+        Returns:
+            The sums, with the shapes, dtypes and device of the tensors. Without a group, the tensors themselves.
+        """
         if self.size == 1:
             return list(tensors)
         flat = torch.cat([tensor.detach().double().flatten() for tensor in tensors])
@@ -47,7 +62,14 @@ class Ranks:
         return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
 
     def gather(self, value: T) -> list[T]:
-        """The values of all ranks, rank 0's first."""
+        """Return the values of all ranks, in the order of the ranks.
+
+        Args:
+            value: Any object that can be pickled.
+
+        Returns:
+            List with one value per rank.
+        """
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -55,7 +77,14 @@ class Ranks:
         return values
 
     def broadcast(self, value: T) -> T:
-        """The value of rank 0."""
+        """Return the value of rank 0 on every rank.
+
+        Args:
+            value: Any object that can be pickled.
+
+        Returns:
+            The value of rank 0.
+        """
         if self.size == 1:
             return value
         values = [value]
@@ -63,7 +92,14 @@ class Ranks:
         return values[0]
 
     def slice_of(self, n: int) -> range:
-        """The part of range(n) that this rank processes. The parts of all ranks, in order, are range(n)."""
+        """Return the part of `range(n)` that this rank processes.
+
+        Args:
+            n: Number of items of all ranks.
+
+        Returns:
+            Consecutive indices. The parts of all ranks, in the order of the ranks, are `range(n)`.
+        """
         return range(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
 
@@ -72,15 +108,22 @@ ALONE = Ranks()
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[tuple[dist.ProcessGroup | None, torch.device]]:
-    """The group of the processes that `torchrun` started and this process' device; without torchrun None and `device`.
+    """Create the group of the processes that torchrun started, and destroy it at the end of the `with` block.
 
     Args:
-        device: "cpu" (gloo), or "cuda" (NCCL) for each process' own GPU.
+        device: "cpu" for the gloo backend, or "cuda" for the NCCL backend and one GPU per process. Without torchrun,
+            "cuda:N" selects a GPU.
+
+    Yields:
+        The group and the device of this process; None and `device` if torchrun did not start the process.
+
+    Raises:
+        ValueError: If the name of the device is invalid, or torch finds no GPU.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"device must be cpu, cuda or cuda:0 and so on, got {device!r}")
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     if device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"torch {torch.__version__} finds no GPU here, got device {device!r}")
+        raise ValueError(f"torch {torch.__version__} finds no GPU, got device {device!r}")
     rank_device = torch.device(device)
     if not dist.is_torchelastic_launched():
         yield None, rank_device

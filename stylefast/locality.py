@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well an edit stays inside its part: CIELAB differences between two images, inside and outside a mask.
+"""Locality of an edit: CIELAB differences between two images, inside and outside a mask.
 
-Colours are sRGB in [0, 1] (clamped) under D65. Images are processed one by one in float32 (float64 for float64 images):
-besides inputs and outputs this takes some 20 times the memory of one image for any N, 240 MB at 1024×1024.
+Colours are sRGB in [0, 1] (clamped) under D65. Images are processed one by one in float32 (float64 for float64 images).
+In addition to inputs and outputs, this takes about 20 times the memory of one image for any N, or 240 MB at 1024×1024.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ __all__ = ["Locality", "delta_e", "locality", "rgb_to_lab", "roi", "squared_erro
 
 # Rows X, Y, Z of linear sRGB: IEC 61966-2-1 primaries, white (0.95047, 1, 1.08883).
 _XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
-_KNEE = 6 / 29  # CIE 15: the cube root becomes a straight line below t = (6/29)³
+_KNEE = 6 / 29  # CIE 15: a straight line replaces the cube root below t = (6/29)³
 ROI_MODES = ("target", "reference", "union")
 
 
 class Locality(NamedTuple):
-    """What changed inside the part and outside it; each [N] float64, on the images' device.
+    """Changes inside and outside the part of each edit, [N] float64 each, on the device of the images.
+
+    A mean over no pixels is NaN: inside for an empty mask, outside for a full mask. The ratio is then NaN too.
 
     Attributes:
-        in_mse: mean of `squared_error` over the part; high for a good edit.
-        out_mse: the same over the rest; low for a good edit.
-        delta_e_inside: mean of `delta_e` over the part.
-        delta_e_outside: the same over the rest.
-        ratio: delta_e_inside / delta_e_outside; inf where nothing changed outside, NaN where nothing changed at all.
-
-    A mean over no pixels is NaN: inside of an empty mask, outside of a full one; ratio is then NaN too.
+        in_mse: Mean of `squared_error` over the part. It is high for a good edit.
+        out_mse: Mean of `squared_error` over the rest of the image. It is low for a good edit.
+        delta_e_inside: Mean of `delta_e` over the part.
+        delta_e_outside: Mean of `delta_e` over the rest of the image.
+        ratio: `delta_e_inside / delta_e_outside`. It is inf if nothing changed outside, NaN if nothing changed at all.
     """
 
     in_mse: Tensor
@@ -48,19 +48,32 @@ class Locality(NamedTuple):
 def rgb_to_lab(images: Tensor) -> Tensor:
     """Convert sRGB to CIELAB.
 
-    L = 116·f(Y/Yn) − 16, a = 500·(f(X/Xn) − f(Y/Yn)), b = 200·(f(Y/Yn) − f(Z/Zn))
+    With the tristimulus values X, Y, Z of linear sRGB, those of the white point Xn, Yn, Zn, and the function f, which
+    is a cube root above (6/29)³ and linear below::
+
+        L = 116·f(Y/Yn) − 16
+        a = 500·(f(X/Xn) − f(Y/Yn))
+        b = 200·(f(Y/Yn) − f(Z/Zn))
 
     Args:
-        images: [N, 3, H, W] floating, in [0, 1]; clamped.
+        images: Floating-point sRGB images of shape [N, 3, H, W]. Values are clamped to [0, 1].
 
     Returns:
-        [N, 3, H, W]: L in 0..100, a in −87..99, b in −108..95; float32, or float64 for float64 images.
+        L in 0..100, a in −87..99 and b in −108..95, of shape [N, 3, H, W]; float32 (float64 for float64 images).
 
     Raises:
-        TypeError: images are not floating.
-        ValueError: images do not have shape [N, 3, H, W].
+        TypeError: If `images` is not a floating-point tensor.
+        ValueError: If `images` does not have shape [N, 3, H, W].
 
-    Source: IEC 61966-2-1 (sRGB), CIE 15 (CIELAB, D65, 2° observer).
+    References:
+        IEC 61966-2-1 (sRGB).
+        CIE 15 (CIELAB, D65, 2° observer).
+
+    Example:
+        >>> import torch
+        >>> from stylefast.locality import rgb_to_lab
+        >>> rgb_to_lab(torch.ones(1, 3, 1, 1)).flatten().round().abs()  # white
+        tensor([100.,   0.,   0.])
     """
     check_images("images", images)
     lab = torch.empty_like(images, dtype=_working_dtype(images))
@@ -70,43 +83,50 @@ def rgb_to_lab(images: Tensor) -> Tensor:
 
 
 def squared_error(edited: Tensor, target: Tensor) -> Tensor:
-    """Compute the CIELAB error of every pixel, with all three channels on the scale 0..255.
+    """Compute the squared CIELAB error of every pixel, with all three channels on the scale 0..255.
 
-    error = ((2.55·ΔL)² + Δa² + Δb²) / (3·255²)
+    For the differences of L, a and b between the two images::
+
+        error = ((2.55·ΔL)² + Δa² + Δb²) / (3·255²)
 
     Args:
-        edited: [N, 3, H, W] floating, sRGB in [0, 1].
-        target: the same shape, dtype and device.
+        edited: Floating-point sRGB images in [0, 1] of shape [N, 3, H, W].
+        target: Images of the same shape, dtype and device.
 
     Returns:
-        [N, H, W], float32 or float64.
+        Errors of shape [N, H, W]; float32 (float64 for float64 images).
 
     Raises:
-        TypeError: an argument is not floating, or the two differ in dtype.
-        ValueError: shapes or devices do not fit.
+        TypeError: If an argument is not a floating-point tensor, or the two differ in dtype.
+        ValueError: If a shape is wrong, or the two differ in shape or device.
 
-    Source: "Editing in Style" (CVPR 2020), section 4, whose In-MSE and Out-MSE are means of this.
+    References:
+        Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 4. In-MSE and
+        Out-MSE are means of this error.
     """
     return _per_pixel(_squared_error, edited, target)
 
 
 def delta_e(edited: Tensor, target: Tensor) -> Tensor:
-    """Compute the perceived colour difference of every pixel: 1 is just visible, 100 is black against white.
+    """Compute the perceived colour difference of every pixel.
 
-    ΔE = (ΔL² + Δa² + Δb²)^½
+    A difference of 1 is just visible, and 100 is the difference of black and white::
+
+        ΔE = (ΔL² + Δa² + Δb²)^½
 
     Args:
-        edited: [N, 3, H, W] floating, sRGB in [0, 1].
-        target: the same shape, dtype and device.
+        edited: Floating-point sRGB images in [0, 1] of shape [N, 3, H, W].
+        target: Images of the same shape, dtype and device.
 
     Returns:
-        [N, H, W], float32 or float64.
+        Colour differences of shape [N, H, W]; float32 (float64 for float64 images).
 
     Raises:
-        TypeError: an argument is not floating, or the two differ in dtype.
-        ValueError: shapes or devices do not fit.
+        TypeError: If an argument is not a floating-point tensor, or the two differ in dtype.
+        ValueError: If a shape is wrong, or the two differ in shape or device.
 
-    Source: CIE 1976.
+    References:
+        CIE 1976.
     """
     return _per_pixel(_delta_e, edited, target)
 
@@ -114,22 +134,36 @@ def delta_e(edited: Tensor, target: Tensor) -> Tensor:
 def locality(edited: Tensor, target: Tensor, mask: Tensor) -> Locality:
     """Measure each edit inside and outside its part.
 
-    in = Σ_p w_p·e_p / Σ_p w_p, out = Σ_p (1 − w_p)·e_p / Σ_p (1 − w_p)
+    For an error e (`squared_error` and `delta_e`) and the weights w of the part, over the pixels p of an image::
+
+        inside = Σ_p w_p·e_p / Σ_p w_p
+        outside = Σ_p (1 − w_p)·e_p / Σ_p (1 − w_p)
 
     Args:
-        edited: [N, 3, H, W] floating, sRGB in [0, 1].
-        target: the same shape, dtype and device.
-        mask: [N, h, w], the part (see `roi`), at any resolution: bool, resized to H×W by "nearest", or floating
-            weights in [0, 1], resized by "bilinear" as a part's map is.
+        edited: Floating-point sRGB images in [0, 1] of shape [N, 3, H, W].
+        target: Images of the same shape, dtype and device.
+        mask: The part (see `roi`), of shape [N, h, w] for any h and w. A bool mask is resized to H×W by "nearest",
+            floating-point weights in [0, 1] are resized by "bilinear", like the map of a part.
 
     Returns:
-        Locality, each [N] float64.
+        `Locality` with values of shape [N], float64.
 
     Raises:
-        TypeError: images are not floating or differ in dtype; mask is neither bool nor floating.
-        ValueError: shapes or devices do not fit; a weight is NaN or out of [0, 1].
+        TypeError: If the images are not floating-point tensors or differ in dtype, or `mask` is neither bool nor
+            floating-point.
+        ValueError: If a shape or a device does not match, or a weight is NaN or outside [0, 1].
 
-    Source: "Editing in Style" (CVPR 2020), section 4.
+    References:
+        Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 4.
+
+    Example:
+        >>> import torch
+        >>> from stylefast.locality import locality
+        >>> target, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.bool)
+        >>> edited = target.clone()
+        >>> mask[:, :4], edited[:, :, :4] = True, 1.0  # the upper half becomes white
+        >>> locality(edited, target, mask).delta_e_outside
+        tensor([0.], dtype=torch.float64)
     """
     _check_pair(edited, target)
     check_mask("mask", mask, n=len(edited))
@@ -147,19 +181,19 @@ def locality(edited: Tensor, target: Tensor, mask: Tensor) -> Locality:
 
 
 def roi(target_mask: Tensor, reference_mask: Tensor, mode: str = "union") -> Tensor:
-    """Choose the region that an edit may change.
+    """Choose the region of interest, which an edit may change.
 
     Args:
-        target_mask: [N, H, W], the part in the targets: bool, or floating weights in [0, 1].
-        reference_mask: the part in the references; the same shape, dtype and device.
-        mode: "target", "reference", or "union", the maximum of both, because a part may move.
+        target_mask: The part in the targets, of shape [N, H, W]; bool, or floating-point weights in [0, 1].
+        reference_mask: The part in the references, of the same shape, dtype and device.
+        mode: "target", "reference", or "union" for the maximum of both, because a part may move.
 
     Returns:
-        [N, H, W], like the masks; for "target" and "reference" the mask itself, not a copy.
+        Mask of shape [N, H, W] and the same dtype. For "target" and "reference" it is the argument itself, not a copy.
 
     Raises:
-        TypeError: a mask is neither bool nor floating, or the two differ in dtype.
-        ValueError: shapes or devices differ; a weight is NaN or out of [0, 1]; mode is unknown.
+        TypeError: If a mask is neither bool nor floating-point, or the two differ in dtype.
+        ValueError: If the masks differ in shape or device, a weight is NaN or outside [0, 1], or `mode` is unknown.
     """
     check_mask("target_mask", target_mask)
     check_mask("reference_mask", reference_mask)
@@ -171,21 +205,21 @@ def roi(target_mask: Tensor, reference_mask: Tensor, mode: str = "union") -> Ten
 
 
 def check_roi_mode(mode: str) -> None:
-    """Raises ValueError unless `mode` is a mode of `roi`."""
+    """Raise ValueError unless `mode` is a mode of `roi`."""
     check_choice("mode", mode, ROI_MODES)
 
 
 def resize_mask(mask: Tensor, size: torch.Size) -> Tensor:
-    """Resize a mask [N, h, w] to weights [N, H, W] in float32: bool by "nearest", floating by "bilinear"."""
+    """Resize a mask [N, h, w] to weights [N, H, W] in float32: bool by "nearest", floating-point by "bilinear"."""
     weights = mask[:, None].float()  # [N, 1, h, w]
     if mask.dtype == torch.bool:
         return interpolate(weights, size=size, mode="nearest")[:, 0]
     weights = interpolate(weights, size=size, mode="bilinear", align_corners=False)[:, 0]
-    return weights.round(decimals=6)  # all ones stay ones: a full mask leaves nothing outside
+    return weights.round(decimals=6)  # rounding keeps ones at one, so that a full mask has no outside
 
 
 def check_mask(name: str, mask: Tensor, *, n: int | None = None) -> None:
-    """Raises TypeError or ValueError unless `mask` is [N, h, w], N = n if given, and bool or floating in [0, 1]."""
+    """Raise TypeError or ValueError unless `mask` is [N, h, w], N = n if given, and bool or floating in [0, 1]."""
     if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"{name} must be a bool or floating-point tensor [N, h, w], got {got}")

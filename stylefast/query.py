@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which channels an edit may change, and how much: the contribution M of a part becomes a query q in [0, 1].
+"""Queries: which channels an edit changes, and how much. The contribution M of a part becomes a query q in [0, 1].
 
-Every function takes a torch tensor or a NumPy array (shared, not copied) and returns the same kind, shape, dtype and
-device; it computes in float64. M is clamped to [0, 1]. NaN is refused, except under `torch.compile`, where no check
-that depends on data is made.
+Every function takes a torch tensor or a NumPy array, which is not copied, and returns a result of the same kind and
+device. It computes in float64 and clamps M to [0, 1]. NaN raises ValueError, except under `torch.compile`, where values
+are not checked.
 """
 
 from __future__ import annotations
@@ -26,22 +26,32 @@ RhoMode: TypeAlias = Literal["released", "paper"]
 
 
 def simultaneous(m: Array, strength: PerRow) -> Array:
-    """Move every channel in proportion to its contribution.
+    """Compute a query that is proportional to the contribution.
 
-    q_c = min(1, λ·m_c)
+    For the contribution m of channel c and the strength λ::
+
+        q_c = min(1, λ·m_c)
 
     Args:
-        m: [..., C] floating; the contribution of one part to the channels of one site, or of many: rows do not mix.
-        strength: λ >= 0, a number or one value per row: broadcast against [...].
+        m: Contribution of a part to the channels of one or several sites, of shape [..., C]; floating-point. Rows are
+            independent.
+        strength: Strength λ >= 0: a number, or one value per row, of a shape that broadcasts to [...].
 
     Returns:
-        q: [..., C], like m.
+        Query q of the shape and dtype of m.
 
     Raises:
-        TypeError: m is not a floating tensor or array.
-        ValueError: m holds NaN; strength is negative, not finite, or does not fit m's rows.
+        TypeError: If m is not a floating-point tensor or array.
+        ValueError: If m contains NaN, or strength is negative, not finite, or does not broadcast to the rows of m.
 
-    Source: "Editing in Style" (CVPR 2020), Eq. 4.
+    References:
+        Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, equation 4.
+
+    Example:
+        >>> import numpy as np
+        >>> from stylefast.query import simultaneous
+        >>> simultaneous(np.array([0.0, 0.25, 0.75]), strength=2.0)
+        array([0. , 0.5, 1. ])
     """
     values = _checked("m", m)
     weight = _per_row("strength", strength, values)
@@ -49,21 +59,25 @@ def simultaneous(m: Array, strength: PerRow) -> Array:
 
 
 def running_cost(m: Array) -> Array:
-    """Give the budget that the sequential query has spent once it has taken channel c.
+    """Compute the budget that the sequential query has used when it has taken channel c.
 
-    cost_c = Σ (1 − m_j) over all j up to and including c, in descending order of m (equal m: lower index first)
+    The sum is over the channels j up to and including c, in descending order of m; if m is equal, the lower index comes
+    first::
 
-    One call, hence one sort, serves every (ε, ρ): `q = (cost < epsilon) & (m > rho)` is `sequential(m, epsilon, rho)`.
+        cost_c = Σ_j (1 − m_j)
+
+    One call, and so one sort, serves all budgets ε and thresholds ρ: `q = (cost < epsilon) & (m > rho)` is
+    `sequential(m, epsilon, rho)`.
 
     Args:
-        m: [..., C] floating.
+        m: Contribution of a part, of shape [..., C]; floating-point.
 
     Returns:
-        cost: [..., C] float64, in the channels' own order.
+        Cost of shape [..., C], float64, in the order of the channels of m.
 
     Raises:
-        TypeError: m is not a floating tensor or array.
-        ValueError: m holds NaN.
+        TypeError: If m is not a floating-point tensor or array.
+        ValueError: If m contains NaN.
     """
     return _like(m, _running_cost(_clamped(_checked("m", m))), torch.float64)
 
@@ -71,30 +85,43 @@ def running_cost(m: Array) -> Array:
 def sequential(
     m: Array, epsilon: PerRow, rho: PerRow, *, fractional: bool = False, rho_mode: RhoMode = "released"
 ) -> Array:
-    """Take the channels with the largest contribution until the budget for changes elsewhere is spent.
+    """Select the channels with the largest contribution until the budget for changes elsewhere is used.
 
-    q_c = 1 where cost_c < ε and m_c > ρ, else 0, with cost = `running_cost(m)`
+    With `cost = running_cost(m)`::
 
-    ε = 0 selects nothing, not even channels with m = 1, which cost nothing. ρ is rounded to m's dtype, so that a
-    channel with m = ρ stays out in every precision.
+        q_c = 1 if cost_c < ε and m_c > ρ, else 0
+
+    ε = 0 selects nothing, not even channels with m = 1, whose cost is 0. ρ is rounded to the dtype of m, so that a
+    channel with m = ρ is not selected in any precision.
 
     Args:
-        m: [..., C] floating; the contribution of one part to the channels of one site, or of many: rows do not mix.
-        epsilon: budget ε >= 0, in channels; a number or one value per row: broadcast against [...].
-        rho: threshold ρ in [0, 1]; a number or one value per row.
-        fractional: the optimum of the linear program `max Σ q_c·[m_c − ρ(1 − m_c)]`, `Σ q_c·(1 − m_c) <= ε`,
-            `0 <= q_c <= 1`, over the channels that pass ρ: the first channel over the budget gets the rest of it.
-        rho_mode: "released" for m > ρ as in the authors' code, "paper" for m > ρ/(1 + ρ), where the gain in the linear
-            program changes sign.
+        m: Contribution of a part to the channels of one or several sites, of shape [..., C]; floating-point. Rows are
+            independent.
+        epsilon: Budget ε >= 0 in channels: a number, or one value per row, of a shape that broadcasts to [...].
+        rho: Threshold ρ in [0, 1]: a number, or one value per row.
+        fractional: Whether to return the optimum of the linear program `max Σ q_c·[m_c − ρ(1 − m_c)]` subject to
+            `Σ q_c·(1 − m_c) <= ε` and `0 <= q_c <= 1`, over the channels that pass ρ. The first channel over the budget
+            then gets the fraction that the rest of the budget pays for.
+        rho_mode: Test of the threshold: "released" for m > ρ as in the authors' code, or "paper" for m > ρ/(1 + ρ),
+            where the gain in the linear program changes sign.
 
     Returns:
-        q: [..., C], like m.
+        Query q of the shape and dtype of m.
 
     Raises:
-        TypeError: m is not a floating tensor or array.
-        ValueError: m holds NaN; epsilon or rho is out of range or does not fit m's rows; rho_mode is unknown.
+        TypeError: If m is not a floating-point tensor or array.
+        ValueError: If m contains NaN, epsilon or rho is out of range or does not broadcast to the rows of m, or
+            `rho_mode` is unknown.
 
-    Source: "Editing in Style" (CVPR 2020), Eq. 5, with the edge cases of the released code.
+    References:
+        Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, equation 5, with the edge
+        cases of the released code.
+
+    Example:
+        >>> import numpy as np
+        >>> from stylefast.query import sequential
+        >>> sequential(np.array([0.5, 0.9, 0.75]), epsilon=0.5, rho=0.1)
+        array([0., 1., 1.])
     """
     check_choice("rho_mode", rho_mode, get_args(RhoMode))
     values = _checked("m", m)
@@ -109,33 +136,39 @@ def sequential(
         return _like(m, (cost < budget) & passes, values.dtype)
     channel_cost = 1 - clamped
     remaining = budget - (cost - channel_cost)
-    fraction = (remaining / channel_cost).clamp(0, 1)  # 0/0 only where m = 1, and there cost = 0 <= budget
+    fraction = (remaining / channel_cost).clamp(0, 1)  # 0/0 only if m = 1, and then cost = 0 <= budget
     return _like(m, torch.where(cost <= budget, 1.0, fraction) * passes, values.dtype)
 
 
 def softmax(M: Array, part: int, *, temperature: float = 0.1, threshold: float = 0.8) -> Array:
-    """Take the channels that belong to one part clearly more than to any other.
+    """Select the channels that belong to one part clearly more than to any other.
 
-    q_c = 1[p_c > θ], p = softmax over parts of M/τ, at `part`
+    With the softmax over the parts, of which the row of `part` is used::
 
-    Of one image's M this is that image's query; an edit's query is the maximum of its target's and its reference's:
+        p = softmax(M / τ)
+        q_c = 1 if p_c > θ, else 0
+
+    With M of one image, the result is the query of that image. The query of an edit is the maximum over its two images:
     `torch.maximum(softmax(M_target, part), softmax(M_reference, part))`. With M of `contribution(per_image=True)`,
-    parts first, one call serves all images. Sites that shall not move (toRGB) are the caller's to zero.
+    transposed to [P, N, C], one call computes the queries of all images. The caller has to zero sites that must not
+    change, such as toRGB.
 
     Args:
-        M: [P, ..., C] floating, parts first.
-        part: index of the part, 0 <= part < P.
-        temperature: τ > 0.
-        threshold: θ in [0, 1]; from 0.5 up, a channel belongs to one part at most.
+        M: Contribution of all parts, of shape [P, ..., C]; floating-point.
+        part: Index of the part, 0 <= part < P.
+        temperature: Temperature τ > 0.
+        threshold: Threshold θ in [0, 1]. From 0.5 up, a channel belongs to at most one part.
 
     Returns:
-        q: [..., C] of zeros and ones, otherwise like M.
+        Query q of shape [..., C] and the dtype of M, of zeros and ones.
 
     Raises:
-        TypeError: M is not a floating tensor or array.
-        ValueError: M has fewer than two dimensions or holds NaN; part, temperature or threshold is out of range.
+        TypeError: If M is not a floating-point tensor or array.
+        ValueError: If M has fewer than two dimensions or contains NaN, or part, temperature or threshold is out of
+            range.
 
-    Source: "Retrieve in Style" (ICCV 2021).
+    References:
+        Chong et al., "Retrieve in Style: Unsupervised Facial Feature Transfer and Retrieval", ICCV 2021.
     """
     values = _checked("M", M, "[P, ..., C]", min_rank=2)
     _check_part("part", part, "M", values)
@@ -150,24 +183,29 @@ def softmax(M: Array, part: int, *, temperature: float = 0.1, threshold: float =
 
 
 def coarse_split(q: Array, hair: int, *, channels: int = 2048) -> Array:
-    """Keep the first channels, which carry pose and hair, for hair and for a part of their own, the pose.
+    """Assign the first channels, which carry pose and hair, to the hair and to a new part, the pose.
 
-    For c < channels: q_hair,c stays, q_pose,c = 1 − q_hair,c, and all other parts get 0. From there on q_pose,c = 0.
+    The pose gets what the hair leaves of the first channels. Other parts get none of them and keep the rest::
+
+        q_pose,c = 1 − q_hair,c  and  q_part,c = 0 for all parts but hair    (c < channels)
+        q_pose,c = 0                                                         (c >= channels)
 
     Args:
-        q: [P, ..., S] floating: queries of all parts in [0, 1], parts first.
-        hair: index of the part that keeps the first channels, 0 <= hair < P.
-        channels: 2,048 are the first four sites of StyleGAN2, one of them toRGB. Sites that shall not move are to be
-            zeroed after the split, which gives them to the pose.
+        q: Queries of all parts in [0, 1], of shape [P, ..., S]; floating-point.
+        hair: Index of the part that keeps the first channels, 0 <= hair < P.
+        channels: Number of first channels. 2,048 are the first four sites of StyleGAN2, one of which is toRGB. Sites
+            that must not change have to be zeroed after the split, because the split gives them to the pose.
 
     Returns:
-        q: [P + 1, ..., S], the pose last; otherwise like q.
+        Queries of shape [P + 1, ..., S] and the dtype of q, with the pose last.
 
     Raises:
-        TypeError: q is not a floating tensor or array.
-        ValueError: q has fewer than two dimensions or holds NaN; hair or channels is out of range.
+        TypeError: If q is not a floating-point tensor or array.
+        ValueError: If q has fewer than two dimensions or contains NaN, or hair or channels is out of range.
 
-    Source: the released code of "Retrieve in Style" (ICCV 2021).
+    References:
+        Released code of Chong et al., "Retrieve in Style: Unsupervised Facial Feature Transfer and Retrieval",
+        ICCV 2021.
     """
     values = _checked("q", q, "[P, ..., S]", min_rank=2)
     _check_part("hair", hair, "q", values)
@@ -190,7 +228,7 @@ def _clamped(values: Tensor) -> Tensor:
 
 
 def _checked(name: str, m: Tensor | np.ndarray, letters: str = "[..., C]", min_rank: int = 1) -> Tensor:
-    """The tensor or array as a tensor, checked."""
+    """Return the tensor or array as a checked tensor."""
     tensor = to_tensor(name, m)
     check_tensor(name, tensor)
     if tensor.ndim < min_rank:
@@ -206,7 +244,7 @@ def _check_part(name: str, part: int, tensor_name: str, tensor: Tensor) -> None:
 
 
 def _per_row(name: str, value: PerRow, m: Tensor, highest: float = math.inf) -> Tensor:
-    """The value in float64, shaped to broadcast against m: [..., 1] or [1]."""
+    """Return the value in float64, shaped to broadcast against m: [..., 1] or [1]."""
     if isinstance(value, int | float):
         values = torch.full((), value, dtype=torch.float64, device=m.device)
     elif isinstance(value, Tensor) and value.device != m.device:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search a gallery of styles for the parts that look alike: eyes like these eyes."""
+"""Retrieval by part: search of a gallery of styles for parts that look alike, such as similar eyes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from .core.dtypes import accumulator, without_autocast
 
 __all__ = ["Nearest", "nearest"]
 
-CHUNK = 1 << 22  # elements of the gallery per step
+CHUNK = 1 << 22  # number of elements of the gallery per step
 
 
 class Nearest(NamedTuple):
-    """Rows of the gallery [E, k] int64, the most similar first, and their cosines [E, k]."""
+    """Result of `nearest`.
+
+    Attributes:
+        indices: Rows of the gallery, the most similar first, [E, k] int64.
+        similarity: Cosines of these rows, [E, k] float32 or float64.
+    """
 
     indices: Tensor
     similarity: Tensor
@@ -25,28 +30,41 @@ class Nearest(NamedTuple):
 
 @without_autocast
 def nearest(styles: Tensor, query: Tensor, gallery: Tensor, k: int, *, gallery_query: Tensor | None = None) -> Nearest:
-    """Find, for each style, the k rows of a gallery whose queried channels have the most similar direction.
+    """Find the k rows of a gallery that are most similar to each style in the channels that a query selects.
 
-    similarity[e,g] = <q_e o s_e, p_eg o x_g> / (|q_e o s_e| |p_eg o x_g|), p_eg = q_e, or gallery_query[g] if given
+    For styles s, queries q and a gallery x, with elementwise products of vectors::
 
-    The gallery is read once, in chunks; neither its product with a query nor all similarities are held in memory.
+        similarity[e, g] = <q_e s_e, p_eg x_g> / (|q_e s_e| |p_eg x_g|)
+
+    Here `p_eg` is `q_e`, or `gallery_query[g]` if it is given. The gallery is read once, in chunks. Neither its product
+    with a query nor all similarities are held in memory.
 
     Args:
-        styles: s [E, S], or [S] for E = 1; float32, float64, float16 or bfloat16.
-        query: q [E, S], one row per style, or [S] for all styles; floating.
-        gallery: x [G, S] of any of these dtypes.
-        k: number of rows per style, from 1 to G.
-        gallery_query: [G, S], floating or bool: one query per row of the gallery, from that row's M; default: the
-            style's query.
+        styles: Styles of shape [E, S], or [S] for E = 1; float32, float64, float16 or bfloat16.
+        query: Queries of shape [E, S], one row per style, or [S] for all styles, in any of these dtypes.
+        gallery: Styles of shape [G, S], in any of these dtypes.
+        k: Number of rows per style, from 1 to G.
+        gallery_query: One query per row of the gallery, from the M of that row, of shape [G, S]; floating-point or
+            bool. The default is the query of the style.
 
     Returns:
-        indices, similarity (float32; float64 for float64 styles). Rows of equal similarity keep their order. If no
-        channel is selected the similarity is 0; rows with NaN come last, with similarity -inf.
+        `Nearest(indices, similarity)`, both of shape [E, k]. Similarity is float32 (float64 for float64 styles). Rows
+        of equal similarity keep their order. If no channel is selected, the similarity is 0. Rows with NaN come last,
+        with similarity -inf.
 
     Raises:
-        TypeError, ValueError: wrong type, dtype, rank, shape or device; k out of range.
+        TypeError: If `styles`, `query` or `gallery` is not a dense tensor of one of these dtypes.
+        ValueError: If a shape, a device or k is invalid.
 
-    Source: "Retrieve in Style" (Chong et al., ICCV 2021), section 3.3.
+    References:
+        Chong et al., "Retrieve in Style: Unsupervised Facial Feature Transfer and Retrieval", ICCV 2021, section 3.3.
+
+    Example:
+        >>> import torch
+        >>> from stylefast.retrieval import nearest
+        >>> gallery, query = torch.randn(1000, 9088), torch.rand(9088)
+        >>> nearest(gallery[:2], query, gallery, k=5).indices[:, 0]  # each style is most similar to itself
+        tensor([0, 1])
     """
     _check(styles, query, gallery, k, gallery_query)
     dtype = accumulator(styles.dtype)

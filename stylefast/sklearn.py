@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spherical k-means as a scikit-learn estimator, on the kernels of this package. Needs scikit-learn 1.6 or later."""
+"""Spherical k-means as a scikit-learn estimator on the kernels of this package. It needs scikit-learn 1.6 or later."""
 
 from __future__ import annotations
 
@@ -27,40 +27,49 @@ __all__ = ["SphericalKMeans"]
 
 
 class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
-    """k-means on the sphere, of rows with weights, in the manner of scikit-learn's `KMeans`.
+    """Spherical k-means of rows with weights, with the interface of scikit-learn's `KMeans`.
 
-    minimise sum_i w_i (1 - <x_i / |x_i|, c_label(i)>), label(i) = argmax_k <x_i, c_k>,
-    c_k = normalise(sum_{i in k} w_i x_i / |x_i|)
+    For rows `x_i` with weights `w_i`, the estimator minimises the inertia::
 
-    Rows need not be normalised. Up to rounding, and to draws if init="random", integer weights are repetition of rows
-    and the order of rows does not matter. A row of zeros has label 0 and adds nothing to centers. For activations,
-    streams of batches, checkpoints or a GPU take `stylefast.SphericalKMeans`, whose steps these are.
+        inertia = sum_i w_i (1 - <x_i / |x_i|, c_label(i)>)
+        label(i) = argmax_k <x_i, c_k>
+        c_k = normalise(sum_{i in k} w_i x_i / |x_i|)
+
+    Rows need not be normalised. A row of zeros has label 0 and is not added to centers. An integer weight has the same
+    effect as repeated rows, and the order of rows does not matter, both up to rounding and, with `init="random"`, up to
+    the random choices. For activations, streams of batches, checkpoints or a GPU, use `stylefast.SphericalKMeans`,
+    which runs the same steps.
 
     Args:
-        n_clusters: K, at most the number of rows other than zero with a weight other than zero.
-        init: "k-means++" (greedy) or "random", from a sample of max(4096, 64 K) rows by weight; or centers
-            [K, n_features], or [B, K, n_features] for B restarts.
-        n_init: restarts, which share every read of the rows; the least inertia wins. Not used if `init` is an array.
-        max_iter: maximum number of updates per restart.
-        tol: a restart ends when the mean cosine gains less than `tol` of itself.
-        random_state: seed of the random choices: None, an int or a `numpy.random.RandomState`.
-        backend: as in `stylefast.assign`.
+        n_clusters: Number of clusters K, at most the number of nonzero rows with a nonzero weight.
+        init: "k-means++" (greedy) or "random", both from a sample of max(4096, 64 K) rows by weight. Or initial centers
+            of shape [K, n_features], or [B, K, n_features] for B restarts.
+        n_init: Number of restarts, which share every read of the rows. The restart with the least inertia is used.
+            Ignored if `init` is an array.
+        max_iter: Maximum number of updates per restart.
+        tol: Relative gain of the mean cosine below which a restart ends.
+        random_state: Seed of the random choices: None, an int or a `numpy.random.RandomState`.
+        backend: Name of a backend, as in `stylefast.assign`.
 
     Attributes:
-        cluster_centers_: [K, n_features], unit norm, of the rows' dtype.
-        labels_: [n_samples] int32, equal to `predict` of the rows given to `fit`.
-        inertia_: sum_i w_i (1 - cos_i): half the weighted squared distance on the sphere.
-        n_iter_: updates of the best restart, at least 1.
-        n_features_in_, feature_names_in_: of the rows given to `fit`.
+        cluster_centers_: Centers of unit norm, [K, n_features], in the dtype of the rows.
+        labels_: Labels of the rows given to `fit`, [n_samples] int32, as `predict` returns them.
+        inertia_: Inertia of the rows given to `fit`, half the weighted squared distance on the sphere.
+        n_iter_: Number of updates of the best restart, at least 1.
+        n_features_in_: Number of features of the rows given to `fit`.
+        feature_names_in_: Names of the features, if the rows given to `fit` have names.
 
-    Raises:
-        TypeError, ValueError: an argument is of a wrong type or out of range (by `fit`); NaN or Inf in rows or weights,
-            a negative weight, fewer rows than clusters.
+    References:
+        Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", 2001.
 
     Example:
-        >>> make_pipeline(StandardScaler(), SphericalKMeans(20, random_state=0)).fit_predict(rows)
-
-    Source: Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", 2001.
+        >>> import numpy as np
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> from stylefast.sklearn import SphericalKMeans
+        >>> rows = np.random.default_rng(0).normal(size=(1000, 16))
+        >>> make_pipeline(StandardScaler(), SphericalKMeans(20, random_state=0)).fit_predict(rows).shape
+        (1000,)
     """
 
     cluster_centers_: np.ndarray
@@ -90,10 +99,23 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self.backend = backend
 
     def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> SphericalKMeans:
-        """Cluster rows X [n_samples, n_features], float32 or float64 (others become float64), of weights [n_samples].
+        """Cluster rows.
 
-        Reads X without a copy; weights that are not all equal, and rows that are zero or have the weight 0, cost one.
-        Positive weights below 3e-10 of the largest (1e-77 in float64) count as that much; `y` is not used.
+        X is not copied unless the weights differ or a row or a weight is zero. A positive weight below 3e-10 of the
+        largest weight (1e-77 in float64) is raised to that bound.
+
+        Args:
+            X: Rows of shape [n_samples, n_features]; float32 or float64. Other dtypes are converted to float64.
+            y: Not used.
+            sample_weight: Weights >= 0 of the rows, [n_samples]. The default is equal weights.
+
+        Returns:
+            The fitted estimator itself.
+
+        Raises:
+            TypeError: If an argument of the constructor has a wrong type.
+            ValueError: If an argument of the constructor is out of range, rows or weights contain NaN or Inf, a weight
+                is negative, or there are fewer nonzero rows with a nonzero weight than clusters.
         """
         X, sample_weight = self._validated(X, sample_weight, reset=True)
         names = ("n_clusters", "n_init", "init", "max_iter", "tol", "backend")
@@ -103,7 +125,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         nonzero = (weights > 0) & (torch.linalg.vector_norm(rows, dim=1) > 0)
         if int(nonzero.sum()) < parameters.n_clusters:
             raise ValueError(
-                f"n_clusters must be at most the number of rows with a weight and values other than zero, got "
+                f"n_clusters must be at most the number of nonzero rows with a nonzero weight, got "
                 f"n_clusters={parameters.n_clusters} for {int(nonzero.sum())} of n_samples={len(rows)} rows"
             )
         if not nonzero.all():
@@ -121,12 +143,36 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
-        """The label of every row: [n_samples] int32."""
+        """Return the label of every row.
+
+        Args:
+            X: Rows of shape [n_samples, n_features].
+
+        Returns:
+            Labels of shape [n_samples], int32.
+
+        Raises:
+            NotFittedError: If `fit` was not called.
+            ValueError: If X has another number of features, or contains NaN or Inf.
+        """
         check_is_fitted(self)
         return self._assign(self._validated(X)[0]).labels.flatten().numpy()
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """The cosine distance 1 - <x_i / |x_i|, c_k> of every row to every center: [n_samples, K] of X's dtype."""
+        """Return the cosine distance of every row to every center.
+
+        For row i and center k it is `1 - <x_i / |x_i|, c_k>`.
+
+        Args:
+            X: Rows of shape [n_samples, n_features].
+
+        Returns:
+            Distances of shape [n_samples, K], in the dtype of X.
+
+        Raises:
+            NotFittedError: If `fit` was not called.
+            ValueError: If X has another number of features, or contains NaN or Inf.
+        """
         check_is_fitted(self)
         rows = as_tensor("X", self._validated(X)[0], "[n_samples, n_features]", 2)
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
@@ -134,7 +180,21 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         return (1 - scores / norm.where(norm > 0, 1)).numpy()
 
     def score(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> float:
-        """-sum_i w_i (1 - cos_i): the negative inertia of rows X. `y` is not used."""
+        """Return the negative inertia of rows, `-sum_i w_i (1 - cos_i)`.
+
+        Args:
+            X: Rows of shape [n_samples, n_features].
+            y: Not used.
+            sample_weight: Weights >= 0 of the rows, [n_samples]. The default is equal weights.
+
+        Returns:
+            Negative inertia.
+
+        Raises:
+            NotFittedError: If `fit` was not called.
+            ValueError: If X has another number of features, rows or weights contain NaN or Inf, or a weight is
+                negative.
+        """
         check_is_fitted(self)
         X, sample_weight = self._validated(X, sample_weight)
         return -_inertia(self._assign(X), sample_weight)
@@ -142,7 +202,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
     def _validated(
         self, X: ArrayLike, sample_weight: ArrayLike | None = None, reset: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and weights as arrays of the dtypes that the kernels and the sums take."""
+        """Return rows and weights as arrays of the dtypes that the kernels and the sums accept."""
         rows = np.asarray(validate_data(self, cast(Any, X), dtype=(np.float64, np.float32), reset=reset))
         weight = _check_sample_weight(sample_weight, rows, dtype=np.float64)
         if weight.min(initial=0) < 0:
@@ -163,10 +223,11 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
 
 
 class _WeightedRows:
-    """Rows with weights, for `BatchedLloyd`.
+    """Rows with weights for `BatchedLloyd`.
 
-    A kernel divides a point by its norm. The point (x / |x|, sqrt(1 / w^2 - 1)) has norm 1 / w: it adds w x / |x| to
-    sums and w cos to the objective, and has x's label, as centroids have 0 in the last coordinate.
+    A kernel divides a point by its norm. The point `(x / |x|, sqrt(1 / w^2 - 1))` has norm `1 / w`, so it adds
+    `w x / |x|` to the sums and `w cos` to the objective. Its label is that of x, because the last coordinate of every
+    centroid is 0.
     """
 
     def __init__(self, rows: Tensor, weights: Tensor, backend: str | None) -> None:
@@ -181,12 +242,12 @@ class _WeightedRows:
         self._batch = Batch.from_array(points, "raw", backend, "X")
 
     def step(self, centroids: Tensor) -> Sums:
-        """One Lloyd step of restarts [B, K, C]. In the objective the largest weight is 1."""
+        """Run one Lloyd step of restarts [B, K, C]. In the objective, weights are relative to the largest weight."""
         step = self._batch.step(self._padded(centroids))
         return Sums(step.sums[..., : self._channels], step.counts, step.objective)
 
     def farthest(self, centroids: Tensor, n: int) -> Tensor:
-        """The n rows least similar to the centroid most similar to them, at unit norm: [n, C]."""
+        """Return the n rows with the lowest cosine to their most similar centroid, at unit norm: [n, C]."""
         cosine = self._batch.assign(self._padded(centroids)).similarity.flatten()
         if self._weight is not None:
             cosine = cosine / self._weight
@@ -199,7 +260,7 @@ class _WeightedRows:
 def _initial_centroids(
     rows: Tensor, weights: Tensor, parameters: kmeans.SphericalKMeans, rng: torch.Generator
 ) -> Tensor:
-    """Initial centroids of all restarts, of unit norm: [B, K, n_features]."""
+    """Return the initial centroids of all restarts at unit norm, [B, K, n_features]."""
     init, n_clusters = parameters.init, parameters.n_clusters
     if not isinstance(init, Tensor):
         sample, sample_weights = _sample(rows, weights, max(SAMPLE, 64 * n_clusters), rng)
@@ -210,11 +271,11 @@ def _initial_centroids(
 
 
 def _sample(rows: Tensor, weights: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows at unit norm and their weights: all rows, if there are at most `size`; otherwise `size` rows of equal
-    weight, each as often as its weight requires.
+    """Sample rows and return them at unit norm with their weights.
 
-    Rows are taken in the order of their projections onto a random direction, so that neither their order nor whether a
-    row is repeated or weighted makes a difference.
+    If there are at most `size` rows, all are returned. Otherwise `size` rows of equal weight are returned, each row as
+    often as its weight requires. Rows are taken in the order of their projections onto a random direction, so that
+    the result does not depend on their order, nor on whether a row is repeated or has a larger weight.
     """
     direction = torch.randn(rows.shape[1], generator=rng, dtype=torch.float64).to(rows.dtype)
     order = (rows @ direction).argsort(stable=True)

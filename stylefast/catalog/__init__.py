@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Catalogs: how one is built, its parts, and those that other tools pickled."""
+"""Catalogs: building and annotating them, and reading the clusters that other tools pickled."""
 
 from .catalog import Catalog
 from .latents import LatentBatches

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a build: activations of one layer, clusters, then M; each can be shared by ranks and resumed."""
+"""The three steps of a build: activations of one layer, clusters, contributions M.
+
+Ranks can share each step, and a build that was stopped resumes from its workdir.
+"""
 
 from __future__ import annotations
 
@@ -26,30 +29,35 @@ FORMAT = "stylefast-shard-1"
 
 
 class Sums(NamedTuple):
-    """Sums over images: M [K, S] float64, and how often a position has a label [K, h, w] int64."""
+    """Sums over images.
+
+    Attributes:
+        contributions: Sum of M, [K, S] float64.
+        occupancy: Number of images in which a position has the label of a cluster, [K, h, w] int64.
+    """
 
     contributions: Tensor
     occupancy: Tensor
 
 
 class Build:
-    """The steps of one build, in order: `collect`, `cluster`, `measure`.
+    """The steps of one build, to be called in this order: `collect`, `cluster`, `measure`.
 
-    With a workdir each step writes its results there shard by shard, and takes those that it finds; without, the
-    activations of this rank's images are kept in memory until they are labelled.
+    With a workdir, the steps write their results to it and reuse the results that they find there. Without a workdir,
+    the activations of this rank's images stay in memory until they are labelled.
 
     Args:
-        generator: computes activations.
-        latents: of all images.
-        layer: key of the tensor that is clustered.
-        kmeans: clusters it.
-        n_measured: number of images that M is measured on.
-        options: how to run.
-        ranks: share the build.
-        progress: whether to show a progress bar once two seconds have passed.
+        generator: Generator that computes the activations.
+        latents: Latents of all images.
+        layer: Key of the tensor that is clustered.
+        kmeans: Estimator that clusters the tensor.
+        n_measured: Number of images that M is measured on, the first ones.
+        options: How the build runs.
+        ranks: Ranks that share the build.
+        progress: Whether to show a progress bar after two seconds.
 
     Attributes:
-        seconds: the time of every stage so far.
+        seconds: Duration of each stage so far, in seconds.
     """
 
     def __init__(
@@ -80,31 +88,31 @@ class Build:
         site = next(site for site in generator.sites if site.tensor == layer)
         self._shape = (site.channels, *site.size)
         self._activations: Tensor | None = None  # of this rank's images, without a workdir
-        self._labels: Tensor | None = None  # [N, h, w] of this rank's images, once their activations are dropped
+        self._labels: Tensor | None = None  # [N, h, w] of this rank's images, after their activations are dropped
 
     def collect(self) -> None:
-        """Runs the generator up to the layer that is clustered; keeps or writes its activations."""
+        """Run the generator up to the clustered layer, and keep or write the activations of that layer."""
         if self._workdir is None:
             self._activations = self._empty(self._latents.n_local_images)
         for shard, w in self._latents:
             if self._activations is not None:
                 self._run(shard, w, self._activations[self._latents.local_slice(shard)])
             elif (path := self._path("activations", shard)).exists():
-                read_tensors(path, FORMAT, provenance=self._provenance(w))  # raises if damaged or of another build
+                read_tensors(path, FORMAT, provenance=self._provenance(w))  # raises for a damaged or foreign file
                 self._bar.update(len(w))
             else:
                 activations = self._run(shard, w, self._empty(len(w)))
                 write_tensors(path, FORMAT, {"activations": activations}, provenance=self._provenance(w))
 
     def cluster(self) -> None:
-        """Fits k-means to the activations of all ranks."""
+        """Fit k-means to the activations of all ranks."""
         checkpoint = None if self._workdir is None else self._workdir / "kmeans.safetensors"
         data = _StoredActivations(self) if self._activations is None else self._activations
         with self._timed("clustering"):
             self._kmeans.fit(data, progress=self._progress, checkpoint=checkpoint, group=self._ranks.group)
 
     def measure(self, centroids: Tensor) -> Sums:
-        """Labels the activations and runs the generator to its end: M of all sites, and where the clusters lie."""
+        """Label the activations, run the generator to its end, and return the sums over the images of all ranks."""
         if self._activations is not None:
             with self._timed("clustering"):
                 self._labels, self._activations = self._assign(self._activations, centroids), None
@@ -117,7 +125,7 @@ class Build:
             sums = self._shard_sums(shard, w, centroids, provenance)
             total = Sums(*(a + b for a, b in zip(total, sums, strict=True)))
         self._bar.close()
-        if "contribution" in self.seconds:  # ran within the generator
+        if "contribution" in self.seconds:  # this stage runs inside the stage "generator"
             self.seconds["generator"] -= self.seconds["contribution"]
         return Sums(*self._ranks.total(*total))
 
@@ -127,7 +135,7 @@ class Build:
         return self._latents.local
 
     def read(self, shard: int) -> Tensor:
-        """The stored activations of a shard: [n, C, h, w]."""
+        """Return the stored activations of a shard, [n, C, h, w]."""
         tensors, _ = read_tensors(self._path("activations", shard), FORMAT)
         return tensors["activations"].to(self._generator.device)
 
@@ -135,7 +143,7 @@ class Build:
         return torch.empty(n, *self._shape, dtype=self._dtype, device=self._generator.device)
 
     def _run(self, shard: int, w: Tensor, out: Tensor) -> Tensor:
-        """Fills `out` with the activations of a shard's images."""
+        """Fill `out` with the activations of a shard's images, and return it."""
         for start in range(0, len(w), self._batch_size):
             with self._timed("generator"):
                 (batch,) = self._generator.activations(w[start : start + self._batch_size], [self._layer]).values()
@@ -153,7 +161,7 @@ class Build:
         return assign(activations, centroids, features=features, backend=backend).labels
 
     def _shard_sums(self, shard: int, w: Tensor, centroids: Tensor, provenance: Mapping[str, Any]) -> Sums:
-        """A shard's sums, from the workdir if they are there."""
+        """Return the sums of a shard; they are read from the workdir if it has them."""
         if self._workdir is None:
             return self._measure(shard, w, centroids)
         path = self._path("contributions", shard)
@@ -195,7 +203,7 @@ class Build:
         return Sums(torch.cat(columns, 1).cpu(), occupancy.cpu())
 
     def _count_measured(self, shard: int) -> int:
-        """The number of a shard's images that M is measured on."""
+        """Return the number of a shard's images that M is measured on."""
         start, stop = self._latents.starts[shard : shard + 2]
         return max(0, min(stop, self._n_measured) - start)
 
@@ -208,13 +216,13 @@ class Build:
         return self._workdir / f"{stem}-{shard:05}-of-{len(self._latents):05}.safetensors"
 
     def _provenance(self, w: Tensor) -> dict[str, Any]:
-        """Identifies what the activations of a shard are computed from."""
+        """Return what the activations of a shard are computed from, JSON-serialisable."""
         layer = {"generator": self._generator.fingerprint, "layer": self._layer, "dtype": str(self._dtype)}
         return layer | {"w": checksum({"w": w})} | self._generator.precision
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        """Adds the block's seconds to the stage, also if the block raises."""
+        """Add the duration of the block to the stage, even if the block raises."""
         start = time.perf_counter()
         try:
             yield
@@ -223,7 +231,7 @@ class Build:
 
 
 class _StoredActivations:
-    """The activations that this rank has written, as a stream."""
+    """Stream of the activations that this rank has written, one batch per shard."""
 
     def __init__(self, build: Build) -> None:
         self._build = build

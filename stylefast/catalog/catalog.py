@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A catalog: clusters of a generator's activations, their names, and what every style channel contributes to each."""
+"""Catalogs: clusters of the activations of a generator, their names, and the contribution of each style channel."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ from .regions import Region, name_clusters
 FORMAT = "stylefast-catalog-2"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Catalog:
-    """What is known of one generator's channels; `Catalog.build` makes one, `load` reads one.
+    """Clusters of one layer of a generator, their names, and their contribution M at every site.
+
+    `Catalog.build` computes a catalog, and `Catalog.load` reads one.
 
     Args:
-        generator: the generator's name.
-        fingerprint: of its sites and weights, as `Generator.fingerprint` gives it.
-        sites: its sites.
-        layer: key of the tensor that is clustered.
-        features: "raw", "standardized" or "squared", as in `stylefast.assign`.
-        centroids: [K, C] float32, unit norm.
-        runs: [B, K, C] float32: the centroids of every restart, in the order of `provenance["objectives"]`.
-        contributions: M [K, S] float32, every site's columns where its styles lie.
-        occupancy: [K, h, w] float32: the fraction of images in which a position of the layer has the cluster's label.
-        parts: name -> cluster ids.
-        provenance: how the catalog was made, as JSON can hold it.
-        seconds: what the stages of the build took; not saved.
+        generator: Name of the generator.
+        fingerprint: Hashes of the sites and weights of the generator, as in `Generator.fingerprint`.
+        sites: Sites of the generator.
+        layer: Key of the tensor that is clustered.
+        features: Kind of points, "raw", "standardized" or "squared", as in `stylefast.assign`.
+        centroids: Centroids of shape [K, C], float32, unit norm.
+        runs: Centroids of every restart, [B, K, C] float32, in the order of `provenance["objectives"]`.
+        contributions: M of shape [K, S], float32. The columns of a site are the same as in the row of styles.
+        occupancy: Fraction of images in which a position of the layer has the label of the cluster, [K, h, w] float32.
+        parts: Ids of the clusters of each part, by the name of the part.
+        provenance: How the catalog was computed, JSON-serialisable.
+        seconds: Duration of each stage of the build, in seconds. It is not saved.
     """
 
     generator: str
@@ -74,32 +76,39 @@ class Catalog:
         progress: bool = True,
         group: ProcessGroup | None = None,
     ) -> Catalog:
-        """Clusters one layer's activations of N images, then measures M at every site while the generator runs again.
+        """Cluster the activations of one layer, then run the generator again and measure M at every site.
 
-        Memory: without a workdir the clustered layer's activations of all images, else those of three shards, and one
-        batch of any other layer at a time. Sites that read the same tensor are measured once. M is the mean over images
-        of equation 1, with labels resized bilinearly.
+        M is the mean over images of equation 1, with labels that are resized bilinearly. Sites that read the same
+        tensor are measured once.
+
+        Without a workdir, memory holds the activations of the clustered layer for all images. With a workdir, it holds
+        those of three shards. Of every other layer, it holds one batch at a time.
 
         Args:
-            generator: computes activations.
-            w: latents of the N images, as `generator.latents` returns them; or an iterable of batches of latents that
-                yields the same batches every time, each of which is a shard.
-            clustering: which activations are clustered, and how.
-            options: how the build runs.
-            centroids: [K, C] of known clusters: their directions are taken, and nothing is clustered.
-            contribution_images: number of images that M is measured on, the first ones; default: all images.
-            backend: as in `stylefast.assign`.
-            progress: whether to show a progress bar once two seconds have passed.
-            group: process group whose ranks share the build: all call it with the same arguments, each works on some of
-                the shards, and all get the same catalog, that of one process to rounding; they share the workdir.
+            generator: Generator that computes the activations.
+            w: Latents of the N images, as `generator.latents` returns them; or an iterable of batches of latents that
+                yields the same batches whenever it is read. Each of these batches is a shard.
+            clustering: Which activations are clustered, and how.
+            options: How the build runs.
+            centroids: Centroids of known clusters, [K, C]. They are normalised, and nothing is clustered.
+            contribution_images: Number of images that M is measured on, the first ones. The default is all images.
+            backend: Backend of the ops, as in `stylefast.assign`.
+            progress: Whether to show a progress bar after two seconds.
+            group: Process group whose ranks share the build. All ranks call this method with the same arguments and
+                the same workdir. Each rank works on some of the shards, and all ranks return the same catalog, which
+                equals the catalog of a single process up to rounding.
+
+        Returns:
+            The catalog, without parts.
 
         Raises:
-            TypeError: w is an iterator, which cannot be read again; clustering or options of another type.
-            ValueError: no such layer, centroids of another width, zero or not finite, no images, fewer points than
-                clusters, activations or M with NaN or Inf, activations that dtype cannot hold, a file in workdir that
-                is damaged or of another build.
+            TypeError: If `w` is an iterator, which cannot be read again, or `clustering` or `options` has another type.
+            ValueError: If there is no such layer, there are no images or fewer points than clusters, an option is out
+                of range, `centroids` have another width, are zero or are not finite, activations are not finite or
+                too large for `options.dtype`, or a file in the workdir is damaged or belongs to another build.
 
-        Source: "Editing in Style" (Collins et al., CVPR 2020), section 3.
+        References:
+            Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 3.
         """
         _check_options(clustering, options, contribution_images)
         ranks = Ranks(group)
@@ -142,55 +151,75 @@ class Catalog:
 
     @property
     def n_clusters(self) -> int:
-        """K."""
+        """Number of clusters K."""
         return len(self.centroids)
 
-    def annotate(self, regions: Mapping[str, Region], *, threshold: float = 0.5) -> Catalog:
-        """Names clusters, in place of the names so far.
+    def __repr__(self) -> str:
+        return f"Catalog({self.generator!r}, layer={self.layer!r}, K={self.n_clusters}, parts={list(self.parts)})"
 
-        A region is a list of cluster ids, or a place on the mean image: boxes (x from, y from, x to, y to) as fractions
-        of the frame, or a mask [h', w'] of weights in [0, 1]. A cluster belongs to the first place that holds more than
-        `threshold` of its mass (the images' pixels that carry its label), unless an id names it.
+    def annotate(self, regions: Mapping[str, Region], *, threshold: float = 0.5) -> Catalog:
+        """Name clusters. The new names replace all previous names.
+
+        The region of a part is either a list of cluster ids, or an area of the mean image: boxes (x from, y from,
+        x to, y to) as fractions of the frame, or a mask [h', w'] of weights in [0, 1]. The mass of a cluster is the
+        number of positions with its label, over all images. A cluster belongs to the first area that contains more than
+        the fraction `threshold` of its mass, unless its id is listed.
 
         Args:
-            regions: part name -> region.
-            threshold: of a cluster's mass.
+            regions: Region of each part, by the name of the part.
+            threshold: Fraction of the mass of a cluster, in [0, 1).
 
         Returns:
             The catalog itself.
 
         Raises:
-            ValueError: an id out of range or in two parts, an empty part given by ids, a box or mask out of range.
+            ValueError: If an id is out of range or belongs to two parts, a list of ids is empty, or a box, a mask or
+                the threshold is out of range.
         """
         self.parts = name_clusters(regions, self.occupancy, threshold)
         return self
 
     def contribution(self, part: str) -> Tensor:
-        """M of a part, the sum of its clusters' rows: [S] float32.
+        """Return M of a part, the sum over the rows of its clusters: [S] float32.
 
-        Raises: ValueError with the parts there are, if this is none of them or has no clusters.
+        Raises:
+            ValueError: If there is no such part, or it has no clusters. The message lists the parts of the catalog.
         """
         return self.contributions[self.clusters(part)].sum(0)
 
     def clusters(self, part: str) -> list[int]:
-        """The ids of a part's clusters. Raises ValueError if there is no such part or it has no clusters."""
+        """Return the ids of the clusters of a part.
+
+        Raises:
+            ValueError: If there is no such part, or it has no clusters. The message lists the parts of the catalog.
+        """
         if not self.parts.get(part):
             parts = ", ".join(f"{name} {ids}" for name, ids in self.parts.items()) or "none; annotate the catalog first"
             raise ValueError(f"part must be one with clusters, got {part!r}; parts: {parts}")
         return self.parts[part]
 
     def labels(self, generator: Generator, w: Tensor, *, backend: str | None = None) -> Tensor:
-        """The clusters of images: labels [N, h, w] int32 on the clustered layer."""
+        """Return the labels [N, h, w] int32 of the clustered layer for images.
+
+        Args:
+            generator: Generator of the catalog.
+            w: Latents of the N images, as `generator.latents` returns them.
+            backend: Backend of the op, as in `stylefast.assign`.
+        """
         (activations,) = generator.activations(w, [self.layer]).values()
         centroids = self.centroids.to(activations.device)
         return assign(activations, centroids, features=self.features, backend=backend).labels
 
     def part_map(self, labels: Tensor, part: str) -> Tensor:
-        """Where a part is: bool, of the shape of `labels`."""
+        """Return where a part is, a bool tensor with the shape of `labels`."""
         return torch.isin(labels, torch.tensor(self.clusters(part), dtype=labels.dtype, device=labels.device))
 
     def check(self, generator: Generator) -> None:
-        """Raises ValueError that names the first difference, if the catalog belongs to another generator."""
+        """Check that the catalog belongs to a generator.
+
+        Raises:
+            ValueError: If it belongs to another generator. The message names the first difference.
+        """
         for site, actual in zip(self.sites, generator.sites, strict=False):
             if site != actual:
                 raise ValueError(
@@ -205,15 +234,18 @@ class Catalog:
             raise ValueError(f"catalog of {self.generator!r} does not belong to {generator.name!r}: other weights")
 
     def save(self, path: PathLike) -> None:
-        """Writes a safetensors file, whole or not at all; equal catalogs give equal bytes."""
+        """Write a .safetensors file. The file is written completely or not at all; equal catalogs give equal bytes."""
         header = {name: getattr(self, name) for name in _HEADER} | {"sites": [asdict(site) for site in self.sites]}
         write_tensors(path, FORMAT, {name: getattr(self, name) for name in _TENSORS}, catalog=header)
 
     @classmethod
     def load(cls, path: PathLike, generator: Generator | None = None) -> Catalog:
-        """Reads a catalog, and checks that it belongs to `generator` if one is given.
+        """Read a catalog, and check that it belongs to `generator` if one is given.
 
-        Raises: FileNotFoundError; ValueError that names what is a folder, truncated, foreign or of another generator.
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the path is a folder, the file is truncated or is not a catalog, or the catalog belongs to
+                another generator. The message names the file.
         """
         tensors, header = read_tensors(path, FORMAT)
         try:
@@ -244,7 +276,7 @@ def _check_options(clustering: Clustering, options: BuildOptions, contribution_i
 
 
 def _directions(centroids: Array, generator: Generator, layer: str) -> Tensor:
-    """Given centroids at unit norm: [K, C] float32."""
+    """Return the user's centroids with unit norm, [K, C] float32."""
     channels = next(site.channels for site in generator.sites if site.tensor == layer)
     vectors = as_tensor("centroids", centroids, "[K, C]", 2, 2).double()
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
@@ -255,7 +287,7 @@ def _directions(centroids: Array, generator: Generator, layer: str) -> Tensor:
 
 
 def _layer(generator: Generator, clustering: Clustering) -> str:
-    """The key of the tensor to cluster."""
+    """Return the key of the tensor to cluster."""
     if clustering.layer is not None:
         return generator.select([clustering.layer])[0].tensor
     convs = [site for site in generator.sites if site.kind == "conv"]

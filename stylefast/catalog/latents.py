@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latents that a catalog is built from, as a stream and in shards."""
+"""Latents of the images that a catalog is built from, as a stream and in shards."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..kmeans.prefetch import array_of, check_stream
 
 @dataclass(frozen=True)
 class LatentShards:
-    """Latents in shards: the pieces of a tensor, or the batches of a stream.
+    """Latents in shards: slices of a tensor, or the batches of a stream.
 
     Args:
-        shards: the latents of every shard; can be read again.
-        starts: index of the first image of every shard, then the number of images.
-        local: the shards of this rank.
+        shards: Latents of every shard; an iterable that can be read again.
+        starts: Index of the first image of every shard, followed by the number of images.
+        local: Indices of the shards of this rank.
     """
 
     shards: Iterable[Any]
@@ -32,14 +32,16 @@ class LatentShards:
 
     @classmethod
     def scan(cls, w: Tensor | Iterable[Any], shard_images: int, ranks: Ranks) -> LatentShards:
-        """Reads all latents once, for the sizes of the shards.
+        """Read all latents once to find the sizes of the shards.
 
         Args:
-            w: latents [N, D] or [N, rows, D], or a stream of them whose batches become the shards.
-            shard_images: images per shard of a tensor.
-            ranks: divide the shards among themselves.
+            w: Latents of shape [N, D] or [N, rows, D], or a stream of them whose batches become the shards.
+            shard_images: Images per shard, if `w` is a tensor.
+            ranks: Ranks that share the shards.
 
-        Raises: TypeError for an iterator, which cannot be read again; ValueError for no images.
+        Raises:
+            TypeError: If `w` is an iterator, which cannot be read again.
+            ValueError: If there are no images.
         """
         shards: Iterable[Any] = w.split(shard_images) if isinstance(w, Tensor) else check_stream("w", w)
         starts = [0, *accumulate(len(array_of(batch)) for batch in shards)]
@@ -49,16 +51,16 @@ class LatentShards:
 
     @property
     def n_images(self) -> int:
-        """The number of images, over all ranks."""
+        """Number of images of all ranks."""
         return self.starts[-1]
 
     @property
     def n_local_images(self) -> int:
-        """The number of this rank's images."""
+        """Number of images of this rank."""
         return self.starts[self.local.stop] - self.starts[self.local.start]
 
     def local_slice(self, shard: int) -> slice:
-        """The images of a shard among those of this rank."""
+        """Return the slice of this rank's images that a shard occupies."""
         first = self.starts[self.local.start]
         return slice(self.starts[shard] - first, self.starts[shard + 1] - first)
 
@@ -66,20 +68,20 @@ class LatentShards:
         return len(self.starts) - 1
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        """This rank's shards: index and latents."""
+        """Yield the index and the latents of every shard of this rank."""
         for shard, batch in enumerate(self.shards):
             if shard in self.local:
                 yield shard, as_tensor("w", array_of(batch), "[N, D] or [N, rows, D]", 2, 3)
 
 
 class LatentBatches:
-    """The latents of seeds as a stream, computed anew whenever it is read.
+    """Stream of the latents of seeds, which are computed again whenever the stream is read.
 
     Args:
-        generator: maps seeds to latents.
-        seeds: seeds of the images.
-        truncation: as in `Generator.latents`.
-        size: seeds per batch.
+        generator: Generator that maps seeds to latents.
+        seeds: Seeds of the images.
+        truncation: Truncation ψ, as in `Generator.latents`.
+        size: Seeds per batch.
     """
 
     def __init__(self, generator: Generator, seeds: Sequence[int], *, truncation: float = 1.0, size: int = 64) -> None:

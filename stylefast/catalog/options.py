@@ -13,13 +13,16 @@ class Clustering:
     """Which activations are clustered, and how.
 
     Args:
-        n_clusters: number of clusters K.
-        layer: name of a site that reads the tensor to cluster; default: the last convolution at `resolution`.
-        resolution: rows of the tensor to cluster, if no layer is given.
-        features: what a point is, as in `stylefast.assign`.
-        n_init: restarts of k-means; the best objective wins.
-        seed: random seed of the k-means initialisation.
-        run: the restart whose clusters are taken; default: the one with the best objective.
+        n_clusters: Number of clusters K.
+        layer: Name of a site that reads the tensor to cluster, such as convs.5. The default is the last convolution
+            of the given resolution.
+        resolution: Height of the tensor to cluster, if no layer is given.
+        features: Kind of points: the activations as they are (raw), with zero mean and unit variance per image and
+            channel (standardized), or squared (squared).
+        n_init: Number of k-means restarts from different initial centroids.
+        seed: Random seed of the k-means initialisation.
+        run: Number of the restart whose clusters the catalog takes, counted from 0. The default is the restart with
+            the best objective.
     """
 
     n_clusters: int = 32
@@ -33,15 +36,15 @@ class Clustering:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a build runs; the catalog is the same up to rounding.
+    """How a build runs. The options change the catalog by rounding only.
 
     Args:
-        batch_size: images per batch, which is one forward pass of the generator.
-        dtype: dtype in which the clustered layer's activations are kept in memory or on disk.
-        workdir: folder for the state of a long build: activations and sums of M per shard, and k-means after every
-            iteration. A build that was stopped goes on from it to the same bits; the state of another build is refused.
-            It may be removed when the build has ended.
-        shard_images: images per shard, unless the latents are a stream, whose batches are the shards.
+        batch_size: Images per batch, which is one forward pass of the generator.
+        dtype: Dtype in which the activations of the clustered layer are kept in memory or on disk.
+        workdir: Folder for the state of the build: the activations and the sums of M per shard, and a checkpoint of
+            k-means after every iteration. A build that was stopped resumes from it and gives the same bits. The
+            state of another build is an error. The folder can be removed after the build.
+        shard_images: Images per shard. If the latents are a stream, its batches are the shards.
     """
 
     batch_size: int = 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clusters and their names out of catalogs that others pickled: what scikit-learn or the paper's authors left."""
+"""Clusters and their names from pickles of other tools: k-means of scikit-learn, catalogs of the paper's authors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ ATTRIBUTES = ("cluster_centers_", "counts_", "labels_", "annotations")
 
 
 class Clusters(NamedTuple):
-    """What a pickled k-means, alone or in a catalog, knows.
+    """Contents of a pickled k-means estimator, which may be a part of a pickled catalog.
 
-    Args:
-        centroids: [K, C] float32, as they are in the file: not of unit norm, unless they were made so.
-        counts: [K], how many points each was made of; or None.
-        labels: of the points that it was fitted to; or None.
-        parts: name -> ids of clusters, as somebody annotated them.
+    Attributes:
+        centroids: Centroids of shape [K, C], float32. They are not normalised.
+        counts: Number of points of each cluster, [K]; or None.
+        labels: Labels of the points that the estimator was fitted to; or None.
+        parts: Ids of the clusters of each part, by the name of the part, from the annotations of the catalog.
     """
 
     centroids: Tensor
@@ -46,12 +46,14 @@ class Clusters(NamedTuple):
 
 
 def read_clusters(path: PathLike) -> Clusters:
-    """Read cluster_centers_, counts_, labels_ and annotations wherever they stand in a pickle; nothing is run.
+    """Read clusters and their names from a pickle. No code in the file is run.
+
+    The attributes `cluster_centers_`, `counts_`, `labels_` and `annotations` may be anywhere in the pickled object.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file asks for something else than k-means, catalogs, arrays and tensors, by its name; or it
-            holds no finite [K, C] centroids; or annotations that are no lists of their ids.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file needs other types than k-means, catalogs, arrays and tensors (the message names the
+            type), it has no finite centroids of shape [K, C], or its annotations are not lists of cluster ids.
     """
     content = read_pickle(path, {*ARRAYS, *DICTIONARIES, *TENSORS}, allowed_pattern=INERT)
     try:
@@ -72,7 +74,7 @@ def read_clusters(path: PathLike) -> Clusters:
 
 
 def _dictionaries(content: Any) -> Iterator[dict[Any, Any]]:
-    """The dictionaries in an inert object and in everything that it contains, each once."""
+    """Yield every dictionary in an inert object, at any depth, once."""
     pending, seen = [content], set[int]()
     while pending:
         value = pending.pop()

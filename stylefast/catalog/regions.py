@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names for clusters: by their ids, or by the place on the mean image where they lie."""
+"""Names of clusters, given by their ids or by areas of the mean image."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn import functional as F
 Box: TypeAlias = Sequence[float]
 Region: TypeAlias = Sequence[int] | Sequence[Box] | torch.Tensor | np.ndarray
 
-# Where the parts of an aligned face lie, as fractions of the frame: x from, y from, x to, y to. A cluster gets the
-# first name that fits it, so the parts of the face come before the face.
+# Boxes of the parts of an aligned face as fractions of the frame: x from, y from, x to, y to. A cluster gets the first
+# name that fits it, so the parts of the face come before the skin and the background, whose boxes contain them.
 FFHQ_REGIONS: dict[str, list[Box]] = {
     "eyes": [(0.26, 0.40, 0.47, 0.53), (0.53, 0.40, 0.74, 0.53)],
     "nose": [(0.41, 0.50, 0.59, 0.66)],
@@ -27,17 +27,21 @@ FFHQ_REGIONS: dict[str, list[Box]] = {
 
 
 def name_clusters(regions: Mapping[str, Region], occupancy: Tensor, threshold: float) -> dict[str, list[int]]:
-    """Part name -> ids of the clusters that belong to it, as `Catalog.annotate` defines it.
+    """Return the ids of the clusters of each part, as `Catalog.annotate` defines them.
 
-    fraction[k] = sum_p occupancy[k,p] weight[p] / sum_p occupancy[k,p]
+    A cluster k belongs to an area with the weights `weight[p]` at the positions p if this fraction of its mass exceeds
+    the threshold::
+
+        fraction[k] = sum_p occupancy[k, p] weight[p] / sum_p occupancy[k, p]
 
     Args:
-        regions: part name -> region.
-        occupancy: [K, h, w], where the clusters lie.
-        threshold: lower bound of the fraction.
+        regions: Region of each part, by the name of the part.
+        occupancy: Fraction of images in which a position has the label of a cluster, [K, h, w].
+        threshold: Threshold of the fraction, in [0, 1).
 
     Raises:
-        ValueError: a threshold, an id, a box or a mask out of range, an empty region, an id in two parts.
+        ValueError: If the threshold, an id, a box or a mask is out of range, a list of ids is empty, or an id belongs
+            to two parts.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold must be in [0, 1), got {threshold}")
@@ -52,7 +56,7 @@ def name_clusters(regions: Mapping[str, Region], occupancy: Tensor, threshold: f
             weights_of[part] = _weights(part, region, occupancy.shape[1:]).flatten()
     mass = occupancy.flatten(1).double()  # [K, h w]
     for part, weights in weights_of.items():
-        fraction = mass @ weights / mass.sum(1)  # NaN for a cluster without mass, which exceeds nothing
+        fraction = mass @ weights / mass.sum(1)  # NaN for a cluster without mass, which never exceeds the threshold
         for k in (fraction > threshold).nonzero().flatten().tolist():
             part_of.setdefault(k, part)
     return {part: sorted(k for k, name in part_of.items() if name == part) for part in regions}
@@ -69,7 +73,7 @@ def _check_ids(part: str, ids: Any, n_clusters: int) -> list[int]:
 
 
 def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
-    """The fraction of every position of the grid [h, w] that a region covers, float64."""
+    """Return the fraction of every position of the grid that a region covers, [h, w] float64."""
     if isinstance(region, (Tensor, np.ndarray)):
         mask = torch.as_tensor(region)
         if mask.dim() != 2 or not mask.numel():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two classes that code written for "Editing in Style" calls, with their signatures, on this package's kernels.
+"""The two classes of the released code of "Editing in Style", with the same signatures, on this package's kernels.
 
-Where results differ from the released code's, the docstrings say how.
+The docstrings state where results differ from those of the released code.
 """
 
 from .factor_catalog import FactorCatalog, Heatmaps

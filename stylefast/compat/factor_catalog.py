@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`FactorCatalog` and the heatmaps that it returns, with the signatures that existing code calls."""
+"""`FactorCatalog` and the heatmaps that it returns, with the signatures that existing code uses."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Size: TypeAlias = int | tuple[int, int]
 
 
 class Heatmaps:
-    """Maps of clusters or parts at any size, as `FactorCatalog` returns them. Stores labels instead of their one-hot.
+    """Maps of clusters or parts at any size, as returned by `FactorCatalog`; labels are stored, not one-hot maps.
 
     Args:
-        labels: clusters [N, h, w].
-        parts: the cluster ids of every part.
+        labels: Labels [N, h, w].
+        parts: Cluster ids of every part.
     """
 
     def __init__(self, labels: Tensor, parts: Sequence[Sequence[int]]) -> None:
@@ -33,33 +33,41 @@ class Heatmaps:
         self._device: str | torch.device = labels.device
 
     def get(self, res: Size | None = None, make: bool = True) -> Tensor:
-        """Maps [N, P, H, W], float32 of zeros and ones, resized by "nearest"; `res` is (H, W), or H if both are equal.
+        """Return maps [N, P, H, W], float32 zeros and ones, resized by "nearest".
 
-        Raises: KeyError if `make` is False and the size was not made before.
+        Args:
+            res: Size of the maps: (H, W), or H if both are equal. The default is the size of the labels.
+            make: Whether to compute maps of a size that has not been made before.
+
+        Returns:
+            The maps.
+
+        Raises:
+            KeyError: If `make` is False and the size has not been made before.
         """
         res = self._label_size if res is None else res
         maps = self._maps.get(res) if make else self._maps[res]
         return (self.make(res) if maps is None else maps).to(self._device)
 
     def make(self, res: Size) -> Tensor:
-        """Computes and stores the maps [N, P, H, W] of a size, which `[res]` then returns."""
+        """Compute and store the maps [N, P, H, W] of a size, so that indexing with `res` returns them."""
         size = (res, res) if isinstance(res, int) else res
         labels = F.interpolate(self.labels[:, None].float(), size=size, mode="nearest").to(self.labels.dtype)
         self._maps[res] = maps = torch.cat([torch.isin(labels, ids) for ids in self.parts], 1).float()
         return maps
 
     def cuda(self) -> Heatmaps:
-        """Makes all methods return maps on the GPU."""
+        """Make `get` and indexing return maps on the GPU."""
         self._device = "cuda"
         return self
 
     def cpu(self) -> Heatmaps:
-        """Makes all methods return maps on the CPU."""
+        """Make `get` and indexing return maps on the CPU."""
         self._device = "cpu"
         return self
 
     def resolutions(self) -> Iterator[Size]:
-        """The sizes that were made."""
+        """Return an iterator over the sizes that have been made."""
         return iter(self._maps)
 
     def __getitem__(self, res: Size) -> Tensor:
@@ -73,33 +81,42 @@ class Heatmaps:
 
 
 class FactorCatalog:
-    """Clusters of a layer's activations and the parts that people make of them.
+    """Clusters of a layer's activations and the parts that users make of them.
 
-    Differences: activations may have any height and width, and be on a GPU; cluster ids that repeat count once; the
-    default clustering is `stylefast.SphericalKMeans` on all points instead of mini-batches, whose centers drift, so
-    that the clusters differ; `labels` of the heatmaps are labels instead of their one-hot.
+    The following points differ from the released code:
+
+    - Activations may have any height and width, and may be on a GPU.
+    - Cluster ids that repeat count once.
+    - The default clustering is `stylefast.SphericalKMeans` on all points instead of mini-batches, whose centers drift.
+      The clusters therefore differ.
+    - `labels` of the heatmaps holds labels instead of one-hot maps.
 
     Args:
-        k: number of clusters.
-        random_state: random seed.
-        factorization: class of another clustering of rows with scikit-learn's interface: it is called with n_clusters,
-            random_state and **kwargs, and has `fit`, `labels_` and `predict`.
-        **kwargs: arguments of the clustering; n_init, init, max_iter, tol, features or backend of
-            `stylefast.SphericalKMeans`.
+        k: Number of clusters.
+        random_state: Random seed.
+        factorization: Class of another clustering of rows with scikit-learn's interface. It is called with
+            `n_clusters`, `random_state` and `**kwargs`, and has `fit`, `labels_` and `predict`.
+        **kwargs: Arguments of the clustering. Those of `stylefast.SphericalKMeans` are `n_init`, `init`, `max_iter`,
+            `tol`, `features` and `backend`.
 
     Attributes:
-        annotations: part -> cluster ids; empty at first, for people to fill.
-        M: for `StyleInterpolator`: one tensor [P, C] per layer, the contributions of its channels to the parts, in the
-            order of `annotations`. The caller sets it:
+        annotations: Cluster ids by part. It is empty at first; the user fills it.
+        M: Input of `StyleInterpolator`, set by the caller as in the example: one tensor [P, C] per layer, the
+            contributions of its channels to the parts, in the order of `annotations`.
+
+    References:
+        Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 3.2.
 
     Example:
+        >>> import stylefast
+        >>> import torch
+        >>> from stylefast.compat import FactorCatalog
+        >>> layers = [torch.randn(2, 64, 8, 8), torch.randn(2, 32, 16, 16)]
         >>> catalog = FactorCatalog(18)
-        >>> maps = catalog.fit_predict(activations, raw=True)
+        >>> maps = catalog.fit_predict(layers[0], raw=True)
         >>> catalog.annotations = {"eyes": [3, 7], "nose": [5]}
         >>> rows = [stylefast.contribution(layer, maps.labels, 18) for layer in layers]  # [K, C] each
         >>> catalog.M = [torch.stack([m[ids].sum(0) for ids in catalog.annotations.values()]) for m in rows]
-
-    Source: "Editing in Style" (Collins et al., CVPR 2020), section 3.2.
     """
 
     M: list[Tensor]
@@ -119,29 +136,38 @@ class FactorCatalog:
     def from_centroids(
         cls, centroids: Tensor, annotations: Mapping[str, Sequence[int]], **kwargs: Any
     ) -> FactorCatalog:
-        """A catalog of known centroids [K, C], such as those of an old catalog."""
+        """Make a catalog from known centroids [K, C], such as those of an old catalog."""
         catalog = cls(len(centroids), **kwargs)
         catalog.kmeans.centroids_ = F.normalize(centroids, dim=1)
         catalog.annotations = {part: list(ids) for part, ids in annotations.items()}
         return catalog
 
     def fit_predict(self, X: Tensor, raw: bool = False) -> Heatmaps | tuple[Heatmaps, list[str]]:
-        """Cluster activations X [N, C, H, W]. Returns heatmaps of clusters if `raw`, else those and the names of parts.
+        """Cluster activations and return their heatmaps.
 
-        Raises: TypeError, ValueError as `stylefast.SphericalKMeans.fit`; ValueError if there are no parts, or if a part
-            holds clusters outside [0, k).
+        Args:
+            X: Activations [N, C, H, W].
+            raw: Whether to return heatmaps of clusters instead of heatmaps of parts.
+
+        Returns:
+            Heatmaps of clusters if `raw` is True, else a tuple of the heatmaps and the names of the parts.
+
+        Raises:
+            TypeError: As in `stylefast.SphericalKMeans.fit`.
+            ValueError: As in `stylefast.SphericalKMeans.fit`. Unless `raw` is True, also if there are no parts, or a
+                part holds clusters outside of [0, k).
         """
         parts = self._parts(raw)
         self.kmeans.fit(self._points(X))
         return self._heatmaps(self.kmeans.labels_, X, raw, parts)
 
     def predict(self, X: Tensor, raw: bool = False) -> Heatmaps | tuple[Heatmaps, list[str]]:
-        """Heatmaps of other activations by the present centroids, as `fit_predict` returns them."""
+        """Return heatmaps of other activations for the present centroids, in the form of `fit_predict`."""
         parts = self._parts(raw)
         return self._heatmaps(self.kmeans.predict(self._points(X)), X, raw, parts)
 
     def _points(self, X: Tensor) -> Any:
-        """X itself, or the NumPy rows [N * H * W, C] that other clusterings take."""
+        """Return X itself, or the NumPy rows `[N * H * W, C]` that other clusterings take."""
         if isinstance(self.kmeans, SphericalKMeans):
             return X
         return X.movedim(1, -1).reshape(-1, X.shape[1]).cpu().numpy()

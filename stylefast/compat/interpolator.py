@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`StyleInterpolator`, with the signature that existing code calls."""
+"""`StyleInterpolator`, with the signature that existing code uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..ops.blend import blend
 
 
 class AnnotatedCatalog(Protocol):
-    """What `StyleInterpolator` reads of a catalog: its parts, and per layer their contributions [P, C]."""
+    """Attributes of a catalog that `StyleInterpolator` reads: the parts, and per layer their contributions [P, C]."""
 
     @property
     def annotations(self) -> Mapping[str, Sequence[int]]: ...
@@ -25,29 +25,42 @@ class AnnotatedCatalog(Protocol):
 
 
 class StyleInterpolator:
-    """Blends lists of per-layer styles, in the channels that belong to a part.
+    """Interpolator that blends lists of per-layer styles in the channels that belong to a part.
 
-    q_c = 1 where cost_c < epsilon and m_c > rho, else 0, m = M[layer][part], cost = the running sum of 1 - m, in m's
-    dtype, in descending order of m; y = y1 + q o (y2 - y1)
+    The query q and the blended style y are::
 
-    q has the bits of the released code wherever that is defined. Each difference avoids a fault of that code:
-    - channels of equal m are taken in the order of their index; its sort is not stable and takes them in any order;
-    - a channel with q = 0 equals y1 bit for bit; it gives NaN where y2 is Inf or NaN, and turns -0 into 0;
-    - NaN in M is refused; it selects nothing;
-    - 16-bit styles keep their dtype with a 32-bit M; it converts 2-D ones to 32 bits;
-    - rho and epsilon may be any real numbers, also NumPy's, or one per layer; another number of them is refused;
-    - y1 or y2 may require gradients; a style that is neither 2-D nor 5-D is refused by name.
-    `stylefast.query.sequential` also clamps m to [0, 1] and sums in float64, so that a cost within rounding of epsilon
-    may fall on its other side.
+        q_c = 1 if cost_c < epsilon and m_c > rho, else 0
+        y = y1 + q o (y2 - y1)
+
+    Here `m = M[layer][part]`, and the cost is the running sum of `1 - m`, in the dtype of m, in descending order of m.
+
+    q equals the q of the released code bit for bit wherever that code defines it. Each of the following differences
+    avoids a fault of the released code:
+
+    - Channels of equal m are taken in the order of their index. The sort of the released code is not stable and takes
+      them in any order.
+    - A channel with q = 0 equals y1 bit for bit. The released code gives NaN where y2 is Inf or NaN, and turns -0 into
+      0.
+    - NaN in M is refused. With it, the released code selects nothing.
+    - 16-bit styles keep their dtype with a 32-bit M. The released code converts 2-D styles to 32 bits.
+    - `rho` and `epsilon` may be any real numbers, including NumPy's, or one number per layer. Another count of numbers
+      is refused.
+    - y1 or y2 may require gradients. A style that is neither 2-D nor 5-D is refused with an error that names its shape.
+
+    `stylefast.query.sequential` also clamps m to [0, 1] and sums in float64. Its q may therefore differ in a channel
+    whose cost is within rounding of epsilon.
 
     Args:
-        catalog: a `FactorCatalog`, or another object with `annotations` and `M`. Both are read once, here.
-        bias: also blend the second half of 5-D styles.
+        catalog: A `FactorCatalog`, or another object with `annotations` and `M`. Both are read once, by the
+            constructor.
+        bias: Whether to blend the second half of 5-D styles, too.
 
     Raises:
-        ValueError: an M that is not [P, C] for the P parts, or holds NaN.
+        ValueError: If a tensor of `M` does not have shape [P, C] for the P parts, or holds NaN.
 
-    Source: "Editing in Style" (Collins et al., CVPR 2020), equations 3 and 5, with the edge cases of the released code.
+    References:
+        Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, equations 3 and 5, with
+        the edge cases of the released code.
     """
 
     def __init__(self, catalog: AnnotatedCatalog, bias: bool = False) -> None:
@@ -63,7 +76,17 @@ class StyleInterpolator:
             self._costs.append(torch.empty_like(m).scatter(1, order, (1 - descending).cumsum(1)))
 
     def query(self, layer: int, label: str, rho: float, epsilon: float) -> Tensor:
-        """q [C] of zeros and ones, of M's dtype. Raises ValueError if `label` is not a part."""
+        """Return q [C], zeros and ones in the dtype of M.
+
+        Args:
+            layer: Index of the layer.
+            label: Name of a part.
+            rho: Threshold of m.
+            epsilon: Budget of the cost.
+
+        Raises:
+            ValueError: If `label` is not a part.
+        """
         check_choice("label", label, tuple(self._parts))
         row = self._parts.index(label)
         m = self._M[layer][row]
@@ -77,20 +100,21 @@ class StyleInterpolator:
         rho: float | Sequence[float],
         epsilon: float | Sequence[float],
     ) -> list[Tensor]:
-        """Moves the styles ys1 towards ys2 in the channels of a part.
+        """Move the styles `ys1` towards `ys2` in the channels of a part.
 
         Args:
-            ys1: one tensor per layer, [N, C] (scale) or [N, 2, C, 1, 1] (scale, bias).
-            ys2: likewise; a single row of one is paired with all rows of the other.
-            label: a part.
-            rho, epsilon: one number for all layers, or one per layer.
+            ys1: Target styles: one tensor per layer, [N, C] (scale) or [N, 2, C, 1, 1] (scale, bias).
+            ys2: Reference styles, likewise. A single row of one is paired with all rows of the other.
+            label: Name of a part.
+            rho: Threshold of m: one number for all layers, or one per layer.
+            epsilon: Budget of the cost, likewise.
 
         Returns:
-            One new tensor per layer, like that of ys1.
+            One new tensor per layer, in the form of `ys1`.
 
         Raises:
-            ValueError: an unknown label; a list of another length than M; a style of another shape.
-            TypeError: y1 and y2 of different dtypes.
+            ValueError: If the label is unknown, a list does not have the length of M, or a style has another shape.
+            TypeError: If y1 and y2 have different dtypes.
         """
         n = len(self._M)
         rhos, epsilons = _per_layer(rho, n), _per_layer(epsilon, n)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of arguments: each raises TypeError or ValueError that names the argument, what it must be, and what came."""
+"""Checks of arguments. Each error names the argument, the expected value and the actual value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .dtypes import DTYPES, Array
 
 
 def check_images(name: str, images: Tensor) -> None:
-    """Raise TypeError or ValueError unless images is a floating [N, 3, H, W]."""
+    """Raise TypeError or ValueError unless `images` is a floating-point tensor [N, 3, H, W]."""
     if not isinstance(images, Tensor) or not images.is_floating_point():
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"{name} must be a floating-point tensor [N, 3, H, W] in [0, 1], got {got}")
@@ -24,14 +24,17 @@ def check_images(name: str, images: Tensor) -> None:
 
 
 def check_activations(activations: Tensor) -> None:
-    """Raises TypeError or ValueError unless `activations` is a dense floating tensor [N, C, H, W] with C, H, W >= 1."""
+    """Raise TypeError or ValueError unless `activations` is a dense floating tensor [N, C, H, W] with C, H, W >= 1."""
     check_tensor("activations", activations, "[N, C, H, W]", 4)
     if 0 in activations.shape[1:]:
         raise ValueError(f"activations [N, C, H, W] must have C, H and W >= 1, got {tuple(activations.shape)}")
 
 
 def check_tensor(name: str, tensor: Tensor, letters: str = "", *ranks: int, like: Tensor | None = None) -> None:
-    """Raises unless `tensor` is a dense floating tensor. If given: with one of `ranks`, on the device of `like`."""
+    """Raise TypeError or ValueError unless `tensor` is a dense floating-point tensor.
+
+    If given, the tensor must also have one of `ranks` as its number of dimensions, and be on the device of `like`.
+    """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.dtype not in DTYPES:
@@ -45,7 +48,7 @@ def check_tensor(name: str, tensor: Tensor, letters: str = "", *ranks: int, like
 
 
 def check_shape(name: str, tensor: Tensor, /, **lengths: int | None) -> None:
-    """Raises ValueError unless `tensor` has one dimension per letter, of that length where it is not None."""
+    """Raise ValueError unless `tensor` has one dimension per letter, of the given length if that is not None."""
     if tensor.dim() == len(lengths) and all(
         expected in (None, length) for expected, length in zip(lengths.values(), tensor.shape, strict=True)
     ):
@@ -56,7 +59,7 @@ def check_shape(name: str, tensor: Tensor, /, **lengths: int | None) -> None:
 
 
 def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Raises TypeError or ValueError unless two tensors have the same dtype, shape and device."""
+    """Raise TypeError or ValueError unless two tensors have the same dtype, shape and device."""
     if tensor.dtype != other.dtype:
         raise TypeError(f"{name} must be {other.dtype} like {other_name}, got {tensor.dtype}")
     if tensor.shape != other.shape or tensor.device != other.device:
@@ -65,7 +68,7 @@ def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> No
 
 
 def check_no_nan(name: str, tensor: Tensor) -> None:
-    """Raises ValueError with the number and the first index of NaN, if there are any."""
+    """Raise ValueError if the tensor contains NaN. The message gives their number and the first index."""
     if (nan := tensor.isnan()).any():
         first = tuple(nan.nonzero()[0].tolist())
         raise ValueError(
@@ -74,35 +77,36 @@ def check_no_nan(name: str, tensor: Tensor) -> None:
 
 
 def check_clusters(name: str, parts: Mapping[str, Sequence[int]], n_clusters: int) -> None:
-    """Raises ValueError unless all parts hold ids of clusters."""
+    """Raise ValueError unless all ids of all parts are in [0, n_clusters)."""
     for part, ids in parts.items():
         if not all(0 <= k < n_clusters for k in ids):
             raise ValueError(f"{name} must hold clusters in [0, K) with K = {n_clusters}, got {part!r}: {list(ids)}")
 
 
 def check_type(name: str, value: object, expected: type, example: str) -> None:
-    """Raises TypeError unless `value` is an instance of `expected`; `example` says how to make one."""
+    """Raise TypeError unless `value` is an instance of `expected`; `example` shows how to create one."""
     if not isinstance(value, expected):
         raise TypeError(f"{name} must be of type {expected.__name__}, such as {example}, got {type(value).__name__}")
 
 
 def check_integer(name: str, value: int, minimum: int) -> int:
-    """The value as an int. Raises ValueError unless it is an integer >= `minimum`; bool is none."""
+    """Return the value as an int. Raise ValueError unless it is an integer >= `minimum` and not a bool."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
     return int(value)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
+    """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def to_tensor(name: str, value: Array) -> Tensor:
-    """A tensor unchanged; a NumPy array as a tensor that shares its memory, unless a negative stride requires a copy.
+    """Return a tensor unchanged, and a NumPy array as a tensor. Raise TypeError for anything else.
 
-    The result of a read-only array must not be written to. Raises TypeError for anything else.
+    The tensor shares the memory of the array unless a negative stride requires a copy. The caller must not write to the
+    tensor of a read-only array.
     """
     if isinstance(value, np.ndarray):
         value = value if min(value.strides, default=0) >= 0 else value.copy()
@@ -115,7 +119,7 @@ def to_tensor(name: str, value: Array) -> Tensor:
 
 
 def as_tensor(name: str, value: Array, letters: str, *ranks: int) -> Tensor:
-    """A tensor or an array as a tensor without gradient, where it is. Raises TypeError or ValueError for any other."""
+    """Return a detached tensor as `to_tensor` does. Raise TypeError or ValueError as `check_tensor` does."""
     tensor = to_tensor(name, value)
     check_tensor(name, tensor, letters, *ranks)
     return tensor.detach()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dtypes that the ops take, and the dtypes in which they compute."""
+"""Dtypes that the ops accept, and dtypes in which they compute."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which an op computes: float64 for float64 input, float32 for all others."""
+    """Return the dtype in which an op computes: float64 for float64 input, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, with its products in the dtypes that it gives them, also under autocast."""
+    """Return the same function with autocast disabled on the device of its first tensor argument."""
 
     @wraps(function)
     def without_autocast(*args: Any, **kwargs: Any) -> Any:

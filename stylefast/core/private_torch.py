@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every private name of torch that the package uses. Any release of torch may drop one; tests/test_private_torch.py
-says which is gone."""
+"""All private names of torch that the package uses.
+
+A release of torch may remove one; tests/core/test_private_torch.py then names it.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,11 @@ has_kernel: Callable[[str, str], bool] = torch._C._dispatch_has_kernel_for_dispa
 
 
 def assume_constant_result(function: F) -> F:
-    """Equivalent of `torch.compiler.assume_constant_result`, which imports the compiler and with it Triton."""
+    """Mark a function as `torch.compiler.assume_constant_result` does, without importing the compiler and Triton."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
 def is_compiled(module: torch.nn.Module) -> bool:
-    """Whether `torch.compile` wraps this module, or `module.compile()` was called."""
+    """Return whether `torch.compile` wraps this module or `module.compile()` was called."""
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The editor: one generator with one catalog, which checks plans and renders edits."""
+"""The editor, which checks plans and renders edits with one generator and one catalog."""
 
 from __future__ import annotations
 
@@ -19,23 +19,27 @@ from .strategies import Sequential, Strategy
 
 
 class StyleEditor:
-    """Edits the images of one generator with one catalog.
+    """Editor of the images of one generator with one catalog.
 
     Args:
-        generator: computes styles and images.
-        catalog: an annotated catalog of that generator.
-        rgb: whether to edit the toRGB sites too, which change colours everywhere.
-        transform: how much of the reference's input transform an edit takes (StyleGAN3: it turns and shifts the whole
-            image), times the edit's strength: w_0 = target + transform (reference - target) of the row of w that drives
-            it. 0 keeps the target's, 1 takes the reference's.
-        backend: as in `stylefast.blend`.
+        generator: Generator that computes styles and images.
+        catalog: Annotated catalog of that generator.
+        rgb: Whether to edit the toRGB sites too, which change colours in the whole image.
+        transform: How much of the reference's input transform an edit takes, in [0, 1]: 0 keeps the transform of the
+            target, 1 takes the transform of the reference. The transform rotates and shifts the whole image; only
+            StyleGAN3 has one. In the row of w that drives it, the edit uses
+            `target + strength * transform * (reference - target)`.
+        backend: Backend of the op, as in `stylefast.blend`.
 
     Raises:
-        ValueError: the catalog belongs to another generator, or `transform` is requested of one that has none.
+        ValueError: If the catalog belongs to another generator, or `transform` is out of range or is not 0 for a
+            generator without an input transform.
 
-    Example:
-        >>> editor = StyleEditor(generator, catalog)
-        >>> for batch in editor.edit(targets, references, ["eyes"]): show(batch.images)
+    Example::
+
+        editor = StyleEditor(generator, catalog)
+        for batch in editor.edit(targets, references, ["eyes"]):
+            show(batch.images)
     """
 
     def __init__(
@@ -58,26 +62,37 @@ class StyleEditor:
         self.sites: list[Site] = [site for site in generator.sites if rgb or site.kind != "rgb"]
         self.backend = backend
 
+    def __repr__(self) -> str:
+        return f"StyleEditor({self.catalog!r}, rgb={self.rgb}, transform={self.transform})"
+
     @property
     def identity(self) -> list[Any]:
-        """JSON-serialisable identity of everything in this editor that determines the pixels of an edit."""
+        """Everything in this editor that determines the pixels of an edit, JSON-serialisable."""
         generator, catalog = self.generator, self.catalog
         tensors = checksum({"centroids": catalog.centroids, "contributions": catalog.contributions})
         clusters = [catalog.parts, catalog.features, catalog.layer]
         return [generator.fingerprint, *clusters, self.rgb, self.transform, tensors]
 
     def query(self, part: str, strategy: Strategy) -> Tensor:
-        """The query of a part: q [S]. Raises ValueError for an unknown part or a parameter out of range."""
+        """Return the query of a part, q [S].
+
+        Raises:
+            ValueError: If the part is unknown, or a parameter of the strategy is out of range.
+        """
         return strategy(self.catalog, part, self.sites)
 
     def check(self, plan: Plan) -> None:
-        """Raises ValueError for the first edit of the plan that this editor cannot make."""
+        """Check that this editor can make all edits of a plan.
+
+        Raises:
+            ValueError: If it cannot make an edit. The message describes the first such edit.
+        """
         plan.check(self.query)
 
     def renderer(
         self, plan: Plan, *, batch_size: int = 4, measure: bool = False, roi_mode: str = "union"
     ) -> EditRenderer:
-        """A renderer of a plan's edits; arguments and errors as in `edit`."""
+        """Return a renderer of the edits of a plan. Arguments and errors are the same as in `edit`."""
         return EditRenderer(
             self.generator,
             self.catalog,
@@ -103,31 +118,37 @@ class StyleEditor:
         batch_size: int = 4,
         progress: bool = True,
     ) -> Iterator[EditBatch]:
-        """Edits every target with every reference, part and query, in this order; queries vary fastest.
+        """Edit every target with every reference, part and query, in this order; queries vary fastest.
 
-        styles = target + strength q o (reference - target), image = synthesis(styles) at the target's latent
+        The edited styles are, per channel::
 
-        Arguments are checked by the call, batches are computed as they are taken; memory does not grow with the grid.
+            styles = target + strength * q * (reference - target)
+
+        They are synthesised with the latent of the target. The call checks the arguments; each batch is computed when
+        the iterator reaches it, so memory does not grow with the number of edits.
 
         Args:
-            targets: latents w of T images, as `generator.latents` returns them, or an image source.
-            references: latents w of R images, or an image source.
-            parts: one or several parts of the catalog.
-            queries: one or several of `Sequential`, `Simultaneous`, `Softmax`, `Random`.
-            strength: factor of every query.
-            measure: whether to render the targets too and measure locality.
-            roi_mode: where a part is: in the "target", the "reference", or the "union" of both.
-            batch_size: edits per batch.
-            progress: whether to show a progress bar once two seconds have passed.
+            targets: Latents w of the targets, as `generator.latents` returns them, or an image source.
+            references: Latents w of the references, or an image source.
+            parts: One or several parts of the catalog.
+            queries: One or several strategies: `Sequential`, `Simultaneous`, `Softmax` or `Random`.
+            strength: Factor of every query.
+            measure: Whether to measure locality, which also renders the unedited targets.
+            roi_mode: Region of interest of a part: where the part is in the "target", in the "reference", or in the
+                "union" of both.
+            batch_size: Edits per batch.
+            progress: Whether to show a progress bar after two seconds.
 
         Returns:
             An iterator over `EditBatch`.
 
         Raises:
-            ValueError: an unknown part or roi_mode, a parameter out of range, latents of another shape, or batch_size
-                below 1.
+            TypeError: If a query is not a strategy, or latents are not a floating tensor.
+            ValueError: If a part or `roi_mode` is unknown, a parameter is out of range, latents have another shape,
+                or `batch_size` is below 1.
 
-        Source: "Editing in Style" (Collins et al., CVPR 2020), equation 3.
+        References:
+            Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, equation 3.
         """
         plan = Grid(self._source(targets), self._source(references), parts, queries, strength=strength)
         self.check(plan)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs: the edits of a plan as image files, each made once, and a manifest of how each was made."""
+"""Jobs, which write the edits of a plan as image files together with a manifest, and resume where they stopped."""
 
 from __future__ import annotations
 
@@ -27,33 +27,36 @@ from .writer import ImageWriter
 
 
 class Job:
-    """Makes the edits of a plan as image files in a folder; iterating does the work and yields each batch rendered.
+    """Job that writes the edits of a plan as image files in a folder.
 
-    An image is kept if the folder's manifest lists it, it was made in the same way, its size is the recorded one, and
-    it was last modified before its manifest or journal was; if it was modified later, its checksum decides. All other
-    edits are rendered, in the same batches, so that a job that was stopped goes on to the same bytes. Images appear
-    under their names when they are whole. When all edits of the plan are there, `manifest.jsonl` lists them in the
-    plan's order.
+    Iterating over a job makes the edits, and yields each rendered batch.
+
+    The job keeps an existing image if the manifest or a journal of the folder has an entry for the same edit with the
+    same metadata and inputs, the size of the file matches, and the file was last modified before the manifest or
+    journal. If the file was modified later, its checksum must match as well. All other edits are rendered in the same
+    batches as in an uninterrupted job, so that a resumed job writes the same bytes. An image gets its name only after
+    it has been written completely. After the last edit, `manifest.jsonl` lists all edits in the order of the plan.
 
     Args:
-        editor: renders the edits.
-        plan: the edits.
-        directory: the folder; created if necessary.
-        options: how to render and write.
-        metadata: further fields of every line of the manifest, JSON-serialisable; an image that was made with other
+        editor: Editor that renders the edits.
+        plan: Edits to make.
+        directory: Folder for the images. It is created if necessary.
+        options: How the job renders and writes the edits.
+        metadata: Further fields of every line of the manifest, JSON-serialisable. An existing image with other
             metadata is made again.
-        shard: (i, n) makes every n-th batch, beginning with batch i, and leaves the manifest to a job without shard.
-        group: process group whose ranks share the job; all ranks call it with the same arguments.
-        progress: whether to show a progress bar once two seconds have passed.
+        shard: Shard `(i, n)`, counted from 0: the job makes every n-th batch, beginning with batch i. If n > 1, it
+            does not write `manifest.jsonl`; a later job over all shards does.
+        group: Process group whose ranks share the job. All ranks create the job with the same arguments.
+        progress: Whether to show a progress bar after two seconds.
 
     Attributes:
-        n_existing: the number of this process's edits whose images were kept.
-        n_written: the number of images that this process has written.
+        n_existing: Number of edits of this process whose images were kept.
+        n_written: Number of images that this process has written.
 
     Raises:
-        TypeError: options of another type.
-        ValueError: an option or shard out of range; when iterating, an edit that the editor cannot make, or a line of a
-            manifest that is no entry.
+        TypeError: If `options` has another type.
+        ValueError: If an option or the shard is out of range. Iterating raises it if the editor cannot make an edit,
+            or a line of the manifest or of a journal is not an entry.
     """
 
     def __init__(
@@ -88,15 +91,22 @@ class Job:
         self._progress = progress and self.ranks.rank == 0
         self._is_checked = False
 
+    def __repr__(self) -> str:
+        return f"Job({str(self.directory)!r}, {self.plan!r}, shard={self.shard})"
+
     def check(self) -> None:
-        """Has the editor check the plan, unless it has been done; iterating begins with it."""
+        """Check the plan with the editor, once. Iterating calls this method first.
+
+        Raises:
+            ValueError: If the editor cannot make an edit of the plan.
+        """
         if not self._is_checked:
             self.editor.check(self.plan)
             self._is_checked = True
 
     @property
     def total(self) -> int:
-        """The number of edits of this job's shard, over all ranks."""
+        """Number of edits of this job's shard, over all ranks."""
         self.check()
         shards = map(self._shard_of, range(self.ranks.size))
         return sum(self.plan.count(self.options.batch_size, shard) for shard in shards)
@@ -118,7 +128,7 @@ class Job:
         n_edits = self.plan.count(options.batch_size, shard)
 
         def on_written() -> None:
-            self.n_written += 1  # before the bar, whose update may raise
+            self.n_written += 1  # counted first, because the update of the bar may raise
             bar.update()
 
         with (
@@ -142,7 +152,7 @@ class Job:
             writer.wait(0)
 
     def _missing(self, descriptions: list[dict[str, Any]], entries: Entries, writer: ImageWriter) -> list[int]:
-        """The positions in a batch of the edits whose images are not there or not intact."""
+        """Return the positions in a batch of the edits whose images are missing or not intact."""
         if not self.options.resume:
             return list(range(len(descriptions)))
         listed = [entries.find(description, self.options.measure) for description in descriptions]
@@ -157,14 +167,17 @@ class Job:
         return f"{self.plan.name(edit)}.{self.options.image_format}"
 
     def _metadata(self) -> dict[str, Any]:
-        """The fields that all entries have in common; "job" is a hash of what determines the pixels beside them."""
+        """Return the fields that all entries share.
+
+        The field "job" is a hash of every input that determines the pixels and is not itself a field of the entry.
+        """
         plan, editor = self.plan, self.editor
         identity = json.dumps([*editor.identity, plan.targets.identity, plan.references.identity])
         digest = blake2b(identity.encode(), digest_size=8).hexdigest()
         return {**self.metadata, **editor.generator.precision, "job": digest}
 
     def _describe(self, edit: Edit, metadata: dict[str, Any]) -> dict[str, Any]:
-        """The fields of an entry that describe the edit."""
+        """Return the fields of an entry that describe the edit."""
         target, reference = self.plan.targets.name(edit.target), self.plan.references.name(edit.reference)
         fields = {"file": self._file(edit), "target": target, "reference": reference, "part": edit.part}
         return json.loads(json.dumps(fields | edit.parameters | metadata, allow_nan=False))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contents of a folder of edits: `manifest.jsonl` with one line per edit, and the journals of unfinished jobs.
+"""Entries of a folder of edits: `manifest.jsonl` with one line per edit, and the journals of unfinished jobs.
 
-Every process that renders edits has a journal of its own, `manifest.0001.jsonl` and so on, to which it appends the
-entry of each image that it has written. When all edits of a plan are there, their entries become `manifest.jsonl` and
-the journals are removed. The last entry of a file counts.
+Every process that renders edits has its own journal, `manifest.0001.jsonl` and so on, and appends an entry for each
+image that it has written. After the last edit of a plan, the entries are merged into `manifest.jsonl` and the journals
+are removed. If an image has several entries, the last one counts.
 """
 
 from __future__ import annotations
@@ -23,18 +23,24 @@ RESULTS = ("bytes", "sha256", "locality")  # the last fields of an entry; the fi
 
 
 class Entry(NamedTuple):
-    """The entry of an image, and when the file that holds the entry was last modified, in nanoseconds."""
+    """Entry of an image.
+
+    Attributes:
+        fields: Fields of the entry.
+        modified: Time at which the manifest or journal with the entry was last modified, in nanoseconds.
+    """
 
     fields: dict[str, Any]
     modified: int
 
 
 class Entries(DiskIndex):
-    """The entries of a folder's manifest and journals, by file name.
+    """Entries of the manifest and the journals of a folder, by the file name of the image.
 
-    An unfinished last line, as a killed process leaves it, is ignored.
+    An incomplete last line, which a killed process may leave, is ignored.
 
-    Raises: ValueError that names the first line that is no entry.
+    Raises:
+        ValueError: If a line is not an entry. The message names the first such line.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,14 +50,26 @@ class Entries(DiskIndex):
                 self._read(path)
 
     def find(self, edit: dict[str, Any], measured: bool) -> Entry | None:
-        """The entry whose fields describe this edit; None if there is none, or if the image was made otherwise."""
+        """Return the entry of an edit.
+
+        Args:
+            edit: Fields that describe the edit.
+            measured: Whether the entry must have a locality; if False, it must have none.
+
+        Returns:
+            The entry; None if there is none, or if the image was made in another way.
+        """
         modified, _, line = (self.get(edit["file"]) or "0 {}").partition(" ")
         fields = json.loads(line)
         same = {name: value for name, value in fields.items() if name not in RESULTS} == edit
         return Entry(fields, int(modified)) if same and (fields["locality"] is not None) == measured else None
 
     def line(self, file: str) -> str:
-        """The line of the entry of a file. Raises KeyError if there is none."""
+        """Return the line of the entry of an image.
+
+        Raises:
+            KeyError: If there is no entry.
+        """
         if (value := self.get(file)) is None:
             raise KeyError(file)
         return value.partition(" ")[2]
@@ -72,14 +90,14 @@ class Entries(DiskIndex):
                     self[fields["file"]] = f"{modified} {text}"
                 except (ValueError, TypeError) as error:
                     hint = "correct it, or remove the file to have its edits made again"
-                    raise ValueError(f"{path}, line {number} is no entry of an edit: {error}; {hint}") from error
+                    raise ValueError(f"{path}, line {number} is not an entry of an edit: {error}; {hint}") from error
 
 
 def is_intact(directory: Path, entry: Entry, verify: bool) -> bool:
-    """Whether an image is as its entry says.
+    """Return whether an image matches its entry.
 
-    Its size must match. Its checksum must match as well if `verify` is set, or if the image was not modified before its
-    entry was written.
+    The size must match. The checksum must match as well if `verify` is set, or if the image was not modified before
+    the manifest or journal with its entry.
     """
     path = directory / entry.fields["file"]
     if not path.is_file():
@@ -93,20 +111,20 @@ def is_intact(directory: Path, entry: Entry, verify: bool) -> bool:
 
 
 class Journal:
-    """A new journal in a folder, to which no other process writes; the file appears with the first entry."""
+    """New journal in a folder, to which no other process writes. The first entry creates the file."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._file: IO[str] | None = None
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Appends an entry, which is kept even if this process is killed."""
+        """Append an entry, which stays in the file even if this process is killed."""
         if self._file is None:
             self._file = self._open()
         self._file.write(json.dumps(entry, allow_nan=False) + "\n")
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
@@ -115,13 +133,13 @@ class Journal:
         for number in itertools.count(last + 1):
             try:
                 return open(self._directory / f"manifest.{number:04}.jsonl", "x", encoding="utf-8", buffering=1)
-            except FileExistsError:  # another process has created it meanwhile
+            except FileExistsError:  # another process has just created it
                 continue
         raise AssertionError("itertools.count does not end")
 
 
 def merge(directory: Path, files: Iterable[str]) -> None:
-    """Writes `manifest.jsonl` with the entries of these files, in their order, and removes the journals."""
+    """Write `manifest.jsonl` with the entries of these images, in this order, and remove the journals."""
     with (
         Entries(directory) as entries,
         atomic_write(directory / NAME) as temporary,

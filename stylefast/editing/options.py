@@ -12,14 +12,15 @@ class JobOptions:
     """How a job renders and writes the edits of its plan.
 
     Args:
-        image_format: format of the image files.
-        batch_size: edits per batch, which is one forward pass of the generator.
-        measure: whether to measure locality, which also renders the unedited targets.
-        roi_mode: where a part is: in the target, in the reference, or in the union of both.
-        writers: threads that encode and write images; at most twice as many images wait for them.
-        resume: whether to keep the images that the manifest lists; otherwise all edits are made again.
-        verify: whether to read every image that is kept and compare its checksum with the manifest's, even if the
-            image was last modified before the manifest.
+        image_format: Format of the image files.
+        batch_size: Edits per batch, which is one forward pass of the generator.
+        measure: Whether to measure locality, which also renders the unedited targets.
+        roi_mode: Region of interest of the locality: where the part is in the target, in the reference, or in the
+            union of both.
+        writers: Threads that encode and write images. At most twice as many images wait for them.
+        resume: Whether to keep the existing images that the manifest lists. Otherwise all edits are made again.
+        verify: Whether to compare the checksum of every existing image with the manifest. Otherwise an image with the
+            right size that is older than the manifest is kept without being read.
     """
 
     image_format: Literal["png", "jpg", "webp"] = "png"

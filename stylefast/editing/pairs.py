@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans that a file lists, one edit per line."""
+"""Plans that are listed in a file, one edit per line."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .strategies import STRATEGIES, Sequential, Strategy
 
 REQUIRED = ("target", "reference", "part")
 OPTIONAL = ("epsilon", "rho", "strength", "query")
-MAX_REPORTED = 20  # refused lines whose reasons are kept
+MAX_REPORTED = 20  # refused lines that are kept with their reasons
 
 
 class _WrongCells(NamedTuple):
-    """A line of CSV with more or fewer cells than columns."""
+    """Line of CSV with more or fewer cells than columns."""
 
     n_columns: int
 
@@ -34,28 +34,31 @@ Row: TypeAlias = str | dict[Any, Any] | _WrongCells  # a line of JSON, or the ce
 
 
 class Pairs(Plan):
-    """The edits that a file lists, one per line.
+    """Plan of the edits that are listed in a file, one per line.
 
-    A .csv file begins with the names of its columns; a .jsonl file has one JSON object per line. The columns (or keys)
-    target, reference and part are required; query (sequential, simultaneous or softmax), epsilon, rho and strength are
-    optional. The file is read when the plan is checked, and again whenever its edits are enumerated.
+    A .csv file begins with a line of column names, and a .jsonl file has one JSON object per line. The columns (or
+    keys) target, reference and part are required. The columns query (sequential, simultaneous or softmax), epsilon,
+    rho and strength are optional, and so is a value in them.
+
+    The file is read when the plan is checked, and again whenever its edits are enumerated.
 
     Args:
-        path: the file.
-        targets: the images that the file may name as targets.
-        references: the images that the file may name as references.
-        query: strategy of the lines that name none; also supplies the epsilon and rho that a line leaves out.
-        strength: strength of the lines that name none.
-        skip_bad: whether `check` skips the lines that it refuses.
+        path: Path of the file.
+        targets: Images that the file may name as targets.
+        references: Images that the file may name as references.
+        query: Strategy of the lines without a query. Its epsilon and rho also apply to the lines that name the same
+            strategy without them. A line that names another strategy starts from the defaults of that strategy.
+        strength: Strength of the lines without one.
+        skip_bad: Whether `check` skips lines that describe no possible edit, instead of raising an error.
 
     Attributes:
-        n_refused: the number of lines that were skipped.
-        refused: the first 20 of them with the reasons.
+        n_refused: Number of lines that were skipped.
+        refused: First 20 skipped lines, with the reasons.
 
     Raises:
-        TypeError: targets or references are no image source.
-        ValueError: the file is neither .csv nor .jsonl.
-        RuntimeError: `len` before the plan is checked.
+        TypeError: If `targets` or `references` is not an image source.
+        ValueError: If the file is neither .csv nor .jsonl.
+        RuntimeError: If `len` is called before the plan is checked.
     """
 
     def __init__(
@@ -81,6 +84,10 @@ class Pairs(Plan):
         self._refused_lines = array("Q")  # ascending
         self._n_edits: int | None = None
 
+    def __repr__(self) -> str:
+        images = f"targets={self.targets!r}, references={self.references!r}"
+        return f"Pairs({str(self.path)!r}, {images}, query={self.query!r}, strength={self.strength})"
+
     @property
     def n_refused(self) -> int:
         return len(self._refused_lines)
@@ -100,13 +107,17 @@ class Pairs(Plan):
                 yield self._edit(row)
 
     def check(self, query: Callable[[str, Strategy], object]) -> None:
-        """Reads the whole file.
+        """Read the whole file and check every line.
+
+        Args:
+            query: Function that raises ValueError for a part and a strategy without a query, such as
+                `StyleEditor.query`.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: targets without latents; a column that is missing or unknown; unless `skip_bad` is set, the
-                first line that names an unknown image or part, has a parameter out of range, or repeats an edit. The
-                message gives the number of the line.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the targets have no latents, or a column is missing or unknown. Unless `skip_bad` is set,
+                also if a line names an unknown image or part, has a parameter out of range, or repeats an edit. The
+                message gives the number of the first such line.
         """
         self.targets.check_latents()
         self.refused, self._refused_lines, n_edits = [], array("Q"), 0
@@ -129,7 +140,7 @@ class Pairs(Plan):
         self._n_edits = n_edits
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
-        """The lines of the file with their numbers, not interpreted. Raises ValueError for a wrong header."""
+        """Yield the lines of the file with their numbers, uninterpreted. Raises ValueError for a wrong header."""
         with open(self.path, encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
             if self.path.suffix == ".jsonl":
                 yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
@@ -146,14 +157,14 @@ class Pairs(Plan):
                     yield rows.line_num, cells
 
     def _edit(self, row: Row) -> Edit:
-        """The edit that a line describes. Raises ValueError if it describes none."""
+        """Return the edit that a line describes. Raises ValueError if it describes none."""
         if isinstance(row, _WrongCells):
             raise ValueError(f"it must have {row.n_columns} cells")
         fields = _parse_json(row) if isinstance(row, str) else row
         fields = {name: value for name, value in fields.items() if value is not None and value != ""}
         if unknown := fields.keys() - {*REQUIRED, *OPTIONAL}:
             allowed = ", ".join((*REQUIRED, *OPTIONAL))
-            raise ValueError(f"it may say {allowed}, got {', '.join(sorted(map(str, unknown)))}")
+            raise ValueError(f"it may have the fields {allowed}, got {', '.join(sorted(map(str, unknown)))}")
         if missing := [name for name in REQUIRED if name not in fields]:
             raise ValueError(f"{missing[0]} is missing")
         target, reference = self.targets.row(fields["target"]), self.references.row(fields["reference"])
@@ -168,7 +179,8 @@ class Pairs(Plan):
             strategy = STRATEGIES[kind]()
         budget = {name: _per_site(name, fields[name]) for name in ("epsilon", "rho") if name in fields}
         if budget and not isinstance(strategy, Sequential):
-            raise ValueError(f"{', '.join(budget)} can be given for sequential queries only, not for {strategy.name}")
+            names, allowed = ", ".join(budget), "the sequential strategy only"
+            raise ValueError(f"{names} can be given for {allowed}, not for {strategy.name}")
         return replace(strategy, **budget) if budget else strategy
 
 
@@ -176,9 +188,9 @@ def _parse_json(line: str) -> dict[str, Any]:
     try:
         fields = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+        raise ValueError(f"it is not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"it must be an object, got {fields!r}")
+        raise ValueError(f"it must be a JSON object, got {fields!r}")
     return fields
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans: which edits to make, enumerated lazily and always in the same order, so that ten million need no memory."""
+"""Plans, which enumerate edits lazily and always in the same order, so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ from .strategies import Sequential, Strategy
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit: rows of a plan's targets and references, the part, the query's strategy, and the query's factor."""
+    """One edit of a plan.
+
+    Args:
+        target: Row of the plan's targets.
+        reference: Row of the plan's references.
+        part: Name of the part.
+        query: Strategy that computes the query.
+        strength: Factor of the query.
+    """
 
     target: int
     reference: int
@@ -30,7 +38,7 @@ class Edit:
 
     @property
     def label(self) -> str:
-        """The strategy's name; with a hash of its parameters if any of them differs from what the name implies."""
+        """Name of the strategy, followed by a hash of the parameters if they are not those that the name implies."""
         implied: Strategy = type(self.query)()
         if isinstance(self.query, Sequential) and isinstance(self.query.epsilon, (int, float)):
             implied = Sequential(float(f"{self.query.epsilon:g}"))
@@ -40,19 +48,19 @@ class Edit:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The strategy with its parameters, and the strength; JSON-serialisable."""
+        """The strategy with its parameters, and the strength, JSON-serialisable."""
         strategy = {"kind": type(self.query).__name__.lower(), **asdict(self.query)}
         return {"query": strategy, "strength": self.strength}
 
 
 class Plan(ABC):
-    """Edits of some images in a fixed order; no two of them have the same file name.
+    """Edits in a fixed order. All of them have different file names.
 
-    A plan is data: `StyleEditor.check` says whether an editor can make its edits, `Job` makes them.
+    A plan is data. `StyleEditor.check` checks whether an editor can make its edits, and `Job` makes them.
 
     Attributes:
-        targets: the images to edit; `Edit.target` is a row of them.
-        references: the images to take parts from; `Edit.reference` is a row of them.
+        targets: Images to edit. `Edit.target` is one of their rows.
+        references: Images to take parts from. `Edit.reference` is one of their rows.
     """
 
     targets: ImageSource
@@ -66,14 +74,18 @@ class Plan(ABC):
 
     @abstractmethod
     def check(self, query: Callable[[str, Strategy], object]) -> None:
-        """Raises ValueError for the first edit that cannot be made.
+        """Check that all edits can be made.
 
         Args:
-            query: raises ValueError for a part and a strategy that give no query; see `StyleEditor.query`.
+            query: Function that raises ValueError for a part and a strategy without a query, such as
+                `StyleEditor.query`.
+
+        Raises:
+            ValueError: If an edit cannot be made. The message describes the first such edit.
         """
 
     def batches(self, size: int, shard: tuple[int, int] = (0, 1)) -> Iterator[list[Edit]]:
-        """The edits in batches of `size`; of shard (i, n) every n-th batch, beginning with batch i."""
+        """Yield the edits in batches of `size`; for the shard (i, n), every n-th batch, beginning with batch i."""
         edits = iter(self)
         for number in itertools.count():
             batch = list(itertools.islice(edits, size))
@@ -83,36 +95,42 @@ class Plan(ABC):
                 yield batch
 
     def count(self, size: int, shard: tuple[int, int]) -> int:
-        """The number of edits that `batches` yields."""
+        """Return the number of edits that `batches` yields."""
         n_full, rest = divmod(len(self), size)
         n_edits = len(range(shard[0], n_full, shard[1])) * size
         return n_edits + (rest if n_full % shard[1] == shard[0] else 0)
 
     def name(self, edit: Edit) -> str:
-        """The file name of an edit, without suffix. Raises ValueError if it contains a path separator."""
+        """Return the file name of an edit, without suffix.
+
+        Raises:
+            ValueError: If the name contains a path separator.
+        """
         target, reference = self.targets.name(edit.target), self.references.name(edit.reference)
         name = f"{target}_{edit.part}_{reference}_{edit.label}"
         if Path(name).name != name:
-            raise ValueError(f"names of images and parts must have no separators, got {name!r}")
+            raise ValueError(f"names of images and parts must not contain path separators, got {name!r}")
         return name
 
 
 class Grid(Plan):
-    """Every target with every reference, part and query: all pairs, or one to many; queries vary fastest.
+    """Plan of the edits of every target with every reference, part and query, in this order; queries vary fastest.
 
     Args:
-        targets: the images to edit.
-        references: the images to take parts from.
-        parts: one or several parts of the catalog.
-        queries: one or several strategies.
-        strength: factor of every query.
+        targets: Images to edit.
+        references: Images to take parts from.
+        parts: One or several parts of the catalog.
+        queries: One or several strategies.
+        strength: Factor of every query.
 
     Raises:
-        TypeError: targets or references are no image source, or a query is no strategy.
+        TypeError: If `targets` or `references` is not an image source, or a query is not a strategy.
 
-    Example:
-        >>> plan = Grid(SeedLatents(generator, [1, 2]), SeedLatents(generator, [7]), ["eyes"], Sequential(0.25))
-        >>> for batch in Job(editor, plan, "out"): ...
+    Example::
+
+        plan = Grid(SeedLatents(generator, [1, 2]), SeedLatents(generator, [7]), ["eyes"], Sequential(0.25))
+        for batch in Job(editor, plan, "out"):
+            ...
     """
 
     def __init__(
@@ -134,6 +152,10 @@ class Grid(Plan):
         self.queries: list[Strategy] = list(strategies)
         self.strength: float = strength
 
+    def __repr__(self) -> str:
+        images = f"targets={self.targets!r}, references={self.references!r}"
+        return f"Grid({images}, parts={self.parts}, queries={self.queries}, strength={self.strength})"
+
     def __len__(self) -> int:
         return len(self.targets) * len(self.references) * len(self.parts) * len(self.queries)
 
@@ -143,8 +165,16 @@ class Grid(Plan):
             yield Edit(target, reference, part, query, self.strength)
 
     def check(self, query: Callable[[str, Strategy], object]) -> None:
-        """Raises ValueError for an unknown part, a parameter out of range, a part or query that is missing or repeated,
-        and targets without latents."""
+        """Check that all edits can be made.
+
+        Args:
+            query: Function that raises ValueError for a part and a strategy without a query, such as
+                `StyleEditor.query`.
+
+        Raises:
+            ValueError: If a part is unknown, a parameter is out of range, there are no parts or no queries, a part
+                with a query is repeated, or the targets have no latents.
+        """
         if not self.parts or not self.queries:
             raise ValueError("parts and queries must each name at least one")
         if not math.isfinite(self.strength):
@@ -158,6 +188,6 @@ class Grid(Plan):
 
 
 def check_sources(targets: ImageSource, references: ImageSource) -> None:
-    """Raises TypeError unless both are image sources."""
+    """Raise TypeError unless both are image sources."""
     for name, source in (("targets", targets), ("references", references)):
         check_type(name, source, ImageSource, "SeedLatents(generator, seeds) or StoredLatents(generator, w)")

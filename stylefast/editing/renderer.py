@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders the edits of a plan, batch by batch."""
+"""Rendering of the edits of a plan, batch by batch."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .plan import Edit, Plan
 from .sources import ImageSource, max_cached_rows
 from .strategies import Strategy
 
-CACHE_BYTES = 1 << 29  # bound of the cached styles, and of the cached queries, and of the cached labels
+CACHE_BYTES = 1 << 29  # bound of each of the three caches: styles, queries, labels
 
 
 @dataclass(frozen=True)
 class EditBatch:
-    """Some edits and their results.
+    """Batch of E edits and their results.
 
     Args:
-        edits: E edits.
-        styles: [E, S], the blended styles.
-        images: [E, 3, H, W] float32 in [0, 1].
-        targets: [E, 3, H, W], the unedited images; None if locality was not measured.
-        roi: [E, h, w] bool, where the part is in the target or reference; None likewise.
-        locality: per edit; None likewise.
+        edits: The edits.
+        styles: Blended styles, [E, S].
+        images: Edited images, [E, 3, H, W] float32 in [0, 1].
+        targets: Unedited images, [E, 3, H, W]; None if locality was not measured.
+        roi: Region of interest of each edit, [E, h, w] bool; None if locality was not measured.
+        locality: Locality of each edit; None if it was not measured.
     """
 
     edits: list[Edit]
@@ -45,24 +45,24 @@ class EditBatch:
 
 
 class EditRenderer:
-    """Renders the edits of a plan; `StyleEditor.renderer` makes one.
+    """Renderer of the edits of a plan. `StyleEditor.renderer` creates one.
 
-    Styles, queries and labels are computed once per row, part and image as long as they fit into a bound of memory. An
-    edit's result depends on the edits of its batch alone.
+    The styles and labels of images and the queries of parts are cached within a bound of memory. The result of an edit
+    depends only on the edits of its batch.
 
     Args:
-        generator: synthesises the images.
-        catalog: labels the images whose locality is measured.
-        query: part and strategy -> query [S].
-        plan: the edits.
-        batch_size: the largest number of edits per batch.
-        measure: whether to render the unedited targets and measure locality.
-        roi_mode: as in `stylefast.locality.roi`.
-        transform: as in `StyleEditor`.
-        backend: as in `stylefast.blend`.
+        generator: Generator that synthesises the images.
+        catalog: Catalog that labels the images whose locality is measured.
+        query: Function that returns the query [S] of a part and a strategy.
+        plan: Plan of the edits.
+        batch_size: Largest number of edits per batch.
+        measure: Whether to measure locality, which also renders the unedited targets.
+        roi_mode: Region of interest of a part, as in `stylefast.locality.roi`.
+        transform: How much of the reference's input transform an edit takes, as in `StyleEditor`.
+        backend: Backend of the ops, as in `stylefast.blend`.
 
     Raises:
-        ValueError: batch_size below 1, or an unknown roi_mode.
+        ValueError: If `batch_size` is below 1, or `roi_mode` is unknown.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class EditRenderer:
         self._originals: dict[int, Tensor] = {}
 
     def __call__(self, edits: list[Edit]) -> EditBatch:
-        """Styles and images of a batch, and its locality if it is measured."""
+        """Return the styles and images of a batch, and its locality if it is measured."""
         plan, generator = self._plan, self._generator
         images = [(plan.targets, e.target) for e in edits] + [(plan.references, e.reference) for e in edits]
         image_rows, styles = _stack(images, self._styles)
@@ -131,7 +131,7 @@ class EditRenderer:
 
 
 def _stack(keys: Sequence[tuple], compute: Callable[..., Tensor]) -> tuple[list[int], Tensor]:
-    """The row of each key in a tensor that holds the value of each distinct key once."""
+    """Compute the value of each distinct key once. Return the row of each key, and the tensor with these rows."""
     rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
     values = [compute(*key) for key in rows]
     return [rows[key] for key in keys], torch.stack([value.view(-1) for value in values])

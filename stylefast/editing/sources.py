@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources of images to edit or to take parts from: seeds, latents, or stored styles."""
+"""Image sources: the images to edit or to take parts from, given by seeds, latents or styles."""
 
 from __future__ import annotations
 
 import math
 import os
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,21 +24,19 @@ from ..io.tensors import checksum
 from ..io.unpickling import READ_ERRORS
 
 CACHE_BYTES = 1 << 26  # bound of the cached latents of seeds
-
-
 CHUNK = 1024  # rows that are checked at a time
-
-
 SEEDS = range(1 << 32)
-
 
 _UNREADABLE = (ValueError, SafetensorError, BadZipFile, *READ_ERRORS)
 
 
 class ImageSource(ABC):
-    """Images that one generator makes: rows with a name, a latent w and styles.
+    """Images of one generator. Each image is a row with a name, a latent w and styles.
 
-    What a row gives is computed for it alone, so it does not depend on which other rows are asked for.
+    The values of a row are computed independently of all other rows.
+
+    Attributes:
+        generator: Generator of the images.
     """
 
     generator: Generator
@@ -47,41 +46,56 @@ class ImageSource(ABC):
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """The row's name, which no other row has; without "_", which separates the words of file names."""
+        """Return the name of a row.
+
+        The name is unique. It has no "_", which separates the words of file names.
+        """
 
     @abstractmethod
     def row(self, name: str | int) -> int:
-        """The row of a name or number, as a file may give it. Raises ValueError if there is none."""
+        """Return the row of a name or number, as a file of pairs may contain it.
+
+        Raises:
+            ValueError: If there is no such row.
+        """
 
     @abstractmethod
     def w(self, row: int) -> Tensor:
-        """The row's latent: [1, D] or [1, rows, D]. Raises ValueError if latents are not known."""
+        """Return the latent of a row, [1, D] or [1, rows, D].
+
+        Raises:
+            ValueError: If the latents are unknown.
+        """
 
     @property
     @abstractmethod
     def identity(self) -> Any:
-        """JSON-serialisable identity of this source apart from its names; a resumed job compares it."""
+        """JSON-serialisable identity of this source except for the names of its rows; a resumed job compares it."""
 
     def check_latents(self) -> None:
-        """Raises ValueError if there are images without known latents."""
+        """Check that the latents are known.
+
+        Raises:
+            ValueError: If there are images whose latents are unknown.
+        """
         if len(self):
             self.w(0)
 
     def styles(self, row: int) -> Tensor:
-        """The row's styles: [1, S]."""
+        """Return the styles of a row, [1, S]."""
         return self.generator.styles(self.w(row))
 
 
 class SeedLatents(ImageSource):
-    """The images of seeds, named seed0000, seed0001, ...
+    """Images of seeds, named seed0000, seed0001 and so on.
 
     Args:
-        generator: whose images they are.
-        seeds: different ones; a range costs no memory, not even that of all there are.
-        truncation: as in `generator.latents`.
+        generator: Generator of the images.
+        seeds: Different seeds. A range needs no memory per seed, not even the range of all seeds.
+        truncation: Truncation ψ, as in `generator.latents`.
 
     Raises:
-        ValueError: a seed twice, or out of range.
+        ValueError: If a seed is repeated or out of range.
     """
 
     def __init__(self, generator: Generator, seeds: Sequence[int], *, truncation: float = 1.0) -> None:
@@ -100,6 +114,10 @@ class SeedLatents(ImageSource):
         n_rows = max_cached_rows(math.prod(generator.w_shape), CACHE_BYTES)
         self._w = lru_cache(n_rows)(lambda row: generator.latents([seeds[row]], truncation=truncation))
 
+    def __repr__(self) -> str:
+        seeds = reprlib.repr(self.seeds)
+        return f"SeedLatents({self.generator.name!r}, seeds={seeds}, truncation={self.truncation})"
+
     def __len__(self) -> int:
         return len(self.seeds)
 
@@ -107,7 +125,11 @@ class SeedLatents(ImageSource):
         return f"seed{self.seeds[row]:04}"
 
     def row(self, name: str | int) -> int:
-        """The row of a seed: 7, "7" or "seed0007"."""
+        """Return the row of a seed, which may be given as 7, "7" or "seed0007".
+
+        Raises:
+            ValueError: If there is no such row.
+        """
         try:
             return self._find(int(str(name).strip().removeprefix("seed")))
         except (KeyError, ValueError):
@@ -122,17 +144,18 @@ class SeedLatents(ImageSource):
 
 
 class StoredLatents(ImageSource):
-    """Images whose latents, styles or both are tensors.
+    """Images whose latents, styles or both are given as tensors.
 
     Args:
-        generator: whose images they are.
-        w: [N, D] or [N, rows, D], as `generator.latents` gives them. Targets need them.
-        styles: [N, S], as `generator.styles` gives them; None has them computed from w.
-        names: N different ones; default 0, 1, ... "_" becomes "-".
+        generator: Generator of the images.
+        w: Latents of shape [N, D] or [N, rows, D], as `generator.latents` returns them. Targets need them.
+        styles: Styles of shape [N, S], as `generator.styles` returns them. By default they are computed from `w`.
+        names: N different names. The default is 0, 1 and so on. Every "_" is replaced by "-".
 
     Raises:
-        TypeError, ValueError: another shape or device; NaN or Inf; neither w nor styles; names that are not different,
-            or cannot be part of a file name.
+        TypeError: If `w` or `styles` is not a floating tensor.
+        ValueError: If `w` or `styles` has another shape or device or is not finite, both are missing, or names are
+            equal or cannot be part of a file name.
     """
 
     def __init__(
@@ -167,17 +190,22 @@ class StoredLatents(ImageSource):
 
     @classmethod
     def load(cls, path: PathLike | Sequence[PathLike], generator: Generator) -> StoredLatents:
-        """Latents or styles from files, without running what is inside; rows are named after them, or as they say.
+        """Read latents or styles from files. No code in a file is run.
 
-        A projection's projected_w.npz, .npy, .pt and .pkl files with an array or tensor, or a dictionary of one or of
-        one for each image; w and styles of .safetensors. W or W+, as `broadcast_latents` says. Truncation is not
-        applied.
+        A .npz (such as projected_w.npz of NVlabs' projector), .npy, .pt, .pth or .pkl file may hold an array, a
+        tensor, a dictionary with one of them, or a dictionary with one per image name. A .safetensors file may hold
+        `w`, `styles` or both. Latents in W are broadcast to the rows of W+. Truncation is not applied.
+
+        The rows have the image names that the file contains, or else the name of the file with a number.
 
         Args:
-            path: a file, or several, whose folders' names come first in those of rows.
-            generator: whose images they are.
+            path: One file or several. With several files, the numbered names of the rows begin with the name of the
+                folder of the file.
+            generator: Generator of the images.
 
-        Raises: FileNotFoundError; ValueError that names the file and says why it cannot be used.
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If a file cannot be used. The message names the file and the reason.
         """
         if isinstance(path, str | os.PathLike):
             return cls._load(Path(path), generator, several=False)
@@ -203,6 +231,10 @@ class StoredLatents(ImageSource):
             prefix = f"{path} cannot be used: "
             raise ValueError(prefix + (str(error) or type(error).__name__).removeprefix(prefix)) from error
 
+    def __repr__(self) -> str:
+        shapes = "".join(f", {name}={list(tensor.shape)}" for name, tensor in self._tensors.items())
+        return f"StoredLatents({self.generator.name!r}{shapes}, names={reprlib.repr(self._names)})"
+
     def __len__(self) -> int:
         return self._n
 
@@ -210,16 +242,20 @@ class StoredLatents(ImageSource):
         return self._names[row]
 
     def row(self, name: str | int) -> int:
-        """The row of a name, or of its own number."""
+        """Return the row with a name, or else the row with a number.
+
+        Raises:
+            ValueError: If there is no such row.
+        """
         text = str(name).strip().replace("_", "-")
         row = self._rows.get(text, int(text) if text.isdecimal() else self._n)
         if row >= self._n:
-            raise ValueError(f"there is no image {name!r} among {self._n}, which begin with {self._names[:1]}")
+            raise ValueError(f"there is no image {name!r} among {self._n} images, named {reprlib.repr(self._names)}")
         return row
 
     def w(self, row: int) -> Tensor:
         if "w" not in self._tensors:
-            raise ValueError("latents w of these images must be known, got their styles alone")
+            raise ValueError("latents w of these images must be known, got only their styles")
         return self._tensors["w"][row : row + 1]
 
     def styles(self, row: int) -> Tensor:
@@ -239,5 +275,5 @@ def _check_finite(argument: str, tensor: Tensor) -> None:
 
 
 def max_cached_rows(n_elements: int, n_bytes: int) -> int:
-    """The number of rows that a cache of `n_bytes` holds: float64 at most, and a kilobyte of objects around each."""
+    """Return the number of rows that fit in a cache of `n_bytes`: 8 bytes per element and 1,024 per row for objects."""
     return max(1, n_bytes // (8 * n_elements + 1024))

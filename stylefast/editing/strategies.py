@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strategies: how the contribution of a part becomes the query of an edit."""
+"""Strategies, which compute the query of an edit from the contribution M of a part."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from ..generators import Site
 
 @dataclass(frozen=True)
 class Sequential:
-    """The channels with the largest contribution, until the budget for changes elsewhere is spent (equation 5).
+    """Strategy that takes the channels with the largest contribution until a budget for changes elsewhere is spent.
 
-    epsilon and rho, as in `stylefast.query.sequential`, are numbers or one value per edited site.
+    It is equation 5 of "Editing in Style", site by site; see `stylefast.query.sequential`.
+
+    Args:
+        epsilon: Budget ε, a number or one value per edited site.
+        rho: Threshold ρ, a number or one value per edited site.
+        fractional: Whether the first channel that exceeds the budget moves by the rest of the budget.
     """
 
     epsilon: float | tuple[float, ...] = 1.0
@@ -31,7 +36,7 @@ class Sequential:
         return f"sequential_{self.epsilon:g}" if isinstance(self.epsilon, (int, float)) else "sequential"
 
     def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
-        """q [S], zero outside `sites`."""
+        """Return the query of a part, q [S]; it is zero outside `sites`."""
         q, m = torch.zeros(catalog.contributions.shape[1]), catalog.contribution(part)
         budgets, thresholds = (_per_site(value, sites) for value in (self.epsilon, self.rho))
         for site, epsilon, rho in zip(sites, budgets, thresholds, strict=True):
@@ -41,7 +46,13 @@ class Sequential:
 
 @dataclass(frozen=True)
 class Simultaneous:
-    """Every channel in proportion to its contribution (equation 4); strength is lambda."""
+    """Strategy that moves every channel in proportion to its contribution.
+
+    It is equation 4 of "Editing in Style"; see `stylefast.query.simultaneous`.
+
+    Args:
+        strength: Factor λ of the contribution; the product is at most 1.
+    """
 
     strength: float = 1.0
 
@@ -50,13 +61,20 @@ class Simultaneous:
         return "simultaneous"
 
     def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
-        """q [S], zero outside `sites`."""
+        """Return the query of a part, q [S]; it is zero outside `sites`."""
         return _restrict(query.simultaneous(catalog.contribution(part), self.strength), sites)
 
 
 @dataclass(frozen=True)
 class Softmax:
-    """The channels that belong to the part clearly more than to any other part of the catalog (Retrieve in Style)."""
+    """Strategy that takes the channels that belong to the part clearly more than to any other part of the catalog.
+
+    It is the strategy of "Retrieve in Style"; see `stylefast.query.softmax`.
+
+    Args:
+        temperature: Temperature τ of the softmax over parts.
+        threshold: Threshold θ of the softmax.
+    """
 
     temperature: float = 0.1
     threshold: float = 0.8
@@ -66,7 +84,7 @@ class Softmax:
         return "softmax"
 
     def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
-        """q [S], zero outside `sites`."""
+        """Return the query of a part, q [S]; it is zero outside `sites`."""
         parts = [name for name, ids in catalog.parts.items() if ids]
         catalog.clusters(part)
         m = torch.stack([catalog.contribution(name) for name in parts])  # [P, S]
@@ -76,7 +94,12 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Random:
-    """As many channels as `like` takes, drawn at random from all edited sites: the control of an experiment."""
+    """Strategy that takes random channels of all edited sites, as a control.
+
+    Args:
+        like: Strategy whose query values are permuted, so that the number of channels is the same.
+        seed: Random seed of the permutation.
+    """
 
     like: Sequential = Sequential()
     seed: int = 0
@@ -86,7 +109,7 @@ class Random:
         return "random"
 
     def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
-        """q [S], zero outside `sites`."""
+        """Return the query of a part, q [S]; it is zero outside `sites`."""
         q, rng = self.like(catalog, part, sites), torch.Generator().manual_seed(self.seed)
         channels = torch.cat([torch.arange(site.start, site.stop) for site in sites])
         permuted = torch.zeros_like(q)
@@ -95,7 +118,7 @@ class Random:
 
 
 Strategy: TypeAlias = Sequential | Simultaneous | Softmax | Random
-STRATEGIES: dict[str, type[Sequential] | type[Simultaneous] | type[Softmax]] = {  # by their names in files
+STRATEGIES: dict[str, type[Sequential] | type[Simultaneous] | type[Softmax]] = {  # by name in files and options
     "sequential": Sequential,
     "simultaneous": Simultaneous,
     "softmax": Softmax,
@@ -106,12 +129,13 @@ def _per_site(value: float | tuple[float, ...], sites: Sequence[Site]) -> tuple[
     if isinstance(value, (int, float)):
         return (value,) * len(sites)
     if len(value) != len(sites):
-        raise ValueError(f"a query must have one value or one for each of {len(sites)} edited sites, got {len(value)}")
+        expected = f"one number or one for each of {len(sites)} edited sites"
+        raise ValueError(f"epsilon and rho must be {expected}, got {len(value)} values")
     return tuple(value)
 
 
 def _restrict(q: Tensor, sites: Sequence[Site]) -> Tensor:
-    """q at the sites, zero elsewhere."""
+    """Return q at the sites, and zero elsewhere."""
     restricted = torch.zeros_like(q)
     for site in sites:
         restricted[site.slice] = q[site.slice]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes and writes images in threads, and keeps the journal of what is written."""
+"""Writing of images in threads, with a journal of the written images."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .manifest import Journal
 
 
 class ImageWriter:
-    """Writes images into a folder and the entry of each into a journal, in the order in which they are submitted.
+    """Context that writes images into a folder, and the entry of each image into a journal, in the order of submission.
 
-    An image appears under its name when it is whole. When the context ends, for whatever reason, every image that was
-    written has its entry.
+    An image gets its name only after it has been written completely. When the context ends, normally or by an
+    exception, every written image has an entry.
 
     Args:
-        directory: the folder.
-        suffix: suffix of the image files, such as ".png".
-        n_threads: threads that encode and write.
-        on_written: called after each entry.
+        directory: Folder for the images and the journal.
+        suffix: Suffix of the image files, such as ".png".
+        n_threads: Number of threads that encode and write.
+        on_written: Function that is called after each entry.
 
     Attributes:
-        pool: the threads.
+        pool: The threads.
     """
 
     def __init__(self, directory: Path, suffix: str, n_threads: int, on_written: Callable[[], object]) -> None:
@@ -40,17 +40,17 @@ class ImageWriter:
         self._pending: deque[tuple[dict[str, Any], Future[dict[str, Any]]]] = deque()
 
     def submit(self, image: Tensor, entry: dict[str, Any]) -> None:
-        """Hands over an image [1, 3, H, W] and its entry, which still lacks the size and checksum of the file."""
+        """Submit an image [1, 3, H, W] and its entry, to which the size and checksum of the file are added later."""
         result: Future[dict[str, Any]] = Future()
-        self._pending.append((entry, result))  # before `submit`, which an interrupt may end after it has begun
+        self._pending.append((entry, result))  # before `pool.submit`: an interrupt may end it after it has queued
         self.pool.submit(_fulfil, result, self._write, image, entry["file"])
 
     def wait(self, n_pending: int) -> None:
-        """Returns when at most `n_pending` images are not written. Raises what a thread raised."""
+        """Wait until at most `n_pending` images are not written. Raises the exception of a thread that failed."""
         while len(self._pending) > n_pending:
             entry, result = self._pending[0]
             self._journal.add(entry | result.result())
-            self._pending.popleft()  # at once: an interrupt must not have the entry added again
+            self._pending.popleft()  # immediately, so that an interrupt does not add the entry twice
             self._on_written()
 
     def __enter__(self) -> ImageWriter:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What figures are drawn with: colours, tiles, sheets and legends."""
+"""Elements of the figures: colours, tiles, sheets and legends."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ INK: Colour = (31, 35, 40)
 FAINT: Colour = (118, 127, 137)
 # Dark to light in even steps of CIELAB lightness: 6, 19, … 97.
 HEAT_HEX = ("09122a", "242763", "752a84", "c32481", "f64e66", "ff9048", "ffc954", "fff9ba")
-FIRST_HEX = ("2f7fe6", "f2683c", "22b573", "e8b11c", "a45de0", "e8488b")  # the first of `distinct_colours`
+FIRST_HEX = ("2f7fe6", "f2683c", "22b573", "e8b11c", "a45de0", "e8488b")  # first colours of `distinct_colours`
 
 
 def from_hex(colours: Sequence[str]) -> Tensor:
-    """Hex codes -> [n, 3] float32 in 0..255."""
+    """Convert hex codes to colours [n, 3], float32 in 0..255."""
     return torch.tensor([list(bytes.fromhex(colour)) for colour in colours], dtype=torch.float32)
 
 
 @cache
 def heat_colours() -> Tensor:
-    """The 256 colours from no change to the largest change, [256, 3] float32 in 0..255."""
+    """Return the 256 colours from no change to the largest change, [256, 3], float32 in 0..255."""
     return interpolate(from_hex(HEAT_HEX).T[None], size=256, mode="linear", align_corners=True)[0].T.round()
 
 
 @cache
 def distinct_colours(n: int) -> tuple[Colour, ...]:
-    """Choose n colours far apart in CIELAB; n colours begin with those of n − 1."""
+    """Choose n colours that are far apart in CIELAB; the first n − 1 are the colours for n − 1."""
     steps = torch.arange(0.0, 256, 15)
     rgb = torch.cat([from_hex(FIRST_HEX), torch.cartesian_prod(steps, steps, steps)])  # [candidates, 3]
     lab = rgb_to_lab(rgb.T.reshape(1, 3, -1, 1) / 255)[0, :, :, 0].T  # [candidates, 3]
     lightness, chroma = lab[:, 0], lab[:, 1:].norm(dim=1)
-    is_usable = (lightness > 40) & (lightness < 88) & (chroma > 30) & (chroma < 85)  # neither murky, pale nor glaring
+    is_usable = (lightness > 40) & (lightness < 88) & (chroma > 30) & (chroma < 85)  # not murky, pale or glaring
     is_usable[: len(FIRST_HEX)] = True
     rgb, lab = rgb[is_usable], lab[is_usable]
     chosen: list[int] = []
@@ -59,18 +59,18 @@ def distinct_colours(n: int) -> tuple[Colour, ...]:
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """[H, W, 3] in 0..255 -> RGB image."""
+    """Convert pixels [H, W, 3] in 0..255 to an RGB image."""
     return Image.fromarray(pixels.round().byte().cpu().numpy())
 
 
 def to_tiles(images: Tensor, cell: int) -> list[Image.Image]:
-    """Images [N, 3, H, W] in [0, 1] -> N tiles whose longer side has `cell` pixels, resized by Lanczos."""
+    """Convert images [N, 3, H, W] in [0, 1] to N tiles whose longer side has `cell` pixels, resized by Lanczos."""
     size = scaled_size(images.shape[2:], cell)
     return [Image.fromarray(to_uint8(image[None])[0]).resize(size, Image.Resampling.LANCZOS) for image in images]
 
 
 def scaled_size(size: Sequence[int], longer_side: int) -> tuple[int, int]:
-    """(height, width) -> (width, height), scaled so that the longer side has `longer_side` pixels."""
+    """Return (width, height) of a size (height, width) that is scaled to a longer side of `longer_side` pixels."""
     height, width = size
     scale = longer_side / max(size)
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -85,7 +85,7 @@ def find_borders(regions: Tensor) -> Tensor:
 
 
 def sheet(tiles: Sequence[Image.Image], legend: Callable[[int], Image.Image]) -> Image.Image:
-    """Set tiles of one size in rows above a legend, which is a function of its width."""
+    """Arrange tiles of one size in rows above a legend, which is drawn by a function of its width."""
     width, height = tiles[0].size
     columns = min(len(tiles), COLUMNS)
     strip = legend(max(columns * (width + GAP) - GAP, 400))
@@ -98,7 +98,7 @@ def sheet(tiles: Sequence[Image.Image], legend: Callable[[int], Image.Image]) ->
 
 
 def swatches(names: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
-    """A legend of colours, in as many lines as its width requires."""
+    """Draw a legend of colours, in as many lines as the width requires."""
     font, line = ImageFont.load_default(TEXT), 22
     positions, x, y = [], 0, 0
     for name in names:
@@ -116,7 +116,7 @@ def swatches(names: Sequence[str], colours: Sequence[Colour], width: int) -> Ima
 
 
 def colour_bar(ticks: Sequence[str], title: str, width: int) -> Image.Image:
-    """A legend of the heat colours, with ticks in even steps."""
+    """Draw a legend of the heat colours, with ticks in even steps."""
     font = ImageFont.load_default(TEXT)
     strip = Image.new("RGB", (width, 36), PAPER)
     ramp = Image.fromarray(heat_colours().byte().numpy()[None]).resize((256, 10))
@@ -131,7 +131,7 @@ def colour_bar(ticks: Sequence[str], title: str, width: int) -> Image.Image:
 
 
 def write_numbers(tile: Image.Image, regions: Tensor) -> None:
-    """Write the number of every region of one per cent or more where it is widest."""
+    """Write the number of every region that covers at least one per cent of the tile, where the region is widest."""
     size = max(10, max(tile.size) // 20)
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(size)
     for k in regions.unique().tolist():
@@ -139,7 +139,7 @@ def write_numbers(tile: Image.Image, regions: Tensor) -> None:
         if coverage.mean() < 0.01:
             continue
         near, far = (avg_pool2d(coverage, 2 * reach + 1, stride=1, padding=reach) for reach in (3, 16))
-        y, x = divmod(int(((near + 0.1 * far) * coverage).argmax()), 32)  # far decides where near is full
+        y, x = divmod(int(((near + 0.1 * far) * coverage).argmax()), 32)  # far decides where near is at its maximum
         left, top = (
             min(max((i + 0.5) / 32 * side, size), side - size) for i, side in zip((x, y), tile.size, strict=True)
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of clusters, contributions and edits, as Pillow images; only `save` writes to the disk.
 
-Images are torch tensors [N, 3, H, W] in [0, 1] on any device; each becomes a tile whose longer side has `cell` pixels,
-resized by Lanczos. Names are set in Pillow's built-in typeface, which has ASCII only.
+Images are torch tensors [N, 3, H, W] in [0, 1] on any device. Each becomes a tile whose longer side has `cell` pixels,
+resized by Lanczos. Names are drawn in Pillow's built-in typeface, which has only ASCII characters.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from .canvas import FAINT, GAP, INK, MARGIN, PAPER
 
 __all__ = ["cluster_overlay", "contribution_map", "edit_grid", "heat_map", "save", "to_pil"]
 
-TINT = 0.55  # fraction of the cluster's colour in an overlay; the rest is the image in grey
-OUTLINE = (92, 224, 255)  # of a part on a heat map: a hue that the map does not have
+TINT = 0.55  # fraction of the cluster's colour in an overlay; the rest is the grey image
+OUTLINE = (92, 224, 255)  # colour of a part's outline on a heat map, a hue that the map does not have
 STEPS = 32  # columns per site in a contribution map
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """Convert images to Pillow.
+    """Convert images to Pillow images.
 
     Args:
-        images: [N, 3, H, W] floating in [0, 1]; clamped, then rounded to 8 bits.
+        images: Images of shape [N, 3, H, W], floating, in [0, 1]. They are clamped, then rounded to 8 bits.
 
     Returns:
         N RGB images of W×H pixels.
 
     Raises:
-        TypeError: images are not floating.
-        ValueError: images do not have shape [N, 3, H, W], or hold NaN.
+        TypeError: If the images are not floating.
+        ValueError: If the images do not have shape [N, 3, H, W], or hold NaN.
     """
     return [Image.fromarray(pixels) for pixels in to_uint8(images)]
 
@@ -55,22 +55,23 @@ def cluster_overlay(
     n_clusters: int,
     cell: int = 256,
 ) -> Image.Image:
-    """Lay clusters, or parts made of them, over the images in distinct colours, with a legend.
+    """Draw clusters, or parts made of them, over the images in distinct colours, with a legend.
 
     Args:
-        images: [N, 3, H, W] floating in [0, 1].
-        labels: [N, h, w] integer in [0, K); enlarged by nearest.
-        parts: name -> cluster ids; clusters of no part are not tinted, and a cluster of several parts counts for the
-            first. Without parts every cluster is tinted and numbered.
-        n_clusters: K.
-        cell: longer side of an image in the figure, pixels.
+        images: Images of shape [N, 3, H, W], floating, in [0, 1].
+        labels: Labels of shape [N, h, w], integer, in [0, K). They are enlarged by "nearest".
+        parts: Cluster ids by name. Clusters of no part are not tinted, and a cluster of several parts counts for the
+            first. Without parts, every cluster is tinted and numbered.
+        n_clusters: Number of clusters, K.
+        cell: Longer side of an image in the figure, in pixels.
 
     Returns:
         The images in rows of six, above the legend.
 
     Raises:
-        TypeError: images are not floating, or labels not integer.
-        ValueError: shapes do not fit; there is no image; a label or a part's cluster is out of range; NaN.
+        TypeError: If the images are not floating or the labels are not integer.
+        ValueError: If shapes do not fit, there is no image, a label or a cluster of a part is out of range, or the
+            images hold NaN.
     """
     _check_not_empty("images", images)
     _check_labels(labels, len(images), n_clusters)
@@ -98,19 +99,20 @@ def cluster_overlay(
 def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple[str, int, int]]) -> Image.Image:
     """Show which channels belong to which part, with one row per part and one column per site.
 
-    A column has 32 steps for any number of channels, which keep their order; a step is the largest M of its channels.
+    A column has 32 steps for any number of channels, which keep their order. Each step shows the largest M of its
+    channels.
 
     Args:
-        M: [P, S] floating in [0, 1], the parts' contributions.
-        part_names: P names.
+        M: Contributions of the parts, of shape [P, S], floating, in [0, 1].
+        part_names: Names of the P parts.
         sites: (name, start, stop) of each site in S.
 
     Returns:
         The figure, 1,650 pixels wide, for a display at half that width.
 
     Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: shapes, names or sites do not fit.
+        ImportError: If matplotlib is not installed.
+        ValueError: If shapes, names or sites do not fit.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -145,7 +147,7 @@ def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple
 
 
 def _label_axes(axes: Any, part_names: Sequence[str], site_names: Sequence[str]) -> None:
-    """Names parts and sites of a contribution map, and separates them by lines."""
+    """Name the parts and sites of a contribution map, and separate them by lines."""
     ends = [STEPS * i - 0.5 for i in range(len(site_names) + 1)]
     axes.set_xticks([end + STEPS / 2 for end in ends[:-1]], site_names, rotation=90)
     axes.set_yticks(range(len(part_names)), part_names)
@@ -158,21 +160,21 @@ def _label_axes(axes: Any, part_names: Sequence[str], site_names: Sequence[str])
 def edit_grid(
     targets: Tensor, references: Tensor, edits: Tensor, *, part_names: Sequence[str], cell: int = 160
 ) -> Image.Image:
-    """Lay out edits as a table: targets at the left, references at the top, one block of rows per part.
+    """Arrange edits in a table: targets at the left, references at the top, one block of rows per part.
 
     Args:
-        targets: [T, 3, H, W] floating in [0, 1].
-        references: [R, 3, H', W'].
-        edits: [P, T, R, 3, H", W"].
-        part_names: P names.
-        cell: longer side of every image in the figure, pixels.
+        targets: Target images of shape [T, 3, H, W], floating, in [0, 1].
+        references: Reference images of shape [R, 3, H', W'].
+        edits: Edited images of shape [P, T, R, 3, H", W"].
+        part_names: Names of the P parts.
+        cell: Longer side of every image in the figure, in pixels.
 
     Returns:
-        The figure, about (R + 1)·cell pixels wide and (P·T + 1)·cell high.
+        The figure, about `(R + 1)·cell` pixels wide and `(P·T + 1)·cell` pixels high.
 
     Raises:
-        TypeError: images are not floating.
-        ValueError: shapes or names do not fit; there is no image; NaN.
+        TypeError: If the images are not floating.
+        ValueError: If shapes or names do not fit, there is no image, or an image holds NaN.
     """
     _check_not_empty("targets", targets)
     _check_not_empty("references", references)
@@ -208,22 +210,23 @@ def edit_grid(
 def heat_map(
     edited: Tensor, target: Tensor, *, mask: Tensor | None = None, vmax: float | None = None, cell: int = 256
 ) -> Image.Image:
-    """Show where an edit changed its target, and how visibly: CIELAB ΔE, averaged over each pixel of the figure.
+    """Show where and how visibly an edit changed its target, by CIELAB ΔE averaged over each pixel of the figure.
 
     Args:
-        edited: [N, 3, H, W] floating in [0, 1].
-        target: the same shape, dtype and device.
-        mask: [N, h, w], bool or floating weights, the part: outlined where its weight exceeds one half.
-        vmax: the smallest ΔE > 0 with the lightest colour; default: the 99.5th percentile of the pixels, rounded up to
-            1, 2 or 5 times a power of ten, and at least 1, which is just visible.
-        cell: longer side of a map in the figure, pixels.
+        edited: Edited images of shape [N, 3, H, W], floating, in [0, 1].
+        target: Target images of the same shape, dtype and device.
+        mask: Weights of the part, of shape [N, h, w], bool or floating. The region of weights above one half is
+            outlined.
+        vmax: Smallest ΔE with the lightest colour, > 0. The default is the 99.5th percentile of the pixels, rounded up
+            to 1, 2 or 5 times a power of ten, and at least 1, which is just visible.
+        cell: Longer side of a map in the figure, in pixels.
 
     Returns:
         The maps in rows of six, above their colour bar. No change has the darkest colour.
 
     Raises:
-        TypeError: images are not floating or differ in dtype; mask is neither bool nor floating.
-        ValueError: shapes do not fit; there is no image; vmax is not a finite number > 0; NaN.
+        TypeError: If the images are not floating or differ in dtype, or the mask is neither bool nor floating.
+        ValueError: If shapes do not fit, there is no image, `vmax` is not a finite number > 0, or an image holds NaN.
     """
     _check_not_empty("edited", edited)
     errors = delta_e(edited, target).detach().cpu()  # [N, H, W]
@@ -245,23 +248,23 @@ def heat_map(
 
 
 def save(image: Image.Image, path: PathLike, *, quality: int = 80) -> None:
-    """Write an image to a file, whole or not at all.
+    """Write an image to a file, completely or not at all.
 
     Args:
-        image: the image.
-        path: the file; its suffix names the format, and missing folders are made.
-        quality: 1..100, of JPEG and WebP; PNG is exact.
+        image: The image.
+        path: The file. Its suffix determines the format, and missing folders are made.
+        quality: Quality of JPEG and WebP, 1..100. PNG is exact.
 
     Raises:
-        ValueError: Pillow does not know the suffix.
-        OSError: the file cannot be written. An existing file stays as it is, whatever is raised.
+        ValueError: If Pillow does not know the suffix.
+        OSError: If the file cannot be written. An existing file stays unchanged after any exception.
     """
     with atomic_write(path) as temporary:
         image.save(temporary, quality=quality)
 
 
 def _round_up(value: float) -> float:
-    """The smallest of 1, 2 or 5 times a power of ten that is >= value and >= 1."""
+    """Return the smallest of 1, 2 or 5 times a power of ten that is >= value and >= 1."""
     power = 10.0 ** math.floor(math.log10(max(value, 1.0)))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
 

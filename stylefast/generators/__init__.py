@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generators: latents -> styles and activations; styles -> images."""
+"""Generators, which map latents to styles and activations, and styles to images."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ def load(network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.d
     """Load a generator by name or from a file.
 
     Args:
-        network: "random-face", real faces at 1024 x 1024 (the installed distribution, else the cached wheel, else a
-            download of it); the path of that wheel; a .safetensors file that `stylefast convert` wrote; or "toy:sg1",
-            "toy:sg2", "toy:sg3", tiny random networks.
-        device: where the network runs, as ``torch.device`` takes it.
+        network: Name of a generator or path of a file. "random-face" generates faces at 1024 x 1024; it is read from
+            the installed distribution, else from the cached wheel, else the wheel is downloaded. "toy:sg1", "toy:sg2"
+            and "toy:sg3" are tiny networks with random weights. A file is the random-face wheel or a .safetensors file
+            written by `stylefast convert`.
+        device: Device of the network, as `torch.device` accepts it.
 
     Returns:
-        The generator, ready to run.
+        The generator.
 
     Raises:
-        ValueError: an unknown name, or a file that is not the random-face wheel or a converted network.
-        FileNotFoundError: no such file.
-        ConnectionError: the wheel is not on this machine and cannot be downloaded.
+        ValueError: If the name is unknown, or the file is neither the random-face wheel nor a converted network.
+        FileNotFoundError: If the file does not exist.
+        ConnectionError: If the wheel is not on this machine and cannot be downloaded.
     """
     name = os.fspath(network)
     if name in TOYS:

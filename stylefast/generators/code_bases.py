@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of code bases; for each that `wrap` knows, the names of its modules, where its styles are, how it is called."""
+"""Code bases that `wrap` supports: names, modules that identify them, sites, and calling conventions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ MMAGIC = "mmagic StyleGAN2"
 
 
 class Calls(NamedTuple):
-    """How a network is called: z [N, z_dim] -> w [N, rows, D]; w -> image; and the mean of w, if it is known."""
+    """Uniform interface to a network.
+
+    Attributes:
+        z_dim: Length of z.
+        mapping: Maps z [N, z_dim] to w [N, rows, D].
+        synthesis: Maps w to images.
+        w_mean: Mean of w, or None if it is unknown.
+    """
 
     z_dim: int
     mapping: Callable[[Tensor], Tensor]
@@ -39,14 +46,15 @@ class Family:
     """Networks of one architecture in one code base.
 
     Args:
-        name: the name of the code base and, if it has several, of the architecture.
-        modules: names of modules that recognise it: a module tree belongs to the first family whose names it all has.
-        rules: the rules that find its sites.
-        calls: (network, label [1, classes], further arguments of its synthesis) -> how it is called.
-        classes: the attribute of the network that holds the number of classes, if there is one.
-        children: the modules that make images, if the network holds others, too.
-        image_range: as `Generator` takes it.
-        transform_row: as `Generator` takes it.
+        name: Name of the code base and, if it has several architectures, of the architecture.
+        modules: Module names that identify the family. A module tree belongs to the first family whose names it
+            contains completely.
+        rules: Rules that find the sites.
+        calls: Maps (network, label [1, classes], further arguments of the synthesis) to the interface of the network.
+        classes: Attribute of the network that holds the number of classes; empty if there is none.
+        children: Child modules that produce the images, if the network also holds other modules.
+        image_range: See `Generator`.
+        transform_row: See `Generator`.
     """
 
     name: str
@@ -61,7 +69,7 @@ class Family:
 
 def _nvlabs(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
     mean = getattr(net.mapping, "w_avg", None)
-    if mean is not None and mean.ndim == 2:  # StyleGAN-XL has one for each class
+    if mean is not None and mean.ndim == 2:  # StyleGAN-XL stores one mean per class
         mean = mean[label.argmax()]
     options = {"noise_mode": "const"} | options
     return Calls(
@@ -146,7 +154,7 @@ def _batch(label: Tensor, z: Tensor) -> Tensor | None:
 
 @contextmanager
 def _temporary_attributes(name: str, values: list[tuple[Any, Any]]) -> Iterator[None]:
-    """Sets an attribute of modules during a block."""
+    """Set an attribute of modules within a `with` block and restore it afterwards."""
     saved = [(module, getattr(module, name)) for module, _ in values]
     try:
         for module, value in values:
@@ -158,14 +166,14 @@ def _temporary_attributes(name: str, values: list[tuple[Any, Any]]) -> Iterator[
 
 
 def _modulated(inputs: tuple[Any, ...], output: Any, scale: Tensor) -> Any:
-    """The output of genforce's style module: the modulated tensor, and the style [N, 2C], stored minus one."""
+    """Return the output of genforce's style module: the modulated tensor and the style [N, 2C], stored minus one."""
     style = torch.cat((scale, output[1][:, scale.shape[1] :]), dim=1)
     parts = style.view(-1, 2, scale.shape[1], 1, 1)
     return inputs[0] * (parts[:, 0] + 1) + parts[:, 1], style
 
 
 MODULATED = Scale(read=lambda output: output[1].chunk(2, dim=1)[0], write=_modulated)
-FIRST_OF_TWO = Scale(  # [N, 2, C, 1, 1]
+FIRST_OF_TWO = Scale(  # for outputs [N, 2, C, 1, 1]
     read=lambda output: output[:, 0, :, 0, 0],
     write=lambda inputs, output, scale: torch.cat((scale[:, None, :, None, None], output[:, 1:]), dim=1),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled synthesis: its hooks exist before anything is compiled, and read styles from buffers that never move."""
+"""Compiled synthesis. Hooks are registered before compilation and read styles from buffers that never move."""
 
 from __future__ import annotations
 
@@ -15,27 +15,31 @@ from .sites import Site
 
 
 def refuse_compiled(network: nn.Module) -> None:
-    """Raises ValueError for a network with a compiled module, because compiled code ignores later hooks."""
+    """Refuse networks with compiled modules, because compiled code ignores hooks that are registered later.
+
+    Raises:
+        ValueError: If a module of the network is compiled.
+    """
     for name, module in network.named_modules():
         if is_compiled(module):
             raise ValueError(
-                "the network must not be compiled by itself, as hooks would be ignored in silence: "
-                f"give it as it was and call Generator.compile; compiled is {name or 'all of it'}"
+                "the network must not be compiled, because compiled code ignores hooks: pass the original network and "
+                f"call Generator.compile; the compiled module is {name or 'the network itself'}"
             )
 
 
 class CompiledSynthesis:
-    """Synthesis of batches of one size from styles, under torch.compile.
+    """Synthesis of batches of a fixed size from styles, under `torch.compile`.
 
-    Styles and latents are copied into the same buffers every time, so that nothing is compiled twice and a CUDA graph
-    can replay. The hooks stay in the network; they do nothing unless this object runs it.
+    Styles and latents are copied into the same buffers on every call, so that nothing is compiled twice and a CUDA
+    graph can be replayed. The hooks stay in the network; they do nothing unless this object runs it.
 
     Args:
-        site_hooks: all sites, each with its hooks.
-        synthesis: w -> image.
-        styles: [B, S], the buffer of styles.
-        w: [B, D] or [B, rows, D], the buffer of latents.
-        options: of torch.compile.
+        site_hooks: All sites, each with its hooks.
+        synthesis: Maps w to images.
+        styles: Buffer of styles, [B, S].
+        w: Buffer of latents, [B, D] or [B, rows, D].
+        options: Arguments of `torch.compile`.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class CompiledSynthesis:
         self._synthesis = torch.compile(synthesis, **options)
 
     def __call__(self, styles: Tensor, w: Tensor) -> Iterator[Tensor]:
-        """Outputs of synthesis for styles [N, S] at w [N, ...], batch by batch; each is valid until the next one."""
+        """Yield outputs of synthesis for styles [N, S] and w [N, ...] per batch; each is valid until the next one."""
         size = len(self._styles)
         self._active = True
         try:
@@ -60,12 +64,12 @@ class CompiledSynthesis:
                 n = min(size, len(styles) - begin)
                 for buffer, rows in ((self._styles, styles), (self._w, w)):
                     buffer[:n] = rows[begin : begin + n]
-                    buffer[n:] = rows[begin]  # fills up the last batch
+                    buffer[n:] = rows[begin]  # pads the last batch
                 yield self._synthesis(self._w)[:n]
         finally:
             self._active = False
 
     def remove(self) -> None:
-        """Removes the hooks."""
+        """Remove the hooks from the network."""
         for handle in self._handles:
             handle.remove()

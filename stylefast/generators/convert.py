@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts StyleGAN2 files of other code bases to one format, and loads it. No code in their files is run."""
+"""Conversion of StyleGAN2 files of other code bases to one format, and loading of that format.
+
+No code in the files is executed.
+"""
 
 from __future__ import annotations
 
@@ -36,28 +39,30 @@ from .weight_maps import from_genforce, from_hammer, from_lucidrains, from_nvlab
 from .wrapping import wrap
 
 FORMAT = "stylefast-stylegan2-1"
-MAX_OPTIONS = 10_000  # values of a network's options that are kept
-_PERSISTENT_OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"  # how NVlabs pickle a module
+MAX_OPTIONS = 10_000  # largest number of values in the options of a network
+_PERSISTENT_OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"  # marks a module in NVlabs' pickles
 _ALLOWED = {*TENSORS, *DICTIONARIES, *ARRAYS, _PERSISTENT_OBJECT, "builtins.set", "__builtin__.set"}
-_GENERATOR_KEYS = ("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models")  # averaged first
+# Averaged weights come first.
+_GENERATOR_KEYS = ("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models")
 
 
 def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> dict[str, Any]:
-    """Write a network that others trained as a file that `generators.load` runs.
+    """Convert a trained StyleGAN2 of another code base to a file that `generators.load` reads.
 
     Args:
-        source: NVlabs' .pkl (stylegan2-ada-pytorch), or the module that PTI saves; or a .pt or .pth of rosinality, pSp,
-            e4e, HyperStyle, genforce, Hammer or lucidrains (with its .config.json beside it, if there is one); of
-            several generators the one with averaged weights.
-        target: the .safetensors file, written whole or not at all.
-        label: the class that a conditional network shall show.
+        source: A .pkl file of NVlabs (stylegan2-ada-pytorch), a module saved by PTI, or a .pt or .pth file of
+            rosinality, pSp, e4e, HyperStyle, genforce, Hammer or lucidrains. For lucidrains, the file `.config.json`
+            beside it is read if it exists. Of several generators in a file, the one with averaged weights is converted.
+        target: The .safetensors file to write. It is written completely or not at all.
+        label: Class that a conditional network generates.
 
     Returns:
-        The header of the file: where the network comes from, its architecture and its options.
+        Header of the written file: origin, architecture and options of the network.
 
     Raises:
-        FileNotFoundError: no such source.
-        ValueError: the file asks for something that is not on the list, is damaged, or holds no StyleGAN2.
+        FileNotFoundError: If `source` does not exist.
+        ValueError: If `target` is not a .safetensors file, or if `source` requests a name that is not on the list of
+            allowed names, is damaged, holds no supported StyleGAN2, or does not fit `label`.
     """
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"target must be a .safetensors file, got {os.fspath(target)}")
@@ -78,18 +83,18 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
 
 
 def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Generator:
-    """Load a network that `convert` wrote.
+    """Load a network from a file written by `convert`.
 
     Args:
-        path: the file.
-        device: where the network runs.
+        path: The file.
+        device: Device of the network.
 
     Returns:
-        The generator; truncation pulls towards the mean that the network was trained with, if the file holds one.
+        The generator. Truncation uses the mean of w from the training, if the file holds it.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, foreign, or does not hold all tensors of a StyleGAN2.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, has another format, or does not hold all tensors of a StyleGAN2.
     """
     tensors, header = read_tensors(path, FORMAT)
     try:
@@ -101,7 +106,11 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
 
 
 def build_network(tensors: Mapping[str, Tensor], clamp: float | None) -> StyleGAN2 | Lucidrains:
-    """Builds the network of these tensors. Raises ValueError if one is missing, superfluous or of another shape."""
+    """Build the network that the tensors belong to.
+
+    Raises:
+        ValueError: If a tensor is missing, unexpected, or has a different shape.
+    """
     return Lucidrains(tensors) if "GE.initial_block" in tensors else StyleGAN2(tensors, clamp=clamp)
 
 
@@ -118,7 +127,7 @@ def _describe_synthesis(network: StyleGAN2 | Lucidrains) -> dict[str, Any]:
 
 
 def _convert_archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a network in a file of torch.save."""
+    """Return the tensors and the header of a network in a file written by `torch.save`."""
     try:
         checkpoint = read_archive(path)
     except ValueError as error:
@@ -128,7 +137,7 @@ def _convert_archive(path: PathLike, label: int | None) -> tuple[dict[str, Tenso
     key, state = _find_state(checkpoint)
     _check_n_bytes(sum(tensor.nbytes for tensor in state.values()), os.path.getsize(path))
     if label is not None:
-        raise ValueError(f"class must be left out: the network has none, got {label}")
+        raise ValueError(f"class must be omitted, because the network has no classes, got {label}")
     clamp, mean = None, checkpoint.get("latent_avg")
     if any(name.startswith("decoder.") for name in state):
         key += ".decoder"
@@ -143,12 +152,12 @@ def _convert_archive(path: PathLike, label: int | None) -> tuple[dict[str, Tenso
     elif any(name.startswith("GE.") for name in state):
         code_base, tensors = LUCIDRAINS, from_lucidrains(state, _read_mapping_rate(Path(path)))
     else:
-        raise ValueError(f"it holds no StyleGAN2 that is known; its tensors begin with {', '.join(list(state)[:3])}")
+        raise ValueError(f"it holds no supported StyleGAN2; its first tensors are {', '.join(list(state)[:3])}")
     return tensors, {"clamp": clamp, "format": code_base, "network": key.lstrip(".")}
 
 
 def _find_state(checkpoint: Any, key: str = "") -> tuple[str, Mapping[str, Tensor]]:
-    """The key and the tensors of the generator in a checkpoint."""
+    """Return the key and the tensors of the generator in a checkpoint."""
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"it holds {type_name(checkpoint)}, not a checkpoint")
     for name in _GENERATOR_KEYS:
@@ -158,18 +167,18 @@ def _find_state(checkpoint: Any, key: str = "") -> tuple[str, Mapping[str, Tenso
 
 
 def _check_n_bytes(tensors: int, file: int) -> None:
-    if tensors > file:  # many tensors share one storage, and would fill memory
+    if tensors > file:  # tensors that share one storage would fill the memory
         raise ValueError(f"its tensors have {tensors} bytes, more than the file")
 
 
 def _read_mapping_rate(path: Path) -> float:
-    """The mapping's learning rate, which lucidrains' trainer writes beside its checkpoints, or else its default."""
+    """Return the mapping's learning rate from `.config.json` beside the checkpoint, else the trainer's default."""
     config = path.with_name(".config.json")
     return float(json.loads(config.read_text()).get("lr_mlp", 0.1)) if config.exists() else 0.1
 
 
 def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a network in NVlabs' snapshot, or of the network alone, in a file of `n_bytes`."""
+    """Return tensors and header of a network in an NVlabs snapshot or pickled alone; the file has `n_bytes` bytes."""
     snapshot = {"G_ema": content} if type_name(content) == _PERSISTENT_OBJECT else dict_entries(content)
     inert_tensors, options, state, total = dict[str, Any](), dict[str, Any](), dict[str, Tensor](), 0
     _collect_module(snapshot["G_ema"], "", inert_tensors, options, set())
@@ -177,12 +186,14 @@ def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict
         state[name] = to_tensor(inert_tensor)
         _check_n_bytes(total := total + state[name].nbytes, n_bytes)
     if "synthesis.b4.const" not in state:
-        raise ValueError(f"it holds no StyleGAN2; its tensors begin with {', '.join(list(state)[:3])}")
+        raise ValueError(f"it holds no StyleGAN2; its first tensors are {', '.join(list(state)[:3])}")
     gains = {name: _to_float(value) for name, value in options.items() if name.endswith("_gain")}
     clamps = {value for name, value in options.items() if re.search(r"(conv[01]|torgb)\.conv_clamp$", name)}
     activations = {value for name, value in options.items() if re.search(r"conv[01]\.activation$", name)}
     if len(clamps) != 1 or activations != {"lrelu"}:
-        raise ValueError(f"it has layers clamped at {clamps} and activations {activations}: one and lrelu are known")
+        raise ValueError(
+            f"its layers have clamps {clamps} and activations {activations}; one clamp and lrelu are supported"
+        )
     clamp = clamps.pop()
     header = {
         "clamp": None if clamp is None else _to_float(clamp),
@@ -197,9 +208,11 @@ def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict
 
 
 def _collect_module(module: Any, prefix: str, tensors: dict[str, Any], options: dict[str, Any], seen: set[int]) -> None:
-    """Adds the inert tensors and the plain options of a pickled module and of its children, by their full names."""
+    """Collect inert tensors and plain options of a pickled module and its children under their full names."""
     if type_name(module) != _PERSISTENT_OBJECT or id(module) in seen:
-        raise ValueError(f"{prefix or 'the network'} must be a module of its own, got {type_name(module)}")
+        raise ValueError(
+            f"{prefix or 'the network'} must be a pickled module that occurs once, got {type_name(module)}"
+        )
     seen.add(id(module))
     state = dict_entries(dict_entries(module.args[0])["state"])
     for kind in ("_parameters", "_buffers"):
@@ -215,14 +228,14 @@ def _to_float(value: Any) -> float:
 
 
 def _to_json(value: Any, n_left: list[int] | None = None) -> Any:
-    """The value as JSON can hold it; other objects become the names of their types.
+    """Return the value in JSON-serialisable form; other objects become the names of their types.
 
-    `n_left` is a list of one number, how many more values may be kept.
+    `n_left` holds one number: how many more values are allowed.
     """
     n_left = [MAX_OPTIONS] if n_left is None else n_left
     n_left[0] -= 1
     if n_left[0] < 0:
-        raise ValueError(f"its options are more than {MAX_OPTIONS:,} values")
+        raise ValueError(f"its options hold more than {MAX_OPTIONS:,} values")
     if isinstance(value, dict) or type_name(value) in DICTIONARIES:
         return {str(name): _to_json(x, n_left) for name, x in dict_entries(value).items()}
     if isinstance(value, list | tuple):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fingerprint of a generator, by which catalogs and manifests recognise it."""
+"""Fingerprint of a generator, which catalogs and manifests store to recognise it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from .sites import Site
 
 
 def compute_fingerprint(network: nn.Module, sites: Iterable[Site]) -> dict[str, str]:
-    """sha256 of the site table ("sites"), and of names, dtypes, shapes and bytes of all tensors ("weights")."""
+    """Return the sha256 of the site table ("sites") and of all tensors ("weights").
+
+    The latter covers names, dtypes, shapes and bytes.
+    """
     table = json.dumps([asdict(site) for site in sites])
     weights = hashlib.sha256()
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):

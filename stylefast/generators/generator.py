@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A generator read and edited by forward hooks: the wrapped network is never changed."""
+"""Generator whose styles and activations are read and edited by forward hooks; the network is never changed."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from .session import HookSession, StopForward
 from .site_hooks import match, probe
 from .sites import Rule, Site
 
-MEAN_LATENTS = 4096  # latents that estimate the mean of w
+MEAN_LATENTS = 4096  # number of latents that estimate the mean of w
 
 
 class Generator:
-    """A StyleGAN whose styles can be read, exchanged and paired with the tensors that they scale.
+    """A StyleGAN network with access to its styles, which can be read and replaced, and to the tensors that they scale.
 
     Args:
-        network: the module that holds mapping and synthesis; set to evaluation mode, otherwise left as it is.
-        rules: where the family keeps its style modules.
-        name: what to call the generator in messages and files.
-        z_dim: length of z.
-        mapping: z [N, z_dim] -> w [N, D] or [N, rows, D].
-        synthesis: w -> image [N, 3, H, W], with noise fixed.
-        w_mean: mean of w [D] or [rows, D]; default: estimated from 4,096 fixed latents when first needed.
-        image_range: what the network gives for black and for white.
-        transform_row: the row of w that drives a transform of the network's input and no style (StyleGAN3).
+        network: Module that holds mapping and synthesis. It is set to evaluation mode and not changed otherwise.
+        rules: Rules that find the style modules of the network.
+        name: Name of the generator in messages and files.
+        z_dim: Length of z.
+        mapping: Maps z [N, z_dim] to w [N, D] or [N, rows, D].
+        synthesis: Maps w to images [N, 3, H, W] with fixed noise.
+        w_mean: Mean of w, [D] or [rows, D]. By default it is estimated from 4,096 fixed latents on first use.
+        image_range: Values of the network's output for black and for white.
+        transform_row: Row of w that drives a transform of the network's input and no style (StyleGAN3).
 
     Raises:
-        ValueError: no module matches the rules, a style and its tensor differ in channels, the images are not of
-            three channels, or a module is compiled, which would let hooks be ignored.
+        ValueError: If no module matches the rules, a style and its tensor differ in channels, the images do not have
+            three channels, or a module is compiled and would ignore hooks.
     """
 
     def __init__(
@@ -80,23 +80,23 @@ class Generator:
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """sha256 over the site table ("sites") and over names, types, shapes and bytes of all tensors ("weights")."""
+        """sha256 of the site table ("sites") and of names, dtypes, shapes and bytes of all tensors ("weights")."""
         return compute_fingerprint(self.network, self.sites)
 
     @property
     def precision(self) -> dict[str, bool]:
-        """{"tf32": whether cuDNN may compute float32 convolutions in TF32}; empty on a CPU. Manifests store it."""
+        """Settings that affect pixels; manifests store them. On a GPU, "tf32" says whether cuDNN may use TF32."""
         if self.device.type != "cuda":
             return {}
         try:
             return {"tf32": torch.backends.cudnn.allow_tf32}
-        except RuntimeError:  # torch's newer setting is in use, and then refuses the older
+        except RuntimeError:  # torch refuses the older setting while the newer is in use
             conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
             return {"tf32": conv.fp32_precision == "tf32"}
 
     @cached_property
     def w_mean(self) -> Tensor:
-        """The mean of w that truncation pulls towards, [D] or [rows, D]."""
+        """Mean of w, [D] or [rows, D], towards which truncation moves latents."""
         if self._known_w_mean is not None:
             return self._known_w_mean
         with self._session.open():
@@ -104,17 +104,17 @@ class Generator:
             return self._mapping(z).double().mean(dim=0).float()
 
     def latents(self, seeds: Iterable[int], *, truncation: float = 1.0) -> Tensor:
-        """Map seeds to w: z = RandomState(seed).randn(1, z_dim), w <- lerp(w_mean, w, truncation), as NVlabs do it.
+        """Map seeds to w as NVlabs do: `z = RandomState(seed).randn(1, z_dim)`, `w <- lerp(w_mean, w, truncation)`.
 
         Args:
-            seeds: integers in [0, 2**32).
-            truncation: 1 leaves w as it is, 0 gives the mean.
+            seeds: Integers in `[0, 2**32)`.
+            truncation: Truncation ψ: 1 keeps w, 0 gives the mean.
 
         Returns:
-            w, float32 [N, D] or [N, rows, D].
+            Latents w, float32, [N, D] or [N, rows, D].
 
         Raises:
-            ValueError: a seed out of range, or a truncation that is not finite.
+            ValueError: If a seed is out of range or `truncation` is not finite.
         """
         if not math.isfinite(truncation):
             raise ValueError(f"truncation must be a finite number, got {truncation}")
@@ -123,13 +123,13 @@ class Generator:
         return w if truncation == 1 else self.w_mean.lerp(w, truncation)
 
     def styles(self, w: Tensor) -> Tensor:
-        """Compute all sites' styles, end to end, as the style modules give them (a bias is left out).
+        """Compute the styles of all sites, end to end, as the style modules return them, without biases.
 
         Args:
-            w: [N, D] or [N, rows, D], as ``latents`` gives it.
+            w: Latents [N, D] or [N, rows, D], as `latents` returns them.
 
         Returns:
-            Flat styles [N, S].
+            Styles [N, S].
         """
         self.check("w", w)
         scales: dict[str, Tensor] = {}
@@ -158,24 +158,24 @@ class Generator:
         styles: Tensor | None = None,
         image: bool = False,
     ) -> Tensor | None:
-        """Run synthesis and pass each distinct tensor of the requested sites to a callback; nothing is retained.
+        """Run synthesis and pass each distinct tensor of the requested sites to a callback, without storing any.
 
         The pass ends at the last requested tensor unless the image is requested. A tensor belongs to the network and is
-        valid only inside the callback: layers may overwrite it afterwards. Its layout is the network's own.
+        valid only inside the callback, because later layers may overwrite it. Its memory layout is the network's own.
 
         Args:
-            w: [N, D] or [N, rows, D]; with ``styles`` also a single row for all.
-            callback: called with (key, tensor [N, C, H, W]) once for each distinct ``Site.tensor``, in forward order.
-            sites: names of the requested sites; default all.
-            styles: flat styles [N, S] to use instead of those of w.
-            image: run to the end and return the image.
+            w: Latents [N, D] or [N, rows, D]; with `styles` also a single row for all.
+            callback: Called with (key, tensor [N, C, H, W]) once per distinct `Site.tensor`, in forward order.
+            sites: Names of the requested sites. None requests all.
+            styles: Styles [N, S] to use instead of those of w.
+            image: Whether to run to the end and return the image.
 
         Returns:
-            Images [N, 3, H, W], float32 in [0, 1], if ``image``; else None.
+            Images [N, 3, H, W], float32 in [0, 1], if `image` is True; else None.
 
         Raises:
-            ValueError: w or styles of another shape or on another device, or an unknown site.
-            RuntimeError: the callback runs the generator that is calling it.
+            ValueError: If `w` or `styles` has a different shape or device, or a site is unknown.
+            RuntimeError: If the callback runs the generator that calls it.
         """
         pending = {site.tensor for site in self.select(sites)}
         self.check("w", w)
@@ -202,11 +202,11 @@ class Generator:
         """Collect the distinct tensors of the requested sites.
 
         Args:
-            w: [N, D] or [N, rows, D].
-            sites: names of the requested sites; default all, which holds every layer of the network in memory.
+            w: Latents [N, D] or [N, rows, D].
+            sites: Names of the requested sites. None requests all and holds every layer of the network in memory.
 
         Returns:
-            ``Site.tensor`` -> contiguous copy [N, C, H, W], in forward order.
+            Contiguous copies [N, C, H, W] by `Site.tensor`, in forward order.
         """
         tensors: dict[str, Tensor] = {}
 
@@ -217,12 +217,12 @@ class Generator:
         return tensors
 
     def synthesize(self, styles: Tensor, w: Tensor) -> Tensor:
-        """Run synthesis with these styles at every site, and with the same noise as in every other run.
+        """Run synthesis with the given styles at every site. The noise is the same in every run.
 
         Args:
-            styles: flat styles [N, S].
-            w: [N, D] or [N, rows, D], or one row for all: drives what is not a style, such as the bias of StyleGAN1 and
-                the input transform of StyleGAN3.
+            styles: Styles [N, S].
+            w: Latents [N, D] or [N, rows, D], or one row for all. They drive everything that is not a style, such as
+                the bias of StyleGAN1 and the input transform of StyleGAN3.
 
         Returns:
             Images [N, 3, H, W], float32 in [0, 1].
@@ -236,18 +236,18 @@ class Generator:
         return images
 
     def compile(self, batch_size: int = 4, **options: Any) -> None:
-        """Compile `synthesize`, which then runs in batches of one size; the last batch is filled up.
+        """Compile `synthesize`, which then runs in batches of a fixed size. The last batch is padded.
 
-        The first batch compiles; all further batches use its result, whatever their styles. Other methods and other
-        users of the network are not affected: the hooks that stay in the network do nothing for them. A network that
-        breaks graphs compiles layer by layer: torch._dynamo.config.recompile_limit must then exceed their number.
+        The first batch is compiled; all further batches reuse the result, whatever their styles. Other methods and
+        users of the network are not affected, because the hooks that stay do nothing for them. A network with graph
+        breaks is compiled layer by layer: `torch._dynamo.config.recompile_limit` must then exceed the number of layers.
 
         Args:
-            batch_size: images per batch.
-            options: of torch.compile, such as ``mode="reduce-overhead"`` for CUDA graphs.
+            batch_size: Images per batch.
+            **options: Arguments of `torch.compile`, such as `mode="reduce-overhead"` for CUDA graphs.
 
         Raises:
-            ValueError: batch_size below 1.
+            ValueError: If `batch_size` is below 1.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
@@ -258,7 +258,7 @@ class Generator:
         self._compiled = CompiledSynthesis(self._site_hooks, self._synthesis, styles, w, options)
 
     def _paired(self, w: Tensor, styles: Tensor) -> Tensor:
-        """w with one row per row of styles."""
+        """Return w with one row per row of styles."""
         self.check("w", w)
         self.check("styles", styles)
         if len(w) not in (1, len(styles)):
@@ -266,7 +266,7 @@ class Generator:
         return w.expand(len(styles), *self.w_shape)
 
     def _images(self, raw: Tensor) -> Tensor:
-        """The network's output as new float32 images in [0, 1]."""
+        """Convert the network's output to new float32 images in [0, 1]."""
         return raw.float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
 
     def _map(self, seeds: Iterable[int]) -> Tensor:
@@ -274,7 +274,11 @@ class Generator:
         return self._mapping(torch.from_numpy(z.reshape(-1, self.z_dim)).to(self.device))
 
     def select(self, names: Iterable[str] | None) -> list[Site]:
-        """The sites with these names (None: all), in their order. Raises ValueError for an unknown name."""
+        """Return the sites with the given names, in the order of the names. None selects all sites.
+
+        Raises:
+            ValueError: If a name is unknown.
+        """
         by_name = {site.name: site for site in self.sites}
         names = by_name if names is None else list(names)
         unknown = [name for name in names if name not in by_name]
@@ -283,7 +287,7 @@ class Generator:
         return [by_name[name] for name in names]
 
     def check(self, argument: Literal["w", "styles"], tensor: Tensor) -> None:
-        """Raises TypeError or ValueError unless this generator takes the tensor as w or as styles."""
+        """Raise TypeError or ValueError unless the tensor fits this generator as `w` or as `styles`."""
         letters = ("rows", "D")[-len(self.w_shape) :]
         lengths = dict(zip(letters, self.w_shape, strict=True)) if argument == "w" else {"S": self.style_width}
         check_tensor(argument, tensor)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 of lucidrains in plain torch, with the original's names, so that `wrap` takes it like the original.
+"""StyleGAN2 of lucidrains in plain torch. Its modules have the original's names, so that `wrap` recognises it.
 
-It up-samples bilinearly, weighs one noise per channel in all layers, has no gains, and takes one row of w per block.
+It up-samples bilinearly, uses one noise in all layers with a weight per channel, has no gains, and takes one row of w
+per block.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from .stylegan2 import fill, modulated_conv, shape_of
 
 
 class Lucidrains(nn.Module):
-    """z [N, Z] -> ``SE`` -> w [N, D] -> ``GE`` -> image [N, 3, R, R], nominally in [0, 1].
+    """Network z [N, Z] -> `SE` -> w [N, D] -> `GE` -> image [N, 3, R, R], nominally in [0, 1].
 
     Args:
-        tensors: SE.net.0.weight, ..., GE.initial_block, GE.blocks.0.conv1.weight, ...; the learning rate of the mapping
-            is already in them.
+        tensors: Tensors by name: SE.net.0.weight, ..., GE.initial_block, GE.blocks.0.conv1.weight, ... The learning
+            rate of the mapping is already folded into them.
 
     Raises:
-        ValueError: a tensor is missing, superfluous or of another shape.
+        ValueError: If a tensor is missing, unexpected, or has a different shape.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -35,7 +36,7 @@ class Lucidrains(nn.Module):
 
 
 class StyleVectorizer(nn.Module):
-    """w = f_n(...f_1(z / |z|)), f(x) = leaky_relu(W x + b, 0.2)."""
+    """Mapping `w = f_n(...f_1(z / |z|))` with `f(x) = leaky_relu(W x + b, 0.2)`."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -51,7 +52,10 @@ class StyleVectorizer(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Blocks of 4 x 4, 8 x 8, ...; noise [N, R, R, 1], of which a block takes the corner of its size, transposed."""
+    """Synthesis with blocks of 4 x 4, 8 x 8, ..., R x R.
+
+    The noise has shape [N, R, R, 1]. Each block takes the corner of its own size and transposes it.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -74,7 +78,10 @@ class Synthesis(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions, each leaky_relu(conv(x, W s) / |W s| + c noise + b, 0.2), and toRGB; s = 1 + A w + a."""
+    """Two modulated convolutions and toRGB, with the style `s = 1 + A w + a`.
+
+    Each convolution computes `leaky_relu(conv(x, W s) / |W s| + c noise + b, 0.2)`.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
         super().__init__()
@@ -99,7 +106,7 @@ class Block(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """conv1x1(x, W s): nothing is divided by a norm."""
+    """Modulated convolution `conv1x1(x, W s)` without division by a norm."""
 
     def __init__(self, width: int, inputs: int) -> None:
         super().__init__()
@@ -111,7 +118,7 @@ class ToRGB(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """Modulated convolution of a style that is stored minus one."""
+    """Modulated convolution whose style is stored minus one."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
@@ -128,7 +135,7 @@ def _twice(x: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """The image convolved with [1, 2, 1] / 4 both ways, mirrored at its border."""
+    """Convolve the image with `[1, 2, 1] / 4` along both axes, mirrored at its border."""
     taps = x.new_tensor([1, 2, 1]) / 4
     depthwise = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), depthwise, groups=x.shape[1])

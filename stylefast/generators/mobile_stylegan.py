@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MobileStyleGAN (arXiv 2104.04767) in plain torch: 23 sites, S = 6,752, 1024 x 1024 faces.
+"""MobileStyleGAN (arXiv 2104.04767) in plain torch: 23 sites, S = 6,752, faces at 1024 x 1024.
 
 Sizes come from the constants of the graph. Demodulation is already folded into the pointwise weights, so a style only
-scales the input of its layer. Tensors are channels_last inside: depthwise convolutions on a CPU take the least time so.
+scales the input of its layer. Tensors are channels_last, the fastest layout for depthwise convolutions on a CPU.
 """
 
 from __future__ import annotations
@@ -34,26 +34,34 @@ def mobile_stylegan(
 ) -> Generator:
     """Build MobileStyleGAN from the constants of its two graphs.
 
+    The order of operations is that in the distributed graph.
+
     Args:
-        mapping, synthesis: name -> float32 array, in the graph's order, as ``io.openvino.read_ir`` gives them.
-        name: the generator's name.
-        device: where it runs.
+        mapping: Constants of the mapping graph by name: float32 arrays in the order of the graph, as
+            `io.openvino.read_ir` returns them.
+        synthesis: Constants of the synthesis graph, likewise.
+        name: Name of the generator.
+        device: Device of the network.
 
     Returns:
         The generator.
 
     Raises:
-        ValueError: the constants are not those of MobileStyleGAN.
+        ValueError: If the constants are not those of MobileStyleGAN.
 
-    Source: "MobileStyleGAN: A Lightweight Convolutional Neural Network for High-Fidelity Image Synthesis",
-    arXiv 2104.04767; the order of operations is the distributed graph's.
+    References:
+        "MobileStyleGAN: A Lightweight Convolutional Neural Network for High-Fidelity Image Synthesis", arXiv
+        2104.04767.
     """
     network = MobileStyleGAN(mapping, synthesis).to(device)
     return Generator(network, RULES, name=name, z_dim=Z_DIM, mapping=network.mapping, synthesis=network.synthesis)
 
 
 class MobileStyleGAN(nn.Module):
-    """z [N, 512] -> ``mapping`` -> w [N, 512] -> ``synthesis`` -> image [N, 3, 1024, 1024], nominally in [-1, 1]."""
+    """Network z [N, 512] -> `mapping` -> w [N, 512] -> `synthesis` -> image [N, 3, 1024, 1024].
+
+    Images are nominally in [-1, 1].
+    """
 
     def __init__(self, mapping: Arrays, synthesis: Arrays) -> None:
         super().__init__()
@@ -62,7 +70,10 @@ class MobileStyleGAN(nn.Module):
 
 
 class _Constants:
-    """The constants of a graph, by name; an unnamed one by its fixed distance from a named one in the graph's order."""
+    """Constants of a graph by name.
+
+    An unnamed constant is found by its fixed distance from a named one in the order of the graph.
+    """
 
     def __init__(self, arrays: Arrays) -> None:
         self._arrays: list[np.ndarray] = list(arrays.values())
@@ -118,7 +129,7 @@ class _Block(nn.Module):
 
 
 class _Modulated(nn.Module):
-    """Scales its input in place by a style, linear in w. The caller gives up the tensor."""
+    """Layer that scales its input in place by a style, linear in w. The caller must not use the input afterwards."""
 
     def __init__(self, constant: _Constants, prefix: str, *, gain: bool) -> None:
         super().__init__()
@@ -148,7 +159,7 @@ class _Conv(_Modulated):
     def __init__(self, constant: _Constants, prefix: str) -> None:
         super().__init__(constant, f"{prefix}.conv", gain=True)
         bias = f"{prefix}.bias"
-        weight = constant(bias, -2)  # [C_out, C_in, 3, 3], or [C_out, C_in, 1, 1] behind a depthwise 3x3
+        weight = constant(bias, -2)  # [C_out, C_in, 3, 3], or [C_out, C_in, 1, 1] after a depthwise 3x3
         pointwise = weight.shape[-1] == 1
         self.register_buffer("depthwise", constant(f"{prefix}.conv.weight_dw").squeeze(1) if pointwise else None)
         self.register_buffer("weight", weight.flatten(1) if pointwise else weight)
@@ -181,7 +192,8 @@ class _ToImage(_Modulated):
 class _InverseHaar(nn.Module):
     """One inverse step of the db1 wavelet transform: [N, 4C, H, W] -> [N, C, 2H, 2W].
 
-    Input channels are C averages, then [C, 3] details; each quadruple makes a 2x2 square with orthonormal signs / 2.
+    The input channels are C averages, followed by details [C, 3]. One average and its three details give a 2 x 2 square
+    by an orthonormal matrix of signs divided by 2.
     """
 
     matrix: Tensor
@@ -201,7 +213,7 @@ class _InverseHaar(nn.Module):
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A 1x1 convolution as one matrix product over positions: it keeps channels_last at every batch size."""
+    """Compute a 1x1 convolution as one matrix product over positions, which keeps channels_last at every batch size."""
     return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real generator: MobileStyleGAN's faces from the wheel of random-face, found, fetched, read and built.
+"""The random-face generator: MobileStyleGAN for faces, from the wheel of the random-face package.
 
-The wheel is read as data: nothing that is stored in it is executed.
+The wheel is found or downloaded, and read as data. No code in it is executed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VERSION = "2021.7.21.1"
 WHEEL = f"random_face-{VERSION}-py3-none-any.whl"
 SHA256 = "e5d10e2be7df63f06123855ec591ca35dcb1d059eba47ddcb175d7d26b4019b5"
 NOTICE = (
-    f"{NAME} {VERSION} carries MobileStyleGAN, distilled from StyleGAN2 on FFHQ: for research only, "
+    f"{NAME} {VERSION} contains MobileStyleGAN, distilled from StyleGAN2 on FFHQ. It is for research only, "
     "because its teacher network and the FFHQ data set are licensed for non-commercial use."
 )
 NETWORKS = ("MappingNetwork", "SynthesisNetwork")
@@ -36,14 +36,20 @@ FILES = tuple(f"{network}.{suffix}" for network in NETWORKS for suffix in ("xml"
 
 
 def load_random_face(path: PathLike | None = None, *, device: str | torch.device = "cpu") -> Generator:
-    """Load the real generator.
+    """Load the random-face generator.
 
     Args:
-        path: the wheel, or the folder of an installation that holds the networks' four files; default: the installed
-            distribution, else the cached wheel, else a download of it.
-        device: where the network runs.
+        path: The wheel, or the folder of an installation that holds the networks' four files. The default is the
+            installed distribution, else the cached wheel, else a download of the wheel.
+        device: Device of the network.
 
-    Raises: as `read_random_face` and `fetch_random_face`.
+    Returns:
+        The generator.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the wheel has another sha256 or a file is damaged.
+        ConnectionError: If the wheel cannot be downloaded.
     """
     path = path or installed_random_face() or fetch_random_face()
     networks = read_random_face(Path(path))
@@ -54,14 +60,14 @@ def read_random_face(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """Read the two networks of the random-face package.
 
     Args:
-        path: the wheel file, or the folder of an installation that holds the networks' four files.
+        path: The wheel, or the folder of an installation that holds the networks' four files.
 
     Returns:
-        "MappingNetwork" and "SynthesisNetwork" -> constants as ``read_ir`` gives them.
+        Constants of "MappingNetwork" and "SynthesisNetwork", as `read_ir` returns them.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a wheel with another sha256, or damaged files; the error names the file.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the wheel has another sha256 or a file is damaged. The message names the file.
     """
     if path.is_dir():
         files = {name: (path / name).read_bytes() for name in FILES}
@@ -73,14 +79,18 @@ def read_random_face(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def check_sha256(wheel: Path) -> None:
-    """Raise ValueError, naming the file, unless it is the random-face wheel byte for byte."""
+    """Check that the file is the random-face wheel, byte for byte.
+
+    Raises:
+        ValueError: If the sha256 differs. The message names the file.
+    """
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if digest != SHA256:
         raise ValueError(f"{wheel} is not the wheel of {NAME} {VERSION}: expected sha256 {SHA256}, got {digest}")
 
 
 def installed_random_face() -> Path | None:
-    """Folder of the installed random-face distribution that holds its networks; None if it is not installed."""
+    """Return the folder with the networks of the installed random-face distribution, or None if it is not installed."""
     try:
         distribution = metadata.distribution(NAME)
     except metadata.PackageNotFoundError:
@@ -89,16 +99,17 @@ def installed_random_face() -> Path | None:
 
 
 def fetch_random_face(directory: PathLike | None = None) -> Path:
-    """Download the random-face wheel by name, version and hash with pip, once, and print its licence notice.
+    """Download the random-face wheel once with pip, by name, version and hash, and print its licence notice.
 
     Args:
-        directory: where the wheel is kept; default ``$STYLEFAST_CACHE``, else ``~/.cache/stylefast``.
+        directory: Folder of the wheel. The default is `$STYLEFAST_CACHE`, else `~/.cache/stylefast`.
 
     Returns:
-        Path of the wheel; that of an earlier download is used without access to the network.
+        Path of the wheel. The wheel of an earlier download is used without network access.
 
     Raises:
-        ConnectionError: pip could not download the wheel; the message ends with pip's own reason.
+        ConnectionError: If pip cannot download the wheel. The message ends with pip's reason.
+        ValueError: If the downloaded wheel has another sha256.
     """
     directory = Path(directory or os.environ.get("STYLEFAST_CACHE") or Path.home() / ".cache" / "stylefast")
     wheel = directory / WHEEL

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of a network: one at a time, with hooks that are removed afterwards."""
+"""Exclusive runs of a network, with hooks that are removed afterwards."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .compiled import refuse_compiled
 
 
 class StopForward(Exception):
-    """Raised by a hook to end a forward pass whose remaining layers are not needed."""
+    """Exception that a hook raises to end a forward pass whose remaining layers are not needed."""
 
 
 class HookSession:
     """Exclusive use of a network.
 
     Args:
-        network: the network.
-        name: the generator's name in errors.
+        network: The network.
+        name: Name of the generator in error messages.
     """
 
     def __init__(self, network: nn.Module, name: str) -> None:
@@ -33,13 +33,14 @@ class HookSession:
 
     @contextmanager
     def open(self) -> Iterator[ExitStack]:
-        """Runs a block without gradients, until it ends or raises `StopForward`. Threads wait for each other.
+        """Run a block without gradients until it ends or raises `StopForward`. Threads wait for each other.
 
-        The stack that the block gets takes callbacks that remove hooks; they are called whatever happens.
+        Yields:
+            Stack for the callbacks that remove hooks. They are called in every case, also after an exception.
 
         Raises:
-            RuntimeError: the session is open in this thread.
-            ValueError: a module of the network is compiled.
+            RuntimeError: If the session is already open in this thread.
+            ValueError: If a module of the network is compiled.
         """
         refuse_compiled(self._network)
         with self._lock:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forward hooks on the modules of a site; rules and one probing forward pass find these modules."""
+"""Forward hooks on the modules of a site. Rules and one probing forward pass find these modules."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .sites import Kind, Rule, Site
 
 @dataclass
 class SiteHooks:
-    """The modules of a site, and hooks on them.
+    """Modules of a site, and hooks on them.
 
     Args:
-        rule: the rule that the site was found by.
-        style: the module that computes the style.
-        carrier: the module that takes or gives the tensor which the style scales.
-        kind: the site's kind.
-        row: the row of w that is the style module's only input; None if it takes anything else.
+        rule: Rule that found the site.
+        style: Module that computes the style.
+        carrier: Module whose input or output is the tensor that the style scales.
+        kind: Kind of the site.
+        row: Row of w that is the only input of the style module, or None if the module takes anything else.
     """
 
     rule: Rule
@@ -36,7 +36,7 @@ class SiteHooks:
     row: int | None = None
 
     def on_tensor(self, callback: Callable[[Tensor], None]) -> RemovableHandle:
-        """Calls ``callback`` with the tensor that the style scales, without its margin beyond the frame."""
+        """Register a hook that passes the tensor that the style scales to `callback`, without its margin."""
         margin = self.rule.margin(self.carrier)
 
         def read(module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
@@ -48,7 +48,7 @@ class SiteHooks:
         return self.carrier.register_forward_hook(read)
 
     def on_scale(self, callback: Callable[[Tensor], None]) -> RemovableHandle:
-        """Calls ``callback`` with the scale that the style module gives."""
+        """Register a hook that passes the scale from the style module to `callback`."""
 
         def read(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             callback(self.rule.scale.read(output))
@@ -56,12 +56,12 @@ class SiteHooks:
         return self.style.register_forward_hook(read)
 
     def replace_scale(self, scale: Tensor, active: Callable[[], bool] = lambda: True) -> RemovableHandle:
-        """Replaces the scale that the style module gives by the contents of ``scale`` [N, C] whenever ``active``."""
+        """Register a hook that replaces the scale by the contents of `scale` [N, C] whenever `active()` is true."""
 
         def replace(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             if not active():
                 return None
-            # The module's own layout and alignment, because a matrix product may round differently in another.
+            # Keep the module's layout and alignment, because a matrix product may round differently in others.
             replacement = torch.empty_like(self.rule.scale.read(output))
             return self.rule.scale.write(inputs, output, replacement.copy_(scale))
 
@@ -72,10 +72,10 @@ def match(network: nn.Module, rules: tuple[Rule, ...]) -> dict[str, SiteHooks]:
     """Find style modules and carriers by name.
 
     Returns:
-        Site name -> modules, in the network's order of definition.
+        Hooks by site name, per rule in the order in which the network defines the style modules.
 
     Raises:
-        ValueError: no style module matches, a carrier does not exist, or two style modules claim one site.
+        ValueError: If no style module matches, a carrier does not exist, or two style modules have the same site name.
     """
     modules = dict(network.named_modules())
     site_hooks: dict[str, SiteHooks] = {}
@@ -84,7 +84,9 @@ def match(network: nn.Module, rules: tuple[Rule, ...]) -> dict[str, SiteHooks]:
         for matched in matches:
             site, carrier = matched["site"], matched.expand(rule.carrier)
             if carrier not in modules or site in site_hooks:
-                raise ValueError(f"rule {rule.style!r} gives {matched[0]} no site of its own or no carrier: {carrier}")
+                raise ValueError(
+                    f"rule {rule.style!r} must give {matched[0]} a unique site and an existing carrier, got {carrier}"
+                )
             kind = rule.last if rule.last and matched is matches[-1] else rule.kind
             site_hooks[site] = SiteHooks(rule, modules[matched[0]], modules[carrier], kind)
     if not site_hooks:
@@ -95,18 +97,18 @@ def match(network: nn.Module, rules: tuple[Rule, ...]) -> dict[str, SiteHooks]:
 def probe(
     site_hooks: dict[str, SiteHooks], synthesis: Callable[[Tensor], Tensor], w: Tensor
 ) -> tuple[list[Site], Tensor]:
-    """Run synthesis once; find the width, the tensor and the row of w of each site, and set ``SiteHooks.row``.
+    """Run synthesis once to find the width, the tensor and the row of w of each site, and set `SiteHooks.row`.
 
     Args:
-        site_hooks: hooks by site name, as ``match`` gives them.
-        synthesis: w -> image.
-        w: contiguous [1, D] or [1, rows, D].
+        site_hooks: Hooks by site name, as `match` returns them.
+        synthesis: Maps w to images.
+        w: Latent, contiguous, [1, D] or [1, rows, D].
 
     Returns:
         Sites in forward order, and the image.
 
     Raises:
-        ValueError: a site did not take part, or its style and its tensor differ in channels.
+        ValueError: If a site does not take part, or its style and its tensor differ in channels.
     """
     widths: dict[str, int] = {}
     tensors: dict[str, tuple[str, torch.Size]] = {}
@@ -115,11 +117,11 @@ def probe(
     def see_style(name: str, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
         hooks = site_hooks[name]
         widths[name] = hooks.rule.scale.read(output).shape[1]
-        # Called outside of autocast the module would round otherwise than within.
+        # Under autocast the module rounds differently than in a direct call outside of it.
         hooks.row = None if options or torch.is_autocast_enabled(w.device.type) else _find_row(w, inputs)
 
     def see_tensor(name: str, tensor: Tensor) -> None:
-        nonlocal latest  # one tensor is enough to hold: sites that read the same tensor follow one another
+        nonlocal latest  # one tensor is enough, because sites that read the same tensor are consecutive
         if latest is None or latest[1] is not tensor:
             latest = name, tensor
         tensors[name] = latest[0], tensor.shape
@@ -134,7 +136,9 @@ def probe(
     for name in tensors | dict.fromkeys(site_hooks):
         key, shape = tensors.get(name, (name, torch.Size()))
         if len(shape) != 4 or widths.get(name) != shape[1]:
-            raise ValueError(f"site {name}: a style of {widths.get(name)} channels cannot scale {tuple(shape)}")
+            raise ValueError(
+                f"site {name}: a style of {widths.get(name)} channels cannot scale a tensor {tuple(shape)}"
+            )
         start = sites[-1].stop if sites else 0
         hooks = site_hooks[name]
         sites.append(Site(name, shape[1], start, hooks.kind, key, (shape[2], shape[3]), hooks.rule.normalized))
@@ -142,7 +146,7 @@ def probe(
 
 
 def _find_row(w: Tensor, inputs: tuple[Any, ...]) -> int | None:
-    """The row of w that is the only input; None if there is none."""
+    """Return the index of the row of w that is the only input, or None if there is none."""
     rows = w if w.ndim == 3 else w[:, None]  # [1, rows, D]
     if len(inputs) == 1 and isinstance(inputs[0], Tensor):
         for i in range(rows.shape[1]):

@@ -15,16 +15,17 @@ Kind = Literal["conv", "rgb"]
 
 @dataclass(frozen=True)
 class Site:
-    """A style vector together with the tensor whose channel c it scales.
+    """A style together with the tensor whose channels it scales.
 
     Args:
-        name: the site's name, unique in its generator.
-        channels: C, length of the style vector and channels of the tensor.
-        start: first column of the style vector in flat styles [N, S].
-        kind: "conv", or "rgb" where the layer writes colours.
-        tensor: key of the tensor, the name of the first site that reads it; sites with one key share their work.
+        name: Name of the site, unique in its generator.
+        channels: C, the length of the style and the number of channels of the tensor.
+        start: First column of the style in the styles [N, S].
+        kind: "conv", or "rgb" if the layer writes colours.
+        tensor: Key of the tensor: the name of the first site that reads it. Sites with the same key share the work on
+            their tensor.
         size: (H, W) of the tensor, without a margin beyond the frame (StyleGAN3).
-        normalized: True where the tensor comes out of an instance normalisation (StyleGAN1).
+        normalized: Whether the tensor is the output of an instance normalisation (StyleGAN1).
     """
 
     name: str
@@ -37,22 +38,22 @@ class Site:
 
     @property
     def stop(self) -> int:
-        """The column after the style vector's last."""
+        """Column after the last column of the style."""
         return self.start + self.channels
 
     @property
     def slice(self) -> slice:
-        """The style vector's columns in flat styles [N, S]."""
+        """Columns of the style in the styles [N, S]."""
         return slice(self.start, self.stop)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Which part of a style module's output is the scale.
+    """Part of a style module's output that is the scale.
 
     Args:
-        read: output -> scale [N, C].
-        write: (inputs, output, scale [N, C]) -> the output with that scale and all else as it was.
+        read: Maps the output to the scale [N, C].
+        write: Maps (inputs, output, scale [N, C]) to the output with that scale; everything else stays unchanged.
     """
 
     read: Callable[[Any], Tensor]
@@ -70,17 +71,19 @@ FIRST_HALF = Scale(
 
 @dataclass(frozen=True)
 class Rule:
-    """How a family of networks names its sites.
+    """Rule that finds the sites of a family of networks by the names of their modules.
 
     Args:
-        style: regular expression that matches the whole name of each style module; its group "site" names the site.
-        carrier: template over that match: the module that takes or gives the tensor which the style scales.
-        reads: which of the two, the carrier's first "input" or its "output".
-        scale: which part of the style module's output is the scale.
-        kind: "conv" or "rgb", for all sites of the rule.
-        last: the kind of the last style module that matches, where it is another.
-        normalized: True where the tensors come out of an instance normalisation.
-        margin: carrier -> pixels on each side of its tensor that lie beyond the frame (StyleGAN3).
+        style: Regular expression that matches the full name of each style module. Its group "site" names the site.
+        carrier: Template that is expanded with this match: the name of the module whose input or output is the tensor
+            that the style scales.
+        reads: Whether this tensor is the first "input" or the "output" of the carrier.
+        scale: Part of the style module's output that is the scale.
+        kind: Kind of all sites of the rule, "conv" or "rgb".
+        last: Kind of the last style module that matches, if it is different.
+        normalized: Whether the tensors are outputs of an instance normalisation.
+        margin: Maps the carrier to the number of pixels on each side of its tensor that lie beyond the frame
+            (StyleGAN3).
     """
 
     style: str

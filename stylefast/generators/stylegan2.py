@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 (arXiv 1912.04958) in plain torch: runs the weights of trained networks without compiled extensions.
+"""StyleGAN2 (arXiv 1912.04958) in plain torch, which runs trained weights without compiled extensions.
 
-Sizes come from the tensors. Constant gains (equalised learning rates, noise strengths) are already in them, so that a
-layer computes exactly its formula; the contribution of a class to the first mapping layer is in its bias.
+Sizes come from the tensors. Constant gains (equalised learning rates, noise strengths) are already folded into them, so
+that each layer computes exactly its formula. The contribution of a class to the first mapping layer is in its bias.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RULES = (
 
 
 def stylegan2(network: StyleGAN2, *, name: str = "stylegan2") -> Generator:
-    """Wrap the network: sites are b4.conv1, b4.torgb, b8.conv0, b8.conv1, ..."""
+    """Wrap the network as a generator with the sites b4.conv1, b4.torgb, b8.conv0, b8.conv1, ..."""
     return Generator(
         network,
         RULES,
@@ -36,18 +36,21 @@ def stylegan2(network: StyleGAN2, *, name: str = "stylegan2") -> Generator:
 
 
 class StyleGAN2(nn.Module):
-    """z [N, Z] -> ``mapping`` -> w [N, rows, D] -> ``synthesis`` -> image [N, 3, R, R], nominally in [-1, 1].
+    """Network z [N, Z] -> `mapping` -> w [N, rows, D] -> `synthesis` -> image [N, 3, R, R], nominally in [-1, 1].
 
     Args:
-        tensors: by the names of this module's state. Which outputs there are follows from them: a ``torgb`` in every
-            block ("skip"), or in the last alone, with a ``skip`` path in every block ("resnet") or without.
-        clamp: bound of every layer's output, or None.
+        tensors: Tensors by their names in the state of this module. They determine the architecture: a `torgb` in every
+            block ("skip"), or only in the last block, with a `skip` path in every block after the first ("resnet") or
+            without `skip` paths ("orig").
+        clamp: Bound of the output of every layer, or None.
 
     Raises:
-        ValueError: a tensor is missing, superfluous or of another shape.
+        ValueError: If a tensor is missing, unexpected, or has a different shape.
 
-    Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", sections 2 and 4; z, the mapping
-    and the noise as in "A Style-Based Generator Architecture for Generative Adversarial Networks".
+    References:
+        Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", sections 2 and 4.
+        Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks", for z, the mapping
+        and the noise.
     """
 
     w_avg: Tensor | None
@@ -62,7 +65,7 @@ class StyleGAN2(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """w = f_n(...f_1(z / rms(z))), f(x) = sqrt(2) leaky_relu(W x + b, 0.2), for every row the same."""
+    """Mapping `w = f_n(...f_1(z / rms(z)))`, equal for all rows, with `f(x) = sqrt(2) leaky_relu(W x + b, 0.2)`."""
 
     fc0: nn.Linear
 
@@ -84,7 +87,7 @@ class MappingNetwork(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Blocks b4, b8, ...: each begins at the row of w after the last convolution of the one before."""
+    """Blocks b4, b8, ...; each starts at the row of w after the last convolution of the previous block."""
 
     filter: Tensor
 
@@ -115,7 +118,7 @@ class Synthesis(nn.Module):
 
 
 class Block(nn.Module):
-    """One resolution: up-sampling convolution (not in the first block), convolution, output."""
+    """Block of one resolution: up-sampling convolution (not in the first block), convolution, output."""
 
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: int, clamp: float | None) -> None:
         super().__init__()
@@ -148,7 +151,10 @@ class Block(nn.Module):
 
 
 class Layer(nn.Module):
-    """gain sqrt(2) leaky_relu(conv(x, W s) / |W s| + noise + b, 0.2), clamped; s = A w + a scales the input."""
+    """Modulated convolution with noise and activation, clamped. The style `s = A w + a` scales the input.
+
+    It computes `gain sqrt(2) leaky_relu(conv(x, W s) / |W s| + noise + b, 0.2)`.
+    """
 
     noise: Tensor | None
 
@@ -169,7 +175,7 @@ class Layer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """conv1x1(x, W s) + b, clamped: nothing is divided by a norm."""
+    """Modulated convolution `conv1x1(x, W s) + b`, clamped, without division by a norm."""
 
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str, clamp: float | None) -> None:
         super().__init__()
@@ -185,18 +191,23 @@ class ToRGB(nn.Module):
 
 
 def modulated_conv(x: Tensor, style: Tensor, weight: Tensor, taps: Tensor | None = None) -> Tensor:
-    """Convolve with each image's own weights, of norm one: W'[n,o,i,k] = W[o,i,k] s[n,i] / sqrt(sum_ik (W s)^2 + 1e-8).
+    """Convolve each image with its own weights, normalised to norm one per output channel.
 
-    Scaling the input by s and the output by the norm is the same as scaling the weights, and one convolution for all.
+    The weights are::
+
+        W'[n, o, i, k] = W[o, i, k] s[n, i] / sqrt(sum_ik (W[o, i, k] s[n, i])^2 + 1e-8)
+
+    Scaling the input by s and the output by the inverse norm is equivalent to scaling the weights, and takes one
+    convolution for all images.
 
     Args:
-        x: [N, I, H, W].
-        style: s [N, I].
-        weight: W [O, I, k, k], k odd.
-        taps: None, or the filter [f, f] with which the result has twice the size; f even, at least k - 1.
+        x: Input, [N, I, H, W].
+        style: Style s, [N, I].
+        weight: Weights W, [O, I, k, k], with odd k.
+        taps: Filter [f, f] that up-samples the result to twice the size, or None. f is even and at least `k - 1`.
 
     Returns:
-        [N, O, H, W], or [N, O, 2 H, 2 W].
+        Output, [N, O, H, W], or [N, O, 2 H, 2 W] with a filter.
     """
     scale = (style.square() @ weight.square().sum(dim=(2, 3)).T + 1e-8).rsqrt()  # [N, O]
     x = x * style[:, :, None, None]
@@ -210,7 +221,7 @@ def modulated_conv(x: Tensor, style: Tensor, weight: Tensor, taps: Tensor | None
 
 
 def upsample(x: Tensor, taps: Tensor) -> Tensor:
-    """Put zeros between pixels and convolve with 4 times the filter: [N, C, H, W], [f, f] -> [N, C, 2 H, 2 W]."""
+    """Insert zeros between pixels and convolve with 4 times the filter: [N, C, H, W], [f, f] -> [N, C, 2 H, 2 W]."""
     depthwise = (4 * taps).expand(x.shape[1], 1, *taps.shape)
     return F.conv_transpose2d(x, depthwise, stride=2, padding=len(taps) // 2 - 1, groups=x.shape[1])
 
@@ -220,18 +231,26 @@ def _affine(tensors: Mapping[str, Tensor], prefix: str, channels: int) -> nn.Lin
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Sets the tensors of a network on the meta device, in float32. Raises ValueError unless they match its state."""
+    """Set the tensors of a network that is on the meta device, in float32.
+
+    Raises:
+        ValueError: If the tensors do not match the state of the network.
+    """
     state = network.state_dict()
     for name in (*state, *tensors):
         expected, got = ([*x[name].shape] if name in x else "nothing" for x in (state, tensors))
         if expected != got:
-            raise ValueError(f"tensor {name} must have shape {expected} in this network, got {got}")
+            raise ValueError(f"tensor {name} does not fit this network: expected {expected}, got {got}")
     network.load_state_dict({name: tensor.detach().float() for name, tensor in tensors.items()}, assign=True)
     network.requires_grad_(False)
 
 
 def shape_of(tensors: Mapping[str, Tensor], name: str, ndim: int) -> list[int]:
-    """The shape of a tensor. Raises ValueError if it is missing or does not have ndim dimensions."""
+    """Return the shape of a tensor.
+
+    Raises:
+        ValueError: If the tensor is missing or does not have `ndim` dimensions.
+    """
     if name not in tensors or tensors[name].ndim != ndim:
         got = list(tensors[name].shape) if name in tensors else "nothing"
         raise ValueError(f"tensor {name} must have {ndim} dimensions, got {got}")

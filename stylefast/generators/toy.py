@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny generators with random weights, shaped like StyleGAN 1, 2 and 3: a forward pass takes milliseconds."""
+"""Tiny generators with random weights, shaped like StyleGAN 1, 2 and 3. A forward pass takes milliseconds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..core.checks import check_choice
 from .generator import Generator
 from .sites import FIRST_HALF, Rule
 
-WIDTH = 32  # of z and w
+WIDTH = 32  # length of z and w
 CHANNELS = (32, 32, 24, 16)
 SIZES = (4, 8, 16, 32)  # StyleGAN1 and StyleGAN2 shapes
 ODD_SIZES = (13, 21, 36, 36)  # StyleGAN3 shape
-MARGIN = 2  # pixels per side that the StyleGAN3 shape cuts off at the end: 36 -> 32
+MARGIN = 2  # pixels per side that the StyleGAN3 shape crops from the image: 36 -> 32
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "sg1": (
@@ -34,26 +34,26 @@ NAMES = tuple(f"toy:{kind}" for kind in RULES)
 
 
 def load_toy(name: str, *, device: str | torch.device = "cpu") -> Generator:
-    """Build the toy of a name among `NAMES`, such as "toy:sg2"."""
+    """Build the toy generator with a name in `NAMES`, such as "toy:sg2"."""
     check_choice("name", name, NAMES)
     return toy(name.removeprefix("toy:"), device=device)
 
 
 def toy(kind: str = "sg2", seed: int = 0, *, device: str | torch.device = "cpu") -> Generator:
-    """Build a generator of 32 x 32 images with random weights; equal arguments give equal weights.
+    """Build a generator of 32 x 32 images with random weights. Equal arguments give equal weights.
 
     Args:
-        kind: "sg1" (instance norm, then scale and bias; one w for all layers), "sg2" (modulated and demodulated
-            convolutions; each toRGB shares its tensor with the next block) or "sg3" (odd sizes with a margin, an
-            input transform driven by the first row of w).
-        seed: random seed of the weights.
-        device: where the network runs.
+        kind: "sg1" (instance normalisation, then scale and bias; one w for all layers), "sg2" (modulated and
+            demodulated convolutions; each toRGB shares its tensor with the next block) or "sg3" (odd sizes with a
+            margin; an input transform driven by the first row of w).
+        seed: Random seed of the weights.
+        device: Device of the network.
 
     Returns:
         The generator.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: If the kind is unknown.
     """
     networks = {"sg1": _StyleGAN1, "sg2": _StyleGAN2, "sg3": _StyleGAN3}
     check_choice("kind", kind, tuple(networks))
@@ -72,19 +72,19 @@ def toy(kind: str = "sg2", seed: int = 0, *, device: str | torch.device = "cpu")
 
 
 def _weight(*shape: int) -> nn.Parameter:
-    """Random weights [out, in, ...] that keep the variance through LeakyReLU."""
+    """Return random weights [out, in, ...] that keep the variance through LeakyReLU."""
     return nn.Parameter(torch.randn(shape) * (2 / torch.Size(shape[1:]).numel()) ** 0.5)
 
 
 def _affine(channels: int) -> nn.Linear:
-    """Styles around one."""
+    """Return a linear layer that computes styles around one."""
     linear = nn.Linear(WIDTH, channels)
     nn.init.ones_(linear.bias)
     return linear
 
 
 class _Mapping(nn.Module):
-    """z [N, D] -> w [N, D], or [N, rows, D] with equal rows."""
+    """Mapping from z [N, D] to w [N, D], or to w [N, rows, D] with equal rows."""
 
     def __init__(self, rows: int | None = None) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class _StyleGAN1(nn.Module):
 
 
 class _NormalizedLayer(nn.Module):
-    """Convolution, noise, LeakyReLU, instance norm, then x (1 + scale) + bias."""
+    """Convolution, noise, LeakyReLU, instance normalisation, then `x (1 + scale) + bias`."""
 
     noise: Tensor
 
@@ -133,7 +133,7 @@ class _NormalizedLayer(nn.Module):
 
 
 class _ModulatedConv(nn.Module):
-    """x * style, convolution, division by the norm of the modulated weights, noise, LeakyReLU."""
+    """Product with the style, convolution, division by the norm of the modulated weights, noise, LeakyReLU."""
 
     noise: Tensor
 
@@ -199,7 +199,7 @@ class _StyleGAN3(nn.Module):
 
 
 class _Fourier(nn.Module):
-    """Random waves over a square, turned and shifted by an affine function of w that is no style."""
+    """Random waves over a square. An affine function of w, which is not a style, rotates and shifts the square."""
 
     waves: Tensor
     phases: Tensor
@@ -207,7 +207,7 @@ class _Fourier(nn.Module):
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
-        self.affine = nn.Linear(WIDTH, 4)  # -> cosine and sine of the turn (to be normalised), shift x, shift y
+        self.affine = nn.Linear(WIDTH, 4)  # cosine and sine of the rotation (not normalised), shift x, shift y
         self.register_buffer("waves", 2 * torch.pi * torch.randn(channels, 2))
         self.register_buffer("phases", 2 * torch.pi * torch.rand(channels))
         coordinates = torch.linspace(-0.5, 0.5, size)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps the weights of StyleGAN2 from the names and scales of five code bases to those of our networks.
+"""Mapping of StyleGAN2 weights from the names and scales of five code bases to those of this package's networks.
 
-The code bases differ in what they scale, which matters where 1e-8 is added to a norm: the normalised convolutions of
-NVlabs and Hammer take their weights as stored; those of rosinality and genforce divide them by sqrt(fan-in) first.
+The code bases scale weights differently, which matters where 1e-8 is added to a norm. The normalised convolutions of
+NVlabs and Hammer use the stored weights; those of rosinality and genforce divide them by sqrt(fan-in) first.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 State: TypeAlias = Mapping[str, Tensor]
-LEARNING_RATE = 0.01  # of the mapping, by which its weights and biases are multiplied
+LEARNING_RATE = 0.01  # of the mapping; its weights and biases are multiplied by it
 
 
 def from_rosinality(state: State, mean: Tensor | None = None) -> dict[str, Tensor]:
-    """Tensors of `StyleGAN2` from rosinality's `Generator`, which is the decoder of pSp, e4e and HyperStyle.
+    """Return the tensors of `StyleGAN2` from rosinality's `Generator`, the decoder of pSp, e4e and HyperStyle.
 
     Args:
-        state: its state_dict: style.1.weight, input.input, conv1.conv.weight, ..., noises.noise_0 (without them there
-            is no noise).
-        mean: the checkpoint's latent_avg, [D] or [rows, D].
+        state: State dict of the network: style.1.weight, input.input, conv1.conv.weight, ..., noises.noise_0, ...
+            Without the noises, the result has no noise.
+        mean: `latent_avg` of the checkpoint, [D] or [rows, D].
 
     Raises:
-        KeyError: a tensor is missing.
-        ValueError: two up-sampling filters differ.
+        KeyError: If a tensor is missing.
+        ValueError: If two up-sampling filters differ.
     """
     tensors = {"synthesis.const": state["input.input"][0]}
     for i in range(_count(state, r"style\.(\d+)\.weight") - 1):
@@ -56,12 +56,16 @@ def from_rosinality(state: State, mean: Tensor | None = None) -> dict[str, Tenso
 
 
 def from_genforce(state: State) -> dict[str, Tensor]:
-    """Tensors of `StyleGAN2` from genforce's `StyleGAN2Generator`, which stores up-sampling weights mirrored.
+    """Return the tensors of `StyleGAN2` from genforce's `StyleGAN2Generator`.
 
-    Raises: KeyError and ValueError, as `from_rosinality`; ValueError for a conditional network.
+    It stores the weights of up-sampling convolutions mirrored.
+
+    Raises:
+        KeyError: If a tensor is missing.
+        ValueError: If two up-sampling filters differ, or the network is conditional.
     """
     if "mapping.label_weight" in state:
-        raise ValueError("it is conditional on a label, which the converter does not take from genforce's files")
+        raise ValueError("it is conditional on a label, which the converter does not support for genforce's files")
     tensors = _from_numbered_layers(state)
     for name, weight in tensors.items():
         if re.fullmatch(r"synthesis\.b\d+\.(conv\d)\.weight", name):
@@ -73,28 +77,32 @@ def from_genforce(state: State) -> dict[str, Tensor]:
 
 
 def from_hammer(state: State) -> dict[str, Tensor]:
-    """Tensors of `StyleGAN2` from Hammer's `StyleGAN2Generator`.
+    """Return the tensors of `StyleGAN2` from Hammer's `StyleGAN2Generator`.
 
-    Raises: KeyError and ValueError, as `from_rosinality`; ValueError for a conditional network.
+    Raises:
+        KeyError: If a tensor is missing.
+        ValueError: If two up-sampling filters differ, or the network is conditional.
     """
     if "mapping.embedding.weight" in state:
-        raise ValueError("it is conditional on a label, which the converter does not take from Hammer's files")
+        raise ValueError("it is conditional on a label, which the converter does not support for Hammer's files")
     filters = (tensor for name, tensor in state.items() if name.endswith("filter"))
     return _with_filter_and_mean(_from_numbered_layers(state), filters, state.get("w_avg"))
 
 
 def from_lucidrains(state: State, rate: float) -> dict[str, Tensor]:
-    """Tensors of `Lucidrains` from the averaged networks, SE and GE, of lucidrains' `StyleGAN2`.
+    """Return the tensors of `Lucidrains` from the averaged networks, SE and GE, of lucidrains' `StyleGAN2`.
 
     Args:
-        state: its state_dict: SE.net.0.weight, GE.initial_block, ...
-        rate: the option `lr_mlp`, by which its mapping multiplies weights and biases.
+        state: State dict of the network: SE.net.0.weight, GE.initial_block, ...
+        rate: Option `lr_mlp`, by which the mapping multiplies its weights and biases.
 
     Raises:
-        ValueError: a network with attention, or one that begins with w instead of a constant.
+        ValueError: If the network has attention layers, or starts from w instead of a constant.
     """
     if "GE.initial_block" not in state or any(name.startswith("GE.attns.") for name in state):
-        raise ValueError("it has attention or no constant, which the converter does not take: wrap its own module")
+        raise ValueError(
+            "it has attention or no constant input, which the converter does not support; wrap its module instead"
+        )
     tensors = {name: tensor for name, tensor in state.items() if name.startswith(("SE.", "GE."))}
     for name, tensor in [*tensors.items()]:
         if name.startswith("SE."):
@@ -105,16 +113,16 @@ def from_lucidrains(state: State, rate: float) -> dict[str, Tensor]:
 
 
 def from_nvlabs(state: State, gains: Mapping[str, float], label: int | None = None) -> dict[str, Tensor]:
-    """Tensors of `StyleGAN2` from NVlabs' `Generator` (stylegan2-ada-pytorch).
+    """Return the tensors of `StyleGAN2` from NVlabs' `Generator` (stylegan2-ada-pytorch).
 
     Args:
-        state: mapping.fc0.weight, synthesis.b4.const, ...
-        gains: the weight_gain and bias_gain of layers, by their full names.
-        label: the class of a conditional network, which then adds to the first layer's bias.
+        state: Tensors by name: mapping.fc0.weight, synthesis.b4.const, ...
+        gains: The `weight_gain` and `bias_gain` of layers, by their full names.
+        label: Class of a conditional network. Its contribution is added to the bias of the first layer.
 
     Raises:
-        KeyError: a tensor or gain is missing.
-        ValueError: two up-sampling filters differ; a label is missing, superfluous or out of range.
+        KeyError: If a tensor or a gain is missing.
+        ValueError: If two up-sampling filters differ, or the label is missing, unexpected or out of range.
     """
     tensors = {"synthesis.const": state["synthesis.b4.const"]}
     filters: list[Tensor] = []
@@ -133,11 +141,11 @@ def from_nvlabs(state: State, gains: Mapping[str, float], label: int | None = No
 
 
 def _fold_class(tensors: dict[str, Tensor], label: int | None) -> dict[str, Tensor]:
-    """W [z, y] + b = W_z z + (W_y y + b), where y is the class embedding, of mean square one."""
+    """Fold the class embedding y, of mean square one, into a bias: `W [z, y] + b = W_z z + (W_y y + b)`."""
     weight, bias = (tensors.pop(f"mapping.embed.{name}", None) for name in ("weight", "bias"))
     if weight is None or bias is None:
         if label is not None:
-            raise ValueError(f"class must be left out: the network has none, got {label}")
+            raise ValueError(f"class must be omitted, because the network has no classes, got {label}")
         return tensors
     if label is None or not 0 <= label < weight.shape[1]:
         raise ValueError(f"class must be in [0, {weight.shape[1]}), because the network is conditional, got {label}")
@@ -150,7 +158,7 @@ def _fold_class(tensors: dict[str, Tensor], label: int | None) -> dict[str, Tens
 
 
 def _from_numbered_layers(state: State) -> dict[str, Tensor]:
-    """The tensors that genforce and Hammer name alike: layer{i} is convolution i, output{b} the toRGB of block b."""
+    """Map tensors that genforce and Hammer name alike: layer{i} is convolution i, output{b} is the toRGB of block b."""
     tensors = {"synthesis.const": state["synthesis.early_layer.const"][0]}
     for i in range(_count(state, r"mapping\.dense(\d+)\.weight")):
         tensors |= _linear(state, f"mapping.dense{i}.", f"mapping.fc{i}.", LEARNING_RATE)
@@ -172,7 +180,7 @@ def _from_numbered_layers(state: State) -> dict[str, Tensor]:
 def _with_filter_and_mean(
     tensors: dict[str, Tensor], filters: Iterable[Tensor], mean: Tensor | None
 ) -> dict[str, Tensor]:
-    """Adds the filter that all up-sampling shares, and the mean of w if it is known."""
+    """Add the filter that all up-sampling shares, and the mean of w if it is known."""
     first, *rest = list(filters) or [torch.outer(*[torch.tensor([1.0, 3, 3, 1]) / 8] * 2)]
     if any(taps.shape != first.shape or not torch.allclose(taps, first) for taps in rest):
         raise ValueError("it has up-sampling filters that differ")
@@ -188,11 +196,11 @@ def _linear(state: State, source: str, target: str, rate: float = 1.0) -> dict[s
 
 
 def _equalised(weight: Tensor) -> Tensor:
-    """Weights [O, I, ...] divided by sqrt(fan-in)."""
+    """Divide weights [O, I, ...] by sqrt(fan-in)."""
     return weight * prod(weight.shape[1:]) ** -0.5
 
 
 def _count(state: State, pattern: str) -> int:
-    """One more than the highest number in the names that match."""
+    """Return one more than the highest number in the names that match."""
     matches = (match for name in state if (match := re.fullmatch(pattern, name)))
     return 1 + max((int(match[1]) for match in matches), default=-1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wraps networks of known code bases, which are recognised by the names of their modules and not by their code."""
+"""Wrapping of networks of known code bases, which are recognised by module names and not by their code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .code_bases import FAMILIES, Family
 from .compiled import refuse_compiled
 from .generator import Generator
 
-HOLDERS = ("", "module", "decoder", "generator_ema", "generator")  # where in a module the network may be
+HOLDERS = ("", "module", "decoder", "generator_ema", "generator")  # submodules that may hold the network
 
 
 def wrap(
@@ -24,34 +24,39 @@ def wrap(
     w_mean: Tensor | None = None,
     **options: Any,
 ) -> Generator:
-    """Make a generator of a network of a known code base: NVlabs stylegan2-ada-pytorch and stylegan3, StyleGAN-XL,
-    rosinality (also as the decoder of pSp, e4e and HyperStyle), genforce, Hammer, lucidrains, lernapparat, mmagic.
+    """Make a generator from a network of a known code base.
 
-    The network is run by its own code, on its own device, with its fixed noise: nothing is patched or copied, and hooks
-    exist only while it runs. Styles are the outputs of its style modules, in its own convention (some code bases store
-    them minus one); those of toRGB are taken before any gain. Tensors of StyleGAN3 are cut to the frame, so that every
-    layer covers the image and labels keep their place when they are resized.
+    The known code bases are NVlabs stylegan2-ada-pytorch and stylegan3, StyleGAN-XL, rosinality (also as the decoder of
+    pSp, e4e and HyperStyle), genforce, Hammer, lucidrains, lernapparat and mmagic.
+
+    The network runs its own code, on its own device, with fixed noise. Nothing is patched or copied, and hooks exist
+    only while the network runs. Styles are the outputs of the style modules in the convention of the code base (some
+    store them minus one). The styles of toRGB are taken before any gain. Tensors of StyleGAN3 are cropped to the frame,
+    so that every layer covers the image and labels keep their place when they are resized.
 
     Args:
-        module: the network, or a module that holds it as decoder, generator_ema, generator or module; set to evaluation
-            mode. The synthesis alone is not enough, because z is mapped, too.
-        name: the generator's name in messages and files; default: the code base's name.
-        label: the class of all images, a number or weights [classes], if the network has classes.
-        w_mean: mean of w [D] or [rows, D], for truncation; default: the network's own, else `latent_avg` of the module
-            that holds it, else an estimate from 4,096 latents.
-        options: arguments of the network's synthesis, such as `force_fp32=True`.
+        module: The network, or a module that holds it as `decoder`, `generator_ema`, `generator` or `module`. It is set
+            to evaluation mode. The synthesis network is not sufficient, because z must also be mapped.
+        name: Name of the generator in messages and files. The default is the name of the code base.
+        label: Class of all images, as a number or as weights [classes], if the network has classes.
+        w_mean: Mean of w for truncation, [D] or [rows, D]. The default is the mean in the network, else `latent_avg` of
+            the module that holds it, else an estimate from 4,096 latents.
+        **options: Arguments of the network's synthesis, such as `force_fp32=True`.
 
     Returns:
         The generator; w has shape [N, rows, D].
 
     Raises:
-        TypeError: module is not a torch module.
-        ValueError: a module tree of no known code base (the error lists the names that each has), a module that is
-            compiled already, or a label that is missing, superfluous or out of range.
+        TypeError: If `module` is not a torch module.
+        ValueError: If the module tree belongs to no known code base (the message lists the module names of each), if a
+            module is already compiled, or if the label is missing, unexpected or out of range.
 
     Example:
-        >>> generator = wrap(G_ema)
-        >>> generator.synthesize(generator.styles(generator.latents([0], truncation=0.7)), generator.latents([0]))
+        Generate the image of seed 0 with a network of NVlabs::
+
+            generator = wrap(G_ema)
+            w = generator.latents([0], truncation=0.7)
+            image = generator.synthesize(generator.styles(w), w)
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
@@ -76,7 +81,7 @@ def wrap(
 
 
 def _recognise(module: nn.Module) -> tuple[Family, nn.Module]:
-    """The family of a network, and the network within `module`."""
+    """Return the family of a network, and the network within `module`."""
     names = {name for name, _ in module.named_modules()}
     for family in FAMILIES:
         for holder in HOLDERS:
@@ -84,17 +89,17 @@ def _recognise(module: nn.Module) -> tuple[Family, nn.Module]:
             if all(prefix + name in names for name in family.modules):
                 return family, module.get_submodule(holder)
     families = "".join(f"\n  {family.name}: {', '.join(family.modules)}" for family in FAMILIES)
-    children = ", ".join(name for name, _ in module.named_children()) or "nothing"
+    children = ", ".join(name for name, _ in module.named_children()) or "none"
     raise ValueError(
-        f"module must be a generator of a known code base, got {type(module).__name__} with {children}; "
-        f"looked there and in {', '.join(HOLDERS[1:])} for the modules of{families}"
+        f"module must be a generator of a known code base, got {type(module).__name__} (children: {children}); "
+        f"searched it and its submodules {', '.join(HOLDERS[1:])} for the modules of{families}"
     )
 
 
 def _class_weights(label: int | Tensor | None, n_classes: int) -> Tensor:
-    """The label as weights [1, classes]."""
+    """Return the label as weights [1, classes]."""
     if label is None and n_classes:
-        raise ValueError(f"label must be given, because this network knows {n_classes} classes")
+        raise ValueError(f"label must be given, because this network has {n_classes} classes")
     if label is None:
         return torch.zeros(1, 0)
     if isinstance(label, Tensor):
@@ -106,7 +111,7 @@ def _class_weights(label: int | Tensor | None, n_classes: int) -> Tensor:
 
 
 def _first_mean(*means: Tensor | None, device: torch.device) -> Tensor | None:
-    """The first mean that is not None, [D] or [rows, D]."""
+    """Return the first mean that is not None, [D] or [rows, D]."""
     for mean in means:
         if mean is not None:
             mean = mean.detach().to(device, torch.float32)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files: atomic writes, tensors with checksums, pickles read as data, latents, images."""
+"""Files: atomic writes, tensors with checksums, pickles read as data, latents and images."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic writes: a file appears under its name whole or not at all."""
+"""Atomic writes: a file appears under its name complete or not at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ PathLike: TypeAlias = str | os.PathLike[str]
 
 @contextmanager
 def atomic_write(path: PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path`. It is renamed to `path` if the block succeeds; otherwise it is removed.
+    """Return a context manager that gives a temporary path beside `path` and renames it to `path` on success.
 
-    The temporary name depends on `path` alone, so that the next writer of `path` replaces what a killed process left.
+    If the block raises, the temporary file is removed. Missing folders are created. The temporary name depends only on
+    `path`, so that the next writer replaces the file that a killed process left.
+
+    Args:
+        path: Path of the file.
+
+    Yields:
+        The temporary path, in the same folder and with the same suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

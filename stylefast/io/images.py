@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images as 8-bit pixels, and pixels as the bytes of image files."""
+"""Conversion of images to 8-bit pixels, and of pixels to the contents of image files."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def to_uint8(images: Tensor) -> np.ndarray:
     """Convert images to 8 bits per channel.
 
     Args:
-        images: [N, 3, H, W] floating in [0, 1]; clamped, then rounded.
+        images: Floating-point images of shape [N, 3, H, W] in [0, 1]. Values are clamped, then rounded.
 
     Returns:
-        [N, H, W, 3] uint8.
+        Pixels of shape [N, H, W, 3], uint8.
 
     Raises:
-        TypeError, ValueError: images of another type or shape, or NaN in them.
+        TypeError: If `images` is not a floating-point tensor.
+        ValueError: If `images` has another shape or contains NaN.
     """
     check_images("images", images)
     n, _, h, w = images.shape
@@ -50,11 +51,14 @@ def encode(pixels: np.ndarray, suffix: str) -> bytes:
     """Encode an image as the contents of a file.
 
     Args:
-        pixels: [H, W, 3] uint8, RGB.
-        suffix: one of `FORMATS`.
+        pixels: RGB pixels of shape [H, W, 3], uint8.
+        suffix: Suffix of the file, one of `FORMATS`.
+
+    Returns:
+        Contents of the file.
 
     Raises:
-        ValueError: an unknown suffix, or pixels of another shape or type.
+        ValueError: If the suffix is unknown, or the pixels of a PNG have another shape or dtype.
     """
     check_choice("suffix", suffix, tuple(FORMATS))
     if suffix == ".png":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dictionary on disk."""
+"""Dictionary on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class DiskIndex:
-    """Dictionary of strings in a temporary file, which `with` deletes: its size costs no memory."""
+    """Dictionary of strings in a temporary file, so that its size costs no memory. `with` deletes the file."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)  # an unnamed temporary file
@@ -27,10 +27,10 @@ class DiskIndex:
         self._db.execute("INSERT OR REPLACE INTO entry VALUES (?, ?)", (key, value))
 
     def add(self, key: str, value: str) -> bool:
-        """Adds an entry and returns True; if the key exists, changes nothing and returns False."""
+        """Add an entry and return True. If the key exists, change nothing and return False."""
         return self._db.execute("INSERT OR IGNORE INTO entry VALUES (?, ?)", (key, value)).rowcount == 1
 
     def get(self, key: str) -> str | None:
-        """The value of a key; None if there is none."""
+        """Return the value of a key, or None if the key does not exist."""
         row = self._db.execute("SELECT value FROM entry WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None

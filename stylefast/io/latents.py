@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latents in the files of other tools: one or many, in W or W+, alone or by image name. No code in a file is run."""
+"""Latents from files of other tools: one or many, in W or W+, with or without image names. No code in a file is run."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ from .unpickling import (
     type_name,
 )
 
-KEYS = ("w", "ws", "w_plus", "wp", "latent", "latents", "latent_code")  # the first that a dictionary has is taken
+KEYS = ("w", "ws", "w_plus", "wp", "latent", "latents", "latent_code")  # the first key that a dictionary has is used
 _ALLOWED = {*ARRAYS, *DICTIONARIES, *TENSORS}
 
 
 def read_latents(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
-    """Read latents "w", from .safetensors also "styles".
+    """Read the latents of a file.
 
     Args:
-        path: .npy, .npz, .pt, .pth, .pkl or .safetensors file that holds a tensor, an array, a dictionary with one of
-            them under one of `KEYS`, or a dictionary with one latent per image name.
+        path: A .npy, .npz, .pt, .pth, .pkl or .safetensors file. It contains a tensor, an array, a dictionary with one
+            of them under one of `KEYS`, or a dictionary with one latent per image name.
 
     Returns:
-        The tensors as the file holds them, with one row per image name; and these names, or None if there are none.
+        The tensors of the file by name, and the image names or None. The tensors are the latents "w" and, if a
+        .safetensors file has them, the styles "styles". With image names, "w" has one row per name.
 
     Raises:
-        ValueError: the file holds no latents, or something that is not data.
+        ValueError: If the file has another suffix, contains no latents, or contains anything other than data.
     """
     if path.suffix == ".npy":
         return _find_latents(_read_npy(path))
@@ -59,17 +60,18 @@ def read_latents(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
 
 
 def broadcast_latents(w: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Shape latents for a generator that takes rows [D] or [rows, D].
+    """Reshape latents to the shape that a generator takes.
 
-    A single [D] is one image in W, a single [rows, D] one image in W+. Where the generator takes rows, [N, D] and
-    [N, 1, D] give every row of an image the same latent; where it takes none, equal rows become one.
+    A tensor [D] is one image in W, a tensor [rows, D] one image in W+. If the generator takes (rows, D), the rows of an
+    image in W are copies of its latent. If it takes (D,), equal rows are reduced to one.
 
     Args:
-        w: [D], [rows, D], [N, D], [N, 1, D] or [N, rows, D].
-        shape: of one latent of the generator, (D,) or (rows, D).
+        w: Latents of shape [D], [rows, D], [N, D], [N, 1, D] or [N, rows, D].
+        shape: Shape of one latent of the generator, (D,) or (rows, D).
 
     Returns:
-        [N, *shape], if w can be shaped so; otherwise w with at most a dimension added or removed.
+        Latents of shape `[N, *shape]`. If `w` does not fit, it is returned with at most one dimension added or removed,
+        and the caller has to check its shape.
     """
     w = w[None] if w.ndim == 1 or (w.ndim == 2 and w.shape == shape) else w
     if len(shape) == 2:
@@ -79,7 +81,7 @@ def broadcast_latents(w: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _read_npy(path: Path) -> Any:
-    """The array of a .npy file; the dictionary of one that holds a pickled dictionary."""
+    """Return the array of a .npy file, or the dictionary if the file contains a pickled dictionary."""
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
         is_first = version == (1, 0)
@@ -103,19 +105,19 @@ def _find_latents(content: Any) -> tuple[dict[str, Tensor], list[str] | None]:
     rows = {str(name): _to_row(str(name), entry) for name, entry in entries.items()}
     if not rows or len({row.shape for row in rows.values()}) != 1:
         shapes = {name: tuple(row.shape) for name, row in rows.items()}
-        raise ValueError(f"latents by name must be of one shape, got {shapes}")
+        raise ValueError(f"latents of all names must have the same shape, got {shapes}")
     return {"w": torch.stack(list(rows.values()))}, [Path(name).stem for name in rows]
 
 
 def _to_row(name: str, entry: Any) -> Tensor:
-    """The latent of one image, [D] or [rows, D]."""
+    """Return the latent of one image, [D] or [rows, D]."""
     if _is_dictionary(entry):
         entries = dict_entries(entry)
         entry = next((entries[key] for key in KEYS if key in entries), entry)
     row = _to_tensor(entry)
     row = row[0] if row.ndim > 1 and len(row) == 1 else row
     if row.ndim not in (1, 2):
-        raise ValueError(f"the latent of {name} must be that of one image, got shape {tuple(row.shape)}")
+        raise ValueError(f"the latent of {name} must have shape [D] or [rows, D], got {tuple(row.shape)}")
     return row
 
 

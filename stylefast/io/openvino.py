@@ -11,7 +11,7 @@ _DTYPES = {"f32": "<f4", "f16": "<f2", "i64": "<i8", "i32": "<i4"}
 
 
 class _PlainBuilder(ElementTree.TreeBuilder):
-    """Builds a tree and refuses document type declarations, whose entities could expand without bound."""
+    """Builder of a tree that refuses document type declarations, whose entities could expand without bound."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError("document type declarations are refused")
@@ -21,15 +21,16 @@ def read_ir(xml: bytes, weights: bytes, source: str) -> dict[str, np.ndarray]:
     """Read the floating-point constants of an OpenVINO IR v10 network, in the graph's order.
 
     Args:
-        xml: the graph, bytes of the ``.xml`` file.
-        weights: bytes of the ``.bin`` file that the graph's ``Const`` layers point into.
-        source: the file's name, for errors.
+        xml: Contents of the ``.xml`` file, the graph.
+        weights: Contents of the ``.bin`` file, into which the ``Const`` layers of the graph point.
+        source: Name of the file for error messages.
 
     Returns:
-        Name of the constant -> read-only float array with the stored shape.
+        Dictionary from the name of each constant to a read-only floating-point array with the stored shape.
 
     Raises:
-        ValueError: not such a graph, a document type declaration, or a constant that lies outside ``weights``.
+        ValueError: If `xml` is not such a graph or has a document type declaration, or if a constant lies outside
+            `weights`.
     """
     try:
         root = ElementTree.fromstring(xml, ElementTree.XMLParser(target=_PlainBuilder()))

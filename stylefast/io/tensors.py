@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors in safetensors files: written whole or not at all, and verified by a checksum when they are read."""
+"""Tensors in safetensors files, which are written atomically and verified by a checksum when they are read."""
 
 from __future__ import annotations
 
@@ -25,39 +25,42 @@ def write_tensors(
     provenance: Mapping[str, Any] | None = None,
     **header: Any,
 ) -> None:
-    """Writes a safetensors file with a JSON header, whole or not at all; equal contents give equal bytes.
+    """Write tensors and a JSON header to a safetensors file, atomically. Equal contents give equal bytes.
 
     Args:
-        path: the file.
-        kind: the file's format and version, such as "stylefast-catalog-1".
-        tensors: by name, of any layout and device.
-        provenance: identifies what the tensors were computed from; JSON-serialisable.
-        header: further entries, JSON-serialisable.
+        path: Path of the file.
+        kind: Format and version of the file, such as "stylefast-catalog-1".
+        tensors: Tensors by name, with any strides and on any device.
+        provenance: JSON-serialisable description of the inputs that the tensors were computed from.
+        **header: Further JSON-serialisable entries of the header.
     """
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    # The order in which safetensors writes several entries of metadata differs from process to process: one entry.
+    # One entry of metadata, because the order in which safetensors writes several differs from process to process.
     metadata = {kind: json.dumps({"crc32": checksum(copies), "of": provenance, **header})}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(copies, metadata))  # save_file would choose a temporary name itself
+        temporary.write_bytes(save(copies, metadata))  # save_file would choose its own temporary name
 
 
 def read_tensors(
     path: PathLike, kind: str, *, provenance: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads the tensors and the header of a file that `write_tensors` wrote.
+    """Read the tensors and the header of a file written by `write_tensors`.
 
     Args:
-        path: the file.
-        kind: the expected format and version.
-        provenance: entries that the file's provenance must have.
+        path: Path of the file.
+        kind: Expected format and version.
+        provenance: Entries that the provenance of the file must have.
+
+    Returns:
+        The tensors by name, and the entries of the header without checksum and provenance.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is a folder, truncated, foreign, damaged, or of another provenance; the error says which,
-            and names the first entry of the provenance that differs.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the path is a folder, or the file is truncated, damaged, of another format or of another
+            provenance. The message names the first entry of the provenance that differs.
     """
     try:
         if os.path.isdir(path):
@@ -69,7 +72,7 @@ def read_tensors(
             header = json.loads(metadata[kind])
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         if checksum(tensors) != header.pop("crc32"):
-            raise ValueError("its contents do not have the checksum that was written with them")
+            raise ValueError("its contents do not match its checksum")
         stored_provenance = header.pop("of") or {}
         for name, value in (provenance or {}).items():
             if stored_provenance.get(name) != value:
@@ -81,7 +84,7 @@ def read_tensors(
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:
-    """CRC-32 of the names and bytes of tensors, in the order of their names."""
+    """Return the CRC-32 of the names and bytes of tensors, in the order of their names."""
     crc = 0
     for name in sorted(tensors):
         crc = zlib.crc32(name.encode(), crc)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that torch.save wrote, read as data: plain checkpoints by torch itself, whole modules as inert objects."""
+"""Files of torch.save, read as data: plain checkpoints by torch itself, whole modules as inert objects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STORAGE_DTYPES = {
 
 
 def is_archive(path: PathLike) -> bool:
-    """Whether torch.save wrote a file."""
+    """Return whether a file was written by torch.save."""
     with open(path, "rb") as file:
         return file.read(len(_OLD_MAGIC)).startswith((_NEW_MAGIC, _OLD_MAGIC))
 
@@ -39,24 +39,38 @@ def read_archive(path: PathLike, *, mmap: bool = False) -> Any:
     """Read tensors, plain values and `argparse.Namespace` (which training scripts save) from a file of torch.save.
 
     Args:
-        path: the file.
-        mmap: leave tensors on disk until they are read, where the file's format allows it.
+        path: Path of the file.
+        mmap: Whether to map tensors into memory instead of reading them, if the format of the file allows it.
 
-    Raises: FileNotFoundError; ValueError that gives the name of anything else that the file asks for.
+    Returns:
+        Contents of the file, with tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged or asks for another class or function, which the message names.
     """
     with open(path, "rb") as file:
         mmap = mmap and file.read(len(_NEW_MAGIC)) == _NEW_MAGIC
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # torch's reader may raise anything for a damaged file
+    except Exception as error:  # torch may raise any exception for a damaged file
         raise ValueError(f"{os.fspath(path)} cannot be used: {torch_refusal(error)}") from error
 
 
 def read_objects(path: PathLike, allowed: Collection[str]) -> Any:
-    """Read any file of torch.save as `read_pickle` reads pickles; a storage becomes an `InertStorage`.
+    """Read any file of torch.save as `read_pickle` reads pickles. A storage becomes an `InertStorage`.
 
-    Raises: FileNotFoundError; ValueError, as `read_pickle` does, or because the file is not in torch's newer format.
+    Args:
+        path: Path of the file.
+        allowed: Full names ("module.name") that may become inert objects.
+
+    Returns:
+        Plain values and inert objects, as `read_pickle` returns them.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file asks for another name or is damaged, or is not in the zip format of torch 1.6 and later.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pickles read as data: every class or function that a pickle names becomes an inert object, if its name is allowed.
+"""Pickles read as data: each class or function that a pickle names becomes an inert object if its name is allowed.
 
-Three safeguards. Before loading, the opcodes are scanned: no file can claim memory that it does not fill. During
-loading, every name gives a class of its own that keeps arguments and state and does nothing. After loading, tensors and
-arrays are built only from inert objects whose names, types, sizes and strides agree with each other.
+There are three safeguards:
+
+- Before loading, the opcodes are scanned, so that no file can claim more memory than it fills.
+- During loading, every name becomes a class that stores arguments and state and runs nothing.
+- After loading, tensors and arrays are built only from inert objects whose names, types, sizes and strides agree.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ ARRAYS = frozenset(
         for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
     )
 )
-# What damaged or hostile content raises while it is read, besides ValueError.
+# Exceptions, besides ValueError, that damaged or hostile content can raise while it is read.
 READ_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -47,15 +49,15 @@ READ_ERRORS = (
     RuntimeError,
     TypeError,
 )
-_NOT_ALLOWED = "it asks for {}, which is not on the list of what may be read"
+_NOT_ALLOWED = "it asks for {}, which is not on the list of allowed names"
 _FORBIDDEN_OPCODES = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
 _PUT_OPCODES = {"PUT", "BINPUT", "LONG_BINPUT"}
 _NUMBER_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
-_MAX_NUMBER = 1 << 48  # bound of offsets, lengths and strides
+_MAX_NUMBER = 1 << 48  # bound on offsets, lengths and strides
 
 
 class InertObject:
-    """An object that a pickle describes: the name of its class or function, its arguments, its items and its state."""
+    """Description of an object in a pickle: name of its class or function, arguments, items and state."""
 
     __slots__ = ("args", "items", "state")
     name = ""
@@ -76,26 +78,26 @@ class InertObject:
 
 
 class InertStorage(InertObject):
-    """The dtype and the bytes of a tensor's storage."""
+    """Dtype and bytes of the storage of a tensor."""
 
     __slots__ = ()
     name = "a storage"
 
 
 def read_pickle(path: PathLike, allowed: Collection[str], *, allowed_pattern: str = "") -> Any:
-    """Read a pickle without running anything that is in it.
+    """Read a pickle without running any code in it.
 
     Args:
-        path: the file.
-        allowed: full names ("module.name") that may become inert objects.
-        allowed_pattern: regular expression of further names that may.
+        path: Path of the file.
+        allowed: Full names ("module.name") that may become inert objects.
+        allowed_pattern: Regular expression of further allowed names.
 
     Returns:
-        Numbers, texts, bytes, tuples, lists, dicts and inert objects.
+        Contents of the pickle, made of numbers, strings, bytes, tuples, lists, dictionaries and inert objects.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file asks for another name, which the error gives, or is not a whole pickle.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file asks for another name, which the message gives, or is not a complete pickle.
     """
     try:
         return parse_pickle(Path(path).read_bytes(), allowed, allowed_pattern=allowed_pattern)
@@ -110,7 +112,7 @@ def parse_pickle(
     allowed_pattern: str = "",
     load_persistent: Callable[[Any], InertObject] | None = None,
 ) -> Any:
-    """Equivalent of `read_pickle` for bytes; `load_persistent` gives the object that a persistent id stands for."""
+    """Read a pickle from bytes as `read_pickle` does; `load_persistent` returns the object of a persistent id."""
     classes: dict[str, type[InertObject]] = {}
 
     class Reader(pickle.Unpickler):
@@ -133,21 +135,21 @@ def parse_pickle(
 
 
 def _scan_opcodes(data: bytes) -> None:
-    """Raises ValueError unless all opcodes are known and claim no more memory than the file's own size."""
+    """Raise ValueError unless all opcodes are known and allowed and claim no more memory than the file fills."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if opcode.name in _FORBIDDEN_OPCODES:
             raise ValueError(f"it has the opcode {opcode.name}, which no network, catalog or array needs")
         if opcode.name in _PUT_OPCODES and argument not in range(count + 1):
-            raise ValueError(f"it keeps entry {argument} of a table that has {count} at most")
+            raise ValueError(f"it keeps entry {argument} of a table of at most {count} entries")
 
 
 def type_name(value: Any) -> str:
-    """The name that an inert object asked for; the name of the type of any other value."""
+    """Return the name of an inert object, or the name of the type of any other value."""
     return value.name if isinstance(value, InertObject) else type(value).__name__
 
 
 def dict_entries(value: Any) -> Mapping[Any, Any]:
-    """The entries of a dictionary or of the inert object of one. Raises ValueError for anything else."""
+    """Return the entries of a dictionary or of an inert dictionary. Raise ValueError for anything else."""
     if isinstance(value, InertObject) and value.name in DICTIONARIES:
         initial = value.args[0] if value.args else {}
         return {**dict(initial), **value.items}
@@ -157,21 +159,22 @@ def dict_entries(value: Any) -> Mapping[Any, Any]:
 
 
 def to_tensor(value: Any) -> Tensor:
-    """The tensor of an inert object; it shares its memory with no other.
+    """Build the tensor that an inert object describes, with memory of its own.
 
-    Raises: ValueError if the object describes no tensor, or one that lies outside its storage.
+    Raises:
+        ValueError: If the object does not describe a tensor, or the tensor lies outside its storage.
     """
     if not isinstance(value, InertObject) or value.name not in TENSORS:
         raise ValueError(f"a tensor was expected, got {type_name(value)}")
     if value.name.endswith("_rebuild_parameter"):
         return to_tensor(value.args[0])
     if not value.name.endswith("_rebuild_tensor_v2") or len(value.args) < 4:
-        raise ValueError(f"a tensor was expected, got {type_name(value)} of {len(value.args)} arguments")
+        raise ValueError(f"a tensor was expected, got {type_name(value)} with {len(value.args)} arguments")
     flat = _to_flat_tensor(value.args[0])
     offset, shape, strides = value.args[1:4]
     numbers = (offset, *shape, *strides)
     if not all(type(n) is int and 0 <= n < _MAX_NUMBER for n in numbers) or len(shape) != len(strides):
-        raise ValueError(f"a tensor has offset, shape and strides {numbers}")
+        raise ValueError(f"a tensor has the invalid offset, shape and strides {numbers}")
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if 0 not in shape else 0
     if last >= len(flat) and 0 not in shape:
         raise ValueError(f"a tensor of shape {tuple(shape)} ends at element {last} of {len(flat)}")
@@ -181,7 +184,7 @@ def to_tensor(value: Any) -> Tensor:
 
 
 def _to_flat_tensor(value: Any) -> Tensor:
-    """The elements of a storage, [n]."""
+    """Return the elements of a storage, [n]."""
     if isinstance(value, InertStorage):
         dtype, data = value.args
         return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
@@ -190,12 +193,12 @@ def _to_flat_tensor(value: Any) -> Tensor:
     try:
         storage = torch.load(io.BytesIO(_to_bytes(value.args[0])), map_location="cpu", weights_only=True)
         return torch.empty(0, dtype=storage.dtype).set_(storage)
-    except Exception as error:  # torch's reader may raise anything for damaged bytes
+    except Exception as error:  # torch may raise any exception for damaged bytes
         raise ValueError(f"a tensor's storage cannot be read: {torch_refusal(error)}") from error
 
 
 def torch_refusal(error: Exception) -> str:
-    """One line that says why torch did not read a file."""
+    """Return one line that says why torch did not read a file."""
     if asked := re.search(r"GLOBAL `?([\w.]+\.\w+)`?", str(error)):
         return _NOT_ALLOWED.format(asked[1])
     line = re.search(r"(?<=WeightsUnpickler error: ).+", str(error)) or re.search(r".+", str(error))
@@ -203,10 +206,13 @@ def torch_refusal(error: Exception) -> str:
 
 
 def to_array(value: Any) -> np.ndarray:
-    """The writable array of an inert object, in this machine's byte order; NumPy's scalars become 0-d arrays.
+    """Build the array that an inert object describes: writable, in the byte order of this machine.
 
-    Raises: ValueError if the object describes no array, its elements are not numbers, or its bytes do not match its
-    shape.
+    A scalar of NumPy becomes a 0-d array.
+
+    Raises:
+        ValueError: If the object does not describe an array, its elements are not numbers, or its bytes do not match
+            its shape.
     """
     name = type_name(value)
     if name.endswith(".multiarray.scalar"):
@@ -220,7 +226,7 @@ def to_array(value: Any) -> np.ndarray:
         raise ValueError(f"an array was expected, got {name}")
     dtype, data = _to_dtype(inert_dtype), _to_bytes(data)
     if not all(type(n) is int and 0 <= n < _MAX_NUMBER for n in shape):
-        raise ValueError(f"an array has the shape {shape}")
+        raise ValueError(f"an array has the invalid shape {shape}")
     size = dtype.itemsize * math.prod(shape)
     if len(data) != size:
         raise ValueError(f"an array of shape {shape} of {dtype} needs {size} bytes")
@@ -228,7 +234,7 @@ def to_array(value: Any) -> np.ndarray:
 
 
 def _to_bytes(value: Any) -> bytes | bytearray:
-    """Bytes; old protocols store them as a text of as many letters and a call that encodes it."""
+    """Return bytes. Old protocols store them as a string with one letter per byte and a call that encodes it."""
     if type_name(value) in ("_codecs.encode", "__builtin__.bytes"):
         value = value.args[0] if value.args else b""
     if isinstance(value, str):
@@ -239,7 +245,7 @@ def _to_bytes(value: Any) -> bytes | bytearray:
 
 
 def _to_dtype(value: Any) -> np.dtype:
-    """The dtype of the inert object of dtype("f4", ...), whose state (3, "<", ...) holds the byte order."""
+    """Return the dtype of an inert `dtype("f4", ...)`, whose state `(3, "<", ...)` contains the byte order."""
     text = value.args[0] if isinstance(value, InertObject) and value.name == "numpy.dtype" and value.args else None
     state = value.state if isinstance(value, InertObject) else None
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else ""

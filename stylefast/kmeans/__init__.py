@@ -1,5 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spherical k-means: the estimator, its initial centroids, Lloyd iterations, and the data that they read."""
+"""Spherical k-means: the estimator, its initial centroids, Lloyd iterations, and the data that they read.
+
+Initialisation:
+    "k-means++" and "random" choose the initial centroids of all restarts from one random sample of max(4096, 64 K)
+    points. "random" draws distinct points. "k-means++" is greedy: it draws candidates with the weight 1 - max cosine
+    to the points chosen before and keeps the best one. With at least 40 points per sampled point, each restart runs 16
+    k-means++ initialisations for five steps on the sample and keeps the best.
+
+Iterations:
+    Restarts run in lockstep: all restarts that have not ended share one read of the data. A restart ends when no
+    centroid moves, or when the objective gains less than `tol` of its value, but not while relocation still fills empty
+    clusters.
+
+Relocation:
+    An empty cluster gets as its new centroid the point that is least similar to its own centroid after the update.
+    Several empty clusters get distinct points. Each call that relocates clusters issues one `EmptyClusterWarning`.
+"""
 
 from .estimator import EmptyClusterWarning, SphericalKMeans
 from .lloyd import Run

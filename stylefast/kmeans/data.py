@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data of spherical k-means: one batch of points, and all points of an array, of a stream or of several ranks."""
+"""Data of spherical k-means: one batch of points, and all points of an array, a stream or several ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..ops import assign as assignment
 from ..ops.lloyd_step import LloydStep, lloyd_step
 from .prefetch import Stream, array_of, check_stream, prefetch
 
-CHUNK = 1 << 22  # elements of activations that are standardized at a time
+CHUNK = 1 << 22  # number of elements of activations that are standardised at a time
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Batch:
     """One array of points: the C-vectors at all positions of activations.
 
     Args:
-        activations: [N, C, H, W]; points [M, C] are viewed as one image. The ops read it without a copy.
-        features, backend: as in `stylefast.assign`.
-        is_rows: whether the user passed points [M, C], so that labels and messages are per row.
-        name: what messages call the array.
+        activations: Activations of shape [N, C, H, W], or points [M, C] viewed as one image. They are not copied.
+        features, backend: As in `stylefast.assign`.
+        is_rows: Whether the user passed points [M, C], so that labels and messages are per row.
+        name: Name of the array in messages.
     """
 
     activations: Tensor
@@ -41,7 +41,7 @@ class Batch:
 
     @classmethod
     def from_array(cls, data: Array, features: str, backend: str | None, name: str = "activations") -> Batch:
-        """Views data [N, C, H, W] or [M, C]. Rows become the positions of one image, or of no image if M = 0."""
+        """View data [N, C, H, W] or [M, C]. Rows become the positions of one image, or of no image if M = 0."""
         x = as_tensor(name, data, "[N, C, H, W] or [M, C]", 4, 2)
         if x.dim() == 4:
             return cls(x, features, backend, False, name)
@@ -49,34 +49,34 @@ class Batch:
 
     @property
     def channels(self) -> int:
-        """C."""
+        """Number of channels C."""
         return self.activations.shape[1]
 
     def __len__(self) -> int:
         return self.activations.numel() // max(1, self.channels)
 
     def step(self, centroids: Tensor) -> LloydStep:
-        """One Lloyd step of centroids [K, C] or [B, K, C]."""
+        """Run one Lloyd step with centroids [K, C] or [B, K, C]."""
         return lloyd_step(self.activations, centroids, features=self.features, backend=self.backend)
 
     def assign(self, centroids: Tensor) -> assignment.Assignment:
-        """Labels and similarity. Raises ValueError if the norm of a point is not finite."""
+        """Return labels and similarity. Raise ValueError if the norm of a point is not finite."""
         result = assignment.assign(self.activations, centroids, features=self.features, backend=self.backend)
         if result.similarity.isnan().any():
             raise ValueError(self._not_finite_message(result.similarity))
         return result
 
     def nonzero(self, probes: Tensor) -> Tensor:
-        """Flat positions [U] int64, ascending, of the points that are not zero. Raises as `assign` does.
+        """Return the flat positions of the nonzero points, [U] int64, ascending. Raise as `assign` does.
 
         Args:
-            probes: [4, C], random vectors. Only a zero point has similarity 0 to all of them, and a point with NaN has
+            probes: Random vectors, [4, C]. Only a zero point has similarity 0 to all of them, and a point with NaN has
                 similarity NaN, so one read of the data finds both.
         """
         return self.assign(torch.cat((probes, -probes))).similarity.flatten().nonzero().squeeze(1)
 
     def gather(self, positions: Tensor) -> Tensor:
-        """The points at flat positions [m], at unit norm: [m, C] float32 or float64."""
+        """Return the points at flat positions [m], scaled to unit norm: [m, C] float32 or float64."""
         if self.features == "standardized":
             n, c, h, w = self.activations.shape
             channels = max(1, CHUNK // max(1, n * h * w))
@@ -88,7 +88,7 @@ class Batch:
         return normalize(x, dim=1)
 
     def _not_finite_message(self, similarity: Tensor) -> str:
-        if self.features == "standardized":  # a bad value spoils its whole channel: name only the point that holds it
+        if self.features == "standardized":  # one bad value makes a whole channel NaN: name only its point
             ones = self.activations.new_ones((1, self.channels))
             raw = assignment.assign(self.activations, ones, backend=self.backend).similarity
             similarity = raw if raw.isnan().any() else similarity
@@ -101,7 +101,13 @@ class Batch:
 
 
 class Sums(NamedTuple):
-    """What a Lloyd iteration computes over all points: sums [B, K, C], counts [B, K] int64, objective [B] float64."""
+    """Result of a Lloyd step over all points.
+
+    Attributes:
+        sums: Sum of the unit-normalised points of every cluster, [B, K, C].
+        counts: Number of points that were added to each sum, [B, K] int64.
+        objective: Mean cosine of all points to the centroids of their labels, [B] float64.
+    """
 
     sums: Tensor
     counts: Tensor
@@ -112,24 +118,24 @@ class Sums(NamedTuple):
 class Points:
     """All points of an array or a stream; with several ranks, the points of all ranks in the order of the ranks.
 
-    `Points.scan` makes one from data. The constructor only stores its arguments: it neither reads nor communicates.
-    Iteration and every method except the constructor read the data once and keep nothing of them. Every rank must call
+    `Points.scan` creates an object from data. The constructor only stores its arguments: it neither reads nor
+    communicates. Iteration and all other methods read the data once and keep nothing of them. Every rank must call
     `scan`, `step`, `gather` and `farthest`, in the same order.
 
     Args:
-        data: an array [N, C, H, W] or [M, C], or an iterable of such batches that can be read again; a batch may be a
-            tuple or list that begins with the array, as the batches of a DataLoader are.
-        features, backend: as in `stylefast.assign`.
-        ranks: the ranks that share the data set.
-        channels: C; 0 if no rank has a batch.
-        dtype: dtype of the centroids.
-        device: device of this rank's data; the CPU if it has none.
-        probes: [4, C], random vectors for `Batch.nonzero`.
-        n_local: number of points of this rank.
-        n_points: number of points of all ranks.
-        n_nonzero: number of points of all ranks that are not zero. Their indices, 0 to n_nonzero - 1, do not depend on
-            how the points are divided into batches and among ranks.
-        nonzero_offset: index of this rank's first point that is not zero.
+        data: An array [N, C, H, W] or [M, C], or an iterable of such batches that can be read again. A batch may be a
+            tuple or list that begins with the array, like the batches of a DataLoader.
+        features, backend: As in `stylefast.assign`.
+        ranks: Ranks that share the data set.
+        channels: Number of channels C; 0 if no rank has a batch.
+        dtype: Dtype of the centroids.
+        device: Device of the data of this rank; the CPU if it has none.
+        probes: Random vectors for `Batch.nonzero`, [4, C].
+        n_local: Number of points of this rank.
+        n_points: Number of points of all ranks.
+        n_nonzero: Number of nonzero points of all ranks. Their indices, 0 to n_nonzero - 1, do not depend on how the
+            points are divided into batches and among ranks.
+        nonzero_offset: Index of the first nonzero point of this rank.
     """
 
     data: Array | Stream
@@ -149,14 +155,15 @@ class Points:
     def scan(
         cls, data: Array | Stream, features: str, backend: str | None, ranks: Ranks, rng: torch.Generator
     ) -> Points:
-        """Reads the first batch and then all batches, counts the points, and gathers the counts of all ranks.
+        """Read the first batch and then all batches, count the points, and gather the counts of all ranks.
 
         Args:
-            data, features, backend, ranks: as for the class.
-            rng: generator of the probes.
+            data, features, backend, ranks: As for the class.
+            rng: Random generator of the probes.
 
         Raises:
-            TypeError, ValueError: wrong type, dtype, rank or shape of a batch; NaN or Inf in a point.
+            TypeError: If a batch has a wrong type or dtype.
+            ValueError: If a batch has a wrong shape, or a point contains NaN or Inf.
         """
         if not isinstance(data, (Tensor, np.ndarray)):
             check_stream("activations", data)
@@ -178,7 +185,7 @@ class Points:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the data are one array."""
+        """Whether the data are a single array."""
         return isinstance(self.data, (Tensor, np.ndarray))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -188,17 +195,17 @@ class Points:
             yield batch
         if n_read != self.n_local:
             raise ValueError(
-                f"activations must be the same whenever they are read, got {self.n_local} points first and then "
+                f"activations must have the same points on every pass, got {self.n_local} points first and then "
                 f"{n_read}"
             )
 
     def single_batch(self) -> Batch:
-        """The batch of data that are one array."""
+        """Return the only batch of data that are a single array."""
         (batch,) = self
         return batch
 
     def step(self, centroids: Tensor) -> Sums:
-        """One Lloyd step of restarts [B, K, C]. One batch on one rank gives the bits of `stylefast.lloyd_step`."""
+        """Run one Lloyd step of restarts [B, K, C]. One batch on one rank gives the bits of `stylefast.lloyd_step`."""
         total: Sums | None = None
         for batch in self:
             step = batch.step(centroids)
@@ -215,7 +222,7 @@ class Points:
         return Sums(total.sums, total.counts, total.objective / max(1, self.n_points))
 
     def gather(self, indices: Tensor) -> Tensor:
-        """The points with the indices [m] among the points that are not zero, at unit norm: [m, C]."""
+        """Return the points with the given indices [m] among the nonzero points, scaled to unit norm: [m, C]."""
         rows = torch.zeros(len(indices), self.channels, dtype=self.dtype, device=self.device)
         offset = self.nonzero_offset
         for batch in self:
@@ -224,12 +231,12 @@ class Points:
             if len(matching):
                 rows[matching.to(self.device)] = batch.gather(positions[(indices[matching] - offset).to(self.device)])
             offset += len(positions)
-        return self.ranks.total(rows)[0]  # each row is zero on all ranks but one
+        return self.ranks.total(rows)[0]  # each row is zero on all ranks except one
 
     def farthest(self, centroids: Tensor, n: int) -> Tensor:
-        """The n points (all, if there are fewer) least similar to the centroid most similar to them: [n, C].
+        """Return the n points with the lowest cosine to their most similar centroid, at unit norm: [n, C].
 
-        Among equally similar points the first ones are taken.
+        If there are fewer than n nonzero points, all are returned. Of equally similar points, the first ones are taken.
         """
         similarity = torch.empty(0, dtype=self.dtype, device=self.device)
         rows = torch.empty(0, self.channels, dtype=self.dtype, device=self.device)
@@ -249,7 +256,7 @@ class Points:
 
 
 def _read(data: Array | Stream, features: str, backend: str | None) -> Iterator[Batch]:
-    """The batches of the data, each checked by itself."""
+    """Yield the batches of the data, each checked separately."""
     if isinstance(data, (Tensor, np.ndarray)):
         yield Batch.from_array(data, features, backend)
         return
@@ -260,7 +267,7 @@ def _read(data: Array | Stream, features: str, backend: str | None) -> Iterator[
 def _read_alike(
     data: Array | Stream, features: str, backend: str | None, channels: int, dtype: torch.dtype
 ) -> Iterator[Batch]:
-    """The batches of the data. Raises ValueError if one differs in the number of channels or the centroids' dtype."""
+    """Yield the batches of the data. Raise ValueError if one has another C or another dtype of centroids."""
     for batch in _read(data, features, backend):
         if (batch.channels, accumulator(batch.activations.dtype)) != (channels, dtype):
             raise ValueError(
@@ -275,6 +282,6 @@ def _double(total: Sums) -> Sums:
 
 
 def _columns(x: Tensor, positions: Tensor) -> Tensor:
-    """x [N, C, H, W] at flat positions [m] of N x H x W: [m, C]."""
+    """Return x [N, C, H, W] at flat positions [m] of N x H x W: [m, C]."""
     _, _, h, w = x.shape
     return x.movedim(1, -1)[positions // (h * w), positions // w % h, positions % w]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The k-means estimator. Restarts share every read of the data; nothing of the size of the data is allocated."""
+"""K-means estimator. Restarts share every read of the data, and nothing of the size of the data is allocated."""
 
 from __future__ import annotations
 
@@ -31,54 +31,50 @@ __all__ = ["EmptyClusterWarning", "Run", "SphericalKMeans"]
 
 
 class EmptyClusterWarning(UserWarning):
-    """Empty clusters were relocated."""
+    """An empty cluster was relocated to the point that is least similar to its centroid."""
 
 
 class SphericalKMeans:
-    """k-means on the sphere, of the C-vectors at all positions of activations.
+    """Spherical k-means of the C-vectors at all positions of activations.
 
-    maximise mean_i <x_i / |x_i|, c_label(i)>, label(i) = argmax_k <x_i, c_k>, c_k = normalise(sum_{i in k} x_i / |x_i|)
+    It maximises the mean cosine of the points `x_i` to the centroids `c_k` of their labels (see `stylefast.kmeans`)::
 
-    Data are activations [N, C, H, W] or points [M, C], torch tensors or NumPy arrays (read where they are, any
-    strides), float32, float64, float16 or (tensors) bfloat16. Labels are [N, H, W] or [M] int32; results are of the
-    data's kind. A zero vector has label 0, adds nothing to centroids, and counts with cosine 0 in the objective.
-    `fit` and `score` also take a stream of them: an iterable of batches that can be read again. The sums of its batches
-    are the sums of the whole, so the result is that of the whole to rounding; results of a stream are tensors.
+        mean_i <x_i / |x_i|, c_label(i)>,  label(i) = argmax_k <x_i, c_k>,  c_k = normalise(sum_{i in k} x_i / |x_i|)
 
-    Restarts run in lockstep: one read of the data serves all that still run. A run ends when no centroid moves or when
-    the objective gains less than `tol` of itself, but not while relocation still fills empty clusters. An empty cluster
-    is relocated: the point least similar to its centroid after the update becomes the new centroid. Several empty
-    clusters are relocated to distinct points. Relocations are counted, and each call that makes any issues one
-    `EmptyClusterWarning`.
+    Data are activations [N, C, H, W] or points [M, C] with any strides, which are not copied: tensors (float32,
+    float64, float16 or bfloat16) or NumPy arrays (no bfloat16). Results are of the same kind. A zero vector has label
+    0, is not added to centroids, and has cosine 0 in the objective. `fit` and `score` also take a stream, an iterable
+    of batches that can be read again. The results are then tensors, equal up to rounding to those of a single array.
 
     Args:
-        n_clusters: K, from 1 to the number of points that are not zero.
-        n_init: restarts; the best objective wins. Not used if `init` is an array.
-        init: "k-means++" (greedy, weights 1 - max cosine) or "random" (distinct points), either from a random sample of
-            max(4096, 64 K) points per call, which all restarts share; or centroids [K, C], or [B, K, C] for B restarts.
-            With at least 40 points per sampled point, each restart runs 16 "k-means++" initialisations for five steps
-            on the sample and keeps the best.
-        max_iter: maximum number of updates per run.
-        tol: relative gain of the objective. Activations of generators creep through plateaus where a step gains some
-            1e-5 but all steps together some 1e-3; 1e-4 is faster and stops on them.
-        seed: seed of the random choices. The same seed, data and number of threads give the same bits.
+        n_clusters: Number of clusters K, from 1 to the number of nonzero points.
+        n_init: Number of restarts. The restart with the best objective is used. Ignored if `init` is an array.
+        init: "k-means++" or "random", or initial centroids of shape [K, C], or [B, K, C] for B restarts.
+        max_iter: Maximum number of updates per run.
+        tol: Relative gain of the objective below which a run ends. On plateaus of generator activations a step gains
+            about 1e-5, but all steps together gain about 1e-3; with 1e-4, runs are shorter and stop on plateaus.
+        seed: Seed of the random choices. The same seed, data and number of threads give the same bits.
         features: "raw", "standardized" (per image; points [M, C] are one image) or "squared", as in `stylefast.assign`.
-        backend: as in `stylefast.assign`.
+        backend: Name of a backend, as in `stylefast.assign`.
 
     Attributes:
-        centroids_: [K, C] float32 (float64 for float64 data), unit norm.
-        labels_: labels of the data given to `fit`, unless they are a stream; equal to `predict` of them.
-        objective_: objective of the data given to `fit`; equal to `score` of them.
-        runs_: list of `Run`, one per restart; `centroids_` are those of the best.
-        n_relocated_: how many times an empty cluster was relocated, over all runs and later calls of `partial_fit`.
+        centroids_: Centroids of the best run, [K, C] float32 (float64 for float64 data), of unit norm.
+        labels_: Labels of the data given to `fit`, as `predict` returns them. Not set for streams.
+        objective_: Objective of the data given to `fit`, as `score` returns it.
+        runs_: One `Run` per restart.
+        n_relocated_: Number of relocations of empty clusters in all runs and in later calls of `partial_fit`.
 
     Raises:
-        TypeError, ValueError: an argument is of a wrong type or out of range.
+        TypeError: If `init` has a wrong type or dtype.
+        ValueError: If an argument is out of range.
+
+    References:
+        Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", 2001.
 
     Example:
-        >>> labels = SphericalKMeans(20, n_init=10).fit(activations).labels_  # [N, H, W]
-
-    Source: Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", 2001.
+        >>> import stylefast, torch
+        >>> stylefast.SphericalKMeans(20, n_init=2).fit(torch.randn(4, 64, 16, 16)).labels_.shape
+        torch.Size([4, 16, 16])
     """
 
     centroids_: Array
@@ -86,7 +82,7 @@ class SphericalKMeans:
     objective_: float
     runs_: list[Run]
     n_relocated_: int
-    _sums: Tensor  # [K, C] float64, over all points seen; the state of partial_fit
+    _sums: Tensor  # [K, C] float64, over all points so far; the state of partial_fit
     _counts: Tensor  # [K] int64
 
     def __init__(
@@ -124,23 +120,23 @@ class SphericalKMeans:
         """Cluster the data from scratch.
 
         Args:
-            activations: [N, C, H, W], or points [M, C]; or an iterable of such batches that gives the same batches
-                every time: a list of memory-mapped arrays, a DataLoader that does not shuffle, an object whose
-                `__iter__` starts anew. A thread reads two batches ahead; memory does not depend on their number.
-            progress: show a progress bar if it takes longer than two seconds.
-            checkpoint: a file that every iteration overwrites with the state of the fit. If it exists, the fit resumes
-                from it, to the same bits; a checkpoint of another fit is refused.
-            group: process group whose ranks each give their own part of the data (some may give none); the data are the
-                parts, rank 0's first. All get the same centroids, those of one process to rounding; `labels_` are of
-                the rank's own part. None is this process alone.
+            activations: Data of shape [N, C, H, W] or [M, C], or a stream that gives the same batches on every pass: a
+                list of memory-mapped arrays, a DataLoader that does not shuffle, an object whose `__iter__` starts
+                anew. A thread reads two batches ahead; memory does not depend on the number of batches.
+            progress: Whether to show a progress bar if the fit takes longer than two seconds.
+            checkpoint: File that every iteration overwrites with the state of the fit. If it exists, the fit resumes
+                from it and gives the same bits.
+            group: Process group in which each rank passes its own part of the data, in the order of the ranks; a part
+                may be empty. Every rank gets the same centroids, equal up to rounding to those of one process, and the
+                `labels_` of its own part. The default is this process alone.
 
         Returns:
-            self.
+            The fitted estimator itself.
 
         Raises:
-            TypeError, ValueError: wrong type, dtype, rank or shape; an iterator, which cannot be read again; fewer
-                points other than zero than clusters; NaN or Inf in a point (the message says in how many, and where the
-                first is); a checkpoint of other data or arguments, or a damaged one.
+            TypeError: If the data have a wrong type or dtype, or are an iterator, which can be read only once.
+            ValueError: If a shape is wrong, there are fewer nonzero points than clusters, a point contains NaN or Inf
+                (the message gives their number and the first position), or the checkpoint is damaged or of another fit.
         """
         ranks, rng = Ranks(group), self._rng()
         points = Points.scan(activations, self.features, self.backend, ranks, rng)
@@ -163,23 +159,22 @@ class SphericalKMeans:
         return self
 
     def partial_fit(self, batch: Array) -> SphericalKMeans:
-        """Take in one batch of a stream: one Lloyd step on it, whose sums are added to those of all earlier batches.
+        """Update the centroids with one batch: one Lloyd step, whose sums S are added to those of all earlier batches.
 
-        label(i) = argmax_k <x_i, c_k> for i in the batch; S_k += sum_{i in k} x_i / |x_i|; c_k = S_k / |S_k|
-
-        Every point ever seen has the weight 1, with the label that it had when it was seen. The first batch
-        initialises the centroids: the best of `n_init` initialisations on it is kept. After `fit`, S starts from its
-        data. A cluster that never had a point is relocated to a point of the batch. `labels_`, `objective_` and `runs_`
-        of an earlier `fit` are deleted.
+        For the points i of the batch, `S_k += sum_{i in k} x_i / |x_i|`, and then `c_k = S_k / |S_k|`. All points so
+        far have equal weight and keep the label from their batch. The first batch initialises the centroids with the
+        best of `n_init` initialisations; after `fit`, S starts with the sums of its data. A cluster that never had a
+        point is relocated to a point of the batch. `labels_`, `objective_` and `runs_` of an earlier `fit` are deleted.
 
         Args:
-            batch: [N, C, H, W], or points [M, C]. "standardized" is per image, so batches of whole images add up.
+            batch: Data of shape [N, C, H, W] or [M, C]. "standardized" is per image, so it needs whole images.
 
         Returns:
-            self.
+            The estimator itself.
 
         Raises:
-            TypeError, ValueError: as in `fit`; the number of points matters only in the first batch.
+            TypeError: As in `fit`.
+            ValueError: As in `fit`; the number of points matters only in the first batch.
         """
         if hasattr(self, "_sums"):
             points, centroids = self._checked_batch(batch)
@@ -216,18 +211,27 @@ class SphericalKMeans:
     def predict(self, activations: np.ndarray) -> np.ndarray: ...
 
     def predict(self, activations: Array) -> Array:
-        """Label every point: [N, H, W] or [M] int32, of the data's kind.
+        """Return the labels of all points, [N, H, W] or [M] int32.
 
-        Raises: RuntimeError before `fit` or `partial_fit`; TypeError and ValueError as `fit`, for any number of points.
+        Args:
+            activations: Data of shape [N, C, H, W] or [M, C], with as many channels as the centroids.
+
+        Raises:
+            RuntimeError: If neither `fit` nor `partial_fit` was called.
+            TypeError, ValueError: As in `fit`, but for any number of points.
         """
         batch, centroids = self._checked_batch(activations)
         labels = batch.assign(centroids).labels
         return _like(activations, labels.flatten() if batch.is_rows else labels)
 
     def score(self, activations: Array | Stream) -> float:
-        """The mean cosine of all points to the centroids of their labels, 0 of no points.
+        """Return the mean cosine of all points to the centroids of their labels, or 0 without points.
 
-        Raises: as `predict`.
+        Args:
+            activations: Data of shape [N, C, H, W] or [M, C], or a stream of such batches.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: As in `predict`.
         """
         cosines, n_points = 0.0, 0
         for data in [activations] if isinstance(activations, (Tensor, np.ndarray)) else activations:
@@ -237,7 +241,7 @@ class SphericalKMeans:
         return cosines / max(1, n_points)
 
     def _checked_batch(self, activations: Array) -> tuple[Batch, Tensor]:
-        """Activations as a batch, and the fitted centroids, which have the same C."""
+        """Return activations as a batch, and the fitted centroids, which have the same C."""
         if not hasattr(self, "centroids_"):
             raise RuntimeError("SphericalKMeans has no centroids yet: call fit or partial_fit first")
         batch = Batch.from_array(activations, self.features, self.backend)
@@ -249,13 +253,13 @@ class SphericalKMeans:
         return batch, centroids
 
     def _rng(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed)  # on the CPU, so that the device does not change the choices
+        return torch.Generator().manual_seed(self.seed)  # on the CPU, so that choices do not depend on the device
 
     def _initial_centroids(self, points: Points, rng: torch.Generator) -> Tensor:
-        """Initial centroids of all restarts: [B, K, C]."""
+        """Return the initial centroids of all restarts, [B, K, C]."""
         if points.n_nonzero < self.n_clusters:
             raise ValueError(
-                f"n_clusters must be at most the number of points other than zero, got K = {self.n_clusters} for "
+                f"n_clusters must be at most the number of nonzero points, got K = {self.n_clusters} for "
                 f"{points.n_nonzero} of {points.n_points} points"
             )
         return initial_centroids(points, self.init, self.n_clusters, self.n_init, rng)
@@ -263,7 +267,7 @@ class SphericalKMeans:
     def _lloyd(
         self, points: Points, ranks: Ranks, rng: torch.Generator, checkpoint: PathLike | None, progress: bool
     ) -> list[Run]:
-        """Lloyd iterations of all restarts in lockstep, resumed from the checkpoint if it exists."""
+        """Run the Lloyd iterations of all restarts in lockstep, from the checkpoint if it exists."""
         names = ("n_clusters", "n_init", "max_iter", "tol", "seed", "features")
         provenance: dict[str, Any] = {name: getattr(self, name) for name in names}
         provenance["init"] = checksum({"init": self.init}) if isinstance(self.init, Tensor) else self.init
@@ -285,7 +289,7 @@ class SphericalKMeans:
 
 
 def _like(data: Array | Stream, result: Array) -> Array:
-    """The result as a NumPy array if the data are one, else as a tensor."""
+    """Return the result as a NumPy array if the data are one, otherwise as a tensor."""
     return result.numpy() if isinstance(data, np.ndarray) and isinstance(result, Tensor) else result
 
 

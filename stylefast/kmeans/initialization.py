@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Initial centroids of spherical k-means: centroids of the user, or points of a random sample."""
+"""Initial centroids of spherical k-means: centroids given by the user, or points of a random sample."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .data import Batch, Points
 from .lloyd import directions
 
 INIT = ("k-means++", "random")
-SAMPLE = 4096  # points in the sample; with more than 64 clusters, 64 per cluster
-INITIALIZATIONS = 16  # k-means++ initialisations per restart, of which the best one is kept
-STEPS = 5  # Lloyd steps on the sample before they are compared
-MAX_PERMUTED = 1 << 24  # points whose indices are permuted to draw the sample (128 MB)
+SAMPLE = 4096  # number of points in the sample; with more than 64 clusters, 64 per cluster
+INITIALIZATIONS = 16  # k-means++ initialisations per restart; the best one is kept
+STEPS = 5  # Lloyd steps on the sample before the initialisations are compared
+MAX_PERMUTED = 1 << 24  # largest number of points whose indices are permuted to draw the sample (128 MB)
 
 
 def initial_centroids(points: Points, init: str | Tensor, n_clusters: int, n_init: int, rng: torch.Generator) -> Tensor:
-    """Initial centroids [B, K, C] of unit norm: those of the user, or from a random sample of the nonzero points."""
+    """Return initial centroids [B, K, C] of unit norm: given by the user, or from a sample of the nonzero points."""
     if isinstance(init, Tensor):
         if init.shape[-1] != points.channels or init.device != points.device:
             raise ValueError(
@@ -40,19 +40,26 @@ def initial_centroids(points: Points, init: str | Tensor, n_clusters: int, n_ini
 
 
 def unit_centroids(init: Tensor, dtype: torch.dtype) -> Tensor:
-    """Centroids [K, C] or [B, K, C] of the user as [B, K, C] of unit norm."""
+    """Return centroids [K, C] or [B, K, C] given by the user as [B, K, C] of unit norm."""
     return normalize(init.double(), dim=-1).to(dtype).reshape(-1, *init.shape[-2:])
 
 
 def centroids_of_sample(
     sample: Tensor, init: str, n_clusters: int, n_init: int, rng: torch.Generator, weights: Tensor | None = None
 ) -> Tensor:
-    """Initial centroids [n_init, K, C], chosen among unit points [m, C] by "k-means++" or at random.
+    """Choose initial centroids among the points of a sample.
 
     Args:
-        sample, n_clusters, n_init, rng: what to choose from, K, number of restarts, generator.
+        sample: Points of unit norm, [m, C].
         init: "k-means++" or "random".
-        weights: [m] float64, to which the probabilities are proportional; None is equal weights.
+        n_clusters: Number of clusters K.
+        n_init: Number of restarts.
+        rng: Random generator on the CPU.
+        weights: Weights of the points, [m] float64, to which the probabilities are proportional. The default is equal
+            weights.
+
+    Returns:
+        Initial centroids, [n_init, K, C].
     """
     if init == "k-means++":
         return sample[_k_means_plus_plus(sample, n_clusters, n_init, rng, weights)]
@@ -63,7 +70,7 @@ def centroids_of_sample(
 
 
 def _distinct_indices(n: int, size: int, rng: torch.Generator) -> Tensor:
-    """Random distinct indices below n: [size] int64."""
+    """Return random distinct indices below n, [size] int64."""
     if n <= MAX_PERMUTED:
         return torch.randperm(n, generator=rng)[:size]
     seed = int(torch.randint(1 << 62, (), generator=rng))
@@ -73,11 +80,13 @@ def _distinct_indices(n: int, size: int, rng: torch.Generator) -> Tensor:
 def _refined_centroids(
     sample: Tensor, backend: str | None, n_clusters: int, n_init: int, rng: torch.Generator
 ) -> Tensor:
-    """Initial centroids [n_init, K, C] that were refined on the sample [m, C].
+    """Return initial centroids [n_init, K, C] that are refined on the sample [m, C].
 
     Each restart runs INITIALIZATIONS k-means++ initialisations for STEPS Lloyd steps on the sample and keeps the best.
-    All of them together cost at most as much as two steps on all points, and save some. Source: Bradley and Fayyad,
-    "Refining initial points for k-means clustering", 1998.
+    All of them together cost at most as much as two steps on all points, and they save some steps.
+
+    References:
+        Bradley and Fayyad, "Refining initial points for k-means clustering", 1998.
     """
     batch = Batch.from_array(sample, "raw", backend)
     centroids = sample[_k_means_plus_plus(sample, n_clusters, INITIALIZATIONS * n_init, rng)]
@@ -90,11 +99,14 @@ def _refined_centroids(
 def _k_means_plus_plus(
     sample: Tensor, n_clusters: int, n_init: int, rng: torch.Generator, weights: Tensor | None = None
 ) -> Tensor:
-    """Greedy k-means++ among unit points [m, C] of weights [m], all restarts at once: indices [n_init, K].
+    """Choose points by greedy k-means++ for all restarts at once and return their indices, [n_init, K].
 
-    Each step draws 2 + log K candidates with weight 1 - max cosine to the points chosen before, and chooses the
-    candidate with the best objective. Source: Arthur and Vassilvitskii, "k-means++", 2007, with the greedy choice of
-    its last section.
+    The sample has unit points [m, C] and weights [m]. Each step draws 2 + log K candidates with the weight
+    1 - max cosine to the points chosen before, and chooses the candidate with the best objective.
+
+    References:
+        Arthur and Vassilvitskii, "k-means++: The advantages of careful seeding", 2007, with the greedy choice of its
+        last section.
     """
     n_candidates, restarts = 2 + int(math.log(n_clusters)), torch.arange(n_init, device=sample.device)
     if weights is None:
@@ -119,7 +131,7 @@ def _k_means_plus_plus(
 
 
 def check_init(init: str | Array, n_clusters: int) -> str | Tensor:
-    """`init` as a known name, or as a tensor of finite vectors other than zero. Raises TypeError or ValueError."""
+    """Return `init` as a known name or a tensor of finite nonzero vectors. Raise TypeError or ValueError otherwise."""
     if isinstance(init, str):
         check_choice("init", init, INIT)
         return init
@@ -132,5 +144,5 @@ def check_init(init: str | Array, n_clusters: int) -> str | Tensor:
     norm = torch.linalg.vector_norm(centroids.double(), dim=-1)
     wrong = (~norm.isfinite() | (norm == 0)).nonzero()
     if len(wrong):
-        raise ValueError(f"init must hold finite vectors other than zero, got another at {tuple(wrong[0].tolist())}")
+        raise ValueError(f"init must hold finite nonzero vectors, got another at {tuple(wrong[0].tolist())}")
     return centroids

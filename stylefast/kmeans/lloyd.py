@@ -17,7 +17,7 @@ from ..io.tensors import read_tensors, write_tensors
 from .data import Sums
 
 FORMAT = "stylefast-kmeans-1"
-_ARRAYS = ("centroids", "sums", "counts")  # attributes of Run, which are also the names in a checkpoint
+_ARRAYS = ("centroids", "sums", "counts")  # attributes of Run and names of the tensors in a checkpoint
 _NUMBERS = {  # attribute of Run -> key in a checkpoint
     "objective": "objective",
     "n_iter": "n_iter",
@@ -32,14 +32,14 @@ class Run:
     """State of one restart at its last evaluation. Arrays are tensors or NumPy arrays, like the data.
 
     Args:
-        centroids: [K, C], unit norm.
-        sums: [K, C], sum of the unit-normalised points of every cluster; not normalised.
-        counts: [K] int64, number of points of every cluster that are not zero.
-        objective: mean cosine of all points to the centroids of their labels.
-        n_iter: number of updates of the centroids.
-        converged: False if `max_iter` ended the run.
-        n_relocated: how many times an empty cluster was relocated.
-        n_empty: number of clusters without points at the end.
+        centroids: Centroids of unit norm, [K, C].
+        sums: Sum of the unit-normalised points of every cluster, [K, C], not normalised.
+        counts: Number of nonzero points of every cluster, [K] int64.
+        objective: Mean cosine of all points to the centroids of their labels.
+        n_iter: Number of updates of the centroids.
+        converged: Whether the run converged; False if `max_iter` ended it.
+        n_relocated: Number of relocations of empty clusters.
+        n_empty: Number of clusters without points.
     """
 
     centroids: Array
@@ -64,12 +64,12 @@ class BatchedLloyd:
     """Lloyd iterations of B restarts that share every read of the data.
 
     Args:
-        centroids: [B, K, C], the initial centroids.
+        centroids: Initial centroids, [B, K, C].
 
     Attributes:
-        runs: all B restarts, each in the state of its last evaluation.
-        active: indices in `runs` of the restarts that have not ended.
-        centroids: [len(active), K, C], the centroids that the next iteration evaluates.
+        runs: State of all B restarts, each at its last evaluation.
+        active: Indices in `runs` of the restarts that have not ended.
+        centroids: Centroids of the active restarts that the next iteration evaluates, [len(active), K, C].
     """
 
     runs: list[Run]
@@ -83,7 +83,13 @@ class BatchedLloyd:
         self.centroids = centroids
 
     def advance(self, points: SupportsLloyd, tol: float, max_iter: int) -> None:
-        """One iteration of the active restarts. A restart keeps the centroids that were evaluated last."""
+        """Run one iteration of the active restarts. A restart that ends keeps the centroids that were evaluated last.
+
+        Args:
+            points: Points to cluster.
+            tol: Relative gain of the objective below which a restart ends.
+            max_iter: Maximum number of updates per restart.
+        """
         step = points.step(self.centroids)
         updated = directions(step.sums, self.centroids)
         moved = (updated != self.centroids).flatten(1).any(1).tolist()
@@ -92,7 +98,7 @@ class BatchedLloyd:
         remaining = []
         for i, run in enumerate(self.runs[index] for index in self.active):
             settled = not moved[i] or objective[i] - run.objective < tol * abs(objective[i])
-            # With fewer directions than clusters some clusters stay empty, however often they are relocated.
+            # With fewer distinct directions than clusters, some clusters stay empty after any number of relocations.
             run.converged = settled and (n_empty[i] == 0 or 0 < run.n_empty <= n_empty[i])
             run.objective, run.n_empty = objective[i], n_empty[i]
             run.centroids, run.sums, run.counts = self.centroids[i], step.sums[i], step.counts[i]
@@ -106,10 +112,10 @@ class BatchedLloyd:
         self.centroids, self.active = updated[remaining], [self.active[i] for i in remaining]
 
     def save(self, path: PathLike, provenance: Mapping[str, Any]) -> None:
-        """Writes a checkpoint, whole or not at all.
+        """Write a checkpoint atomically.
 
         Args:
-            path: where.
+            path: Path of the file.
             provenance: JSON-serialisable description of the data and the arguments of the fit; `load` compares it.
         """
         tensors = {"next": self.centroids}
@@ -120,7 +126,19 @@ class BatchedLloyd:
 
     @classmethod
     def load(cls, path: PathLike, provenance: Mapping[str, Any], device: torch.device) -> BatchedLloyd:
-        """Reads a checkpoint. Raises ValueError with the first difference if its provenance is another."""
+        """Read a checkpoint.
+
+        Args:
+            path: Path of the file.
+            provenance: Description of the data and the arguments of this fit.
+            device: Device of the centroids and sums.
+
+        Returns:
+            The restarts in the state of the checkpoint.
+
+        Raises:
+            ValueError: If the file is damaged or has another provenance. The message names the first difference.
+        """
         tensors, header = read_tensors(path, FORMAT, provenance=provenance)
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         state = cls(tensors["next"])
@@ -132,6 +150,6 @@ class BatchedLloyd:
 
 
 def directions(sums: Tensor, centroids: Tensor) -> Tensor:
-    """sums / |sums|, in the centroids' dtype; where a sum is zero, the former centroid."""
+    """Return `sums / |sums|` in the dtype of the centroids, or the former centroid where a sum is zero."""
     norm = torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
     return torch.where(norm > 0, (sums / norm).to(centroids.dtype), centroids)

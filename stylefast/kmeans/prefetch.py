@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams of batches, and reading them ahead of the work in a thread.
+"""Streams of batches, and a thread that reads them ahead of the computation.
 
-A stream is an iterable that gives the same batches whenever it is read: a list of arrays, a DataLoader that does not
-shuffle, an object whose `__iter__` starts anew. `check_stream` refuses other objects, `array_of` takes the array from
-a batch, and `prefetch` reads the next batches while the current one is processed.
+A stream is an iterable that gives the same batches on every pass: a list of arrays, a DataLoader that does not shuffle,
+an object whose `__iter__` starts anew. `check_stream` refuses other objects, `array_of` takes the array from a batch,
+and `prefetch` reads the next batches while the current one is processed.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from ..core.dtypes import Array
 Stream: TypeAlias = Iterable[Array | Sequence[Array]]
 
 T = TypeVar("T")
-DEPTH = 2  # batches that are read before they are requested
+DEPTH = 2  # number of batches that are read ahead
 
 
 def check_stream(name: str, stream: Iterable[T]) -> Iterable[T]:
-    """Returns `stream`. Raises TypeError if it is not iterable, or an iterator, which gives its batches only once."""
+    """Return `stream`. Raise TypeError if it is not iterable or is an iterator, which gives its batches only once."""
     if not isinstance(stream, Iterable):
         raise TypeError(f"{name} must be an array or an iterable of arrays, got {type(stream).__name__}")
     if isinstance(stream, Iterator):
         raise TypeError(
             f"{name} must be an array or an iterable of arrays that can be read again, got {type(stream).__name__}, "
-            "which ends: give a list, a DataLoader, or an object whose __iter__ starts anew"
+            "which can be read only once: pass a list, a DataLoader, or an object whose __iter__ starts anew"
         )
     return stream
 
 
 def array_of(batch: object) -> Array:
-    """The array of a batch: the batch itself, or the first element of a tuple or list that begins with an array.
+    """Return the array of a batch: the batch itself, or the first element of a tuple or list that begins with an array.
 
-    An object of another type is returned as it is; `stylefast.core.checks.as_tensor` refuses it.
+    An object of another type is returned unchanged, so that `stylefast.core.checks.as_tensor` refuses it.
     """
     first = next(iter(batch), None) if isinstance(batch, (tuple, list)) else None
     return first if isinstance(first, (Tensor, np.ndarray)) else cast(Array, batch)
 
 
 def prefetch(batches: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
-    """The batches in order. A thread reads up to `depth` batches ahead of the one that is processed."""
+    """Yield the batches in order. A thread reads up to `depth` batches ahead of the current one."""
     end, source, context = object(), iter(batches), copy_context()
     pool = ThreadPoolExecutor(1, "stylefast-read")
     try:

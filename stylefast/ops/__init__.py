@@ -10,7 +10,7 @@ from .contribution import CONTRIBUTION
 from .lloyd_step import LLOYD_STEP
 from .op import register
 
-OPS = (LLOYD_STEP, ASSIGN, CONTRIBUTION, ASSIGN_CONTRIBUTION, BLEND)  # in the order of the flow
+OPS = (LLOYD_STEP, ASSIGN, CONTRIBUTION, ASSIGN_CONTRIBUTION, BLEND)  # in the order in which the pipeline uses them
 
 _library = torch.library.Library("stylefast", "DEF")
 _library.define("instruction_set() -> str")

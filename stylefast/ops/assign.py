@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spherical k-means assignment: the label of every position and its cosine to the chosen centroid."""
+"""Spherical k-means assignment: the label of every point and its cosine to the centroid of that label."""
 
 from __future__ import annotations
 
@@ -14,42 +14,63 @@ from ..core.dtypes import DTYPES, accumulator
 from .op import BadCall, Cost, Op
 
 FEATURES = ("raw", "standardized", "squared")
-EPSILON = 1e-5  # of the variance, as in torch.nn.functional.instance_norm
+EPSILON = 1e-5  # added to the variance, as in torch.nn.functional.instance_norm
 
 
 class Assignment(NamedTuple):
-    """Labels [N, H, W] int32 and the cosine [N, H, W] of each point to the centroid of its label."""
+    """Result of `assign`.
+
+    Attributes:
+        labels: Label of every point, [N, H, W] int32.
+        similarity: Cosine of every point to the centroid of its label, [N, H, W] float32 or float64.
+    """
 
     labels: Tensor
     similarity: Tensor
 
 
 def assign(activations: Tensor, centroids: Tensor, *, features: str = "raw", backend: str | None = None) -> Assignment:
-    """Assigns the C-vector at every position of every image to the centroid of largest inner product.
+    """Assign the C-vector at every position of every image to the centroid with the largest inner product.
 
-    label(i) = argmax_k <x_i, c_k> (ties: the lowest k); similarity(i) = <x_i, c_label(i)> / |x_i|
+    For the point `x_i` and the centroids `c_k`::
 
-    The points need not be normalised: |x| does not move the argmax. The centroids are taken as they are.
+        label(i) = argmax_k <x_i, c_k>    (the lowest k on ties)
+        similarity(i) = <x_i, c_label(i)> / |x_i|
 
-    Under `torch.compile` and `torch.export` it is one node, of the backend that was chosen then, for any N, H and W;
-    under autocast it computes as it does without.
+    The points need not be normalised: `|x|` does not change the argmax. The centroids are not normalised by the op.
+
+    Under `torch.compile` and `torch.export` the op is one node of the graph, which accepts any N, H and W and runs on
+    the backend that was selected at compile time. Autocast does not change the computation.
 
     Args:
-        activations: [N, C, H, W] float32, float64, float16 or bfloat16, any strides.
-        centroids: [K, C], any of these dtypes; spherical k-means keeps them at unit norm.
-        features: what a point is: "raw" A, "standardized" (A - mean) / sqrt(var + 1e-5) per image and channel with the
-            biased variance, or "squared" A * A.
-        backend: the name of a backend; default: the context's (`stylefast.backends.use`), else the device's best.
+        activations: Activations of shape [N, C, H, W]; float32, float64, float16 or bfloat16, any strides.
+        centroids: Centroids of shape [K, C], in any of these dtypes. Spherical k-means keeps them at unit norm.
+        features: Kind of points. "raw" takes A, "standardized" takes `(A - mean) / sqrt(var + 1e-5)` per image and
+            channel with the biased variance, and "squared" takes `A * A`.
+        backend: Name of a backend. The default is the backend of the context (`stylefast.backends.use`), or else the
+            first backend in `stylefast.backends.BACKENDS` that can run on the device.
 
     Returns:
-        labels [N, H, W] int32; similarity [N, H, W] float32 (float64 for float64 activations). A zero vector has
-        label 0 and similarity 0. A point whose norm is not finite (NaN or Inf in it) has label 0 and similarity NaN; a
-        NaN score never wins.
+        `Assignment(labels, similarity)`, both of shape [N, H, W]. Labels are int32, similarity is float32 (float64 for
+        float64 activations). A zero vector has label 0 and similarity 0. A point whose norm is not finite, such as a
+        point with NaN or Inf, has label 0 and similarity NaN. A score that is NaN is never the largest.
 
     Raises:
-        TypeError, ValueError: wrong type, dtype, rank, shape, device or features. RuntimeError: `backend` cannot run.
+        TypeError: If `activations` or `centroids` is not a dense tensor of one of these dtypes.
+        ValueError: If a shape, the device of `centroids`, `features` or the name of the backend is invalid.
+        RuntimeError: If `backend` cannot run on this machine or on the device of the tensors.
 
-    Source: METHOD of "Editing in Style" (Collins et al., CVPR 2020), section 3.2; Dhillon and Modha, 2001.
+    References:
+        Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 3.2.
+        Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", 2001.
+
+    Example:
+        >>> import torch
+        >>> import stylefast
+        >>> activations, centroids = torch.randn(2, 512, 16, 16), torch.randn(8, 512)
+        >>> labels, similarity = stylefast.assign(activations, centroids)
+        >>> labels.shape, similarity.shape
+        (torch.Size([2, 16, 16]), torch.Size([2, 16, 16]))
     """
     check(activations, centroids, features)
     return Assignment(*ASSIGN(backend, activations, centroids.to(accumulator(activations.dtype)), features))
@@ -69,13 +90,13 @@ def check(activations: Tensor, centroids: Tensor, features: str, ranks: tuple[in
 
 
 def standardize(x: Tensor) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-5) per image and channel over H x W, biased variance; x [N, C, H, W]."""
+    """Return `(x - mean) / sqrt(var + 1e-5)` per image and channel of [N, C, H, W], with the biased variance."""
     centred = x - x.mean((2, 3), keepdim=True)
     return centred / (centred.square().mean((2, 3), keepdim=True) + EPSILON).sqrt()
 
 
 def points(activations: Tensor, features: str) -> Tensor:
-    """The tensor whose C-vectors are clustered, in the dtype that the op computes in: [N, C, H, W]."""
+    """Return the tensor [N, C, H, W] whose C-vectors are clustered, in the dtype that the op computes in."""
     x = activations.to(accumulator(activations.dtype))
     if features == "raw":
         return x
@@ -83,12 +104,12 @@ def points(activations: Tensor, features: str) -> Tensor:
 
 
 def scores(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
-    """<x_i, c_k>: [N, K, H, W]."""
+    """Return the scores `<x_i, c_k>`, [N, K, H, W]."""
     return torch.einsum("nchw,kc->nkhw", points(activations, features), centroids)
 
 
 def from_labels(labels: Tensor, activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor]:
-    """similarity [N, H, W] of each point to the centroid of its label."""
+    """Return the similarity [N, H, W] of each point to the centroid of its label."""
     norm = torch.linalg.vector_norm(points(activations, features), dim=1)  # [N, H, W]
     score = scores(activations, centroids, features).gather(1, labels.long().unsqueeze(1)).squeeze(1)
     cosine = torch.where(norm > 0, score / norm, torch.zeros_like(norm))
@@ -96,7 +117,7 @@ def from_labels(labels: Tensor, activations: Tensor, centroids: Tensor, features
 
 
 def best_labels(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
-    """argmax_k <x_i, c_k>, 0 where |x_i| is zero or not finite: [N, H, W] int32."""
+    """Return `argmax_k <x_i, c_k>`, or 0 where `|x_i|` is zero or not finite: [N, H, W] int32."""
     score = scores(activations, centroids, features)
     norm = torch.linalg.vector_norm(points(activations, features), dim=1)
     labels = score.masked_fill(score.isnan(), -torch.inf).argmax(1)
@@ -117,13 +138,13 @@ def fake(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor,
 
 
 def cost(activations: Tensor, centroids: Tensor, features: str) -> Cost:
-    """Reads the activations once (twice when they must be standardised), writes labels and similarity."""
+    """Count one read of the activations (two if they are standardised), and writing labels and similarity."""
     reads = 2 if features == "standardized" else 1
     positions = activations.numel() // activations.shape[1]
     return Cost(reads * activations.nbytes + centroids.nbytes + 8 * positions, 2 * activations.numel() * len(centroids))
 
 
-SIZES = (  # N, C, H, W, K: tile edges +- 1, vector widths +- 1, one of everything
+SIZES = (  # N, C, H, W, K: tile edges and vector widths +- 1, every size 1
     (2, 16, 8, 8, 4),
     (1, 1, 1, 1, 1),
     (3, 5, 3, 7, 2),
@@ -143,7 +164,7 @@ SIZES = (  # N, C, H, W, K: tile edges +- 1, vector widths +- 1, one of everythi
 
 
 def clustered(n: int, c: int, h: int, w: int, k: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Activations [N, C, H, W] around random directions, one position of them zero, and unit centroids [K, C]."""
+    """Return activations [N, C, H, W] around unit centroids, with a zero point per image, and the centroids [K, C]."""
     rng = torch.Generator().manual_seed(seed)
     centroids = torch.nn.functional.normalize(torch.randn(k, c, generator=rng, dtype=torch.float64), dim=1)
     label = torch.randint(k, (n, h, w), generator=rng)
@@ -154,7 +175,7 @@ def clustered(n: int, c: int, h: int, w: int, k: int, dtype: torch.dtype, seed: 
 
 
 def strided(x: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The same values in other layouts: a slice of a wider buffer in every dimension, channels_last, transposed."""
+    """Yield the same values in other layouts: slices of a larger buffer, channels_last, and transposed."""
     n, c, h, w = x.shape
     buffer = torch.full((n + 1, c + 2, h + 1, w + 3), torch.nan, dtype=x.dtype, device=x.device)
     buffer[:n, 1 : c + 1, 1:, 2 : w + 2] = x
@@ -167,7 +188,7 @@ def strided(x: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def activation_samples() -> Iterator[tuple[str, Tensor, Tensor, str]]:
-    """(id, activations, centroids, features): what the battery gives to every op that assigns."""
+    """Yield (id, activations, centroids, features), the test inputs of every op that computes labels."""
     for n, c, h, w, k in SIZES:
         yield f"f32-{n}x{c}x{h}x{w}-K{k}", *clustered(n, c, h, w, k, torch.float32), "raw"
     for dtype in DTYPES[1:]:
@@ -185,7 +206,7 @@ def activation_samples() -> Iterator[tuple[str, Tensor, Tensor, str]]:
 
 
 def _half(view: Tensor) -> Tensor:
-    """The view in float16, with the same strides."""
+    """Return the view in float16, with the same strides."""
     half = torch.empty_strided(view.shape, view.stride(), dtype=torch.float16, device=view.device)
     return half.copy_(view)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels and contribution matrix of one layer in one read of its activations."""
+"""Labels and contribution matrix of one layer, from one read of its activations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from .op import BadCall, Cost, Op
 
 
 class LabelsAndContribution(NamedTuple):
-    """Labels [N, H, W] int32 and M [K, C] or [N, K, C]."""
+    """Result of `assign_contribution`.
+
+    Attributes:
+        labels: Label of every point, [N, H, W] int32.
+        contribution: M, [K, C] or, per image, [N, K, C]; float32 or float64.
+    """
 
     labels: Tensor
     contribution: Tensor
@@ -30,25 +35,41 @@ def assign_contribution(
     per_image: bool = False,
     backend: str | None = None,
 ) -> LabelsAndContribution:
-    """Assigns every point and measures each channel's contribution to each cluster, reading the activations once.
+    """Assign every point and measure the contribution of each channel to each cluster, in one fused op.
 
-    labels = assign(A, c).labels; M = contribution(A, labels, K): the two ops in sequence, fused.
+    The result is that of the two ops in sequence, but the activations are read once::
+
+        labels = assign(A, c).labels
+        M = contribution(A, labels, K)
 
     Args:
-        activations: [N, C, H, W] float32, float64, float16 or bfloat16, any strides.
-        centroids: [K, C].
-        features: what is clustered, as in `stylefast.assign`. M is of the activations in any case.
-        standardize: as in `stylefast.contribution`.
-        per_image: as in `stylefast.contribution`.
-        backend: as in `stylefast.assign`.
+        activations: Activations of shape [N, C, H, W]; float32, float64, float16 or bfloat16, any strides.
+        centroids: Centroids of shape [K, C], in any of these dtypes.
+        features: Kind of points that are assigned, as in `stylefast.assign`. M does not depend on it except through
+            the labels.
+        standardize: Whether M standardises the activations, as in `stylefast.contribution`.
+        per_image: Whether to return one M per image, as in `stylefast.contribution`.
+        backend: Name of a backend, as in `stylefast.assign`.
 
     Returns:
-        labels [N, H, W] int32; M [K, C], or [N, K, C] if per_image: float32 (float64 for float64 activations).
+        `LabelsAndContribution(labels, contribution)`. Labels have shape [N, H, W], int32. M has shape [K, C], or
+        [N, K, C] if `per_image` is set, and is float32 (float64 for float64 activations).
 
     Raises:
-        TypeError, ValueError: wrong type, dtype, rank, shape, device or features. RuntimeError: `backend` cannot run.
+        TypeError: If `activations` or `centroids` is not a dense tensor of one of these dtypes.
+        ValueError: If a shape, the device of `centroids`, `features` or the name of the backend is invalid.
+        RuntimeError: If `backend` cannot run on this machine or on the device of the tensors.
 
-    Source: "Editing in Style" (Collins et al., CVPR 2020), section 3.2 and equation 1.
+    References:
+        Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 3.2, equation 1.
+
+    Example:
+        >>> import torch
+        >>> import stylefast
+        >>> activations, centroids = torch.randn(2, 512, 16, 16), torch.randn(8, 512)
+        >>> labels, m = stylefast.assign_contribution(activations, centroids)
+        >>> labels.shape, m.shape
+        (torch.Size([2, 16, 16]), torch.Size([8, 512]))
     """
     assignment.check(activations, centroids, features)
     centroids = centroids.to(accumulator(activations.dtype))
@@ -78,7 +99,7 @@ def fake(
 
 
 def cost(activations: Tensor, centroids: Tensor, features: str, standardize: bool, per_image: bool) -> Cost:
-    """Reads the activations once (twice when the clustered features must be standardised); writes labels and M."""
+    """Count one read of the activations (two if the points are standardised), and writing labels and M."""
     labelling = assignment.cost(activations, centroids, features)
     rows = len(activations) if per_image else 1
     return Cost(labelling.bytes + rows * centroids.nbytes, labelling.flops + 4 * activations.numel())

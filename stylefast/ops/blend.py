@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Per-channel blending of style vectors, gathered: a batch of edits is three columns of indices."""
+"""Per-channel blending of styles. A batch of edits is three columns of row indices."""
 
 from __future__ import annotations
 
@@ -32,37 +32,60 @@ def blend(
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Moves each style channel of the targets towards the references by its query.
+    """Move each style channel of the targets towards the references by the fraction that the query gives.
 
-    out[e] = t + a q o (r - t), t = target[edits[e,0]], r = reference[edits[e,1]], q = query[edits[e,2]], a = strength
+    For edit e, with `t = target[edits[e, 0]]`, `r = reference[edits[e, 1]]`, `q = query[edits[e, 2]]` and
+    `a = strength[e]`, per channel::
 
-    Where a q = 0 the target's channel is returned bit for bit, where a q = 1 the reference's. All sites' styles lie end
-    to end in one row, so one call edits a whole generator. Mode "norm_preserving" takes r |q o t| / |q o r| for r (0 if
-    q o r is), norms over all of S without a: it makes the scaled references, [E, S], before the one launch.
+        out[e] = t + a q (r - t)
 
-    Differentiable in target, reference, query and strength, twice too, by autograd and by `torch.func` (reverse and
-    forward; vmap of the blend itself loops), but for `torch.autograd.forward_ad` and for `torch.compile` of a transform
-    of it. One node under `torch.compile` and `torch.export`; under autocast it computes as it does without.
+    Channels with `a q = 0` are those of the target bit for bit, channels with `a q = 1` those of the reference. The
+    styles of all sites lie end to end in one row, so one call edits all sites of a generator.
+
+    The mode "norm_preserving" replaces r by the following, with norms over all S channels and without the strength. The
+    scaled references, [E, S], are allocated before the kernel is launched::
+
+        r |q t| / |q r|    (0 if |q r| = 0)
+
+    The op has first and second derivatives with respect to target, reference, query and strength, by autograd and by
+    the reverse- and forward-mode transforms of `torch.func`; `torch.func.vmap` of the blend itself runs a loop.
+    `torch.autograd.forward_ad` and `torch.compile` of a `torch.func` transform are not supported. Under `torch.compile`
+    and `torch.export` the op is one node of the graph. Autocast does not change the computation.
 
     Args:
-        target: [T, S] float32, float64, float16 or bfloat16; or [S].
-        reference: [R, S] of the same dtype; or [S].
-        query: [Q, S] or [S], any floating dtype.
-        edits: [E, 3] integers: rows of target, reference and query. None pairs rows up (one row broadcasts).
-        strength: a number, or [E]; None is 1.
+        target: Styles of shape [T, S] or [S]; float32, float64, float16 or bfloat16.
+        reference: Styles of shape [R, S] or [S], of the same dtype.
+        query: Queries of shape [Q, S] or [S], in any of these dtypes.
+        edits: Row indices into target, reference and query, [E, 3]; int64 or int32. On devices other than the CPU
+            their values are not checked. By default, row e of each belongs to edit e, and a single row to all edits.
+        strength: Strength of the edits: a number, or a tensor of shape [E]. The default is 1.
         mode: "linear" or "norm_preserving".
-        out: [E, S] contiguous, of target's dtype: written and returned. Recycling it saves a new one's page faults.
-        backend: as in `stylefast.assign`.
+        out: Contiguous tensor [E, S] of the target's dtype, which is written and returned. Reusing it avoids the page
+            faults of a new allocation.
+        backend: Name of a backend, as in `stylefast.assign`.
 
     Returns:
-        [E, S] of target's dtype, computed in float32 (float64 for float64 styles).
+        Blended styles of shape [E, S], of the target's dtype; computed in float32 (float64 for float64 styles).
 
     Raises:
-        TypeError, ValueError: wrong type, dtype, rank, shape or device, rows that do not pair up, an edit out of range,
-        an unknown mode, out with inputs that require gradients. RuntimeError: `backend` cannot run.
+        TypeError: If an argument has a wrong type or dtype.
+        ValueError: If a shape, a device, an index, the number of rows, `mode` or the name of the backend is invalid, or
+            if `out` is used with inputs that require gradients.
+        RuntimeError: If `backend` cannot run on this machine or on the device of the tensors.
 
-    Source: "Editing in Style" (Collins et al., CVPR 2020), equation 3 (and 2: the same query for all channels);
-    norm_preserving: "Retrieve in Style" (Chong et al., ICCV 2021), where strength is 1.3.
+    References:
+        Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, equation 3 (equation 2 is
+        the case of the same query for all channels).
+        Chong et al., "Retrieve in Style: Unsupervised Facial Feature Transfer and Retrieval", ICCV 2021, for the mode
+        "norm_preserving", with a strength of 1.3.
+
+    Example:
+        >>> import torch
+        >>> import stylefast
+        >>> target, reference, query = torch.randn(4, 9088), torch.randn(2, 9088), torch.rand(3, 9088)
+        >>> edits = torch.tensor([[0, 1, 0], [3, 0, 2]])  # rows of target, reference and query
+        >>> stylefast.blend(target, reference, query, edits=edits).shape
+        torch.Size([2, 9088])
     """
     check_choice("mode", mode, MODES)
     check(target, reference, query, edits, strength, out)
@@ -133,7 +156,7 @@ def fake(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None,
 
 
 def cost(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None) -> Cost:
-    """Reads each operand row once (a gathered row that repeats comes from cache) and writes every edit once."""
+    """Count one read of each operand row (further reads of it come from the cache) and one write of every edit."""
     rows, width = count_edits(target, reference, query, edits), target.shape[1]
     read = sum(x.nbytes for x in (target, reference, query)) + (0 if edits is None else edits.nbytes)
     return Cost(read + rows * width * target.itemsize, 3 * rows * width)
@@ -181,7 +204,7 @@ def errors() -> Iterator[BadCall]:
     yield BadCall((t[None], r, q), {}, ValueError, r"target must have shape \[T, S\] or \[S\]")
     yield BadCall((t, r[:, :5], q), {}, ValueError, "reference must have S = 6 channels")
     yield BadCall((t, r, q[:5]), {}, ValueError, r"query must have S = 6 channels .* got \(5,\)")
-    yield BadCall((t, r[:3], q), {}, ValueError, r"must pair up or be one, got \(4, 3, 1\)")
+    yield BadCall((t, r[:3], q), {}, ValueError, r"equal numbers of rows or one row, got \(4, 3, 1\)")
     yield BadCall((t, r, q.to("meta")), {}, ValueError, "query must be on cpu")
     yield BadCall((t, r, q), {"edits": e.float()}, TypeError, "edits must be an int64 or int32 tensor")
     yield BadCall((t, r, q), {"edits": e[:, :2]}, ValueError, r"edits must have shape \[E, 3\], got \(3, 2\)")

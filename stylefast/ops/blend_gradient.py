@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Derivatives of the blend: the gradient that autograd takes, and the op under the transforms of `torch.func`."""
+"""Derivatives of the blend: its gradient for autograd, and its rules for the transforms of `torch.func`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """dt = g (1 - a q); dr = g a q; dq = g a (r - t); da = sum_s g q (r - t); each summed over the edits of a row."""
+    """Return the gradients of target, reference, query and strength, summed over the edits that share a row.
+
+    For the gradient g of an edit::
+
+        dt = g (1 - a q)
+        dr = g a q
+        dq = g a (r - t)
+        da = sum_s g q (r - t)
+    """
     target, reference, query, edits, strength = ctx.saved_tensors
     t, r, q = gathered(target, reference, query, edits, strength)
     g = grad.to(q.dtype)
@@ -35,7 +43,7 @@ def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _sum_to_rows(gradient: Tensor, rows: Tensor | None, like: Tensor) -> Tensor:
-    """The gradient of rows from that of edits [E, S]: summed over the edits that take a row."""
+    """Sum the gradient of edits [E, S] over the edits that use the same row."""
     if rows is not None:
         total = torch.zeros(like.shape, dtype=gradient.dtype, device=like.device).index_add(0, rows, gradient)
     else:
@@ -44,9 +52,9 @@ def _sum_to_rows(gradient: Tensor, rows: Tensor | None, like: Tensor) -> Tensor:
 
 
 class Transformed(torch.autograd.Function):
-    """The op under `torch.func`, which does not see the gradient that a custom op registers.
+    """The op under `torch.func`, which ignores the gradient that a custom op registers.
 
-    Applied to a function that calls the op, and to the op's inputs.
+    The first argument of `apply` is a function that calls the op; the others are the inputs of the op.
     """
 
     generate_vmap_rule = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The norm-preserving mode of the blend: references scaled before the launch, so that no kernel needs to know of it."""
+"""Norm-preserving mode of the blend. References are scaled before the launch, so that kernels need no such mode."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..core.dtypes import without_autocast
 def norm_preserving(
     target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """r |q o t| / |q o r| of every edit, [E, S], and the edits that take these."""
+    """Return `r |q t| / |q r|` of every edit, [E, S], and the edits with indices into these rows."""
     target_norm, reference_norm = (_masked_norm(x, query, edits, i) for i, x in enumerate((target, reference)))
-    scale = target_norm / torch.where(reference_norm > 0, reference_norm, 1)  # [E]; any number if q o r = 0
+    scale = target_norm / torch.where(reference_norm > 0, reference_norm, 1)  # [E]; any value if q r = 0
     if edits is None:
         return (reference * scale.unsqueeze(1)).to(target.dtype), None
     rows = torch.arange(len(edits), device=edits.device)
@@ -24,7 +24,10 @@ def norm_preserving(
 
 
 def _masked_norm(rows: Tensor, query: Tensor, edits: Tensor | None, column: int) -> Tensor:
-    """|q o x|, [E], where column `column` of the edits says which rows x are; [1] for one row and one query."""
+    """Return `|q x|` per edit, [E]; `column` is the column of the edits that indexes the rows x.
+
+    Without edits, the shape is that of the broadcast rows: [1] for one row and one query.
+    """
     x = rows.to(query.dtype)
     if edits is None:
         return torch.linalg.vector_norm(query * x, dim=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of target, reference and query that each edit of a blend takes."""
+"""Rows of target, reference and query that each edit of a blend uses."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from ..core.dtypes import accumulator
 
 
 def as_rows(tensor: Tensor) -> Tensor:
-    """[S] as [1, S]."""
+    """Return [S] as [1, S]."""
     return tensor if tensor.dim() == 2 else tensor.unsqueeze(0)
 
 
 def paired(counts: tuple[int, int, int]) -> int:
-    """The number of edits without an index tensor. Raises ValueError unless rows pair up or are one."""
+    """Return the number of edits without an index tensor. Raise ValueError unless the rows broadcast."""
     targets, references, queries = counts
     rows = targets if targets != 1 else references if references != 1 else queries
     if references not in (1, rows) or queries not in (1, rows):
-        raise ValueError(f"without edits, rows of target, reference and query must pair up or be one, got {counts}")
+        raise ValueError(
+            f"without edits, target, reference and query must have equal numbers of rows or one row, got {counts}"
+        )
     return rows
 
 
 def check_edits(edits: Tensor, counts: tuple[int, int, int], target: Tensor) -> int:
-    """The number of edits. Raises TypeError or ValueError unless they index so many targets, references and queries."""
+    """Return the number of edits. Raise TypeError or ValueError unless they index `counts` rows."""
     if not isinstance(edits, Tensor) or edits.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"edits must be an int64 or int32 tensor [E, 3], got {getattr(edits, 'dtype', type(edits))}")
     if edits.dim() != 2 or edits.shape[1] != 3:
@@ -48,7 +50,7 @@ def count_edits(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor 
 def gathered(
     target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """t, r and a q of every edit: [E, S] each, in the dtype that the op computes in."""
+    """Return t, r and a q of every edit, [E, S] each, in the dtype that the op computes in."""
     rows = count_edits(target, reference, query, edits)
     t, r, q = (
         (x.expand(rows, -1) if edits is None else x[edits[:, i]]).to(accumulator(target.dtype))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contribution matrix M: how much of a channel's standardised energy lies in each cluster."""
+"""Contribution matrix M: how much of the standardised energy of each channel lies in each cluster."""
 
 from __future__ import annotations
 
@@ -29,36 +29,54 @@ def contribution(
     per_image: bool = False,
     backend: str | None = None,
 ) -> Tensor:
-    """Measures how much each channel of a layer contributes to each cluster (or part).
+    """Measure how much each channel of a layer contributes to each cluster.
 
-    M[k,c] = 1/(N H W) sum_{n,h,w} A'[n,c,h,w]^2 U[n,k,h,w], A' = (A - mean) / sqrt(var + 1e-5) per image and channel,
-    U = the one-hot of the labels, resized to H x W as torch.nn.functional.interpolate(align_corners=False) would.
+    For activations A and the one-hot encoding U of the labels, resized to H x W as by
+    `torch.nn.functional.interpolate` with `align_corners=False`::
 
-    M of several batches: add N * M, then divide once by the number of images. M of a part: add its clusters' rows.
+        M[k, c] = 1 / (N H W) · sum_{n, h, w} A'[n, c, h, w]^2 · U[n, k, h, w]
+        A' = (A - mean) / sqrt(var + 1e-5)    (per image and channel, biased variance)
 
-    Under `torch.compile` and `torch.export` it is one node, of the backend that was chosen then, for any N, H and W;
-    under autocast it computes as it does without.
+    To combine batches, add `N * M` of all batches and divide by the total number of images. To get M of a part, add
+    the rows of its clusters.
+
+    Under `torch.compile` and `torch.export` the op is one node of the graph, which accepts any N, H and W and runs on
+    the backend that was selected at compile time. Autocast does not change the computation.
 
     Args:
-        activations: [N, C, H, W] float32, float64, float16 or bfloat16, any strides.
-        labels: [N, h, w] integer labels in [0, K) on a grid of any size. Under torch.compile, where values cannot be
-            checked, a label outside [0, K) belongs to no cluster.
-        n_clusters: K.
-        standardize: False takes A' = A, for tensors that are already normalised (StyleGAN1).
-        resize: "bilinear" or "nearest".
-        per_image: True gives the M of every image, without the mean over N.
-        backend: as in `stylefast.assign`.
+        activations: Activations of shape [N, C, H, W]; float32, float64, float16 or bfloat16, any strides.
+        labels: Labels in [0, K) of shape [N, h, w], for any h and w; int64, int32, int16, int8 or uint8. Under
+            `torch.compile` and on devices other than the CPU the values are not checked; a label outside [0, K) then
+            belongs to no cluster.
+        n_clusters: Number of clusters K.
+        standardize: Whether to standardise the activations. False sets A' = A, for activations that are already
+            normalised (StyleGAN1).
+        resize: Interpolation of the labels: "bilinear" or "nearest".
+        per_image: Whether to return one M per image instead of the mean over the N images.
+        backend: Name of a backend, as in `stylefast.assign`.
 
     Returns:
-        M [K, C], or [N, K, C] if per_image: float32 (float64 for float64 activations), >= 0. Of no images, zeros.
-        With standardize, the sum over k is the mean over n of var / (var + 1e-5). NaN or Inf in a channel makes its
-        M NaN (without standardize, at least in the clusters that hold them).
+        M of shape [K, C], or [N, K, C] if `per_image` is set; float32 (float64 for float64 activations). All values are
+        >= 0; without images they are 0. With `standardize`, the sum over k is the mean over n of `var / (var + 1e-5)`.
+        With `standardize`, NaN or Inf in a channel makes its M NaN in all clusters. Without, M is NaN or Inf at least
+        in the clusters that contain the value.
 
     Raises:
-        TypeError, ValueError: wrong type, dtype, rank, shape or device, a label outside [0, K), an unknown resize.
-        RuntimeError: `backend` cannot run.
+        TypeError: If `activations` is not a dense tensor of one of these dtypes, `labels` is not an integer tensor, or
+            `n_clusters` is not an int.
+        ValueError: If a shape, the device of `labels`, a label, `n_clusters`, `resize` or the name of the backend is
+            invalid.
+        RuntimeError: If `backend` cannot run on this machine or on the device of the tensors.
 
-    Source: "Editing in Style" (Collins et al., CVPR 2020), equation 1.
+    References:
+        Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, equation 1.
+
+    Example:
+        >>> import torch
+        >>> import stylefast
+        >>> activations, labels = torch.randn(2, 64, 32, 32), torch.randint(8, (2, 16, 16))
+        >>> stylefast.contribution(activations, labels, n_clusters=8).shape
+        torch.Size([8, 64])
     """
     check(activations, labels, n_clusters, resize)
     return CONTRIBUTION(
@@ -110,7 +128,7 @@ def fake(
 
 
 def cost(activations: Tensor, labels: Tensor, n_clusters: int, standardize: bool, resize: str, per_image: bool) -> Cost:
-    """Reads the activations once and the labels once, whatever K is."""
+    """Count one read of the activations and of the labels, for any K, and writing M."""
     taps = 1 if labels.shape[1:] == activations.shape[2:] or resize == "nearest" else 2
     rows = len(activations) if per_image else 1
     written = rows * n_clusters * activations.shape[1] * activations.itemsize
@@ -135,7 +153,7 @@ def samples() -> Iterator[tuple[str, dict[str, Any]]]:
     for layout, view in assignment.strided(base["activations"]):
         yield layout, {**base, "activations": view}
         yield f"{layout}-same", {**_sample(2, 18, 12, 20, 6, (12, 20)), "activations": view.bfloat16()}
-    offset = base["activations"] * 1e-3 + 1.0  # |mean| / std of about 1000
+    offset = base["activations"] * 1e-3 + 1.0  # |mean| is about 1000 times std
     offset[:, 2] = 5.0
     yield "far-from-zero", {**base, "activations": offset}
     yield "strided-labels", {**base, "labels": base["labels"].repeat(1, 2, 3)[:, ::2, 1::3]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Lloyd iteration of spherical k-means, for any number of restarts, in one read of the activations."""
+"""One Lloyd iteration of spherical k-means for any number of restarts, from one read of the activations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from .op import BadCall, Cost, Op
 
 
 class LloydStep(NamedTuple):
-    """Labels [.., N, H, W] int32, sums [.., K, C], counts [.., K] int64, objective [..] float64; .. is B or nothing."""
+    """Result of `lloyd_step`. The leading dimension B exists only if `centroids` had shape [B, K, C].
+
+    Attributes:
+        labels: Label of every point, [B, N, H, W] int32.
+        sums: Sum of the unit-normalised points of every cluster, [B, K, C] float32 or float64.
+        counts: Number of points that were added to each sum, [B, K] int64.
+        objective: Mean cosine of all points to the centroids of their labels, [B] float64.
+    """
 
     labels: Tensor
     sums: Tensor
@@ -26,27 +33,47 @@ class LloydStep(NamedTuple):
 def lloyd_step(
     activations: Tensor, centroids: Tensor, *, features: str = "raw", backend: str | None = None
 ) -> LloydStep:
-    """Assigns every point and sums the unit-normalised points of every cluster: all that a Lloyd iteration needs.
+    """Assign every point and sum the unit-normalised points of every cluster, as a Lloyd iteration requires.
 
-    sums_k = sum_{i in k} x_i / |x_i|; counts_k = |k|; objective = mean_i <x_i / |x_i|, c_label(i)>
+    For the points `x_i` and the centroids `c_k`, with labels as in `stylefast.assign`::
 
-    The next centroids are sums_k / |sums_k|. Points with |x| zero or not finite add nothing to sums and counts.
+        sums_k = sum_{i in k} x_i / |x_i|
+        counts_k = number of points in k
+        objective = mean_i <x_i / |x_i|, c_label(i)>    (over all N · H · W points)
+
+    The centroids of the next iteration are `sums_k / |sums_k|`. Points whose norm is zero or not finite are not added
+    to sums and counts.
 
     Args:
-        activations: [N, C, H, W] float32, float64, float16 or bfloat16, any strides.
-        centroids: [K, C], or [B, K, C] for B restarts that share the read.
-        features: as in `stylefast.assign`.
-        backend: as in `stylefast.assign`.
+        activations: Activations of shape [N, C, H, W]; float32, float64, float16 or bfloat16, any strides.
+        centroids: Centroids of shape [K, C], or [B, K, C] for B restarts, which share one read of the activations.
+        features: Kind of points, as in `stylefast.assign`.
+        backend: Name of a backend, as in `stylefast.assign`.
 
     Returns:
-        labels [.., N, H, W] int32 as in `stylefast.assign`; sums [.., K, C] float32 (float64 for float64 activations);
-        counts [.., K] int64; objective [..] float64, the mean over all N*H*W points (0 of no points, NaN if a point's
-        norm is not finite).
+        `LloydStep(labels, sums, counts, objective)`. If `centroids` has shape [K, C], the results have no dimension B.
+
+        - Labels: [B, N, H, W], int32, as in `stylefast.assign`.
+        - Sums: [B, K, C], float32 (float64 for float64 activations).
+        - Counts: [B, K], int64.
+        - Objective: [B], float64. It is 0 without points, and NaN if the norm of a point is not finite.
 
     Raises:
-        TypeError, ValueError: wrong type, dtype, rank, shape, device or features. RuntimeError: `backend` cannot run.
+        TypeError: If `activations` or `centroids` is not a dense tensor of one of these dtypes.
+        ValueError: If a shape, the device of `centroids`, `features` or the name of the backend is invalid.
+        RuntimeError: If `backend` cannot run on this machine or on the device of the tensors.
 
-    Source: Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", 2001.
+    References:
+        Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", 2001.
+
+    Example:
+        >>> import torch
+        >>> import stylefast
+        >>> activations, centroids = torch.randn(2, 512, 16, 16), torch.randn(8, 512)
+        >>> step = stylefast.lloyd_step(activations, centroids)
+        >>> updated = torch.nn.functional.normalize(step.sums, dim=1)  # [K, C], the next centroids
+        >>> updated.shape, int(step.counts.sum())
+        (torch.Size([8, 512]), 512)
     """
     assignment.check(activations, centroids, features, ranks=(2, 3))
     stacked = centroids.to(accumulator(activations.dtype)).reshape(-1, *centroids.shape[-2:])  # [B, K, C]
@@ -55,7 +82,7 @@ def lloyd_step(
 
 
 def from_labels(labels: Tensor, activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor, Tensor]:
-    """sums [B, K, C], counts [B, K], objective [B] of labels [B, N, H, W]."""
+    """Return sums [B, K, C], counts [B, K] and objective [B] of the labels [B, N, H, W]."""
     x = assignment.points(activations, features)
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # [N, 1, H, W]
     counted = norm.isfinite() & (norm > 0)
@@ -88,12 +115,12 @@ def fake(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor,
 
 
 def cost(activations: Tensor, centroids: Tensor, features: str) -> Cost:
-    """Reads the activations once (twice when they must be standardised) for all restarts; writes labels and sums."""
+    """Count one read of the activations for all restarts (two if standardised), and writing labels and sums."""
     reads = 2 if features == "standardized" else 1
     b, k, c = centroids.shape
     positions = activations.numel() // c
     products = 2 * activations.numel() * b * k
-    additions = 2 * activations.numel() * (b + 1)  # normalise, |x|^2, and one sum a restart
+    additions = 2 * activations.numel() * (b + 1)  # normalise, |x|^2, and one sum per restart
     return Cost(reads * activations.nbytes + 2 * centroids.nbytes + 4 * b * positions, products + additions)
 
 

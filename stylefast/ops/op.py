@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The row of the op table: everything that defines one op. Registration, tests and benchmarks iterate over rows."""
+"""Row of the op table: everything that defines one op. Registration, tests and benchmarks iterate over the rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from ..core.private_torch import below_autograd
 
 @dataclass(frozen=True)
 class Cost:
-    """Least memory traffic in bytes and least arithmetic in floating point operations of one call."""
+    """Least work of one call.
+
+    Attributes:
+        bytes: Memory traffic in bytes.
+        flops: Number of floating-point operations.
+    """
 
     bytes: int
     flops: int
@@ -25,7 +30,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class BadCall:
-    """Arguments that the public function refuses, and the message with which it does so."""
+    """Arguments that the public function refuses.
+
+    Attributes:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        error: Type of the exception.
+        match: Regular expression that the message matches.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -35,11 +47,22 @@ class BadCall:
 
 @dataclass(frozen=True)
 class Op:
-    """One row. The callables take the op's arguments in the order of its schema.
+    """One row of the op table. The callables take the arguments of the op in the order of its schema.
 
-    `reference` is the definition, for any floating dtype. `from_labels`, of ops whose first output is labels, computes
-    the other outputs from given labels, so that a test can judge the labels by their score and the other outputs by
-    their value. `out_schema` adds an overload that writes into its last argument.
+    Args:
+        name: Name of the op, such as "assign".
+        schema: Arguments and results in the schema language of torch.
+        public: Public function, which checks its arguments.
+        reference: Definition of the op in plain torch, for any floating dtype.
+        fake: Function that returns results of the right shape, dtype and device without computing them.
+        cost: Function that returns the `Cost` of a call.
+        samples: Function that yields names and arguments of test inputs.
+        errors: Function that yields the `BadCall` that tests make.
+        from_labels: For ops whose first output is labels: function of given labels and the arguments of the op that
+            returns the other outputs. Tests judge labels by their score and the other outputs by their value.
+        gradient: `setup_context` and `backward` for `torch.library.register_autograd`. None if not differentiable.
+        out_schema: Schema of an overload that writes into its last argument.
+        cells: Overload of torch per backend, filled by `register`.
     """
 
     name: str
@@ -56,20 +79,20 @@ class Op:
     cells: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, backend: str | None, first: Tensor, *args: Any) -> Any:
-        """Calls the cell of `backend`, or of the backend that suits the first tensor's device."""
+        """Call the op on `backend`, or on the backend selected for the device of the first tensor."""
         cell = self.cells[select(backend, first.device)]
         if torch.compiler.is_compiling() or _needs_autograd(first, *args):
             return cell(first, *args)
-        with below_autograd():  # autograd's layer of a custom op is Python: half of a small call
+        with below_autograd():  # autograd of a custom op runs Python code, which takes half of the time of a small call
             return cell(first, *args)
 
     def write(self, backend: str | None, first: Tensor, *args: Any, out: Tensor) -> None:
-        """The same, into `out`."""
+        """Call the op as `__call__` does and write the result into `out`."""
         self.cells[select(backend, first.device) + ".out"](first, *args, out=out)
 
 
 def _needs_autograd(*args: Any) -> bool:
-    """Whether autograd has to record this call."""
+    """Return whether autograd has to record this call."""
     if torch.is_grad_enabled():
         for x in args:
             if isinstance(x, Tensor) and x.requires_grad:
@@ -78,7 +101,7 @@ def _needs_autograd(*args: Any) -> bool:
 
 
 def register(op: Op, library: torch.library.Library) -> None:
-    """Defines `stylefast::<op>_<backend>` for every backend; compiled libraries fill theirs when they are loaded."""
+    """Define `stylefast::<op>_<backend>` for every backend. Compiled libraries add their kernels when loaded."""
     for backend in BACKENDS.values():
         name = f"{op.name}_{backend.name}"
         library.define(name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
