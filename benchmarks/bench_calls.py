@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of a small call next to one eager torch op on the same data, and the gain of the instruction sets.
+"""Measure the cost of a small call next to one eager torch op on the same data, and the gain of the instruction sets.
+
+Usage::
 
     python benchmarks/bench_calls.py [--rounds 30] [--record]
 
-Both sides of a figure run in turn; ours is verified against the reference first. An instruction set is chosen when the
-package is loaded, so each one is timed in a process of its own.
+Both sides of a comparison run alternately. Our results are verified against the reference first. The package chooses
+its instruction set when it is loaded, so each instruction set is timed in a separate process.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ LARGE = "lloyd_step-64x512x32x32-K32"
 
 
 def seconds_per_call(call: Callable[[], Any], calls: int) -> float:
-    """Mean seconds of `calls` calls in a row."""
+    """Return the mean seconds per call of `calls` consecutive calls."""
     begin = time.perf_counter()
     for _ in range(calls):
         call()
@@ -42,7 +44,7 @@ def seconds_per_call(call: Callable[[], Any], calls: int) -> float:
 
 
 def small(workload: Workload, rounds: int, threads: int) -> Figure:
-    """The figure of a small call, with one torch op as the peer."""
+    """Return the figure of a small call, with one torch op as the peer."""
     inputs = workload.make()
     candidate = ours(workload.op, inputs)
     candidate.verify(candidate.call())
@@ -55,12 +57,12 @@ def small(workload: Workload, rounds: int, threads: int) -> Figure:
     figure = comparison(
         workload.op.name, workload.name, None, threads, seconds, f"one {torch_name}", torch_seconds
     )  # fmt: skip
-    print(f"{record.line(figure)}, {extra:+.0f} us")
+    print(f"{record.line(figure)}, difference of the minima {extra:+.0f} us")
     return figure
 
 
 def child(rounds: int) -> None:
-    """Prints the seconds of the large workload with the instruction set that STYLEFAST_ISA names."""
+    """Print, as JSON, the seconds of the large workload with the instruction set that STYLEFAST_ISA names."""
     workload = next(w for w in WORKLOADS if w.id == LARGE)
     candidate = ours(workload.op, workload.make())
     candidate.verify(candidate.call())
@@ -68,7 +70,7 @@ def child(rounds: int) -> None:
 
 
 def instruction_sets(threads: int) -> Figure:
-    """The figure of the best instruction set of this processor, with the portable build as the peer."""
+    """Return the figure of the best instruction set of this processor, with the portable kernels as the peer."""
     best = instruction_set()
     seconds: dict[str, list[float]] = {best: [], "portable": []}
     for name in tqdm(list(seconds) * 3, delay=2, leave=False):
@@ -85,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
-    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
+    parser.add_argument("--record", action="store_true", help="Append to benchmarks/results/<machine>.jsonl.")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

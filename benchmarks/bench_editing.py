@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images per second into a catalog, edits per second out of it, and where the time goes.
+"""Measure images per second of a catalog build and the time of its stages, and edits per second.
+
+Usage::
 
     python benchmarks/bench_editing.py [--network random-face] [--images 16] [--edits 8]
 
-The default is the toy network; "random-face" makes real faces and is downloaded once (research only).
+The default is a toy network. The network "random-face" generates realistic faces and is downloaded once (for research
+only).
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ from stylefast.generators import Generator
 
 
 def build(generator: Generator, images: int, clusters: int) -> tuple[Catalog, float]:
-    """Builds a catalog in which each cluster is a part; returns it with the seconds of the build."""
+    """Build a catalog in which each cluster is a part; return it with the seconds of the build."""
     w = generator.latents(range(images), truncation=0.7)
-    generator.synthesize(generator.styles(w[:1]), w[:1])  # first calls allocate
+    generator.synthesize(generator.styles(w[:1]), w[:1])  # the first call allocates memory
     begin = time.perf_counter()
     catalog = Catalog.build(generator, w, Clustering(n_clusters=clusters))
     seconds = time.perf_counter() - begin
@@ -33,7 +36,7 @@ def build(generator: Generator, images: int, clusters: int) -> tuple[Catalog, fl
 
 
 def edit(generator: Generator, catalog: Catalog, edits: int, batch_size: int) -> list[float]:
-    """Seconds of every edit, averaged over each batch: one target, one reference, one part per edit."""
+    """Return the seconds of every edit, averaged over its batch. All edits have the same target and reference."""
     w = generator.latents([10_001, 10_002], truncation=0.7)
     parts = [f"cluster{k % catalog.n_clusters}" for k in range(edits)]
     editor, seconds = StyleEditor(generator, catalog), []
@@ -46,7 +49,7 @@ def edit(generator: Generator, catalog: Catalog, edits: int, batch_size: int) ->
 
 
 def catalog_figure(name: str, images: int, clusters: int, threads: int, stages: dict[str, float]) -> Figure:
-    """The figure of clustering and M, with the generator as the peer."""
+    """Return the figure of clustering and M together, with the generator as the peer."""
     seconds = stages["clustering"] + stages["contribution"]
     ratio = stages["generator"] / seconds
     work, peer = f"{name}, {images} images, {clusters} clusters: clustering and M", "the generator alone"
@@ -64,7 +67,7 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
-    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
+    parser.add_argument("--record", action="store_true", help="Append to benchmarks/results/<machine>.jsonl.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     generator = generators.load(arguments.network)
@@ -79,7 +82,7 @@ def main() -> None:
     times = edit(generator, catalog, arguments.edits, arguments.batch_size)
     if arguments.record:
         record.append(figure)
-    print(f"edits: {len(times) / sum(times):.2f} per second (p50 {1 / percentile(times, 50):.2f})")
+    print(f"edits: {len(times) / sum(times):.2f} per second (median {1 / percentile(times, 50):.2f})")
 
 
 if __name__ == "__main__":

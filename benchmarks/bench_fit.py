@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole fit of spherical k-means against scikit-learn's KMeans on the normalised points, at the same quality.
+"""Compare a fit of spherical k-means with scikit-learn's KMeans on the normalised points, at the same quality.
+
+Usage::
 
     python benchmarks/bench_fit.py [--seeds 1] [--record]
 
-204,800 points of 512 channels in NCHW, 20 clusters of 60 directions that overlap, 10 restarts. The time of scikit-learn
-includes the transposition and the normalisation that it needs; it takes minutes per seed.
+The data are 204,800 points of 512 channels in NCHW, drawn around 60 overlapping directions. Both fit 20 clusters with
+10 restarts. The time of scikit-learn includes the transposition and the normalisation that it needs. It takes minutes
+per seed.
 """
 
 from __future__ import annotations
@@ -26,29 +29,33 @@ from stylefast import SphericalKMeans, assign
 
 IMAGES, CHANNELS, SIDE = 200, 512, 32
 CLUSTERS, RESTARTS, DIRECTIONS = 20, 10, 60
-QUALITY = 1e-3  # the fraction by which the objective may be worse than scikit-learn's
+QUALITY = 1e-3  # largest relative loss of the objective compared with scikit-learn
 
 
 def fit(x: Tensor, seed: int) -> float:
-    """Fits SphericalKMeans and returns its objective, the mean cosine."""
+    """Fit SphericalKMeans and return its objective, the mean cosine."""
     return SphericalKMeans(CLUSTERS, n_init=RESTARTS, seed=seed).fit(x, progress=False).objective_
 
 
 def fit_sklearn(x: Tensor, seed: int) -> tuple[np.ndarray, Tensor]:
-    """Fits scikit-learn's KMeans; returns its labels and the normalised points [P, C] that it needs."""
+    """Fit scikit-learn's KMeans; return its labels and the normalised points [P, C] that it needs."""
     cluster: Any = environment.load("sklearn.cluster")
     points = normalize(x.permute(0, 2, 3, 1).reshape(-1, CHANNELS), dim=1)
     return cluster.KMeans(CLUSTERS, n_init=RESTARTS, random_state=seed).fit(points.numpy()).labels_, points
 
 
 def objective(x: Tensor, labels: np.ndarray, points: Tensor) -> float:
-    """Mean cosine of x to the normalised sums of the points of each label."""
+    """Return the mean cosine of x to the nearest centroid; centroids are the normalised sums of points per label."""
     sums = torch.zeros(CLUSTERS, CHANNELS).index_add_(0, torch.from_numpy(labels).long(), points)
     return assign(x, normalize(sums, dim=1)).similarity.double().mean().item()
 
 
 def compare(seed: int) -> tuple[float, float]:
-    """Seconds of our fit and of scikit-learn's. Raises WrongResult if our objective is worse."""
+    """Return the seconds of our fit and of scikit-learn's fit.
+
+    Raises:
+        WrongResult: If our objective is worse than scikit-learn's by more than QUALITY.
+    """
     x = mixture(seed, IMAGES, SIDE, DIRECTIONS)
     begin = time.perf_counter()
     score = fit(x, seed)
@@ -57,7 +64,7 @@ def compare(seed: int) -> tuple[float, float]:
     end = time.perf_counter()
     sklearn_score = objective(x, labels, points)
     if not score >= sklearn_score * (1 - QUALITY):
-        raise WrongResult(f"the objective is {score:.5f}, scikit-learn's {sklearn_score:.5f}")
+        raise WrongResult(f"the objective is {score:.5f}, scikit-learn's is {sklearn_score:.5f}")
     print(f"seed {seed}: objective {score:.5f}, scikit-learn's {sklearn_score:.5f}", flush=True)
     return between - begin, end - between
 
@@ -66,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
-    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
+    parser.add_argument("--record", action="store_true", help="Append to benchmarks/results/<machine>.jsonl.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     seconds, sklearn_seconds = zip(*(compare(seed) for seed in range(arguments.seeds)), strict=True)

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every op of every backend on every workload, each verified, then timed in turn with the machine's limits.
+"""Time every op on every workload and CPU backend, interleaved with measurements of the machine's limits.
 
-pytest benchmarks/bench_ops.py [-k "lloyd_step and cpu and K32"] [--rounds 15] [--threads 2]
+Usage::
+
+    pytest benchmarks/bench_ops.py [-k "lloyd_step and cpu and K32"] [--rounds 15] [--threads 2]
+
+Every result is verified before it is timed.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from stylefast.backends import BACKENDS, available
 
 
 def cells() -> list[Any]:
-    """Workload x cell of its op; skipped with the backend's own reason."""
+    """Return a parameter per workload and backend. A backend that cannot run is skipped with its own reason."""
     reasons = available()
 
     def marks(key: str) -> list[pytest.MarkDecorator]:
@@ -33,7 +37,7 @@ def cells() -> list[Any]:
         pytest.param(workload, key, id=f"{key}-{workload.id}", marks=marks(key))
         for workload in WORKLOADS
         for key in workload.op.cells
-        if BACKENDS[key.removesuffix(".out")].devices in (None, ("cpu",))  # the limits are the processor's
+        if BACKENDS[key.removesuffix(".out")].devices in (None, ("cpu",))  # the limits are those of the processor
     ]
 
 
@@ -60,7 +64,7 @@ def test_op(benchmark: Any, request: pytest.FixtureRequest, workload: Workload, 
 
 
 def measure(probes: dict[str, Callable[[], float]], rates: dict[str, list[float]]) -> None:
-    """Before every timed call: the limits of the same round."""
+    """Measure the limits of a round, before its timed call."""
     time.sleep(PAUSE)
     for name, probe in probes.items():
         rates[name].append(probe())

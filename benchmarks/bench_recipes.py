@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipes of README.md: the code before and the code after in turn, once their results agree.
+"""Time the recipes: the code before and the code after run alternately, once their results agree.
 
-python benchmarks/bench_recipes.py [--rounds 5] [--only codebook] [--record]
+Usage::
+
+    python benchmarks/bench_recipes.py [--rounds 5] [--only codebook] [--record]
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import stylefast
 
 
 def run(code: CodeType, names: Names) -> tuple[float, Names]:
-    """Runs the code; returns its seconds and all names afterwards."""
+    """Run the code; return its seconds and all names that exist afterwards."""
     namespace = dict(names)
     time.sleep(PAUSE)
     begin = time.perf_counter()
@@ -32,7 +34,11 @@ def run(code: CodeType, names: Names) -> tuple[float, Names]:
 
 
 def race(recipe: Recipe, threads: int) -> Figure:
-    """The figure of a recipe. Raises WrongResult, before anything is timed, if before and after differ."""
+    """Return the figure of a recipe.
+
+    Raises:
+        WrongResult: If the results before and after differ. Nothing is timed then.
+    """
     names = {"torch": torch, "F": F, "stylefast": stylefast, "KMeans": environment.load("sklearn.cluster").KMeans}
     names |= recipe.make(recipe.images)
     before, after = (compile(text, recipe.title, "exec") for text in (recipe.before, recipe.after))
@@ -47,10 +53,10 @@ def race(recipe: Recipe, threads: int) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, help="rounds of every recipe; default: the number that each recipe sets")
-    parser.add_argument("--only", default="", help="run the recipes whose title contains this")
+    parser.add_argument("--rounds", type=int, help="Rounds per recipe. Default: the number that the recipe sets.")
+    parser.add_argument("--only", default="", help="Run only the recipes whose title contains this text.")
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
-    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
+    parser.add_argument("--record", action="store_true", help="Append to benchmarks/results/<machine>.jsonl.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for recipe in RECIPES:

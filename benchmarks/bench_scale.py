@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large jobs against their limits: the whole pipeline next to the generator alone, the peak memory of many edits, and
-blending, streaming and pages alone.
+"""Measure large jobs: overhead over the generator alone, peak memory, blending, streaming from disk, and page size.
+
+Usage::
 
     python benchmarks/bench_scale.py overhead [--network random-face] [--edits 200] [--format png] [--record]
     python benchmarks/bench_scale.py memory [--edits 10000]
@@ -8,7 +9,8 @@ blending, streaming and pages alone.
     python benchmarks/bench_scale.py stream [--images 512]
     python benchmarks/bench_scale.py pages [--network random-face]
 
-Both sides of a comparison run in turn; ratios are ratios of medians and, in brackets, of minima.
+Both sides of a comparison run alternately. `overhead` prints the ratio of the minima and, in brackets, of the medians.
+`blend` prints the ratio of the median rates and, in brackets, of the best rates.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ SHARD = (64, 512, 32)  # N, C, H = W of a shard of activations
 
 
 def grid(generator: Generator, edits: int) -> tuple[StyleEditor, Grid]:
-    """An editor, and a plan of at least `edits` edits: 20 references on as many targets as that takes, one part."""
+    """Return an editor and a plan of at least `edits` edits: 20 references, one part, as many targets as needed."""
     catalog, _ = build(generator, 8, 8)
     targets = SeedLatents(generator, range(1000, 1000 + -(-edits // 20)))
     references = SeedLatents(generator, range(20))
@@ -53,15 +55,17 @@ def grid(generator: Generator, edits: int) -> tuple[StyleEditor, Grid]:
 
 
 def seconds(work: Iterable[object]) -> float:
-    """Seconds that it takes to exhaust an iterator, which does its work when it is advanced."""
+    """Return the seconds that it takes to exhaust an iterator, which does its work when it is advanced."""
     begin = time.perf_counter()
     deque(work, maxlen=0)
     return time.perf_counter() - begin
 
 
 def overhead(network: str, edits: int, image_format: str, batch_size: int, threads: int) -> Figure:
-    """The figure of the whole pipeline, with the generator alone on the same batches as the peer; memory is allocated
-    as the command line has it."""
+    """Return the figure of the whole pipeline, with the generator alone on the same batches as the peer.
+
+    Memory is allocated on huge pages, as by the command line.
+    """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     generator = generators.load(network)
     editor, plan = grid(generator, edits)
@@ -78,12 +82,12 @@ def overhead(network: str, edits: int, image_format: str, batch_size: int, threa
             job_seconds.append(seconds(job))
         n_files = len(list(Path(folder).glob(f"*.{image_format}")))
     assert n_files == len(plan), f"{n_files} files of {len(plan)} edits"
-    work = f"{generator.name}, {n_files} edits by {batch_size} to .{image_format}"
+    work = f"{generator.name}, {n_files} edits in batches of {batch_size}, as .{image_format}"
     return comparison("stylefast edit", work, None, threads, job_seconds, "the generator alone", generator_seconds)
 
 
 def peak(edits: int, send: Callable[[int], None]) -> None:
-    """Runs a job of the toy generator; sends the peak memory of the process in kB."""
+    """Run a job with the toy generator and send the peak memory of the process in kB."""
     torch.set_num_threads(1)
     editor, plan = grid(generators.load("toy:sg2"), edits)
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +98,7 @@ def peak(edits: int, send: Callable[[int], None]) -> None:
 
 
 def memory(edits: int) -> str:
-    """Peak memory of many edits divided by that of 100, each in a process of its own."""
+    """Return the ratio of the peak memory of many edits to the peak memory of 100, each in a separate process."""
     context = multiprocessing.get_context("spawn")
     peaks = []
     for n in (100, edits):
@@ -103,12 +107,14 @@ def memory(edits: int) -> str:
         process.start()
         peaks.append(answer.recv())
         process.join()
-    return f"peak memory of {edits} edits / of 100 = {peaks[1] / peaks[0]:.3f} ({peaks[0] >> 10} MB)"
+    return f"peak memory of {edits} edits / 100 edits = {peaks[1] / peaks[0]:.3f} (100 edits: {peaks[0] >> 10} MB)"
 
 
 def paged(huge: str, network: str, batch_size: int, threads: int, send: Callable[[list[float]], None]) -> None:
-    """Sends the median seconds of the generator, and of blending into fresh memory, on huge pages ("1") or pages of
-    4 kB ("0")."""
+    """Send the median seconds of the generator and of a blend into fresh memory.
+
+    Memory lies on huge pages if `huge` is "1", and on pages of 4 kB if it is "0".
+    """
     os.environ["THP_MEM_ALLOC_ENABLE"] = huge
     torch.set_num_threads(threads)
     generator = generators.load(network)
@@ -120,8 +126,10 @@ def paged(huge: str, network: str, batch_size: int, threads: int, send: Callable
 
 
 def pages(network: str, batch_size: int, threads: int) -> Iterator[str]:
-    """Time of the generator and of a blend on pages of 4 kB divided by that on huge pages, in processes that run in
-    turn."""
+    """Yield the time of the generator and of a blend on pages of 4 kB, divided by their time on huge pages.
+
+    Each kind of pages is measured in separate processes, which alternate.
+    """
     context, medians = multiprocessing.get_context("spawn"), list[list[list[float]]]()
     for _ in range(3):
         medians.append([])
@@ -133,11 +141,11 @@ def pages(network: str, batch_size: int, threads: int) -> Iterator[str]:
             process.join()
     for i, work in enumerate((f"{batch_size} images of {network}", f"1280 x {STYLES} blended into fresh memory")):
         ratios = [small[i] / huge[i] for small, huge in medians]
-        yield f"{work}: {percentile(ratios, 50):.2f}x on huge pages ({min(ratios):.2f} to {max(ratios):.2f})"
+        yield f"{work}: time, 4 kB / huge pages = {percentile(ratios, 50):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def blending(edits: int, threads: int) -> Iterator[str]:
-    """Rate at which blended styles are written into two buffers in turn, divided by that of streaming stores."""
+    """Yield the rate at which blended styles are written into two alternating buffers, relative to streaming stores."""
     rng = torch.Generator().manual_seed(0)
     targets, references = torch.randn(512, STYLES, generator=rng), torch.randn(256, STYLES, generator=rng)
     queries = torch.rand(5, STYLES, generator=rng)
@@ -161,7 +169,7 @@ def blending(edits: int, threads: int) -> Iterator[str]:
 
 
 def stream(images: int) -> Iterator[str]:
-    """Rates of a build over activations on disk: writing, reading with checksums, passes of a fit."""
+    """Yield the rates of a build from activations on disk: writing, reading with checksums, and passes of a fit."""
     n, c, side = SHARD
     shards = -(-images // n)
     x: Tensor = torch.randn(n, c, side, side).half()
@@ -170,7 +178,7 @@ def stream(images: int) -> Iterator[str]:
         spent = seconds(write_tensors(path, "bench", {"x": x}) for path in paths)
         yield f"write shards of {x.nbytes / 1e6:.0f} MB, float16: {shards * x.nbytes / spent / 1e9:.2f} GB/s"
         spent = seconds(read_tensors(path, "bench") for path in paths)
-        yield f"read and check them: {shards * x.nbytes / spent / 1e9:.2f} GB/s"
+        yield f"read shards and verify their checksums: {shards * x.nbytes / spent / 1e9:.2f} GB/s"
 
         class Files:
             def __iter__(self) -> Iterator[Tensor]:
@@ -178,8 +186,8 @@ def stream(images: int) -> Iterator[str]:
 
         kmeans = SphericalKMeans(32, n_init=8, max_iter=3, tol=0)
         spent = seconds(kmeans.fit(files, progress=False) for files in [Files()])
-        passes = 3 + 4  # first batch, points other than zero, sample, and four evaluations
-        yield f"a fit of 8 restarts of 32, {passes} passes: {shards * n * passes / spent:.0f} images/s per pass"
+        passes = 3 + 4  # first batch, count of nonzero points, sample; then four evaluations
+        yield f"fit, 8 restarts of 32 clusters, {passes} passes: {shards * n * passes / spent:.0f} images/s per pass"
 
 
 def main() -> None:
@@ -190,7 +198,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--format", default="png", choices=("png", "jpg", "webp"))
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
+    parser.add_argument("--record", action="store_true", help="Append to benchmarks/results/<machine>.jsonl.")
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

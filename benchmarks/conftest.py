@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the benchmarks, and the table that they end with."""
+"""Command-line options of the benchmarks, and the table that is printed at the end."""
 
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rounds", type=int, default=15, help="timed calls of every cell")
-    parser.addoption("--threads", type=int, default=2, help="of the kernels and of the limits")
+    parser.addoption("--rounds", type=int, default=15, help="Timed calls per op, backend and workload.")
+    parser.addoption("--threads", type=int, default=2, help="Threads of the kernels and of the measured limits.")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -16,7 +16,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     names = [bench.name[len("test_op[") : -1] for bench in measured]
     width = max(map(len, names))
-    terminalreporter.section("milliseconds; rates of the least traffic and arithmetic; times the floor")
+    terminalreporter.section("time in ms; least traffic and least arithmetic per second; time / floor")
     columns = ("p20", "p50", "p80", "GB/s", "GFLOP/s", "floor")
     terminalreporter.write_line(" " * width + "".join(f"{name:>9}" for name in columns))
     for name, bench in zip(names, measured, strict=True):

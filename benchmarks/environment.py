@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import this before numpy and torch: their threads are set up when they are loaded, for the peers' sake too."""
+"""Environment of the benchmarks. Import this module before numpy and torch.
+
+It sets environment variables that numpy and torch read when they are loaded, to set up their threads. The peers benefit
+from the variables too.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +15,29 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []  # before an OpenMP runtime binds us
+# Read before an OpenMP runtime binds this thread to one processor.
+CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 _info = Path("/proc/cpuinfo")
 PROCESSOR = _info.read_text().split("\n\n")[0] if _info.is_file() else platform.processor()
 
-if "torch" not in sys.modules:  # else it is too late
-    os.environ.setdefault("OMP_PROC_BIND", "true")  # threads that wander give two-humped timings
+if "torch" not in sys.modules:  # otherwise the variables have no effect
+    os.environ.setdefault("OMP_PROC_BIND", "true")  # threads that move between processors give bimodal timings
     if " avx512f" in PROCESSOR:
-        os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")  # numpy at its best
+        os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")  # the fastest kernels of numpy's OpenBLAS
 
 
 def is_installed(name: str) -> bool:
-    """Whether a module can be imported."""
+    """Return whether a module can be imported."""
     return importlib.util.find_spec(name) is not None
 
 
 def load(name: str) -> ModuleType | None:
-    """Imports a module that may bring an OpenMP runtime or a thread pool of its own; None if it is not installed.
+    """Import a module that may bring its own OpenMP runtime or thread pool; return None if it is not installed.
 
-    The first OpenMP runtime binds this thread to one processor. One that is loaded later takes the processors of the
-    thread that loads it for all there are, and would run all its threads on that one.
+    The first OpenMP runtime binds this thread to one processor. A runtime that is loaded later uses only the processors
+    of the thread that loads it, and would run all its threads on that one. Therefore this thread is first allowed to
+    run on all processors again.
     """
     if not is_installed(name):
         return None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alternatives to the ops, as a careful user of torch, NumPy, scikit-learn or faiss writes them.
+"""Alternatives to the ops, as a careful user of torch, NumPy, scikit-learn or faiss would write them.
 
-Each returns the first outputs of the op. Images are read as [C, H W] wherever that saves a transposition.
+Each alternative returns the first outputs of the op. Images are read as [C, H W] wherever that avoids a transposition.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch.nn import functional as F
 
 
 def assign_by_matmul(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels and cosines, by batched matrix products that read NCHW in place."""
+    """Return labels and cosines, by batched matrix products that read NCHW in place."""
     flat = x.flatten(2)  # [N, C, P]
     score, labels = torch.matmul(centroids, flat).max(1)  # [N, P]
     return labels, score / flat.square().sum(1).sqrt()
 
 
 def lloyd_by_matmul(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels and sums, by batched matrix products that read NCHW in place."""
+    """Return labels and sums, by batched matrix products that read NCHW in place."""
     flat = x.flatten(2)  # [N, C, P]
     labels = torch.matmul(centroids, flat).argmax(1)  # [N, P]
     one_hot = F.one_hot(labels, len(centroids)).to(x.dtype)  # [N, P, K]
@@ -34,7 +34,7 @@ def lloyd_by_matmul(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lloyd_by_image(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels and sums, one image at a time, so that the second matrix product reads it from the cache."""
+    """Return labels and sums, one image at a time, so that the second matrix product reads the image from the cache."""
     labels, sums = torch.empty(len(x), x.shape[2] * x.shape[3], dtype=torch.int64), torch.zeros_like(centroids)
     for image, label in zip(x.flatten(2), labels, strict=True):
         torch.argmax(centroids @ image, 0, out=label)
@@ -44,7 +44,7 @@ def lloyd_by_image(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lloyd_in_numpy(x: np.ndarray, centroids: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The same in NumPy."""
+    """Return labels and sums, one image at a time, in NumPy."""
     n, c, h, w = x.shape
     labels, sums = np.empty((n, h * w), np.int32), np.zeros_like(centroids)
     positions = np.arange(h * w)
@@ -57,7 +57,7 @@ def lloyd_in_numpy(x: np.ndarray, centroids: np.ndarray) -> tuple[Tensor, Tensor
 
 
 class SklearnStep:
-    """The Lloyd iteration of scikit-learn, without the rest of its `fit`, after a transposition and normalisation."""
+    """Lloyd iteration of scikit-learn, without the rest of its `fit`, after a transposition and normalisation."""
 
     def __init__(self, threads: int) -> None:
         lloyd = environment.load("sklearn.cluster._k_means_lloyd")
@@ -71,14 +71,16 @@ class SklearnStep:
         old = centroids.numpy()
         k, new = len(old), np.empty_like(old)
         labels, counts, shift = np.full(len(rows), -1, np.int32), np.zeros(k, np.float32), np.zeros(k, np.float32)
-        with self.pools.limit(limits=1, user_api="blas"):  # as its fit does: threads are over chunks
+        with self.pools.limit(limits=1, user_api="blas"):  # as in scikit-learn's `fit`: threads share chunks
             self.iterate(rows, np.ones(len(rows), np.float32), old, new, counts, labels, shift, self.threads)
         return torch.from_numpy(labels), torch.from_numpy(new * counts[:, None])
 
 
 class FaissStep:
-    """One iteration of the spherical k-means of faiss, after a transposition and normalisation; returns the next
-    centroids alone."""
+    """One iteration of the spherical k-means of faiss, after a transposition and normalisation.
+
+    It returns only the next centroids.
+    """
 
     def __init__(self, threads: int) -> None:
         self.faiss: Any = environment.load("faiss")
@@ -86,15 +88,17 @@ class FaissStep:
 
     def __call__(self, x: Tensor, centroids: Tensor) -> Tensor:
         rows = F.normalize(x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]), dim=1).numpy()  # [P, C]
-        sampling = {"min_points_per_centroid": 1, "max_points_per_centroid": len(rows)}  # none
+        sampling = {"min_points_per_centroid": 1, "max_points_per_centroid": len(rows)}  # use all points
         kmeans = self.faiss.Kmeans(rows.shape[1], len(centroids), niter=1, spherical=True, **sampling)
         kmeans.train(rows, init_centroids=centroids.numpy())
         return torch.from_numpy(kmeans.centroids)
 
 
 def contribution_by_image(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M from labels of the size of the layer, one image at a time, while it is in the cache; divides by the variance
-    last."""
+    """Return M from labels of the layer's size, one image at a time, so that the image stays in the cache.
+
+    The division by the variance comes last.
+    """
     total, squares = torch.zeros(x.shape[1], k), torch.empty_like(x[0].flatten(1))  # [C, K], [C, P]
     for image, label in zip(x.flatten(2), labels.flatten(1).long(), strict=True):
         torch.sub(image, image.mean(1, keepdim=True), out=squares).square_()
@@ -103,19 +107,19 @@ def contribution_by_image(x: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def standardized_squares(x: Tensor) -> Tensor:
-    """A'^2 [N, C, H W]."""
+    """Return the squared, standardised activations, [N, C, H W]."""
     squares = (x.flatten(2) - x.flatten(2).mean(2, keepdim=True)).square_()
     return squares.div_(squares.mean(2, keepdim=True) + 1e-5)
 
 
 def contribution_by_bmm(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M from labels of the size of the layer, by one batched matrix product with the one-hot."""
+    """Return M from labels of the layer's size, by one batched matrix product with the one-hot labels."""
     one_hot = F.one_hot(labels.flatten(1).long(), k).to(x.dtype)  # [N, P, K]
     return torch.bmm(standardized_squares(x), one_hot).mean(0).t() / (x.shape[2] * x.shape[3])
 
 
 def contribution_by_index_add(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M from labels of the size of the layer, by adding every column to the row of its label."""
+    """Return M from labels of the layer's size, by adding the channels of every position to the row of its label."""
     n, c, h, w = x.shape
     index = labels.flatten(1).long() + k * torch.arange(n).unsqueeze(1)  # [N, P]
     columns = standardized_squares(x).transpose(1, 2).reshape(-1, c)  # [N P, C]
@@ -123,7 +127,7 @@ def contribution_by_index_add(x: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def pooled_by_one_hot(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M of a large layer: the one-hot is resized; one matrix product per image."""
+    """Return M of a layer larger than its labels: resize the one-hot labels, then one matrix product per image."""
     one_hot = F.one_hot(labels.long(), k).movedim(-1, 1).to(x.dtype)  # [N, K, h, w]
     total = torch.zeros(k, x.shape[1])
     for image, hot in zip(x, one_hot, strict=True):
@@ -133,7 +137,11 @@ def pooled_by_one_hot(x: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def pooled_by_adjoint(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """M of a large layer: two matrix products resize the squares to the grid of the labels; one more per image."""
+    """Return M of a layer larger than its labels, by the adjoint of the resize.
+
+    Per image, two matrix products reduce the squares to the grid of the labels, and a third one multiplies them with
+    the one-hot labels.
+    """
     down, across = (_resize(labels.shape[1 + i], x.shape[2 + i], x) for i in range(2))  # [H, h], [W, w]
     total = torch.zeros(k, x.shape[1], device=x.device)
     for image, label in zip(x, labels.flatten(1).long(), strict=True):
@@ -144,13 +152,16 @@ def pooled_by_adjoint(x: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def _resize(small: int, large: int, x: Tensor) -> Tensor:
-    """The bilinear resize of a row, as a matrix on the device and in the dtype of x."""
+    """Return the bilinear resize of a row as a matrix, on the device and in the dtype of x."""
     return F.interpolate(torch.eye(small, device=x.device)[None], size=large, mode="linear")[0].t().to(x.dtype)
 
 
 def one_torch_op(inputs: dict[str, Any]) -> tuple[str, Callable[[], Any]]:
-    """Name and call of one torch op that reads the arguments of an op: the product with the centroids, squares, or a
-    lerp. It is a measure of small calls and computes something else."""
+    """Return the name and the call of one torch op that reads the arguments of an op.
+
+    It is the product with the centroids, the square, or a lerp. It computes something else than the op and only serves
+    as a measure for small calls.
+    """
     if "target" in inputs:
         return "torch.lerp", partial(torch.lerp, inputs["target"], inputs["reference"], inputs["query"])
     if "centroids" in inputs:
@@ -159,5 +170,5 @@ def one_torch_op(inputs: dict[str, Any]) -> tuple[str, Callable[[], Any]]:
 
 
 def blend_in_place(t: Tensor, r: Tensor, q: Tensor, out: Tensor) -> Tensor:
-    """t + q (r - t) without a temporary."""
+    """Return `t + q (r - t)`, computed in `out` without a temporary tensor."""
     return torch.sub(r, t, out=out).mul_(q).add_(t)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this processor can do at best: bytes read, copied and stored a second, and multiply-adds. Compiled for the
-// machine it measures (-march=native). `asm volatile` says that a value is used or changed, at no cost: without it a
-// compiler may delete a loop whose result nobody reads, or turn a copy into memcpy.
+// Measures the limits of this processor: bytes read, copied and stored per second, and multiply-adds. It is compiled
+// for the machine that it measures (-march=native). `asm volatile` marks a value as used or changed, at no cost.
+// Without it a compiler may delete a loop whose result is not read, or turn a copy into memcpy.
 
 #include <atomic>
 #include <chrono>
@@ -47,8 +47,8 @@ inline void stream(float* to, Vec v) {
 #endif
 }
 
-// Eight vectors a turn, so that the loop itself costs nothing; the prefetch crosses pages, as the processor's own
-// does not.
+// Each turn of a loop handles eight vectors, so that the loop itself costs nothing. The software prefetch crosses
+// pages, which the hardware prefetch does not.
 constexpr size_t kTurn = 8 * kLanes;
 constexpr size_t kAhead = 256;
 
@@ -125,8 +125,9 @@ void bind(int cpu) {
 
 extern "C" {
 
-// Seconds from the first thread's begin to the last one's end; each does its share of `count` floats (or, for fma, all
-// `count` turns) on a processor of its own, once all are there. `from` and `to` are multiples of 64 bytes.
+// Returns the seconds from the start of the first thread to the end of the last thread. Each thread runs on its own
+// processor and processes its share of `count` floats or, for fma, all `count` turns. The threads wait until all have
+// started. `from` and `to` must be multiples of 64 bytes.
 double run_limit(int kind, int threads, const int* cpus, const float* from, float* to, size_t count) {
   using Clock = std::chrono::steady_clock;
   std::vector<Clock::time_point> begin(threads), end(threads);

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of this machine: bandwidth of reads, copies and streaming stores, and the peak of multiply-adds.
+"""Measure the limits of this machine: bandwidth of reads, copies and streaming stores, and the peak of multiply-adds.
+
+Usage::
 
     python benchmarks/limits.py
 
-Copies count what they read and what they write, no more: a plain store also reads the line it writes to.
+The bandwidth of a copy counts the bytes that are read and the bytes that are written. A plain store also reads the
+cache line that it writes to; these bytes are not counted.
 """
 
 from __future__ import annotations
@@ -23,13 +26,20 @@ import environment
 import numpy as np
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLOATS = 1 << 25  # 128 MiB per buffer: beyond the caches
-TURNS = 500_000  # iterations of multiply-adds: a few ms
+FLOATS = 1 << 25  # 128 MiB per buffer, more than the caches hold
+TURNS = 500_000  # iterations of multiply-adds, which take a few ms
 
 
 class Limits(NamedTuple):
-    """Bytes per second read, copied (read + written), copied past the caches, stored past the caches; fp32 flops per
-    second."""
+    """Limits of a machine: bandwidths in bytes per second, and the peak in float32 flops per second.
+
+    Attributes:
+        read: Bandwidth of reads.
+        copy: Bandwidth of copies; bytes read plus bytes written.
+        stream: Bandwidth of copies with stores that bypass the caches; bytes read plus bytes written.
+        store: Bandwidth of stores that bypass the caches.
+        fma: Peak of multiply-adds.
+    """
 
     read: float
     copy: float
@@ -43,20 +53,24 @@ FMA = Limits._fields.index("fma")
 
 
 def measure(threads: int, rounds: int = 10) -> Limits:
-    """The best value of every limit over some rounds."""
+    """Return the best value of every limit over `rounds` rounds."""
     calls = probes(threads)
     return Limits(*(max(call() for _ in range(rounds)) for call in calls.values()))
 
 
 def probes(threads: int) -> dict[str, Callable[[], float]]:
-    """A function per limit that measures it once, in a few ms."""
+    """Return one function per limit that measures it once, in a few ms.
+
+    Raises:
+        ValueError: If `threads` is larger than the number of processors.
+    """
     if environment.CPUS and threads > len(environment.CPUS):
-        raise ValueError(f"threads must be at most the processors, {len(environment.CPUS)}, got {threads}")
+        raise ValueError(f"threads must be at most {len(environment.CPUS)}, the number of processors, got {threads}")
     return {name: partial(_rate, kind, threads) for kind, name in enumerate(Limits._fields)}
 
 
 def vector_bits() -> int:
-    """Width of the vectors that the limits are measured with."""
+    """Return the width in bits of the vectors with which the limits are measured."""
     return 8 * library().vector_bytes()
 
 
@@ -71,7 +85,7 @@ def _rate(kind: int, threads: int) -> float:
 
 @cache
 def _buffers() -> tuple[np.ndarray, np.ndarray]:
-    """Two rows of floats, each on a boundary of 64 bytes, with an end to prefetch into, and already in memory."""
+    """Return two buffers of floats; each begins at a multiple of 64 bytes, and its pages are already mapped."""
 
     def row() -> np.ndarray:
         memory = np.ones(FLOATS + 32, np.float32)
@@ -82,7 +96,13 @@ def _buffers() -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def library() -> ctypes.CDLL:
-    """limits.cpp compiled for this processor; cached in the temporary folder by a hash of everything that matters."""
+    """Compile limits.cpp for this processor and load it.
+
+    The library is cached in the temporary folder under a hash of the source, the command and the processor.
+
+    Raises:
+        RuntimeError: If there is no C++17 compiler, or if the folder of the cache belongs to another user.
+    """
     cxx = next((c for c in (os.environ.get("CXX"), "g++", "clang++", "c++") if c and shutil.which(c)), None)
     if cxx is None:
         raise RuntimeError("measuring the machine's limits needs a C++17 compiler (CXX, g++, clang++ or c++)")
@@ -91,7 +111,7 @@ def library() -> ctypes.CDLL:
     folder = Path(tempfile.gettempdir()) / f"stylefast-limits-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{folder} belongs to another user: nothing in it is run")
+        raise RuntimeError(f"{folder} belongs to another user, so no library is loaded from it")
     path = folder / f"{key}.so"
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")
@@ -105,7 +125,7 @@ def library() -> ctypes.CDLL:
 
 
 if __name__ == "__main__":
-    print(f"{vector_bits()}-bit vectors; GB/s, GFLOP/s fp32")
+    print(f"{vector_bits()}-bit vectors; GB/s, and for fma GFLOP/s in float32")
     print(f"{'threads':>8}" + "".join(f"{name:>8}" for name in Limits._fields))
     for count in sorted({1, min(2, len(environment.CPUS) or 1), len(environment.CPUS) or 1}):
         print(f"{count:>8}" + "".join(f"{value / 1e9:>8.0f}" for value in measure(count)))

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU ops, the fastest alternatives and the limits of the machine, timed in turn, round after round.
+"""Time the CPU ops, the fastest alternatives (peers) and the limits of the machine in interleaved rounds.
+
+Usage::
 
     python benchmarks/peers.py [--rounds 15] [--threads 2] [--only K32] [--record]
 
-Every alternative is verified against the reference before anything is timed; a wrong one ends the run. Times are not
-printed, because on a shared machine only ratios of the same rounds mean something. The floor of an op is the larger of
-its minimum bytes / bandwidth and its flops / peak.
+Every peer is verified against the reference before anything is timed; a wrong result ends the run. Only ratios are
+printed, because on a shared machine times are comparable only within the same rounds. The floor of an op is the larger
+of its least bytes divided by the bandwidth and its least flops divided by the peak.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ Calls = dict[str, Callable[[], Any]]
 
 
 def ours(op: Op, inputs: dict[str, Any], key: str = "cpu") -> Candidate:
-    """The public function on a backend; the `.out` cell writes into one tensor in every call."""
+    """Return the public function on a backend. If `key` ends with `.out`, every call writes into the same tensor."""
     arguments = {**inputs, "backend": key.removesuffix(".out")}
     if key.endswith(".out"):
         arguments["out"] = op.fake(*inputs.values())
@@ -42,7 +44,7 @@ def ours(op: Op, inputs: dict[str, Any], key: str = "cpu") -> Candidate:
 
 
 def compiled(function: Callable[..., Any], *inputs: Any) -> Callable[[], Any]:
-    """The function compiled by torch for the sizes of these inputs."""
+    """Return the function, compiled by torch for the sizes of these inputs."""
     torch.compiler.reset()
     return partial(torch.compile(function, dynamic=False), *inputs)
 
@@ -52,8 +54,8 @@ def lloyd(inputs: dict[str, Any], threads: int) -> Calls:
     calls: Calls = {
         "torch.compile, matmul on NCHW": compiled(formulations.lloyd_by_matmul, x, c),
         "torch, matmul on NCHW": partial(formulations.lloyd_by_matmul, x, c),
-        "torch, matmul an image": partial(formulations.lloyd_by_image, x, c),
-        "NumPy, matmul an image": partial(formulations.lloyd_in_numpy, x.numpy(), c.numpy()),
+        "torch, one matmul per image": partial(formulations.lloyd_by_image, x, c),
+        "NumPy, one matmul per image": partial(formulations.lloyd_in_numpy, x.numpy(), c.numpy()),
         "scikit-learn": partial(formulations.SklearnStep(threads), x, c),
     }
     if environment.load("faiss") is not None:
@@ -70,20 +72,23 @@ def assigning(inputs: dict[str, Any], threads: int) -> Calls:
 
 
 def assigning_and_contribution(inputs: dict[str, Any], threads: int) -> Calls:
-    """Every alternative to assign, followed by the fastest alternative to contribution."""
+    """Return every peer of assign, each followed by the fastest peer of contribution."""
     x, c = inputs["activations"], inputs["centroids"]
 
     def sequence(assign: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         labels = assign()[0].view(len(x), *x.shape[2:])
         return labels, formulations.contribution_by_image(x, labels, len(c))
 
-    return {f"{name}; then an image": partial(sequence, call) for name, call in assigning(inputs, threads).items()}
+    return {
+        f"{name}; then one matmul per image": partial(sequence, call)
+        for name, call in assigning(inputs, threads).items()
+    }
 
 
 def contributing(inputs: dict[str, Any], threads: int) -> Calls:
     x, labels, k = inputs["activations"], inputs["labels"], inputs["n_clusters"]
     same = {
-        "torch, matmul an image": formulations.contribution_by_image,
+        "torch, one matmul per image": formulations.contribution_by_image,
         "torch.bmm on a one-hot": formulations.contribution_by_bmm,
         "torch.index_add": formulations.contribution_by_index_add,
     }
@@ -98,7 +103,7 @@ def contributing(inputs: dict[str, Any], threads: int) -> Calls:
 def blending(inputs: dict[str, Any], threads: int) -> Calls:
     t, r, q = inputs["target"], inputs["reference"], inputs["query"]
     out = BLEND.fake(*inputs.values())
-    if inputs["edits"] is not None:  # all pairs, which broadcasting does without indices
+    if inputs["edits"] is not None:  # all pairs: broadcasting needs no indices
         t, r, out = t.unsqueeze(1), r.unsqueeze(0), out.view(len(t), len(r), -1)
     return {
         "torch.lerp(out=)": lambda: torch.lerp(t, r, q, out=out),
@@ -117,8 +122,11 @@ PEERS = {
 
 
 def compare(workload: Workload, rounds: int, threads: int) -> Iterator[Figure]:
-    """Figures of a workload: with its peers and its floor and, for the workload with the most arithmetic per byte, on
-    all threads with one thread as the peer."""
+    """Yield the figures of a workload.
+
+    The first figure has the peers and the floor. The workload with the most arithmetic per byte has another figure, on
+    all threads with one thread as the peer.
+    """
     inputs = workload.make()
     op = workload.op
     candidate = ours(op, inputs, "cpu" if op.out_schema is None else "cpu.out")
@@ -130,7 +138,7 @@ def compare(workload: Workload, rounds: int, threads: int) -> Iterator[Figure]:
         single = candidate._replace(call=partial(on_one_thread, candidate.call, threads))
         candidates = {"ours": candidate, "1 thread": single}
         times = race(candidates, limits.probes(threads), rounds)
-        yield figure(workload, threads, inputs, times, variant=f" on {threads} threads, not 1")
+        yield figure(workload, threads, inputs, times, variant=f" on {threads} threads, compared with 1")
 
 
 def on_one_thread(call: Callable[[], Any], threads: int) -> Any:
@@ -145,13 +153,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
-    parser.add_argument("--only", default="", metavar="REGEX", help="run the workloads whose id matches")
-    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/<machine>.jsonl")
+    parser.add_argument("--only", default="", metavar="REGEX", help="Run only the workloads whose id matches.")
+    parser.add_argument("--record", action="store_true", help="Append to benchmarks/results/<machine>.jsonl.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {stylefast.backends.native.instruction_set()}")
-    print("ours / floor, best peer / ours: minima of the interleaved rounds (and medians)", flush=True)
-    native = (w for w in WORKLOADS if not w.name.endswith(("unaligned", "channels_last")))  # bench_ops.py has those
+    print("ours / floor, best peer / ours: ratios of minima (of medians) over interleaved rounds", flush=True)
+    native = (w for w in WORKLOADS if not w.name.endswith(("unaligned", "channels_last")))  # bench_ops.py times those
     for workload in (w for w in native if re.search(arguments.only, w.id)):
         for result in compare(workload, arguments.rounds, arguments.threads):
             print(record.line(result), flush=True)

@@ -25,20 +25,22 @@ MEASURED = ("stylefast", "csrc", "setup.py", "benchmarks/*.py", "benchmarks/gpu"
 
 
 def machine() -> str:
-    """Name and core count of the processor, as a file name."""
+    """Return the name and the core count of the processor, in the form of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", f"{processor()} {len(environment.CPUS)} cores".lower()).strip("-")
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     named = re.search(r"^model name\s*: (.*)$", environment.PROCESSOR, re.MULTILINE)
     return named[1] if named else environment.PROCESSOR or platform.machine()
 
 
 @cache
 def context() -> dict[str, Any]:
-    """Date, processor, versions and source code of this process. Outside a git repository `commit` and `dirty` are None
-    and `sources` alone identifies the code."""
+    """Return date, processor, versions and source code of this process.
+
+    Outside a git repository `commit` and `dirty` are None, and only `sources` identifies the code.
+    """
     status = git("status", "--porcelain", "--", *MEASURED)
     return {
         "date": now(),
@@ -55,12 +57,12 @@ def context() -> dict[str, Any]:
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """Return the current time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def git(*arguments: str) -> str | None:
-    """Output of a git command; None without git or if the root of the source tree is not that of a repository."""
+    """Return the output of a git command, or None without git or if the source tree is not the root of a repository."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", f"--git-dir={ROOT / '.git'}", *arguments]
     try:
@@ -71,7 +73,7 @@ def git(*arguments: str) -> str | None:
 
 
 def sources() -> str:
-    """Digest of the package's Python files and kernels: the first 12 hexadecimal digits of a SHA-256."""
+    """Return a digest of the package's Python files and kernels: the first 12 hexadecimal digits of a SHA-256."""
     files = [*(ROOT / "stylefast").rglob("*.py"), *(path for path in (ROOT / "csrc").rglob("*") if path.is_file())]
     digest = hashlib.sha256()
     for path in sorted(files):

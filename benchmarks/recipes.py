@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Five common pieces of code before and after, as text: README.md shows what bench_recipes.py runs."""
+"""Five common pieces of code, before and after, as text.
+
+bench_recipes.py runs the code, and docs/guides/drop_in.md shows it.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,24 @@ from stylefast import assign
 from stylefast.ops.assign import clustered
 
 Names = dict[str, Any]
-WIDTHS = [512] * 15 + [256] * 3 + [128] * 3 + [64] * 3 + [32] * 2  # of StyleGAN2's styles at 1024 x 1024
+WIDTHS = [512] * 15 + [256] * 3 + [128] * 3 + [64] * 3 + [32] * 2  # channels of StyleGAN2's styles at 1024 x 1024
 TOLERANCE = 1e-3  # relative to the largest value
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Code before and after. `make(images)` gives the names that the code uses, `inputs` describes them in README.md,
-    and `agree` raises WrongResult unless the names after both codes agree."""
+    """Code before and after.
+
+    Attributes:
+        title: Title in the documentation, by which records name the recipe.
+        images: Number of images that the recipe is timed on.
+        inputs: Description of the inputs in the documentation, which follows the number of images.
+        before: Code without the package.
+        after: Code with the package.
+        make: Function of the number of images; returns the names that the code uses.
+        agree: Function that raises WrongResult unless the names after running both codes agree.
+        rounds: Number of timed runs of each code.
+    """
 
     title: str
     images: int
@@ -37,8 +50,10 @@ class Recipe:
 
 
 def same(*names: str) -> Callable[[Names, Names], None]:
-    """A function that raises WrongResult unless these names agree: floats up to rounding, and all but one label in a
-    thousand."""
+    """Return a function that raises WrongResult unless these names agree.
+
+    Floats must agree up to rounding. One label in a thousand may differ.
+    """
 
     def agree(before: Names, after: Names) -> None:
         for name in names:
@@ -56,14 +71,16 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def same_edits(before: Names, after: Names) -> None:
-    """Raises WrongResult unless the edits before, a list of layers per part, are the rows after, where the part varies
-    fastest."""
+    """Raise WrongResult unless the edits agree.
+
+    The edits before are a list of layers per part. The edits after are rows in which the part varies fastest.
+    """
     rows = torch.stack([torch.cat(layers, 1) for layers in before["edited"]], 1).flatten(0, 1)
     same("edited")({"edited": rows}, after)
 
 
 def as_good(before: Names, after: Names) -> None:
-    """Raises WrongResult if the mean cosine of the clusters after is worse by more than TOLERANCE."""
+    """Raise WrongResult if the mean cosine of the clusters after is worse than before by more than TOLERANCE."""
     x = after["activations"]
     rows = normalize(x.movedim(1, -1).reshape(-1, x.shape[1]), dim=1)
     scores = []
@@ -72,7 +89,7 @@ def as_good(before: Names, after: Names) -> None:
         sums = torch.zeros(20, x.shape[1]).index_add_(0, labels, rows)
         scores.append(float(assign(x, normalize(sums, dim=1)).similarity.mean()))
     if not scores[1] >= scores[0] * (1 - TOLERANCE):
-        raise WrongResult(f"the mean cosine is {scores[1]:.5f}, before {scores[0]:.5f}")
+        raise WrongResult(f"the mean cosine is {scores[1]:.5f}, before it was {scores[0]:.5f}")
 
 
 def labelling(images: int) -> Names:
@@ -121,7 +138,7 @@ labels, similarity = stylefast.assign(activations, centroids)
     Recipe(
         "Cluster activations",
         16,
-        "images of 512 x 16 x 16, 20 clusters, 10 restarts, as good a mean cosine",
+        "images of 512 x 16 x 16, 20 clusters, 10 restarts; the mean cosine is as good",
         """
 rows = F.normalize(activations.permute(0, 2, 3, 1).reshape(-1, 512), dim=1)
 labels = KMeans(20, n_init=10, random_state=0).fit(rows.numpy()).labels_
@@ -149,9 +166,9 @@ M = stylefast.contribution(layer, masks.argmax(1), masks.shape[1])
         same("M"),
     ),
     Recipe(
-        "Blend lists of styles, one tensor a layer",
+        "Blend lists of styles, one tensor per layer",
         256,
-        "references of one target, 5 parts, 26 layers of StyleGAN2; `styles` is used again for every batch",
+        "references of one target, 5 parts, 26 layers of StyleGAN2; every batch reuses `styles`",
         """
 edited = [[(1 - m[p]) * s + m[p] * r for m, s, r in zip(q, target, reference)] for p in range(5)]
 """,
@@ -182,10 +199,10 @@ codes, sums, counts, _ = stylefast.lloyd_step(latents, codebook)
 
 
 def markdown(records: Iterable[dict[str, Any]]) -> str:
-    """Markdown of every recipe with the ratio of its newest record."""
+    """Return the Markdown of every recipe, with the ratio of its newest record."""
     ratios = {record["workload"]: record["to_peer"] for record in sorted(records, key=lambda record: record["date"])}
     return "\n\n".join(
-        f"**{recipe.title}**: {ratios[recipe.title]:.1f}x ({recipe.images} {recipe.inputs})\n\n"
+        f"## {recipe.title}\n\nSpeed-up: {ratios[recipe.title]:.1f}x, for {recipe.images} {recipe.inputs}.\n\n"
         f"```python\n# before\n{recipe.before.strip()}\n# after\n{recipe.after.strip()}\n```"
         for recipe in RECIPES
     )

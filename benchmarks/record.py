@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of the figures: one JSON line per figure in results/<machine>.jsonl. readme.py makes tables from them."""
+"""Records of the figures: one JSON line per figure in results/<machine>.jsonl. documents.py makes tables from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from timing import Figure
 
 
 def line(figure: Figure) -> str:
-    """A figure as text, with ratios alone: the best peer on the first line, the others below."""
+    """Return a figure as text that holds only ratios: the best peer on the first line, the others below."""
     name = f"{figure.op} {figure.workload}" + ("" if figure.k is None else f" K={figure.k}")
     floor = "" if figure.to_floor is None else f"{figure.to_floor:5.2f} x floor ({figure.median_to_floor:.2f})"
     if figure.peer is None:
@@ -23,16 +23,17 @@ def line(figure: Figure) -> str:
 
 
 def append(figure: Figure, folder: Path = RESULTS) -> None:
-    """Appends the record of a figure, with everything needed to reproduce it, to the file of this machine."""
+    """Append the record of a figure, with everything needed to reproduce it, to the file of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{machine()}.jsonl").open("a") as file:
         file.write(json.dumps(context() | asdict(figure)) + "\n")
 
 
 def newest(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """The newest record of every figure, in the order in which the figures first appear.
+    """Return the newest record of every figure, in the order in which the figures first appear.
 
-    Raises: FileNotFoundError if there is none.
+    Raises:
+        FileNotFoundError: If there is no record.
     """
     records: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path in sorted(folder.glob("*.jsonl")):

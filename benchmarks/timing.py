@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Candidates and the machine's limits in turn, round after round; nothing is timed before its result is right."""
+"""Time candidates and the machine's limits in interleaved rounds, after the candidates' results are verified."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ class Times(NamedTuple):
 
 
 def race(candidates: Mapping[str, Candidate], probes: Mapping[str, Callable[[], float]], rounds: int) -> Times:
-    """Verifies every candidate, then times them and the limits in turn.
+    """Verify every candidate, then time the candidates and the limits in turn.
 
-    Raises: WrongResult that names the candidate, before anything is timed.
+    Raises:
+        WrongResult: If a candidate gives a wrong result. The message names it, and nothing is timed.
     """
     for name, candidate in candidates.items():
         try:
@@ -59,7 +60,7 @@ def race(candidates: Mapping[str, Candidate], probes: Mapping[str, Callable[[], 
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """Percentile of the values, with linear interpolation between two of them."""
+    """Return a percentile of the values, with linear interpolation between neighbouring values."""
     ordered = sorted(values)
     position = (len(ordered) - 1) * percent / 100
     below = int(position)
@@ -68,13 +69,16 @@ def percentile(values: Iterable[float], percent: float) -> float:
 
 
 def floor(cost: Cost, bandwidth: float, peak: float) -> float:
-    """Seconds below which no implementation can be: max(bytes / bandwidth, flops / peak)."""
+    """Return the least seconds that an implementation can take: `max(bytes / bandwidth, flops / peak)`."""
     return max(cost.bytes / bandwidth, cost.flops / peak)
 
 
 def bound(op: Op, inputs: dict[str, Any]) -> str:
-    """Name of the bandwidth that bounds an op, by the fraction of its bytes that it writes: "read" below a quarter,
-    "stream" (a copy past the caches) below three quarters, else "store" (past the caches)."""
+    """Return the name of the bandwidth that bounds an op.
+
+    It depends on the fraction of the op's bytes that are written: "read" below a quarter, "stream" (a copy that
+    bypasses the caches) below three quarters, otherwise "store" (which bypasses the caches).
+    """
     result = op.fake(*inputs.values())
     written = sum(x.nbytes for x in ((result,) if isinstance(result, Tensor) else result))
     fraction = written / max(1, op.cost(*inputs.values()).bytes)
@@ -83,9 +87,11 @@ def bound(op: Op, inputs: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """The figure of one op on one workload, or of something without a floor, as a whole fit. Ratios are ratios of
-    minima (`floor` is from the best limits of the same rounds) and, with the prefix `median_`, of medians; `to_peer` is
-    the time of the best peer divided by ours."""
+    """Figure of one op on one workload, or of something without a floor, such as a whole fit.
+
+    `to_floor` is our time divided by the floor, and `to_peer` is the time of the best peer divided by ours. They are
+    ratios of minima or, with the prefix `median_`, of medians. `floor` follows from the best limits of the same rounds.
+    """
 
     op: str
     workload: str
@@ -116,7 +122,7 @@ def comparison(
     peer: str,
     peer_seconds: Sequence[float],
 ) -> Figure:
-    """The figure of a candidate and one peer, without a floor."""
+    """Return the figure of a candidate and one peer, without a floor."""
     p20, p50, p80 = (percentile(seconds, percent) for percent in (20, 50, 80))
     ratio = min(peer_seconds) / min(seconds)
     return Figure(
@@ -128,7 +134,7 @@ def comparison(
 def figure(
     workload: Workload, threads: int, inputs: dict[str, Any], times: Times, *, variant: str = "", ours: str = "ours"
 ) -> Figure:
-    """The figure of candidate `ours`, with the other candidates as peers, and with the floor."""
+    """Return the figure of the candidate `ours`, with the other candidates as peers, and with the floor."""
     limit, cost = bound(workload.op, inputs), workload.op.cost(*inputs.values())
     rates = times.rates
     seconds, peers = times.seconds[ours], {name: values for name, values in times.seconds.items() if name != ours}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verifies results against the reference before they are timed. The tests are stricter; this finds gross errors."""
+"""Verify results against the reference before they are timed. This finds gross errors; the tests are stricter."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from stylefast.ops import LLOYD_STEP
 from stylefast.ops import assign as assignment
 from stylefast.ops.op import Op
 
-TOLERANCE = 1e-4  # relative to the largest value of an output; to |x| |c| for the score that a label may lose
+# Allowed error relative to the largest value of an output; for labels, allowed loss of score relative to |x| |c|.
+TOLERANCE = 1e-4
 
 
 def verify(op: Op, inputs: dict[str, Any], result: Any, tolerance: float = TOLERANCE) -> None:
-    """Raises WrongResult unless `result` is the first outputs, or the only one, of the op up to `tolerance`.
+    """Verify that `result` holds the first outputs of the op, or its only output, up to `tolerance`.
 
-    Labels may differ from those of the reference if their scores are as good; the other outputs must follow from the
+    Labels may differ from the reference's labels if their scores are as good. The other outputs must follow from the
     labels.
+
+    Raises:
+        WrongResult: If an output is wrong.
     """
     results, shaped = outputs(result), outputs(op.fake(*inputs.values()))
     for index, (x, like) in enumerate(zip(results, shaped, strict=False)):
@@ -36,16 +40,16 @@ def verify(op: Op, inputs: dict[str, Any], result: Any, tolerance: float = TOLER
         error, largest = _error(x.reshape(e.shape), e)
         rounding = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
         if not error <= max(tolerance, rounding) * largest:
-            raise WrongResult(f"output {index} of {op.name} is off by {error:.1e} where the largest is {largest:.1e}")
+            raise WrongResult(f"output {index} of {op.name} is off by {error:.1e}; its largest value is {largest:.1e}")
 
 
 def outputs(result: Any) -> tuple[Tensor, ...]:
-    """One tensor or several, as a tuple."""
+    """Return one tensor or several tensors as a tuple."""
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
 def verify_labels(labels: Tensor, inputs: dict[str, Any], tolerance: float) -> None:
-    """Raises WrongResult unless every label has the best score of its position, up to `tolerance`."""
+    """Raise WrongResult unless every label has the best score at its position, up to `tolerance`."""
     x, features = inputs["activations"], inputs["features"]
     centroids = inputs["centroids"].reshape(-1, *inputs["centroids"].shape[-2:])  # [B, K, C]
     norm = torch.linalg.vector_norm(assignment.points(x, features), dim=1)  # [N, H, W]
@@ -60,7 +64,7 @@ def verify_labels(labels: Tensor, inputs: dict[str, Any], tolerance: float) -> N
 
 
 def verify_centroids(inputs: dict[str, Any], result: Tensor) -> None:
-    """Raises WrongResult unless `result` is the normalised sums of one Lloyd step, up to rounding."""
+    """Raise WrongResult unless `result` holds the normalised sums of one Lloyd step, up to rounding."""
     sums = LLOYD_STEP.reference(*inputs.values())[1].reshape(result.shape)
     error, _ = _error(result, torch.nn.functional.normalize(sums, dim=1))
     if not error <= TOLERANCE:
@@ -68,7 +72,7 @@ def verify_centroids(inputs: dict[str, Any], result: Tensor) -> None:
 
 
 def _error(x: Tensor, expected: Tensor) -> tuple[float, float]:
-    """The largest |x - expected| (NaN if there is one), and the largest |expected|."""
+    """Return the largest `|x - expected|` (NaN if there is one) and the largest `|expected|`."""
     pairs = zip(x.flatten().split(1 << 24), expected.flatten().split(1 << 24), strict=True)
     errors = [(piece.double() - e.double()).abs().max() for piece, e in pairs]
     return float(torch.stack(errors).max()), float(expected.abs().max())

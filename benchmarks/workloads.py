@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sizes that are measured: layers and edit grids of real StyleGANs. Inputs are the same on every machine.
+"""Workloads of the benchmarks: layers and edit grids of real StyleGANs. Inputs are the same on every machine.
 
-Layers that are clustered have 512 channels at 16 x 16 or 32 x 32 (StyleGAN1 and 2); layers that M is measured on reach
-64 x 512 x 512; a row of styles of StyleGAN2 at 1024 x 1024 holds 9,088 channels.
+Layers that are clustered have 512 channels at 16 x 16 or 32 x 32 (StyleGAN1 and 2). Layers on which M is measured
+reach 64 x 512 x 512. A row of styles of StyleGAN2 at 1024 x 1024 holds 9,088 channels.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ VARIED = (8, 32)
 HALVES = (torch.bfloat16, torch.float16)
 MAIN = (64, 512, 32)  # N, C, H = W: 134 MB
 COARSE = (256, 512, 16)
-LARGE = (4, 64, 512)  # labels at 32 x 32
-SMALL = (1, 512, 16)  # what a call costs
+LARGE = (4, 64, 512)  # its labels are 32 x 32
+SMALL = (1, 512, 16)  # measures the cost of a call itself
 STYLES = 9088
 EDITS = (16, 256)  # targets, references: all pairs
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A named call of an op: `make` gives the op's arguments, in the order of its schema; `peers` can run it, too."""
+    """A named call of an op.
+
+    `make` returns the op's arguments in the order of its schema. `peers` says whether the alternatives run it too.
+    """
 
     op: Op
     name: str
@@ -46,14 +49,14 @@ class Workload:
 
 
 def coherent(n: int, side: int, k: int, rng: torch.Generator) -> Tensor:
-    """Labels [N, H, W] int32 in smooth regions, as clusters of real activations have: argmax of K random fields."""
+    """Return labels [N, H, W] int32 in smooth regions, like those of real activations: argmax of K random fields."""
     fields = (torch.randn(1, k, 8, 8, generator=rng) for _ in range(n))
     smooth = (F.interpolate(field, size=(side, side), mode="bilinear") for field in fields)
     return torch.cat([field.argmax(1) for field in smooth]).int()
 
 
 def activations(n: int, c: int, side: int, k: int, dtype: torch.dtype, layout: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Activations around coherent clusters [N, C, H, W], unit centroids [K, C], labels [N, H, W]."""
+    """Return activations around coherent clusters [N, C, H, W], unit centroids [K, C] and labels [N, H, W]."""
     rng = torch.Generator().manual_seed(k)
     centroids = F.normalize(torch.randn(k, c, generator=rng), dim=1)
     labels = coherent(n, side, k, rng)
@@ -70,8 +73,10 @@ def activations(n: int, c: int, side: int, k: int, dtype: torch.dtype, layout: s
 
 
 def mixture(seed: int, n: int, side: int, directions: int) -> Tensor:
-    """Activations [N, 512, H, W] of any length around unit directions that share a component and differ in frequency:
-    what a whole fit is measured on."""
+    """Return activations [N, 512, H, W] on which a whole fit is measured.
+
+    The points vary in length. They lie around unit directions that share a component and differ in frequency.
+    """
     c = MAIN[1]
     rng = torch.Generator().manual_seed(seed)
     common = 0.8 * torch.randn(1, c, generator=rng)
@@ -88,7 +93,7 @@ def mixture(seed: int, n: int, side: int, directions: int) -> Tensor:
 def clustered(
     op: Op, size: tuple[int, int, int], k: int, dtype: torch.dtype, layout: str, restarts: int = 1
 ) -> dict[str, Any]:
-    """Arguments of an op that assigns; restarts share the K clusters."""
+    """Return the arguments of an op that assigns labels. The K clusters are divided among the restarts."""
     x, centroids, _ = activations(*size, k, dtype, layout)
     if op is LLOYD_STEP:
         return {"activations": x, "centroids": centroids.view(restarts, k // restarts, -1), "features": "raw"}
@@ -97,7 +102,7 @@ def clustered(
 
 
 def labelled(size: tuple[int, int, int], k: int, dtype: torch.dtype, layout: str) -> dict[str, Any]:
-    """Arguments of contribution; a large layer has the labels of a coarse one."""
+    """Return the arguments of contribution. The labels of a large layer are coarser than the layer."""
     x, _, labels = activations(*size, k, dtype, layout)
     labels = labels if size[2] <= 32 else coherent(size[0], 32, k, torch.Generator().manual_seed(k))
     return {
@@ -107,7 +112,7 @@ def labelled(size: tuple[int, int, int], k: int, dtype: torch.dtype, layout: str
 
 
 def edited(gathered: bool, dtype: torch.dtype, grid: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Arguments of blend: every reference on every target, gathered by index or already laid out in pairs."""
+    """Return the arguments of blend: every reference on every target, gathered by index or already in pairs."""
     targets, references = grid = grid or EDITS
     edits = torch.cartesian_prod(torch.arange(targets), torch.arange(references))  # [E, 2]
     edits = torch.cat([edits, torch.zeros(len(edits), 1, dtype=torch.int64)], 1)
@@ -120,7 +125,7 @@ def edited(gathered: bool, dtype: torch.dtype, grid: tuple[int, int] | None = No
 
 
 def _layers(op: Op, size: tuple[int, int, int], name: str, make: Callable[..., dict[str, Any]]) -> Iterator[Workload]:
-    """float32 at every K; the other dtypes and layouts at two."""
+    """Yield workloads in float32 at every K, and in the other dtypes and layouts at two values of K."""
     for k in CLUSTERS:
         yield Workload(op, name, k, partial(make, size, k, torch.float32, "nchw"), peers=True)
     for k in VARIED:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU stages: `benchmarks/gpu.sh --help`."""
+"""The GPU stages. `benchmarks/gpu.sh --help` lists them."""

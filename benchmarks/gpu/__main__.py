@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds, checks and measures the GPU backends in stages. Each stage writes its results immediately, and a stage that
-fails does not stop the others.
+"""Build, check and measure the GPU backends in stages.
 
-The output folder receives records.jsonl (one JSON object per line), log.txt (what every stage printed), summary.json
+Each stage writes its results immediately. A stage that fails does not stop the others.
+
+The output folder receives records.jsonl (one JSON object per line), log.txt (the output of every stage), summary.json
 (how every stage ended) and, from Nsight Compute, ncu.csv. A later run into the same folder adds to them. The exit
-status is 0 if no stage failed or was stopped at its time limit.
+status is 0 if no stage failed or was stopped at its time limit, and 130 after an interruption.
 """
 
 from __future__ import annotations
@@ -26,13 +27,20 @@ from .statuses import CUT, NO_GPU
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
-STAND_INS = Path(__file__).with_name("stand_ins")  # in a rehearsal, for nvidia-smi, compute-sanitizer and ncu
+STAND_INS = Path(__file__).with_name("stand_ins")  # replace nvidia-smi, compute-sanitizer and ncu in a rehearsal
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A module of this package with its arguments, the question that it answers, and its time limits in seconds: on a
-    GPU, and in a rehearsal, which may share its processors with other work."""
+    """A stage of the run.
+
+    Attributes:
+        name: Name of the stage.
+        command: Module of this package, with its arguments.
+        limit: Time limit on a GPU in seconds.
+        answers: What the stage finds out, for `--help`.
+        rehearsal: Time limit of a rehearsal in seconds. A rehearsal may share its processors with other work.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -43,10 +51,10 @@ class Stage:
 
 STAGES = (
     Stage("facts", ("gpu.facts",), 60, "device, driver, versions, clocks; bandwidth of a copy, peaks of matmul"),
-    Stage("libraries", ("gpu.libraries",), 60, "keeps the prebuilt libraries, or builds new ones for this device"),
-    Stage("smoke", ("gpu.smoke",), 60, "every op x dtype x backend once against the reference"),
-    Stage("key", ("gpu.timings", "key"), 60, "eight key timings of both backends; host time of a small call"),
-    Stage("rest", ("gpu.timings", "rest"), 80, "other timings, rivals, sizes beyond 2^31, until the time is up", 30),
+    Stage("libraries", ("gpu.libraries",), 60, "whether the prebuilt libraries work here; if not, builds new ones"),
+    Stage("smoke", ("gpu.smoke",), 60, "one call per op, dtype and backend against the reference"),
+    Stage("key", ("gpu.timings", "key"), 60, "eight key timings per backend; host time of small calls"),
+    Stage("rest", ("gpu.timings", "rest"), 80, "other timings, alternatives, sizes beyond 2^31, until time is up", 30),
     Stage("tests", ("gpu.tests",), 120, "the tests of both backends; agreement with the reference comes first"),
     Stage("sanitizers", ("gpu.sanitizers",), 60, "memcheck and racecheck of every op and dtype"),
     Stage("profile", ("gpu.profile",), 60, "hardware counters of the main kernels, or a trace of them"),
@@ -55,8 +63,11 @@ STAGES = (
 
 @dataclass
 class Result:
-    """How a stage ended: "ok", "cut" (out of time without a failure), "failed", "stopped" (at its limit),
-    "interrupted" or "no GPU"."""
+    """How a stage ended.
+
+    `state` is "ok", "cut" (out of time without a failure), "failed", "stopped" (at its limit), "interrupted" or
+    "no GPU".
+    """
 
     stage: str
     state: str
@@ -66,14 +77,14 @@ class Result:
 
 
 def environment(out: Path, stage: Stage, limit: float, rehearsal: bool) -> dict[str, str]:
-    """The environment variables of a stage."""
+    """Return the environment variables of a stage."""
     paths = [
         str(ROOT),
         str(ROOT / "benchmarks"),
         *([str(ROOT / "tests" / "kernels"), str(ROOT / "tests" / "support")] if rehearsal else []),
     ]
     paths += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in paths]
-    end = time.monotonic() + limit  # on a clock that all processes of a machine share
+    end = time.monotonic() + limit  # this clock is the same in all processes of a machine
     variables = {"OUT": str(out), "STYLEFAST_STAGE_END": str(end), "PYTHONPATH": os.pathsep.join(paths)}
     variables["OMP_PROC_BIND"] = "false"  # otherwise all child processes of a stage would be bound to one core
     if rehearsal:
@@ -83,7 +94,7 @@ def environment(out: Path, stage: Stage, limit: float, rehearsal: bool) -> dict[
 
 
 def run(stage: Stage, out: Path, limit: float, rehearsal: bool) -> Result:
-    """Runs a stage; at its limit, or when this process is interrupted, ends it and all processes that it started."""
+    """Run a stage. At its limit, or when this process is interrupted, end it and all processes that it started."""
     command, begin, interrupted = [sys.executable, "-u", "-m", *stage.command], time.monotonic(), False
     with (out / "log.txt").open("a") as log:
         log.write(f"\n== {stage.name}: {' '.join(stage.command)}\n")
@@ -113,7 +124,7 @@ def run(stage: Stage, out: Path, limit: float, rehearsal: bool) -> Result:
 
 
 def _interruptible() -> None:
-    """Lets SIGINT interrupt a new process, also if this process runs in the background and ignores it."""
+    """Let SIGINT interrupt a new process, even if this process runs in the background and ignores SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -125,7 +136,7 @@ def _last_line(path: Path, start: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and its group: terminates them and, after three seconds, kills them."""
+    """End a process and its group: terminate them and, after three seconds, kill them."""
     for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
         try:
             os.killpg(process.pid, number)
@@ -133,7 +144,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            process.poll()  # reaps it
+            process.poll()  # reaps the process once it has ended
             try:
                 os.killpg(process.pid, 0)
             except ProcessLookupError:
@@ -142,7 +153,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def conclude(out: Path, result: Result) -> None:
-    """Adds how a stage ended to summary.json, in place of how it ended in an earlier run into the same folder."""
+    """Write how a stage ended to summary.json, in place of the result of an earlier run into the same folder."""
     path = out / "summary.json"
     stages = json.loads(path.read_text()) if path.exists() else {}
     part = path.with_suffix(".part")
@@ -151,18 +162,18 @@ def conclude(out: Path, result: Result) -> None:
 
 
 def figures(records: Path, start: int) -> list[str]:
-    """A line for every timing in the records from byte `start` on."""
+    """Return one line per timing in the records from byte `start` on."""
     lines = []
     for text in records.read_bytes()[start:].decode().splitlines() if records.exists() else []:
         record = _parsed(text)
         if record.get("kind") == "timing":
             name = f"{record['op']} {record['workload']} | {record['implementation']}"
-            lines.append(f"{name:<80}{1e3 * record['p50']:9.3f} ms {100 / record['to_floor']:4.0f} % of copy")
+            lines.append(f"{name:<80}{1e3 * record['p50']:9.3f} ms {100 / record['to_floor']:4.0f} % of copy bandwidth")
     return lines
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """A record; empty for a line that was cut, as by a full disk."""
+    """Return the record of a line, or an empty record if the line is incomplete, for example after a full disk."""
     try:
         return json.loads(text)
     except ValueError:
@@ -175,25 +186,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="benchmarks/gpu.sh",
         description=__doc__,
-        epilog=f"Stages, their time limits, and what they answer:\n{listing}",
+        epilog=f"Stages, their time limits, and what they find out:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--stages",
         default=os.environ.get("STAGES", ""),
-        help="comma-separated stages to run (environment variable STAGES); default: all",
+        help="Comma-separated stages to run (environment variable STAGES). Default: all.",
     )
     parser.add_argument(
-        "--out", type=Path, default=os.environ.get("OUT") or None, help="output folder (environment variable OUT)"
+        "--out", type=Path, default=os.environ.get("OUT") or None, help="Output folder (environment variable OUT)."
     )
     parser.add_argument(
         "--limit",
         action="append",
         default=[],
         metavar="STAGE=SECONDS",
-        help="time limit of a stage; may be given several times",
+        help="Time limit of a stage; may be given several times.",
     )
-    parser.add_argument("--rehearse", action="store_true", help="run every stage on a CPU; its times mean nothing")
+    parser.add_argument("--rehearse", action="store_true", help="Run every stage on a CPU. The times mean nothing.")
     options = parser.parse_args(arguments)
     options.stages = [name for name in options.stages.replace(",", " ").split() if name] or names
     if unknown := [name for name in options.stages if name not in names]:
@@ -213,7 +224,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def refusal(out: Path, rehearsal: bool) -> str | None:
-    """Why the results cannot go to this folder; None if they can."""
+    """Return why the results cannot go to this folder, or None if they can."""
     if rehearsal and RESULTS in (out, *out.parents):
         return f"out must not be in {RESULTS}: rehearsal times are not results"
     try:
@@ -229,7 +240,10 @@ def refusal(out: Path, rehearsal: bool) -> str | None:
 
 
 def has_gpu() -> bool:
-    """Whether torch is installed and finds a GPU; if not, prints why. It also loads torch into the page cache."""
+    """Return whether torch is installed and finds a GPU; if not, print why.
+
+    This also loads torch into the page cache.
+    """
     script = f"import torch; raise SystemExit(0 if torch.cuda.is_available() else {NO_GPU})"
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     if process.returncode == NO_GPU:

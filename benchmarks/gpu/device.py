@@ -26,14 +26,14 @@ from .rehearsal import DEVICE, REHEARSAL, cuda, fill_cuda_column
 from .statuses import NO_GPU
 
 COPY = 1 << (12 if REHEARSAL else 30)  # bytes
-FLUSH = 1 << (12 if REHEARSAL else 28)  # bytes: several times any L2
-CYCLES = 2_000_000  # about 1 ms: how long the GPU sleeps while the host launches
+FLUSH = 1 << (12 if REHEARSAL else 28)  # bytes, at least twice the largest L2 cache
+CYCLES = 2_000_000  # about 1 ms, in which the GPU sleeps while the host launches
 MAX_CYCLES = 64 * CYCLES
 SMI = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
 
 
 def start() -> None:
-    """Ends the process with status NO_GPU if torch has no GPU; prepares a rehearsal."""
+    """Exit with status NO_GPU if torch has no GPU; prepare a rehearsal if this is one."""
     if not cuda.is_available():
         print("make gpu needs an NVIDIA GPU that torch can use")
         raise SystemExit(NO_GPU)
@@ -41,18 +41,18 @@ def start() -> None:
 
 
 def backends() -> list[str]:
-    """The GPU backends that can run here."""
+    """Return the GPU backends that can run here."""
     return [name for name in ("cuda", "triton") if name not in unfit()]
 
 
 def missing() -> list[str]:
-    """Why the other GPU backends cannot run here."""
+    """Return why the other GPU backends cannot run here."""
     return list(unfit().values())
 
 
 @cache
 def unfit() -> dict[str, str]:
-    """GPU backend -> why it cannot run here, or must not be timed."""
+    """Return the GPU backends that cannot run here or must not be timed, each with the reason."""
     reasons = available()
     refusals = {name: reason for name in ("cuda", "triton") if (reason := reasons[name]) is not None}
     if not REHEARSAL and "cuda" not in refusals and not is_current("CUDA", CUDA_LIBRARY):
@@ -61,21 +61,27 @@ def unfit() -> dict[str, str]:
 
 
 def is_current(column: str, library: Path) -> bool:
-    """Whether a library was linked from the present sources: its ELF build id is their hash."""
+    """Return whether a library was linked from the present sources: its ELF build id is their hash."""
     setup = runpy.run_path(str(ROOT / "setup.py"))
     return library.exists() and bytes.fromhex(setup["source_id"](setup[column.upper()])) in library.read_bytes()
 
 
 class Timer:
-    """Measures GPU time. `late` says whether the host was slower than the longest sleep of the GPU, as it is for a call
-    that waits for the GPU: its time then includes host time."""
+    """Timer of calls on the GPU.
+
+    `late` says whether the host took longer to launch the last call than the longest sleep of the GPU, for example
+    because the call waits for the GPU. The measured time then includes host time.
+    """
 
     def __init__(self) -> None:
         self.cycles, self.late = CYCLES, False
         self._flushed = torch.empty(FLUSH, dtype=torch.uint8, device=DEVICE)
 
     def seconds(self, call: Callable[[], Any]) -> float:
-        """GPU time of a call with a cold L2. The GPU sleeps until everything is launched, so no launch is timed."""
+        """Return the GPU time of a call with a cold L2 cache.
+
+        The GPU sleeps until everything is launched, so the time does not include the launch.
+        """
         while True:
             begin, end = (cuda.Event(enable_timing=True) for _ in range(2))
             self._flushed.zero_()
@@ -83,7 +89,7 @@ class Timer:
             begin.record()
             call()
             end.record()
-            self.late = begin.query()  # the GPU did not wait for the host, but the host for the GPU
+            self.late = begin.query()  # the GPU woke up before everything was launched
             end.synchronize()
             if not self.late or self.cycles == MAX_CYCLES:
                 return begin.elapsed_time(end) / 1e3
@@ -91,20 +97,20 @@ class Timer:
 
 
 class Copier:
-    """Measures the bandwidth of a copy."""
+    """Meter of the bandwidth of a copy."""
 
     def __init__(self, timer: Timer) -> None:
         self.timer = timer
         self._source, self._target = (torch.empty(COPY, dtype=torch.uint8, device=DEVICE) for _ in range(2))
 
     def rate(self) -> float:
-        """Bytes read and written per second."""
+        """Return the bytes read and written per second."""
         return 2 * COPY / self.timer.seconds(lambda: self._target.copy_(self._source))
 
 
 @cache
 def machine() -> dict[str, Any]:
-    """Device, driver and the versions that `provenance.context` does not hold."""
+    """Return the device, its driver and the versions that `provenance.context` does not hold."""
     properties = cuda.get_device_properties(0)
     return {
         "device": cuda.get_device_name(),
@@ -122,7 +128,7 @@ def machine() -> dict[str, Any]:
 
 
 def smi(fields: tuple[str, ...] = SMI) -> dict[str, str]:
-    """Fields of nvidia-smi for this device; empty if it is not installed or fails."""
+    """Return fields of nvidia-smi for this device; none if nvidia-smi is not installed or fails."""
     if shutil.which("nvidia-smi") is None:
         return {}
     uuid = f"GPU-{cuda.get_device_properties(0).uuid}"
@@ -134,12 +140,12 @@ def smi(fields: tuple[str, ...] = SMI) -> dict[str, str]:
 
 
 def clocks() -> dict[str, str]:
-    """Clocks, temperature and power at this moment."""
+    """Return the current clocks, temperature and power."""
     return smi(("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw"))
 
 
 def write(kind: str, **fields: Any) -> None:
-    """Appends a record to $OUT/records.jsonl, with everything needed to reproduce it; nothing if OUT is not set."""
+    """Append a record, with everything needed to reproduce it, to $OUT/records.jsonl if OUT is set."""
     if folder := os.environ.get("OUT"):
         record = {"kind": kind, "rehearsal": REHEARSAL} | context() | machine() | {"date": now()} | fields
         with (Path(folder) / "records.jsonl").open("a") as file:
@@ -147,7 +153,7 @@ def write(kind: str, **fields: Any) -> None:
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
-    """Minimum and percentiles of seconds."""
+    """Return the minimum and the percentiles of times in seconds."""
     return {"best": min(seconds)} | {f"p{percent}": percentile(seconds, percent) for percent in (20, 50, 80)}
 
 

@@ -28,7 +28,7 @@ PEAKS = {
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Whether float32 matrix products may use TF32 inside the block."""
+    """Set whether float32 matrix products may use TF32 inside the block."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
@@ -38,7 +38,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def peak(timer: Timer, dtype: torch.dtype, allow_tf32: bool) -> float:
-    """Flops per second of a large product of random matrices."""
+    """Return the flops per second of a large product of random matrices."""
     a, b, out = (torch.randn(SIDE, SIDE, device=DEVICE).to(dtype) for _ in range(3))
     with tf32(allow_tf32):
         seconds = [timer.seconds(partial(torch.matmul, a, b, out=out)) for _ in range(2 + ROUNDS // 2)][2:]
@@ -46,7 +46,7 @@ def peak(timer: Timer, dtype: torch.dtype, allow_tf32: bool) -> float:
 
 
 def tool(*command: str) -> str | None:
-    """The last line that a tool prints; None if it is not installed."""
+    """Return the last line that a tool prints, or None if the tool is not installed."""
     if shutil.which(command[0]) is None:
         return None
     lines = subprocess.run(command, capture_output=True, text=True).stdout.strip().splitlines()

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the rows of a stage in a child process, one after the other. A row that fails is recorded; if it crashes, hangs
-or ruins the GPU context, a new process continues with the next row."""
+"""Run the rows of a stage, such as its timings, in a child process, one after the other.
+
+A row that fails is recorded. If a row crashes, hangs or ruins the GPU context, a new process continues with the next
+row.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from .rehearsal import REHEARSAL, cuda
 from .statuses import RUINED
 
 ROW_SECONDS = 100.0 if REHEARSAL else 25.0  # a rehearsal may share its processors with other work
-PROGRESS = "STYLEFAST_PROGRESS"  # names the file in which a child notes the rows that it begins and ends
+PROGRESS = "STYLEFAST_PROGRESS"  # variable with the file in which a child notes the rows that it begins and ends
 
 
 @dataclass
@@ -42,12 +45,15 @@ class Tally:
 
 
 def deadline(reserve: float = 3.0) -> float:
-    """When this stage is to end its work, on the monotonic clock: `reserve` seconds before the runner would end it."""
+    """Return the time of the monotonic clock at which this stage must end its work.
+
+    It is `reserve` seconds before the runner would stop the stage.
+    """
     return float(os.environ.get("STYLEFAST_STAGE_END", "inf")) - reserve
 
 
 def run(module: str, rows: Sequence[str], until: float) -> Tally:
-    """Runs `python -m module --rows ...` until every row has ended or the time is up."""
+    """Run `python -m module --rows ...` until every row has ended or the time is up."""
     tally, rows = Tally(), list(rows)
     while rows and time.monotonic() < until:
         with tempfile.NamedTemporaryFile("r") as progress:
@@ -85,7 +91,10 @@ def _child(module: str, rows: list[str], until: float, progress: str) -> int | s
 
 
 def serve(rows: Sequence[str], measure: Callable[[str], Any], seconds: Callable[[str], float] | None = None) -> int:
-    """In the child: measures every row, which may take ROW_SECONDS or `seconds(row)`; returns the exit status."""
+    """Measure every row in the child process; return the exit status.
+
+    A row may take `seconds(row)`, by default ROW_SECONDS.
+    """
     start()
     progress = Path(os.environ[PROGRESS])
     for row in rows:
@@ -112,7 +121,7 @@ def _note(progress: Path, line: str) -> None:
 
 
 def _ruined() -> bool:
-    """Whether an earlier error has made the GPU's context unusable."""
+    """Return whether an earlier error has made the GPU context unusable."""
     try:
         cuda.synchronize()
     except RuntimeError:

@@ -35,24 +35,24 @@ print(json.dumps(faults))
 
 
 def faults() -> dict[str, str]:
-    """Column -> why its library does not work here."""
+    """Return the backends whose library does not work here, each with the reason."""
     process = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
     try:
         reasons = json.loads(process.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         return dict.fromkeys(LIBRARIES, f"status {process.returncode}: {process.stderr.strip()[-500:]}")
-    if REHEARSAL:  # there is no GPU to run on: it is enough that the library was built
+    if REHEARSAL:  # without a GPU it is enough that the library was built
         reasons.pop("cuda")
         reasons |= {} if CUDA_LIBRARY.exists() else {"cuda": "it does not exist"}
     return reasons
 
 
 def build(columns: Iterable[str]) -> bool:
-    """Builds libraries in place for this device; whether that succeeded."""
+    """Build libraries in place for this device; return whether that succeeded."""
     major, minor = cuda.get_device_capability()
     variables = {f"STYLEFAST_{column.upper()}": str(int(column in columns)) for column in ("cpu", "cuda")}
     variables |= {"TORCH_CUDA_ARCH_LIST": f"{major}.{minor}{'a' if major >= 9 else ''}"}
-    if REHEARSAL:  # CI: no warnings with the oldest torch
+    if REHEARSAL:  # CI compiles without warnings against the oldest torch
         variables |= {"CXXFLAGS": "-Werror", "NVCC_APPEND_FLAGS": "-Werror=all-warnings -Xcompiler=-Werror"}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     return subprocess.run(command, cwd=ROOT, env=os.environ | variables).returncode == 0
@@ -69,7 +69,7 @@ def main() -> int:
     reasons = dict.fromkeys(stale, "not built from these sources") or faults()
     origin = "built" if reasons else "carried"
     if reasons:
-        print(f"libraries are built here: {reasons}", flush=True)
+        print(f"building libraries here: {reasons}", flush=True)
         for column in reasons:
             LIBRARIES[column].unlink(missing_ok=True)  # so that no later stage uses it if the build fails
         reasons = faults() if build(reasons) else dict.fromkeys(reasons, "the build failed")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that run side by side until a deadline, each with a log."""
+"""Run commands side by side until a deadline, each with its own log."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GRACE = 5.0  # seconds that a process has after it was interrupted, and after it was killed
-LOG = 4 << 20  # bytes of a log that are kept, its last
+GRACE = 5.0  # seconds to wait for a process after it was interrupted, and again after it was killed
+LOG = 4 << 20  # bytes that are kept from the end of a log
 RESERVE = 2 * GRACE + 2.0  # seconds before the end of a stage at which its processes must be interrupted
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that ended by itself (`status`) or did not (None), and what it printed."""
+    """A command that has ended: its exit status, which is None if it was interrupted at the deadline, and its log."""
 
     name: str
     status: int | None
@@ -31,7 +31,7 @@ class Ended:
 def side_by_side(
     commands: Mapping[str, Sequence[str | Path]], until: float, environment: Mapping[str, str] | None = None
 ) -> list[Ended]:
-    """Starts all commands; at `until`, on the monotonic clock, interrupts those that still run and then kills them."""
+    """Start all commands. At `until`, on the monotonic clock, interrupt those that still run and then kill them."""
     with tempfile.TemporaryDirectory() as folder:
         logs = {name: Path(folder) / str(number) for number, name in enumerate(commands)}
         running = {name: _start(command, logs[name], environment or {}) for name, command in commands.items()}
@@ -58,7 +58,7 @@ def _start(command: Sequence[str | Path], log: Path, environment: Mapping[str, s
 
 
 def _interruptible() -> None:
-    """Lets SIGINT interrupt a new process, also if its parent ignores it."""
+    """Let SIGINT interrupt a new process, even if its parent ignores SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `profile`: hardware counters of the four main ops by Nsight Compute or, where it is refused, a trace of their
-kernels: what explains the time of each.
+"""Stage `profile`: hardware counters of the four main ops by Nsight Compute, or a trace of their kernels.
 
-python -m gpu.profile --calls   # warms up, then calls every op once between profiler start and stop
+The counters explain the time of each kernel. If Nsight Compute is refused, a trace gives the times.
+
+Nsight Compute runs::
+
+    python -m gpu.profile --calls   # warms up, then calls every op once between profiler start and stop
 """
 
 from __future__ import annotations
@@ -28,9 +31,9 @@ from .processes import RESERVE, side_by_side
 from .rehearsal import DEVICE, REHEARSAL, cuda
 from .workloads import KEY_WORKLOADS
 
-SCALE = 16  # divides the number of images; they still exceed the L2
+SCALE = 16  # divisor of the number of images, which still exceed the L2 cache
 WORKLOADS = [KEY_WORKLOADS[i] for i in (0, 3, 4, 6)]  # lloyd_step, assign_contribution, contribution, blend
-KERNELS = ("cpu_op", "stylefast::") if REHEARSAL else ("kernel", "")  # category of events in a trace, prefix of names
+KERNELS = ("cpu_op", "stylefast::") if REHEARSAL else ("kernel", "")  # category of a trace's events, prefix of names
 SECTIONS = ("SpeedOfLight", "Occupancy", "LaunchStats", "WarpStateStats")
 METRICS = {  # column of ncu -> key of a record
     "gpu__time_duration.sum": "time",
@@ -51,7 +54,7 @@ STALL = "smsp__average_warps_issue_stalled_"
 
 
 def prepared() -> list[Callable[[], Any]]:
-    """A call of every op and backend, compiled and warm."""
+    """Return a call per op and backend. The kernels are compiled and warm."""
     calls = []
     for workload in WORKLOADS:
         inputs = workload.make(DEVICE, SCALE)
@@ -63,7 +66,7 @@ def prepared() -> list[Callable[[], Any]]:
 
 
 def profiled() -> None:
-    """Calls every op and backend once between profiler start and stop."""
+    """Call every op and backend once between profiler start and stop."""
     calls = prepared()
     cuda.profiler.start()
     for call in calls:
@@ -73,7 +76,7 @@ def profiled() -> None:
 
 
 def ncu(report: Path) -> list[str | Path]:
-    """The command that measures the calls."""
+    """Return the command that measures the calls with Nsight Compute."""
     sections = [option for section in SECTIONS for option in ("--section", section)]
     output = ["--csv", "--page", "raw", "--print-units", "base", "--log-file", report]
     metrics = ["--metrics", ",".join(name for name in METRICS if not name.startswith("launch__"))]
@@ -82,7 +85,7 @@ def ncu(report: Path) -> list[str | Path]:
 
 
 def by_ncu() -> Iterator[dict[str, Any]]:
-    """The kernels that ncu measured; if there is none, prints why."""
+    """Yield the kernels that ncu measured; if there is none, print why."""
     if shutil.which("ncu") is None:
         print("ncu is not installed")
         return
@@ -96,7 +99,7 @@ def by_ncu() -> Iterator[dict[str, Any]]:
 
 
 def counted(report: str) -> Iterator[dict[str, Any]]:
-    """The kernels of ncu's table: name, the metrics that explain a time, and the three largest causes of stalls."""
+    """Yield the kernels of ncu's table: name, metrics that explain the time, and the three largest causes of stalls."""
     lines = [line for line in report.splitlines() if line.startswith('"')]
     rows = csv.DictReader(io.StringIO("\n".join(lines)))
     for row in rows:
@@ -111,7 +114,7 @@ def counted(report: str) -> Iterator[dict[str, Any]]:
 
 
 def traced() -> Iterator[dict[str, Any]]:
-    """The kernels of a trace of the same calls: name, time and launch."""
+    """Yield the kernels of a trace of the same calls: name, time and launch parameters."""
     calls = prepared()
     with profile(activities=[ProfilerActivity.CPU if REHEARSAL else ProfilerActivity.CUDA]) as trace:
         for call in calls:
@@ -129,7 +132,7 @@ def traced() -> Iterator[dict[str, Any]]:
 
 
 def show(kernel: dict[str, Any]) -> str:
-    """One line of text per kernel."""
+    """Return one line of text for a kernel."""
     values = (
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in kernel.items()
     )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rehearsal runs the GPU stages on a CPU: Triton interprets its kernels, the CUDA kernels are compiled for the
-processor, and this module stands in for `torch.cuda`. Its times are those of an interpreter and mean nothing.
+"""Rehearsal of the GPU stages on a CPU.
+
+Triton interprets its kernels, the CUDA kernels are compiled for the processor, and this module stands in for
+`torch.cuda`. The times of a rehearsal mean nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ DEVICE = "cpu" if REHEARSAL else "cuda"
 
 
 class _Event:
-    """Stand-in for `torch.cuda.Event`: the host's clock."""
+    """Stand-in for `torch.cuda.Event` that reads the host's clock."""
 
     def __init__(self, enable_timing: bool) -> None:
         self.time = 0.0
@@ -56,9 +58,9 @@ if REHEARSAL:
 
 
 def fill_cuda_column() -> None:
-    """In a rehearsal, has the CUDA kernels serve CPU tensors, once they are compiled for the processor."""
+    """In a rehearsal, register the CUDA kernels for CPU tensors, once they are compiled for the processor."""
     if REHEARSAL:
-        import cuda_emulation  # of tests/kernels, which is on the path of the stages in a rehearsal
+        import cuda_emulation  # from tests/kernels, which is on the import path of a rehearsal
 
         if cuda_emulation.LIBRARY.exists():
             cuda_emulation.load(str(cuda_emulation.LIBRARY))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same work as torch users write it, eager and compiled, and flash-kmeans if it is installed."""
+"""Rivals (peers on a GPU): the same work as torch users write it, eager and compiled; flash-kmeans if installed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .workloads import GpuWorkload
 
 EAGER, COMPILED = "torch, eager", "torch.compile"
 FLASH, STEADY = "flash-kmeans", "flash-kmeans, rows already normalised"
-ORDER = (EAGER, FLASH, STEADY, COMPILED)  # in which they are worth measuring
+ORDER = (EAGER, FLASH, STEADY, COMPILED)  # most informative first
 
 
 def names(workload: GpuWorkload) -> list[str]:
-    """The rivals that a workload has."""
+    """Return the names of a workload's rivals."""
     if formulation(workload) is None:
         return []
     flash = workload.op is LLOYD_STEP and environment.is_installed("flash_kmeans")
@@ -31,11 +31,11 @@ def names(workload: GpuWorkload) -> list[str]:
 
 
 def call(workload: GpuWorkload, rival: str, inputs: dict[str, Any]) -> Callable[[], Any]:
-    """A rival's call on these inputs."""
+    """Return a rival's call on these inputs."""
     function, arguments = formulation(workload), _arguments(workload, inputs)
     assert function is not None
     if rival == COMPILED:
-        torch.compiler.reset()  # or else it falls back to eager after eight recompilations of a function
+        torch.compiler.reset()  # otherwise a function runs eagerly after eight recompilations
         return partial(torch.compile(function, dynamic=False), *arguments)
     if rival in (FLASH, STEADY):
         x, centroids = arguments
@@ -47,7 +47,7 @@ def call(workload: GpuWorkload, rival: str, inputs: dict[str, Any]) -> Callable[
 
 
 def formulation(workload: GpuWorkload) -> Callable[..., Any] | None:
-    """The op in torch, or None where a user would write something quite different."""
+    """Return the op in torch, or None where a user would write something quite different."""
     if workload.op is BLEND:
         return _gathered_lerp if workload.gathered else torch.lerp
     if workload.op is CONTRIBUTION:
@@ -79,13 +79,13 @@ def _assign_then_bmm(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _flash_fit(rows: Tensor, centroids: Tensor) -> tuple[Tensor, ...]:
-    """Labels by one iteration, which normalises the rows."""
+    """Return the labels of one iteration, which normalises the rows."""
     flash: Any = environment.load("flash_kmeans")
     points = rows.reshape(1, -1, rows.shape[3])
     return flash.batch_kmeans_Cosine(points, len(centroids), max_iters=1, init_centroids=centroids[None])[:1]
 
 
 def _flash_step(points: Tensor, centroids: Tensor) -> tuple[Tensor, ...]:
-    """Labels by one iteration on normalised rows."""
+    """Return the labels of one iteration on normalised rows."""
     implementation: Any = environment.load("flash_kmeans.kmeans_triton_impl")
     return (implementation._cosine_iter_compiled(points, centroids)[2],)

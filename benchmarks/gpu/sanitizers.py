@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `sanitizers`: memcheck and racecheck of every op and dtype side by side, and a fault that must be reported."""
+"""Stage `sanitizers`: memcheck and racecheck of every op and dtype, and a planted fault that must be reported."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from .rehearsal import REHEARSAL
 from .statuses import CUT
 
 TOOLS = ("memcheck", "racecheck")
-ERRORS = 86  # exit status of a process in which a tool found something
+ERRORS = 86  # exit status of a process in which a tool found an error
 PLANTED = "memcheck: planted fault"
 QUIET = (
     "COMPUTE-SANITIZER|RACECHECK SUMMARY: 0|ERROR SUMMARY: 0|Target application|Error: Target application|"
     "Error: process didn't|Error: couldn't find exit code|Tracking kernels"
 )
 REPORT = re.compile(rf"^========= (?!{QUIET})(\S.*)$", re.MULTILINE)
-SHOWN = 4_000  # characters of a log
+SHOWN = 4_000  # characters of a log that are printed
 
 
 def commands() -> dict[str, list[str]]:
-    """One process per tool for the CUDA kernels, and one per tool and op for Triton's, which are compiled there."""
+    """Return the commands, which run side by side, by name.
+
+    There is one command per tool for the CUDA kernels, and one per tool and op for the Triton kernels, which that
+    command compiles. Another command runs the planted fault.
+    """
     parts = {"cuda": " cuda "} if "cuda" in backends() else {}
     if "triton" in backends():
         parts |= {"triton": " triton "} if REHEARSAL else {f"triton {op.name}": f"^{op.name} triton " for op in OPS}
@@ -44,13 +48,14 @@ def commands() -> dict[str, list[str]]:
 
 def sanitizer(tool: str) -> list[str]:
     general = ["--error-exitcode", str(ERRORS), "--check-exit-code", "no", "--max-connections", "64"]
-    # After an error memcheck goes on, so that the program ends well; torch asks for what a device may lack.
+    # memcheck continues after an error, so that the program ends regularly. API errors are not reported, because torch
+    # asks for features that a device may lack.
     memcheck = ["--destroy-on-device-error", "kernel", "--report-api-errors", "no"]
     return ["compute-sanitizer", "--tool", tool, *general, *(memcheck if tool == "memcheck" else [])]
 
 
 def verdict(process: Ended) -> str:
-    """Verdict: "clean", "cut" (clean until the time was up) or a description of the error."""
+    """Return the verdict on a process: "clean", "cut" (clean until the time was up) or a description of the error."""
     reports = REPORT.findall(process.log)
     if process.name == PLANTED:
         reported = process.status not in (None, 0) and any(report.startswith("Invalid") for report in reports)

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `smoke`: every op, dtype and GPU backend once against the reference; and the calls of stage `key` by Triton,
-whose kernels are compiled here, side by side.
+"""Stage `smoke`: call every op once per dtype and GPU backend, and compare the results with the reference.
 
-python -m gpu.smoke --only "lloyd_step cuda" | --fault   # for a sanitizer: calls on odd sizes, nothing verified
+The stage also compiles, side by side, the Triton kernels of the stage `key`.
+
+Sanitizers run the following commands, which call ops on odd sizes and verify nothing::
+
+    python -m gpu.smoke --only "lloyd_step cuda"
+    python -m gpu.smoke --fault
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ def arguments_of(op: Op, dtype: torch.dtype, size: tuple[int, int, int]) -> dict
 
 
 def measure(name: str) -> None:
-    """Raises WrongResult unless one call agrees with the reference."""
+    """Raise WrongResult unless one call agrees with the reference."""
     op, backend, dtype = ROWS[name]
     inputs = arguments_of(op, dtype, (images(), *MAIN[1:]))
     verify(op, inputs, op.cells[backend](*inputs.values()))
@@ -54,14 +58,17 @@ def measure(name: str) -> None:
 
 
 def images() -> int:
-    """More images than the device has processors, as kernels split few images differently; a multiple of 16, for
-    which Triton compiles the kernels of the timings."""
+    """Return a number of images for which the same kernels run as in the timings.
+
+    It is larger than the number of processors of the device, because kernels split fewer images differently. It is a
+    multiple of 16, because Triton compiles other kernels for other numbers.
+    """
     processors = cuda.get_device_properties(0).multi_processor_count
     return 1 if REHEARSAL else 16 * (1 + processors // 16)
 
 
 def call(name: str) -> None:
-    """Calls a row on odd sizes."""
+    """Call a row on odd sizes."""
     op, backend, dtype = ROWS[name]
     for size in ODD:
         op.cells[backend](*arguments_of(op, dtype, size).values())
@@ -70,7 +77,7 @@ def call(name: str) -> None:
 
 
 def fault() -> None:
-    """Reads past the end of a tensor, which a sanitizer must report."""
+    """Read past the end of a tensor, which a sanitizer must report."""
     inputs = arguments_of(CONTRIBUTION, torch.float32, ODD[0])
     storage = inputs["activations"].untyped_storage()
     storage.resize_(storage.nbytes() // 2)
@@ -80,8 +87,8 @@ def fault() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", help="call the rows that contain this regular expression, in this process")
-    parser.add_argument("--fault", action="store_true", help="read past the end of a tensor")
+    parser.add_argument("--only", help="Call the rows whose name matches this regular expression.")
+    parser.add_argument("--fault", action="store_true", help="Read past the end of a tensor.")
     parser.add_argument("--rows", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rows is not None:
@@ -99,7 +106,7 @@ def main() -> int:
 
 
 def stage() -> int:
-    """Runs all groups side by side."""
+    """Run all groups side by side; return the exit status."""
     with ThreadPoolExecutor(len(environment.CPUS) or os.cpu_count() or 1) as pool:
         tally = sum(pool.map(lambda group: run(*group, deadline()), groups()), Tally())
     print("\n".join([*missing(), str(tally)]))
@@ -109,7 +116,7 @@ def stage() -> int:
 
 
 def groups() -> Iterator[tuple[str, list[str]]]:
-    """Modules and their rows: one process for the CUDA kernels, and one for each row that Triton compiles."""
+    """Yield the module and the rows of each process: one for all CUDA kernels, and one per row that Triton compiles."""
     if "cuda" in backends():
         yield "gpu.smoke", [name for name in ROWS if " cuda " in name]
     if "triton" in backends():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records of GPUs in benchmarks/results/gpu as Markdown, for README.md."""
+"""Markdown tables for the documentation, from the GPU records in benchmarks/results/gpu."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ Record = dict[str, Any]
 
 
 def read(folder: Path) -> list[Record]:
-    """The records of all runs below a folder, oldest first.
+    """Return the records of all runs below a folder, oldest first.
 
-    Raises ValueError for a line that is not a record, and for a record of a rehearsal.
+    Raises:
+        ValueError: If a line is not a record, or if a record comes from a rehearsal.
     """
     records = []
     for path in folder.rglob("records.jsonl"):
@@ -31,7 +32,7 @@ def read(folder: Path) -> list[Record]:
 
 
 def table(records: Iterable[Record]) -> str:
-    """Markdown with a caption, the newest timings and the newest host times for each device and set of versions."""
+    """Return Markdown with a caption, the newest timings and the newest host times per device and set of versions."""
     runs: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         runs.setdefault(tuple(str(record[name]) for name in ("device", "torch", "triton")), []).append(record)
@@ -52,7 +53,7 @@ def _run(records: list[Record]) -> str:
 
 
 def _checks(records: list[Record]) -> str:
-    """What the last tests and sanitizers found, and how many rows failed."""
+    """Return what the last tests and sanitizers found, and how many rows failed."""
     last = {record["kind"]: record for record in records}
     text = ""
     if "tests" in last:
@@ -72,7 +73,7 @@ def _code(record: Record) -> str:
 
 
 def _newest(records: list[Record], kind: str) -> dict[tuple[str, str], dict[str, Record]]:
-    """(op, workload) -> implementation -> its newest record."""
+    """Return the newest record of each implementation, per op and workload."""
     newest: dict[tuple[str, str], dict[str, Record]] = {}
     for record in records:
         if record["kind"] == kind:
@@ -81,7 +82,7 @@ def _newest(records: list[Record], kind: str) -> dict[tuple[str, str], dict[str,
 
 
 def _timings(records: list[Record]) -> list[str]:
-    lines = ["| op | on | at copy bandwidth | `cuda` | `triton` | best other |", "| --- " * 6 + "|"]
+    lines = ["| op | workload | time at copy bandwidth | `cuda` | `triton` | fastest alternative |", "| --- " * 6 + "|"]
     for (op, workload), by in _newest(records, "timing").items():
         ours = [by[name] for name in BACKENDS if name in by]
         rivals = sorted(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `tests`: the battery for the GPU backends in one process per core; agreement with the reference comes first."""
+"""Stage `tests`: run the tests of the GPU backends in one process per core, agreement with the reference first."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FIRST = "test_agrees,test_same_bits,test_edge_cases"
 PROCESSES = len(environment.CPUS) or os.cpu_count() or 1
 SHARDS = 150 * PROCESSES if REHEARSAL else PROCESSES
 OUTCOME = re.compile(r"^(\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
-SHOWN = 12_000  # characters of the log of a process with failures
+SHOWN = 12_000  # characters that are printed of the log of a process with failures
 
 
 def battery(shard: str) -> int:
-    """Runs one shard of the tests in this process."""
+    """Run one shard of the tests in this process; return the exit status."""
     files = [str(ROOT / "tests" / "ops" / f"test_{name}.py") for name in FILES]
     require = [option for name in backends() for option in ("--require", name)]
     options = ["-v", "--tb=short", "-p", "no:cacheprovider", "-m", "not large and not fetches", "-k", "cuda or triton"]
@@ -36,7 +36,7 @@ def battery(shard: str) -> int:
 
 
 def outcomes(log: str) -> Counter[str]:
-    """Number of tests per outcome, and of those that were "selected"."""
+    """Return the number of tests per outcome, and the number of selected tests as "selected"."""
     counts = Counter(outcome for _, outcome in OUTCOME.findall(log))
     selected = re.search(r"/ (\d+) selected", log) or re.search(r"collected (\d+) items", log)
     counts["selected"] = int(selected[1]) if selected else 0
@@ -44,7 +44,7 @@ def outcomes(log: str) -> Counter[str]:
 
 
 def has_failed(process: Ended) -> bool:
-    """Whether a test failed or the process ended without a verdict."""
+    """Return whether a test failed or the process ended without a verdict."""
     counts = outcomes(process.log)
     return bool(counts["FAILED"] or counts["ERROR"]) or process.status not in (
         None,
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def judge(processes: list[Ended]) -> int:
-    """Prints and records the outcomes of the processes; returns the exit status."""
+    """Print and record the outcomes of the processes; return the exit status."""
     total = sum((outcomes(process.log) for process in processes), Counter())
     tests = (test for process in processes for test in OUTCOME.findall(process.log))
     failed = [name for name, outcome in tests if outcome in ("FAILED", "ERROR")]

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stages `key` and `rest`: GPU time of ops and of their rivals, and host time of small calls.
 
+Usage::
+
     python -m gpu.timings key | rest [--only "lloyd_step.*bfloat16"]
 
-Nothing is timed before it is verified: on a few images against the reference and, for our backends, twice the same bits
-on all of them. Times are medians of GPU time with a cold L2, and each is a row of its own.
+Every result is verified before it is timed. On a few images it must agree with the reference. On all images, two calls
+of our backends must give equal bits, and the result must agree with the results on parts of the images. A time is the
+median GPU time with a cold L2 cache. Each time is a separate row.
 """
 
 from __future__ import annotations
@@ -33,10 +36,10 @@ from .statuses import CUT
 from .whole import verify_whole
 from .workloads import GPU_WORKLOADS, KEY_WORKLOADS, GpuWorkload
 
-FEW = 8  # a workload divided by this is checked against the reference: more images than an H100 has processors
+FEW = 8  # an eighth of the images is verified against the reference: 512 of 4096, more than an H100 has processors
 ROUNDS = 1 if REHEARSAL else 30
 CALLS = 1 if REHEARSAL else 50
-BEYOND = (2 if REHEARSAL else 2**31 // (512 * 32 * 32)) + 2  # images, the last two past 2^31 elements
+BEYOND = (2 if REHEARSAL else 2**31 // (512 * 32 * 32)) + 2  # images; the last two lie beyond element 2^31
 
 
 class Row(NamedTuple):
@@ -47,15 +50,18 @@ class Row(NamedTuple):
 
 
 def rows() -> dict[str, Row]:
-    """Every row of both stages by its name, in the order in which they are worth measuring."""
+    """Return every row of both stages by its name, the most informative first."""
     pairs = [Row(workload, by) for workload in GPU_WORKLOADS for by in ("cuda", "triton", *rivals.names(workload))]
     pairs.sort(key=worth)
     return {f"{row.workload.op.name} {row.workload.name} | {row.by}": row for row in pairs}
 
 
 def worth(row: Row) -> tuple[int, int]:
-    """Orders rows: key timings of ours and of eager torch, other timings of ours, then rival by rival, key timings
-    first."""
+    """Return a sort key for rows.
+
+    First come the key timings of our backends and of eager torch, then the other timings of our backends, then rival by
+    rival with key timings first.
+    """
     key = KEY_WORKLOADS.index(row.workload) if row.workload in KEY_WORKLOADS else len(KEY_WORKLOADS)
     rank = 0 if row.by in ("cuda", "triton") else 1 + rivals.ORDER.index(row.by)
     first = key < len(KEY_WORKLOADS) and rank <= 1
@@ -63,7 +69,7 @@ def worth(row: Row) -> tuple[int, int]:
 
 
 def plan(stage: str) -> Iterator[str]:
-    """The names of a stage's rows."""
+    """Yield the names of a stage's rows."""
     running = backends()
     timed = {name: row for name, row in rows().items() if row.by in running or row.by not in ("cuda", "triton")}
     key = [name for name, row in timed.items() if row.workload in KEY_WORKLOADS and row.by in running]
@@ -79,7 +85,7 @@ def plan(stage: str) -> Iterator[str]:
 
 
 def first_of_each_kind(timed: dict[str, Row]) -> Iterator[str]:
-    """One row per op and implementation, and one more where labels are pooled."""
+    """Yield one row per op and implementation, and one more for a layer larger than its labels."""
     kinds = {}
     for name, (workload, by) in timed.items():
         kinds.setdefault((workload.op.name, workload.is_pooled, by), name)
@@ -87,7 +93,7 @@ def first_of_each_kind(timed: dict[str, Row]) -> Iterator[str]:
 
 
 def measure(name: str) -> None:
-    """Measures the row of this name."""
+    """Measure the row of this name."""
     kind, by = name.split(" ", 1)[0], name.rsplit(" | ", 1)[1]
     if kind == "beyond":
         check_beyond(by)
@@ -103,12 +109,15 @@ def measure(name: str) -> None:
 
 
 def patience(name: str) -> float:
-    """Seconds that a row may take: torch.compile takes long."""
+    """Return the seconds that a row may take. Rivals that are compiled take longer."""
     return 60.0 if name.endswith((rivals.COMPILED, rivals.FLASH, rivals.STEADY)) else ROW_SECONDS
 
 
 def gpu_time(name: str, row: Row) -> None:
-    """GPU time of a row; a rival that fails or gives a wrong result is recorded as refused, and is no failure."""
+    """Measure the GPU time of a row.
+
+    A rival that fails or gives a wrong result is recorded as refused. This does not count as a failure.
+    """
     workload, ours = row.workload, row.by in ("cuda", "triton")
     inputs, timer = workload.make(DEVICE), Timer()
     copier = Copier(timer)
@@ -147,21 +156,27 @@ def gpu_time(name: str, row: Row) -> None:
         **times,
     )
     percent = 100 * floor / times["p50"]
-    print(f"{name:<80}{1e3 * times['p50']:9.3f} ms {percent:4.0f} % of copy{' and host' if late else ''}", flush=True)
+    print(
+        f"{name:<80}{1e3 * times['p50']:9.3f} ms {percent:4.0f} % of copy bandwidth{' with host time' if late else ''}",
+        flush=True,
+    )
 
 
 def caller(row: Row, inputs: dict[str, Any]) -> Callable[[], Any]:
-    """The call that is timed."""
+    """Return the call that is timed."""
     if row.by in ("cuda", "triton"):
         return partial(row.workload.op.cells[row.by], *inputs.values())
     return rivals.call(row.workload, row.by, inputs)
 
 
 def check(row: Row, inputs: dict[str, Any], call: Callable[[], Any]) -> None:
-    """Raises WrongResult if results on a few images differ from the reference or, for one of our backends, if two calls
-    on all images give different bits or a result that is not that of the images' parts.
+    """Verify the results of a row.
 
-    Rivals round scores and sums to the dtype of the activations, and may be off by as much.
+    Rivals round scores and sums to the dtype of the activations, and may have a correspondingly larger error.
+
+    Raises:
+        WrongResult: If results on a few images differ from the reference or, for one of our backends, if two calls on
+            all images give different bits or a result that does not agree with the results on parts of the images.
     """
     few = row.workload.make(DEVICE, FEW)
     ours = row.by in ("cuda", "triton")
@@ -178,7 +193,7 @@ def check(row: Row, inputs: dict[str, Any], call: Callable[[], Any]) -> None:
 
 
 def check_beyond(backend: str) -> None:
-    """Raises WrongResult unless images that lie beyond 2^31 elements give the same results in a batch of their own."""
+    """Raise WrongResult unless images that lie beyond 2^31 elements give the same results in a separate batch."""
     size = (BEYOND, *KEY_WORKLOADS[0].size[1:])
     x = GpuWorkload(ASSIGN, size, torch.bfloat16, 8).make(DEVICE)
     few = {**x, "activations": x["activations"][-2:]}
@@ -194,24 +209,24 @@ def check_beyond(backend: str) -> None:
 
 
 def compile_only(name: str, backend: str) -> None:
-    """Compiles the kernels of a row."""
+    """Compile the kernels of a row."""
     if name.startswith("host "):
         workload, inputs = small(name.split(" ")[1])
     else:
         workload = rows()[name].workload
-        inputs = workload.make(DEVICE, scale=1 << 20)  # as few images as give the same kernels
+        inputs = workload.make(DEVICE, scale=1 << 20)  # as few images as need the same kernels
     workload.op.cells[backend](*inputs.values())
     cuda.synchronize()
 
 
 def small(op: str) -> tuple[Workload, dict[str, Any]]:
-    """The small call of an op, and its arguments."""
+    """Return the small call of an op, and its arguments."""
     workload = next(workload for workload in SMALL_CALLS if workload.op.name == op)
     return workload, {name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in workload.make().items()}
 
 
 def host_time(op: str, backend: str) -> None:
-    """Host time of the public function on little data, next to that of one eager torch op on the same data."""
+    """Measure the host time of the public function on little data, and of one eager torch op on the same data."""
     workload, inputs = small(op)
     call = partial(workload.op.public, **inputs, backend=backend)
     verify(workload.op, inputs, call())
@@ -223,11 +238,13 @@ def host_time(op: str, backend: str) -> None:
     extra = percentile(seconds, 50) - percentile(torch_seconds, 50)
     fields = {"op": op, "workload": workload.name, "implementation": backend, "peer": peer}
     write("host", **fields, **spread(seconds), peer_p50=percentile(torch_seconds, 50), over_peer=extra)
-    print(f"{f'host time of {op} {workload.name} | {backend}':<80}{1e6 * extra:+9.1f} us over {peer}", flush=True)
+    print(
+        f"{f'host time of {op} {workload.name} | {backend}':<80}{1e6 * extra:+9.1f} us compared with {peer}", flush=True
+    )
 
 
 def host_seconds(call: Callable[[], Any]) -> float:
-    """Mean seconds until a call returns, with the GPU idle at first."""
+    """Return the mean seconds until a call returns. The GPU is idle before the first call."""
     cuda.synchronize()
     begin = time.perf_counter()
     for _ in range(CALLS):
@@ -240,7 +257,7 @@ def host_seconds(call: Callable[[], Any]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("stage", nargs="?", choices=("key", "rest"))
-    parser.add_argument("--only", default="", help="a regular expression that a row's name must contain")
+    parser.add_argument("--only", default="", help="Measure the rows whose name matches this regular expression.")
     parser.add_argument("--rows", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rows is not None:

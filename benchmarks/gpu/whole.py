@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verifies a result on all images, which are too many for the reference, by the results on parts of them."""
+"""Verify a result on all images, which are too many for the reference, against the results on parts of them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from verify import TOLERANCE, outputs
 from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
 from stylefast.ops.op import Op
 
-FLIPS = 1e-5  # the fraction of labels that may differ, where scores are equal up to rounding
-ROWS = 64  # of blend's result, its last
+FLIPS = 1e-5  # fraction of labels that may differ, because scores can be equal up to rounding
+ROWS = 64  # last rows of blend's result, which are compared with the reference
 
 
 def _mean(parts: list[Tensor]) -> Tensor:
@@ -27,7 +27,7 @@ def _sum(parts: list[Tensor]) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-JOIN: dict[str, tuple[Callable[[list[Tensor]], Tensor], ...]] = {  # for each output, how the outputs of parts join
+JOIN: dict[str, tuple[Callable[[list[Tensor]], Tensor], ...]] = {  # per output, how the outputs of parts are joined
     LLOYD_STEP.name: (partial(torch.cat, dim=1), _sum, _sum, _mean),
     ASSIGN.name: (torch.cat, torch.cat),
     CONTRIBUTION.name: (_mean,),
@@ -36,8 +36,13 @@ JOIN: dict[str, tuple[Callable[[list[Tensor]], Tensor], ...]] = {  # for each ou
 
 
 def verify_whole(op: Op, inputs: dict[str, Any], cell: Callable[..., Any], result: Any, parts: int) -> None:
-    """Raises WrongResult unless `result` agrees with the joined results of the same cell on `parts` equal parts of the
-    images; for `blend`, unless the last rows agree with the reference."""
+    """Verify that `result` agrees with the joined results of the same cell on `parts` equal parts of the images.
+
+    For `blend`, verify that the last rows agree with the reference.
+
+    Raises:
+        WrongResult: If an output does not agree.
+    """
     results = outputs(result)
     if op is BLEND:
         results, expected = (results[0][-ROWS:],), (op.reference(*_last_rows(inputs).values()),)
@@ -50,11 +55,11 @@ def verify_whole(op: Op, inputs: dict[str, Any], cell: Callable[..., Any], resul
         else:
             agrees = (x.double() - e.double()).abs().max() <= max(TOLERANCE, _eps(x)) * e.double().abs().max()
         if not agrees:
-            raise WrongResult(f"output {index} of {op.name} on all images is not that of its parts")
+            raise WrongResult(f"output {index} of {op.name} on all images differs from the outputs on parts of them")
 
 
 def split(inputs: dict[str, Any], parts: int) -> list[dict[str, Any]]:
-    """Equal parts of the images, with their labels."""
+    """Split the images, with their labels, into equal parts."""
     n = len(inputs["activations"]) // parts
     names = [name for name in ("activations", "labels") if name in inputs]
     return [inputs | {name: inputs[name][i * n : (i + 1) * n] for name in names} for i in range(parts)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sizes that are measured on GPUs, made on a device of choice; on "meta" they are shapes, enough to compile for."""
+"""Workloads of the GPU stages. On the device "meta" the inputs are only shapes, which suffices to compile kernels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from stylefast.ops.op import Op
 
 from .rehearsal import REHEARSAL
 
-if REHEARSAL:  # what an interpreter manages
+if REHEARSAL:  # sizes that an interpreter can handle
     MAIN, LARGE, GRID, (STYLES, TARGETS, REFERENCES, PARTS) = (2, 16, 4), (2, 8, 8), 4, (40, 2, 3, 2)
 else:
-    MAIN, LARGE, GRID = (4096, 512, 32), (64, 64, 512), 32  # N, C, H = W (2^31 elements), and of coarse labels
+    MAIN, LARGE, GRID = (4096, 512, 32), (64, 64, 512), 32  # N, C, H = W (MAIN: 2^31 elements); coarse H = W
     STYLES, TARGETS, REFERENCES, PARTS = 9088, 16, 256, 5
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
 
 @dataclass(frozen=True)
 class GpuWorkload:
-    """A named call of an op. `scale` of `make` divides the number of images, so that results can be checked, but keeps
-    16: Triton specialises kernels on multiples of 16. `gathered`: blend takes its rows by index, not in pairs."""
+    """A named call of an op. `gathered` says whether blend takes its rows by index or in pairs."""
 
     op: Op
     size: tuple[int, int, int] | None
@@ -57,7 +56,11 @@ class GpuWorkload:
         return " ".join(parts + (["channels_last"] if self.channels_last else []))
 
     def make(self, device: str | torch.device, scale: int = 1) -> dict[str, Any]:
-        """The op's arguments, in the order of its schema."""
+        """Return the op's arguments, in the order of its schema.
+
+        `scale` divides the number of images, so that results can be verified, but leaves at least 16 of them, because
+        Triton specialises kernels on multiples of 16.
+        """
         if self.size is None:
             return self._edits(device, scale)
         n, c, side = self.size
@@ -66,7 +69,7 @@ class GpuWorkload:
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         for piece in x.split(max(1, (1 << 26) // (c * side * side))):
-            piece.normal_()  # in place: a second tensor of this size need not fit
+            piece.normal_()  # in place, because a second tensor of this size may not fit
         if self.op is CONTRIBUTION:
             labels = torch.randint(k, (n, GRID, GRID), dtype=torch.int32, device=device)
             return {
@@ -82,7 +85,7 @@ class GpuWorkload:
         return arguments if self.op is ASSIGN else {**arguments, "standardize": True, "per_image": False}
 
     def _edits(self, device: str | torch.device, scale: int) -> dict[str, Any]:
-        """Every part of every reference on every target. Pairs have one query."""
+        """Return the arguments of blend: every part of every reference on every target. Pairs have one query."""
         rows = (max(1, TARGETS // scale), REFERENCES, PARTS if self.gathered else 1)
         t, r = (torch.randn(n, STYLES, device=device).to(self.dtype) for n in rows[:2])
         edits = torch.cartesian_prod(*(torch.arange(n, device=device) for n in rows))  # [E, 3]

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the tables of README.md and docs from the records in benchmarks/results.
+
+python benchmarks/documents.py            # prints the tables
+python benchmarks/documents.py --write    # writes them into the pages
+python benchmarks/documents.py --check    # fails if a page has another table
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from gpu import table as gpu_table
+from provenance import RESULTS, ROOT
+from recipes import markdown
+from record import newest
+from workloads import CLUSTERS
+
+COMMAND = "python benchmarks/documents.py --write"
+PAGES = {  # page of each block
+    "headline": "README.md",
+    "measured": "docs/performance.md",
+    "gpu": "docs/performance.md",
+    "recipes": "docs/guides/drop_in.md",
+}
+HEADLINES: dict[tuple[str, str, int | None], str] = {  # op, workload, K -> task in README.md
+    ("lloyd_step", "64x512x32x32", 32): "one k-means iteration, K = 32, 64 images",
+    ("assign", "64x512x32x32", 32): "labels of the same images",
+    ("contribution", "64x512x32x32", 32): "M of the same images",
+    ("assign_contribution", "64x512x32x32", 32): "labels and M in one read",
+    ("contribution", "4x64x512x512 from 32x32", 32): "M of 4 images of 64 channels at 512 x 512",
+    ("blend", "4096x9088 gathered", None): "4,096 edits of 9,088 style channels",
+    ("SphericalKMeans.fit", "200x512x32x32 10 restarts of 20", None): "a fit with 10 restarts, K = 20, 200 such images",
+}
+Record = dict[str, Any]
+
+
+def blocks() -> dict[str, str]:
+    """Return the Markdown of each block, from the newest records."""
+    records = newest()
+    return {
+        "headline": headline(records),
+        "measured": table(records),
+        "gpu": gpu_table.table(gpu_table.read(RESULTS / "gpu")),
+        "recipes": markdown(record for record in records if record["op"] == "recipe"),
+    }
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the comments before and after a block."""
+    return f"<!-- {name}: {COMMAND} -->", f"<!-- /{name} -->"
+
+
+def with_block(text: str, page: str, name: str, block: str) -> str:
+    """Return the text of a page with the given block in place of the old one.
+
+    Raises:
+        ValueError: If the two markers are not there once each, in this order.
+    """
+    begin, end = markers(name)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{page} must hold {begin} and then {end}, once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{block}\n{end}{rest.split(end)[1]}"
+
+
+def headline(records: Iterable[Record]) -> str:
+    """Return the table of README.md: the rows of HEADLINES, from the machine with the newest record."""
+    records = list(records)
+    last = max(records, key=lambda record: record["date"])
+    chosen = {
+        (record["op"], record["workload"], record["k"]): record
+        for record in records
+        if all(record[name] == last[name] for name in ("processor", "cores", "threads"))
+    }
+    lines = [
+        "Activations of 512 channels at 32 x 32 where nothing else is said. Machine: "
+        f"{last['processor']}, {last['threads']} threads, torch {last['torch']}, {last['instruction_set']}.",
+        "",
+        "| op | task | fastest alternative | speed-up | our time / bound |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for key, task in HEADLINES.items():
+        if (record := chosen.get(key)) is not None:
+            bound = "" if record["to_floor"] is None else f"{record['to_floor']:.1f}"
+            lines.append(f"| `{key[0]}` | {task} | {record['peer']} | {record['to_peer']:.1f}x | {bound} |")
+    return "\n".join(lines)
+
+
+def table(records: Iterable[Record]) -> str:
+    """Return one caption and table per machine and number of threads, with one row per op and workload."""
+    machines: dict[tuple[Any, ...], list[Record]] = {}
+    for record in (record for record in records if record["op"] != "recipe"):
+        machines.setdefault((record["processor"], record["cores"], record["threads"]), []).append(record)
+    return "\n\n".join(_machine(*key, machine_records) for key, machine_records in machines.items())
+
+
+def _machine(processor: str, cores: int, threads: int, records: list[Record]) -> str:
+    versions = ", ".join(sorted({f"torch {record['torch']}, {record['instruction_set']}" for record in records}))
+    rows: dict[tuple[str, str], dict[int | None, Record]] = {}
+    for record in records:
+        rows.setdefault((record["op"], record["workload"]), {})[record["k"]] = record
+    lines = [
+        f"{processor}, {cores} cores, {threads} threads, {versions}. Each cell: speed-up (our time / bound).",
+        "",
+        "| op | workload | fastest alternative | "
+        + " | ".join(f"K = {k}" if k == CLUSTERS[0] else str(k) for k in CLUSTERS)
+        + " |",
+        "| --- " * (3 + len(CLUSTERS)) + "|",
+    ]
+    for (op, workload), by_k in rows.items():
+        peers = "; ".join(dict.fromkeys(record["peer"] for record in by_k.values() if record["peer"] is not None))
+        cells = [_cell(by_k.get(k)) for k in CLUSTERS]
+        if None in by_k:  # an op without clusters
+            cells[0] = _cell(by_k[None])
+        lines.append(f"| `{op}` | {workload} | {peers} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(record: Record | None) -> str:
+    if record is None:
+        return ""
+    peer = "" if record["to_peer"] is None else f"{record['to_peer']:.1f}x"
+    floor = "" if record["to_floor"] is None else f"({record['to_floor']:.2f})"
+    return f"{peer} {floor}".strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the tables into the pages")
+    parser.add_argument("--check", action="store_true", help="fail if a page has another table")
+    arguments = parser.parse_args()
+    stale = []
+    try:
+        for name, block in blocks().items():
+            path = ROOT / PAGES[name]
+            text = path.read_text(encoding="utf-8")
+            updated = with_block(text, PAGES[name], name, block)
+            if arguments.write:
+                path.write_text(updated, encoding="utf-8")
+            elif not arguments.check:
+                print(block, end="\n\n")
+            elif updated != text:
+                stale.append(f"{PAGES[name]}: block {name!r} differs from the records; `{COMMAND}` updates it")
+    except ValueError as error:
+        sys.exit(str(error))
+    sys.exit("\n".join(stale) or 0)
+
+
+if __name__ == "__main__":
+    main()
