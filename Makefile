@@ -5,26 +5,28 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 BATTERY := $(patsubst %,tests/ops/test_%.py,battery edge_cases assign_laws contribution_laws blend_laws)
 
-# The oldest versions that pyproject.toml promises, on another Python: the one of the pyenv here, or of the PATH.
+# The environment with the oldest versions that pyproject.toml allows. Its Python 3.12 comes from pyenv, else from the
+# PATH.
 OLDEST_PYTHON ?= $(firstword $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.12.*/bin/python3.12) python3.12)
 OLDEST := .venv-oldest/bin
 
-# The tools of tests/kernels, and what they import.
+# Runs a tool of tests/kernels, with the folders that it imports from.
 KERNELS := PYTHONPATH=.:benchmarks:tests/support $(BIN)/python tests/kernels
 
-.PHONY: test oldest triton triton-aot cuda gpu gpu-rehearsal rehearsal sanitize lint demo bench
+.PHONY: test oldest triton triton-aot cuda gpu gpu-rehearsal rehearsal sanitize lint docs wheel demo bench
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2
 
-# The CPU kernels compiled against the oldest torch, warnings being errors, and installed; one shard of their battery.
+# Compiles and installs the CPU kernels against the oldest torch, with warnings as errors, and tests one shard of their
+# battery.
 oldest: .venv-oldest/installed
 	$(OLDEST)/pytest -q -n 2 --require cpu -k cpu --shard 1/6 $(BATTERY)
 	$(OLDEST)/pytest -q --require cpu tests/core/test_private_torch.py tests/kmeans/test_estimator.py
 
-# Triton's kernels on CPU tensors, in its interpreter. It leaves out what takes the interpreter minutes, bitwise
-# repeatability, of which it says nothing because it runs one program after the other, and what the other backends test
-# for all, as the operators' registration.
+# Tests the Triton kernels on CPU tensors, in Triton's interpreter. It omits tests that take the interpreter minutes,
+# tests of bitwise repeatability, which say nothing where one program runs after the other, and tests that other
+# backends run for all, such as the registration of operators.
 TRITON_OMITS := same_bits or surroundings or large_layers or many_clusters or caches_hold or as_interpolate_would or \
     the_resize_of_labels or (exact_ties and squared) or compiles_once or (opcheck and not (bfloat16 or 5x7x1x1)) or \
     same-3x3x64x131 or (assign-triton and 3x3x64x131)
@@ -32,28 +34,31 @@ triton: .venv/installed
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 --require triton -k "triton and not ($(TRITON_OMITS))" \
 	    $(BATTERY)
 
-# The same kernels compiled for GPUs that are not here; what they need is compared with tests/kernels/triton_resources.json.
+# Compiles the Triton kernels for several GPUs, without having one, and compares the resources that they need with
+# tests/kernels/triton_resources.json.
 triton-aot: .venv/installed
 	$(KERNELS)/triton_aot.py
 
-# The CUDA kernels without a GPU: compiled by nvcc against the oldest torch for three, what they need compared with
-# tests/kernels/cuda_resources.json; and compiled for this processor against the newest, the battery, and the order in which
-# their threads run.
+# Checks the CUDA kernels without a GPU. nvcc compiles them against the oldest torch for three GPUs; the resources that
+# they need are compared with tests/kernels/cuda_resources.json. Then they are compiled for the CPU against the newest
+# torch, to check their shared memory, run the battery, and run their threads in other orders.
 cuda: .venv/installed .venv-oldest/requirements
 	$(KERNELS)/cuda_aot.py --python $(OLDEST)/python
 	$(KERNELS)/cuda_on_cpu.py shared
 	$(KERNELS)/cuda_on_cpu.py battery
 	$(KERNELS)/cuda_on_cpu.py order
 
-# On a machine with an NVIDIA GPU: uses what is installed (PYTHON), downloads nothing. OUT and STAGES: docs/gpu.md.
+# Tests and measures on a machine with an NVIDIA GPU. It uses the installed packages (PYTHON) and downloads nothing.
+# docs/gpu.md explains OUT and STAGES.
 gpu:
 	PYTHON="$(PYTHON)" benchmarks/gpu.sh
 
-# The stages of `make gpu` on a CPU, with the oldest versions: their figures mean nothing, but every script runs.
+# Runs every script of `make gpu` on a CPU, with the oldest versions. The measured numbers have no meaning.
 gpu-rehearsal: .venv-oldest/requirements
 	PYTHON=$(OLDEST)/python benchmarks/gpu.sh --rehearse
 
-# The same in a copy of the source tree without .git, as another user, with the libraries that `make cuda` compiled.
+# Runs `make gpu-rehearsal` in a copy of the source tree without .git, as another user, with the libraries that the
+# target `cuda` compiled.
 rehearsal: cuda
 	tests/benchmarks/rehearse_elsewhere.sh
 
@@ -68,7 +73,15 @@ lint: .venv/installed
 	    $(BIN)/python tests/package/known_types.py 0.95
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/limits.cpp tests/kernels/sanitize.h \
 	    $(wildcard tests/kernels/on_cpu/*)
-	$(BIN)/python benchmarks/readme.py --check
+	$(BIN)/python benchmarks/documents.py --check
+
+# Builds the website of docs into build/docs, with warnings as errors.
+docs: .venv/docs
+	$(BIN)/sphinx-build --quiet --fresh-env --keep-going --fail-on-warning docs build/docs
+
+# Builds a source archive and, from it, a wheel.
+wheel: .venv/docs
+	$(BIN)/python -m build --no-isolation
 
 demo: .venv/installed
 	$(BIN)/stylefast demo --outdir demo
@@ -80,9 +93,9 @@ bench: .venv/installed .venv/bench
 	$(BIN)/python benchmarks/bench_recipes.py --record
 	$(BIN)/python benchmarks/bench_editing.py --network random-face --images 64 --record
 	$(BIN)/python benchmarks/bench_scale.py overhead --record
-	$(BIN)/python benchmarks/readme.py
+	$(BIN)/python benchmarks/documents.py --write
 
-# torch goes first, so that no later requirement picks another one.
+# torch is installed first, so that no later requirement picks another version.
 .venv/requirements: requirements-test.txt Makefile
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install $(TORCH)
@@ -102,6 +115,10 @@ bench: .venv/installed .venv/bench
 
 .venv/bench: .venv/requirements requirements-bench.txt
 	$(BIN)/pip install -r requirements-bench.txt
+	touch $@
+
+.venv/docs: requirements-docs.txt | .venv/installed  # pip must not run twice at once
+	$(BIN)/pip install -r requirements-docs.txt
 	touch $@
 
 .venv/installed: .venv/requirements pyproject.toml setup.py $(NATIVE)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation: {extension: .py, format_name: percent}
+# ---
+
+# %% [markdown]
+# # Local edits of faces
+# Each cell shows a picture. Open this file as a notebook in Jupyter (with jupytext), VS Code or PyCharm, or run it as a
+# program. `docs/tutorial.md` explains the steps.
+
+# %%
+import torch
+
+import stylefast
+from stylefast.catalog import FFHQ_REGIONS, Clustering
+from stylefast.editing import Sequential
+from stylefast.figures import cluster_overlay, contribution_map, edit_grid, heat_map
+
+generator = stylefast.generators.load("random-face")  # faces of 1024 x 1024 pixels; downloaded once, research only
+w = generator.latents(range(160), truncation=0.7)
+catalog = stylefast.Catalog.build(generator, w, Clustering(n_clusters=32), contribution_images=24)
+catalog.annotate(FFHQ_REGIONS)
+
+# %% [markdown]
+# The parts: each is a set of clusters of the activations at 16 x 16.
+
+# %%
+w_targets = generator.latents([1004, 1011], truncation=0.7)
+w_references = generator.latents([1002, 1016], truncation=0.7)
+targets, references = (generator.synthesize(generator.styles(x), x) for x in (w_targets, w_references))
+labels = catalog.labels(generator, w_targets)
+cluster_overlay(targets, labels, parts=catalog.parts, n_clusters=32)
+
+# %% [markdown]
+# M: which style channels act on which part. A light column is a channel that acts mostly there.
+
+# %%
+parts = ["eyes", "mouth"]
+M = torch.stack([catalog.contribution(part) for part in parts])
+contribution_map(M, parts, [(site.name, site.start, site.stop) for site in generator.sites])
+
+# %% [markdown]
+# The edits: targets at the left, references at the top.
+
+# %%
+editor = stylefast.StyleEditor(generator, catalog)
+batches = list(editor.edit(w_targets, w_references, parts, queries=Sequential(epsilon=5.0), measure=True))
+images = torch.cat([batch.images for batch in batches])  # [E, 3, H, W]; parts vary fastest
+edits = images.unflatten(0, (len(targets), len(references), len(parts))).movedim(2, 0)  # [P, T, R, 3, H, W]
+edit_grid(targets, references, edits, part_names=parts)
+
+# %% [markdown]
+# Where the pixels changed. The part is outlined.
+
+# %%
+unedited = torch.cat([batch.targets for batch in batches])
+roi = torch.cat([batch.roi for batch in batches])
+heat_map(images, unedited, mask=roi)
