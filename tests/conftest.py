@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Required backends, poisoned memory, two threads, reproducible hypothesis; and editors for all who ask for one."""
+"""Test configuration: required backends, order and shards, poisoned memory, two threads, reproducible Hypothesis."""
 
 import ctypes
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: a waiting thread sleeps, not spins
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs under deterministic algorithms
+# OpenMP reads this when torch is imported: waiting threads sleep instead of spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# cuBLAS needs this for deterministic algorithms.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -15,7 +17,8 @@ from hypothesis import settings  # noqa: E402
 from stylefast.backends import available
 from stylefast.editing import StyleEditor
 
-EXAMPLES = 2 if os.environ.get("TRITON_INTERPRET") == "1" else 25  # Triton's interpreter takes a second for each
+# Triton's interpreter takes a second per example.
+EXAMPLES = 2 if os.environ.get("TRITON_INTERPRET") == "1" else 25
 settings.register_profile("stylefast", derandomize=True, deadline=None, max_examples=EXAMPLES, database=None)
 settings.load_profile("stylefast")
 
@@ -26,23 +29,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="BACKEND",
-        help="fail, instead of skipping its tests, if this backend cannot run here (repeatable)",
+        help="fail if this backend cannot run here, instead of skipping its tests (repeatable)",
     )
 
     parser.addoption(
-        "--first", default="", metavar="NAMES", help="run tests with these in their ids first, in this order"
+        "--first",
+        default="",
+        metavar="NAMES",
+        help="run the tests whose ids contain one of these comma-separated names first, in this order",
     )
-    parser.addoption("--shard", default="1/1", metavar="I/N", help="run the I-th of N shards of the tests")
+    parser.addoption("--shard", default="1/1", metavar="I/N", help="run only the I-th of N shards of the tests")
 
 
-@pytest.hookimpl(trylast=True)  # after -k and -m have chosen
+@pytest.hookimpl(trylast=True)  # after the selections of -k and -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     names = [name for name in config.getoption("--first").split(",") if name]
     items.sort(key=lambda item: next((i for i, name in enumerate(names) if name in item.nodeid), len(names)))
     number, n_shards = map(int, config.getoption("--shard").split("/"))
     if n_shards == 1:
         return
-    shards = [(i + i // n_shards) % n_shards + 1 for i in range(len(items))]  # skewed, so that no shard has one backend
+    # Consecutive tests cycle through the backends: the shift of i // n_shards gives every shard tests of all backends.
+    shards = [(i + i // n_shards) % n_shards + 1 for i in range(len(items))]
     pairs = list(zip(items, shards, strict=True))
     config.hook.pytest_deselected(items=[item for item, shard in pairs if shard != number])
     items[:] = [item for item, shard in pairs if shard == number]
@@ -59,14 +66,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def poison_memory() -> None:
-    """Makes what is read before it is written show: outputs are full of NaN, a kernel's own buffers of huge numbers."""
-    torch.use_deterministic_algorithms(True)  # fills what torch.empty gives
+    """Fill new outputs with NaN and buffers of kernels with huge numbers, so that tests notice reads before writes."""
+    torch.use_deterministic_algorithms(True)  # torch.empty then returns NaN
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc's M_PERTURB: malloc fills with the complement of 0x80, 0x7F
-        libc.mallopt(-6, 0x80)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-6, 0x80)  # M_PERTURB of glibc: malloc fills memory with the complement of 0x80, which is 0x7F
 
 
 @pytest.fixture(params=["sg1", "sg2", "sg3"])
 def editor(request: pytest.FixtureRequest) -> StyleEditor:
-    """One of each kind of toy network."""
+    """Editor of a toy network: StyleGAN1, StyleGAN2 or StyleGAN3."""
     return editor_of(request.param)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIELAB against the standard in exact fractions, pixel by pixel; means inside and outside by hand and by law."""
+"""CIELAB against the standard, pixel by pixel; means inside and outside of a mask by hand and by laws."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def determinant(m: list[list[Fraction]]) -> Fraction:
 
 
 WHITE = [Fraction("0.95047"), Fraction(1), Fraction("1.08883")]
-# Columns: x, y, z chromaticities of the sRGB primaries; scaled so that together they make white (Cramer's rule).
+# Exact fractions. Column k has the chromaticities x, y, z of primary k of sRGB. SCALES[k], by Cramer's rule, is its
+# factor in the sum that gives white.
 PRIMARIES = [[Fraction(n, 100) for n in row] for row in ((64, 30, 15), (33, 60, 6), (3, 10, 79))]
 SCALES = [
     determinant([[WHITE[i] if j == k else PRIMARIES[i][j] for j in range(3)] for i in range(3)])
@@ -73,7 +74,7 @@ def test_greys_have_no_colour_and_white_is_exact():
 
 def test_every_pixel_follows_the_standard():
     images = random_images(2, 9, 11)
-    images[1] *= 0.05  # both sides of both thresholds
+    images[1] *= 0.05  # so that values lie on both sides of both thresholds
     lab = rgb_to_lab(images)
     for n, y, x in torch.cartesian_prod(torch.arange(2), torch.arange(9), torch.arange(11)).tolist():
         expected = lab_by_the_standard(*images[n, :, y, x].tolist())
@@ -84,7 +85,8 @@ def test_lightness_of_grey_rises_without_jumps_in_value_or_slope():
     greys = torch.linspace(0, 1, 10_001, dtype=torch.float64)
     slopes = rgb_to_lab(greys[None, None, :, None].expand(1, 3, 10_001, 1))[0, 0, :, 0].diff()
     bends = slopes[1:] / slopes[:-1]
-    assert (slopes > 0).all() and bends.max() < 1.02 and bends.min() > 0.98  # sRGB's own two pieces differ by 1.8 %
+    # The slopes of the two pieces of sRGB differ by 1.8 %.
+    assert (slopes > 0).all() and bends.max() < 1.02 and bends.min() > 0.98
 
 
 def test_gradients_are_finite_from_black_to_white():
@@ -103,7 +105,7 @@ def test_lower_precisions_are_computed_in_float32(dtype):
 
 def test_errors_of_black_against_white_by_hand():
     black, white = colour(0, 0, 0), colour(1, 1, 1)
-    assert squared_error(black, white).item() == pytest.approx(1 / 3)  # L moves by the whole scale, a and b stay
+    assert squared_error(black, white).item() == pytest.approx(1 / 3)  # L changes by its whole range, a and b by 0
     assert delta_e(black, white).item() == pytest.approx(100)
     assert squared_error(white, white).shape == (1, 1, 1) and squared_error(white, white).item() == 0
 

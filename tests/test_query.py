@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries by hand, by brute force over subsets, by linear programming, and by the laws that a budget obeys."""
+"""Queries computed by hand, by brute force over subsets and by linear programming, and laws of the budget."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_simultaneous_by_hand():
 
 
 def test_running_cost_by_hand():
-    # descending: 0.75 (index 1), 0.75 (index 3), 0.5, 0.25
+    # In descending order: 0.75 (index 1), 0.75 (index 3), 0.5, 0.25.
     m = torch.tensor([0.5, 0.75, 0.25, 0.75])
     assert query.running_cost(m).tolist() == [1.0, 0.25, 1.75, 0.5]
     assert query.running_cost(m).dtype == torch.float64
@@ -82,7 +82,7 @@ def test_a_contribution_equal_to_rho_stays_out_in_every_dtype(dtype):
 def test_the_cost_is_summed_in_float64():
     m = torch.full((20_000,), 1 - 2**-24, dtype=torch.float32)
     m[0] = 0.0
-    assert query.running_cost(m)[0] == 19_999 * 2**-24 + 1  # one bit more than float32 has
+    assert query.running_cost(m)[0] == 19_999 * 2**-24 + 1  # needs one bit more than float32 has
 
 
 @given(channels, budgets, EIGHTHS)
@@ -136,8 +136,8 @@ def test_fractional_beats_every_subset(m, epsilon, rho):
 def test_fractional_gives_the_rest_to_the_next_channel():
     m = torch.tensor([0.25, 0.75, 0.5])
     assert query.sequential(m, 0.5, 0.0, fractional=True).tolist() == [0, 1, 0.5]
-    assert query.sequential(m, 0.75, 0.0, fractional=True).tolist() == [0, 1, 1]  # spent to the last bit
-    assert query.sequential(m, 0.5, 0.5, fractional=True).tolist() == [0, 1, 0]  # the rest may not pass ρ
+    assert query.sequential(m, 0.75, 0.0, fractional=True).tolist() == [0, 1, 1]  # the budget is spent exactly
+    assert query.sequential(m, 0.5, 0.5, fractional=True).tolist() == [0, 1, 0]  # the next channel has m = ρ
 
 
 def test_rho_mode_paper_is_where_the_gain_changes_sign():

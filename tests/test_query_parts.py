@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries that compare parts: softmax, also of single images, and the split between hair and pose."""
+"""Queries that compare parts: softmax, also for single images, and the split between hair and pose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EIGHTHS = st.integers(0, 8).map(lambda n: n / 8)  # exact in every float dtype, 
 
 
 def test_softmax_by_hand():
-    # at τ = 0.25 one part leads another by e² for every half: p = 1 / (1 + e^-2·…)
+    # At τ = 0.25, a difference of 0.5 in M is a factor of e² between two parts: p = 1 / (1 + e^-2).
     M = torch.tensor([[1.0, 0.5, 0.0], [0.5, 0.5, 0.5]])
     leading = 1 / (1 + math.exp(-2))
     assert query.softmax(M, 0, temperature=0.25, threshold=leading - 1e-6).tolist() == [1, 0, 0]
@@ -38,7 +38,7 @@ def test_a_channel_belongs_to_one_part_at_most(P, C, temperature, data):
     M = torch.tensor(data.draw(st.lists(st.lists(EIGHTHS, min_size=C, max_size=C), min_size=P, max_size=P)))
     q = torch.stack([query.softmax(M, part, temperature=temperature, threshold=0.5) for part in range(P)])
     assert (q.sum(0) <= 1).all()
-    if temperature == 1e-310 and C:  # only the best part counts, and only where it is alone
+    if temperature == 1e-310 and C:  # only the best part has p > 0, and p > 0.5 only if there is no tie
         alone = (M.amax(0) == M).sum(0) == 1
         assert torch.equal(q.sum(0), alone.float())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Retrieval by masked cosines, compared with those of the masked copy that it never makes."""
+"""Retrieval by masked cosines, compared with the cosines of a masked copy, which the function never makes."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drawn(e: int = 3, g: int = 50, s: int = 20, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    """styles [E, S], queries [E, S], gallery [G, S], its queries [G, S]."""
+    """Random styles [E, S], their queries [E, S], a gallery [G, S] and its queries [G, S]."""
     rng = torch.Generator().manual_seed(0)
     shapes = (e, s), (e, s), (g, s), (g, s)
     styles, query, gallery, gallery_queries = (
@@ -26,7 +26,7 @@ def drawn(e: int = 3, g: int = 50, s: int = 20, dtype: torch.dtype = torch.float
 
 
 def cosines(s: Tensor, q: Tensor, x: Tensor, p: Tensor) -> Tensor:
-    """[G] of one style, with the masked copy."""
+    """Cosines [G] of one style with all rows of a gallery, by a masked copy."""
     return torch.nn.functional.cosine_similarity((q * s)[None].double(), (p * x).double(), dim=1, eps=0)
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `cuda` column without a GPU: why it cannot run, when it is chosen, and the tool that judges what it compiles to.
-Its results are tested by `make cuda`, and by the battery on a GPU."""
+"""The `cuda` backend without a GPU: why it cannot run, when it is chosen, and the tool that checks its compiled code.
+
+`make cuda` and, on a GPU, the battery test its results.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ NEEDS = {"registers": 128, "shared": 0, "spills": 0, "matrix": 8, "wide_loads": 
 
 @pytest.fixture
 def without_cached_reasons() -> None:
-    """Reasons are cached; here they are computed again."""
+    """Clear the cached reasons before and after a test."""
     native.cuda_reason.cache_clear()
     native.cuda_supports.cache_clear()
     yield

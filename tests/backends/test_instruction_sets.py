@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every instruction set of the compiled kernels agrees, not only the one that this processor would choose."""
+"""The compiled kernels agree with the reference on every instruction set, not only on the default of this processor."""
 
 import os
 import subprocess

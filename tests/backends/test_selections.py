@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tests that other steps select or omit: every word of a selection names a test, so that no renaming voids it."""
+"""Selections of tests in other steps: every word must occur in the id of a test, so that no renaming voids it."""
 
 from __future__ import annotations
 

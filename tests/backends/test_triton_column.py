@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `triton` column without a GPU: why it cannot run, when it is chosen, and the tools that judge what it compiles to
-and record what it measures. Its results are tested by the battery: `make triton`, or any run on a GPU."""
+"""The `triton` backend without a GPU: why it cannot run and when it is chosen.
+
+Also the tool that checks its compiled code, and the workloads that are timed on a GPU. The battery tests the results of
+the backend: `make triton`, or any run on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ NEEDS = {"registers": 200, "shared": 65536, "spills": 0, "matrix": 8, "wide_load
 
 
 def python(script: str, **variables: str) -> list[str]:
-    """The lines that a script prints in an interpreter without a GPU."""
+    """Run a script in a Python process without a GPU; return the lines that it prints."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", **variables}
     process = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark of small calls and of instruction sets."""
+"""Tests of the benchmark of small calls and instruction sets."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `stylefast bench`."""
+"""Tests of the command `stylefast bench`."""
 
 from __future__ import annotations
 

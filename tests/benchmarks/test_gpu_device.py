@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The timer of the GPU stages on a simulated GPU, their records, and a machine without a GPU."""
+"""Tests of the timer of the GPU stages on a simulated GPU, of their records, and of a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from provenance import ROOT
 
 
 class FakeEvent:
-    """An event of a simulated GPU whose calls take 3 ms. `sleeping` says, per call, whether the GPU still sleeps when
-    everything is launched."""
+    """An event of a simulated GPU whose calls take 3 ms.
+
+    `sleeping` says, per call, whether the GPU still sleeps when everything is launched.
+    """
 
     sleeping: Any = iter(())
     count = 0

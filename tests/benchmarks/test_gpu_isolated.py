@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows in child processes: one that fails, crashes or hangs does not stop the others."""
+"""Tests of rows in child processes: a row that fails, crashes or hangs does not stop the others."""
 
 from __future__ import annotations
 

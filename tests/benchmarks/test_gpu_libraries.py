@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prebuilt libraries: they are kept if their sources are the present ones, else deleted and built again."""
+"""Tests of prebuilt libraries: they are kept if built from the present sources, otherwise deleted and built again."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_the_build_compiles_in_place_for_this_device(monkeypatch: pytest.MonkeyP
     folder = tmp_path / "stylefast" / "backends"
     folder.mkdir(parents=True)
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "stylefast/__init__.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(libraries, "ROOT", tmp_path)
     monkeypatch.setattr(libraries, "cuda", SimpleNamespace(get_device_capability=lambda: (9, 0)))
     monkeypatch.setenv("CXX", str(fake_compiler(tmp_path / "bin")))

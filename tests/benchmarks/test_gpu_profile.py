@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of Nsight Compute, as the stage `profile` reads it."""
+"""Tests of how the stage `profile` reads the table of Nsight Compute."""
 
 from __future__ import annotations
 

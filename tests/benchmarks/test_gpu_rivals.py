@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rivals that the GPU stages time compute what the ops compute."""
+"""Tests that the rivals of the GPU stages compute the results of the ops."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts of the stage `sanitizers` on the logs of compute-sanitizer."""
+"""Tests of the verdicts of the stage `sanitizers` on logs of compute-sanitizer."""
 
 from __future__ import annotations
 

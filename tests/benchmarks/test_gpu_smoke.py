@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stage `smoke`: its rows, and that a wrong result fails."""
+"""Tests of the stage `smoke`: its rows, and that a wrong result fails."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runner of the GPU stages: a stage that fails, hangs or crashes does not affect the results of the others."""
+"""Tests of the runner of the GPU stages: a stage that fails, hangs or crashes does not affect the other stages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def is_running(pid: int) -> bool:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Stages that work, fail, hang, are killed, run out of time, and work again."""
+    """Replace the stages by ones that work, fail, hang, are killed, run out of time, and work again."""
     scripts = {
         "first": RECORDS % ("first", "first"),
         "fails": "print('begun'); raise ValueError('on purpose')",
@@ -133,7 +133,7 @@ raise SystemExit(runner.main(["--out", {str(out)!r}, "--rehearse"]))
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
-    """The first true result of a function that may read files which do not exist yet."""
+    """Return the first true result of a function that may read files which do not exist yet."""
     for _ in range(600):
         with suppress(FileNotFoundError):
             if result := condition():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table that README.md shows of the records of GPUs."""
+"""Tests of the tables in the documentation that are made from GPU records."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_gpu_table_by_hand():
         "Copy 3.00 TB/s; matmul in TFLOP/s: bfloat16 798, float32 50. Tests: 5 of 6 passed, 1 failed. "
         "Sanitizers: 1 of 2 processes clean. Rows that failed: 1.",
         "",
-        "| op | on | at copy bandwidth | `cuda` | `triton` | best other |",
+        "| op | workload | time at copy bandwidth | `cuda` | `triton` | fastest alternative |",
         "| --- | --- | --- | --- | --- | --- |",
         "| `blend` | w | 1.00 ms | 1.25 ms (80 %) | 2.00 ms (50 %) | flash-kmeans: 3.50 ms (29 %, with host time) |",
         "| `blend` | x | 1.00 ms | 1.00 ms (100 %) |  |  |",

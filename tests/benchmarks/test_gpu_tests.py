@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stage `tests`: outcomes in the logs of pytest, its verdict, and the shards of the battery."""
+"""Tests of the stage `tests`: outcomes in the logs of pytest, the exit status, and the shards of the tests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of the GPU timings on a simulated device: wrong results are not timed, and records hold the figures."""
+"""Tests of the GPU timings on a simulated device: wrong results are not timed, and records hold the figures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stylefast.ops.op import Op
 
 
 class Clock:
-    """A timer whose calls take 2 s; a copy moves 10 bytes per second."""
+    """Timer whose calls take 2 s, and whose copies move 10 bytes per second."""
 
     late = False
 
@@ -37,7 +37,7 @@ class Clock:
 
 @pytest.fixture
 def records(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Records of rows that run on the CPU, by the `cpu` backend in place of `cuda`."""
+    """Records of rows that run on the CPU, with the `cpu` backend in place of `cuda`."""
     written: list[dict[str, Any]] = []
     monkeypatch.setattr(timings, "write", lambda kind, **fields: written.append({"kind": kind, **fields}))
     monkeypatch.setattr(timings, "DEVICE", "cpu")
@@ -54,7 +54,7 @@ def records(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, op: Op, change: Callable[[Any], Any] = lambda result: result) -> None:
-    """Gives the op a `cuda` cell that computes on the CPU and changes the result."""
+    """Replace the op's `cuda` implementation by one that computes on the CPU and changes the result."""
     assert available()["cpu"] is None  # loads the kernels
     compute = op.cells["cpu"]
     monkeypatch.setitem(op.cells, "cuda", lambda *arguments: change(compute(*arguments)))
@@ -84,7 +84,7 @@ def last_label(result: Any) -> Any:
 
 
 def off_on_many_images(result: Any) -> Any:
-    """Wrong sums, but only for more images than are verified against the reference."""
+    """Return wrong sums, but only for more images than are verified against the reference."""
     labels, sums, *rest = result
     return labels, sums * (1 if labels.shape[1] <= 16 else 1.01), *rest
 
@@ -102,7 +102,7 @@ class Unsteady:
     "op, change, message",
     [
         (ASSIGN, last_label, "labels are not of the nearest centroid"),
-        (LLOYD_STEP, off_on_many_images, "output 1 of lloyd_step on all images is not that of its parts"),
+        (LLOYD_STEP, off_on_many_images, "output 1 of lloyd_step on all images differs from the outputs on parts"),
         (ASSIGN, Unsteady(), "cuda gives other bits when assign .* is repeated"),
         (BLEND, lambda result: result * 1.01, "output 0 of blend is off"),
     ],

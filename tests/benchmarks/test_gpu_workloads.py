@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workloads of the GPU stages."""
+"""Tests of the workloads of the GPU stages."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports of the benchmarks: no circle among modules, and none between the package gpu and the modules beside it."""
+"""Tests of imports of the benchmarks: no circle among modules, and none between the package gpu and other modules."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from provenance import ROOT
 
-FOLDERS = tuple(ROOT / name for name in ("benchmarks", "tests/kernels", "tests/support"))  # those on the import path
+FOLDERS = tuple(ROOT / name for name in ("benchmarks", "tests/kernels", "tests/support"))  # on the import path
 
 
 def modules(*folders: Path) -> dict[str, Path]:
-    """Name -> file of every module below folders that are on the import path."""
+    """Return the file of every module, by its name, below folders that are on the import path."""
     files = [(folder, path) for folder in folders for path in folder.rglob("*.py")]
     return {
         ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): path
@@ -24,7 +24,7 @@ def modules(*folders: Path) -> dict[str, Path]:
 
 
 def imported(name: str, path: Path) -> Iterator[str]:
-    """Names that a module imports, also inside functions: of modules, of packages, and of what it takes from them."""
+    """Yield the names that a module imports, also inside functions: modules, packages and their members."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -38,13 +38,13 @@ def imported(name: str, path: Path) -> Iterator[str]:
 
 
 def graph(*folders: Path) -> dict[str, set[str]]:
-    """Module -> the modules that it imports; the empty __init__ of a package counts for nothing."""
+    """Return the modules that each module imports. The `__init__` of a package is empty and closes no circle."""
     files = modules(*folders)
     return {name: set(imported(name, path)) & files.keys() - {name} for name, path in files.items()}
 
 
 def circle(edges: dict[str, set[str]]) -> list[str]:
-    """The names on a circle; empty if there is none."""
+    """Return the names on a circle; none if there is no circle."""
     try:
         graphlib.TopologicalSorter(edges).prepare()
     except graphlib.CycleError as error:
@@ -53,7 +53,7 @@ def circle(edges: dict[str, set[str]]) -> list[str]:
 
 
 def packages(edges: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The same graph with one node per package."""
+    """Return the same graph with one node per package."""
     merged: dict[str, set[str]] = {}
     for name, targets in edges.items():
         top = name.partition(".")[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The alternatives that the ops are compared with compute what the ops compute."""
+"""Tests that the alternatives to the ops compute the results of the ops."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Provenance of the records: commit, changes and sources of the measured code."""
+"""Tests of the provenance of records: commit, changes and sources of the measured code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture
 def tree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A source tree that records describe."""
+    """Source tree that records describe."""
     (tmp_path / "stylefast").mkdir()
     (tmp_path / "stylefast" / "a.py").write_text("a = 1\n")
     monkeypatch.setattr(provenance, "ROOT", tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipes of README.md: the codes before and after agree, and are not timed if they do not."""
+"""Tests of the recipes: the codes before and after agree, and codes that disagree are not timed."""
 
 from dataclasses import replace
 
@@ -45,5 +45,5 @@ def test_every_recipe_is_shown_with_its_newest_ratio():
         for day, ratio in ((2, 4.25), (1, 9.0))
     ]
     text = markdown(records)
-    assert text.count(": 4.2x (") == len(RECIPES) == text.count("# before") == text.count("# after")
+    assert text.count("Speed-up: 4.2x, for") == len(RECIPES) == text.count("# before") == text.count("# after")
     assert "labels, similarity = stylefast.assign(activations, centroids)\n```" in text

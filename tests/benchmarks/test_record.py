@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of figures: what a line holds, and which is the newest."""
+"""Tests of the records of figures: the content of a line, and the newest record of a figure."""
 
 from __future__ import annotations
 

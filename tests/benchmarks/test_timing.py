@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timing: percentiles, floors, figures, and the refusal of wrong results."""
+"""Tests of percentiles, floors and figures, and of the refusal to time wrong results."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_percentiles_are_those_of_numpy():
 
 def test_floor_by_hand():
     cost = Cost(bytes=100, flops=30)
-    assert floor(cost, bandwidth=50, peak=10) == 3  # arithmetic: 2 s of memory, 3 of multiply-adds
-    assert floor(cost, bandwidth=20, peak=10) == 5  # memory
+    assert floor(cost, bandwidth=50, peak=10) == 3  # 2 s of memory traffic, 3 s of arithmetic
+    assert floor(cost, bandwidth=20, peak=10) == 5  # 5 s of memory traffic, 3 s of arithmetic
 
 
 def test_the_bound_follows_from_the_bytes_written():
@@ -53,8 +53,8 @@ def test_figure_by_hand():
     result = figure(replace(workload, op=op), 2, {}, times)
     assert (result.op, result.workload, result.k, result.threads) == ("lloyd_step", "64x512x32x32", 8, 2)
     assert (result.best, result.p20, result.p50, result.p80) == (10, pytest.approx(10.4), 11, pytest.approx(11.6))
-    assert (result.bytes, result.flops, result.limit, result.floor) == (120, 30, "read", 4)  # 120 / 30: the best rate
-    assert (result.to_floor, result.median_to_floor) == (2.5, 11 / 5)  # 120 / 24: the median rate
+    assert (result.bytes, result.flops, result.limit, result.floor) == (120, 30, "read", 4)  # 120 / 30, the best rate
+    assert (result.to_floor, result.median_to_floor) == (2.5, 11 / 5)  # 120 / 24, the median rate
     assert (result.peer, result.to_peer, result.median_to_peer) == ("a", 2, pytest.approx(30 / 11))
     assert result.peers == {"a": 2, "b": 4}
     alone = figure(replace(workload, op=op), 2, {}, Times({"ours": [8.0]}, times.rates), variant=" alone")
@@ -71,7 +71,7 @@ def test_comparison_by_hand():
 
 
 class Counted:
-    """A call that counts, and a judge of its result."""
+    """A candidate that counts its calls; `right` says whether its result passes verification."""
 
     def __init__(self, right: bool = True) -> None:
         self.calls, self.right = 0, right

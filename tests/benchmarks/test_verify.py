@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verification before timing: right results pass, planted faults do not."""
+"""Tests of the verification before timing: right results pass, planted faults do not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_right_results_pass_and_planted_faults_do_not(op: Op):
 
 
 def faults(output: Tensor) -> Iterator[Tensor]:
-    """The output with one element changed, NaN, or missing."""
+    """Yield the output with one element changed, NaN (if floating), or missing."""
     changes = (1e-3 * output.abs().max(), torch.nan) if output.is_floating_point() else (1, -9)
     for change in changes:
         faulty = output.clone()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workloads of the CPU benchmarks."""
+"""Tests of the workloads of the CPU benchmarks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_inputs_repeat_and_labels_lie_in_regions():
     (x, c, labels), again = (workloads.activations(2, 6, 32, 7, torch.float32, "nchw") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip((x, c, labels), again, strict=True))
     assert labels.unique().tolist() == list(range(7))
-    assert (labels[:, 1:] == labels[:, :-1]).float().mean() > 0.7  # by chance 0.14
+    assert (labels[:, 1:] == labels[:, :-1]).float().mean() > 0.7  # 0.14 for random labels
     assert torch.equal(torch.einsum("nchw,kc->nkhw", x, c).argmax(1)[0, :1, :1], labels[0, :1, :1].long())
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds from streams, through shards on disk, stopped and taken up again, and shared by several processes."""
+"""Catalog builds from streams of latents, with shards on disk, resumed after a stop, and shared by processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("features", ["raw", "standardized"])
-def test_shards_and_streams_give_what_one_tensor_in_memory_gives(tmp_path: Path, features: str):
+def test_shards_and_streams_give_the_catalog_of_one_tensor(tmp_path: Path, features: str):
     w = shared("sg2").latents(range(N))
     whole = build(features=features, shard_images=N)
     for i, given in enumerate((w, list(w.split(4)), [w.numpy()[j : j + 5] for j in (0, 5)])):
@@ -55,7 +55,7 @@ def test_shards_and_streams_give_what_one_tensor_in_memory_gives(tmp_path: Path,
 
 
 @pytest.mark.parametrize("measured", [1, 3, 4, 6])
-def test_the_first_images_measure_m_whatever_the_shards(tmp_path: Path, measured: int):
+def test_m_is_measured_on_the_first_images_for_any_shards(tmp_path: Path, measured: int):
     whole = build(contribution_images=measured, shard_images=N)
     assert_close(build(tmp_path, contribution_images=measured), whole)
 
@@ -66,7 +66,7 @@ def test_activations_are_stored_in_half_the_bytes(tmp_path: Path, dtype: str):
     build(tmp_path / "whole")
     sizes = [sum(p.stat().st_size for p in (tmp_path / name).glob("act*")) for name in ("halves", "whole")]
     assert 0.5 < sizes[0] / sizes[1] < 0.52
-    assert_close(halves, build(dtype=dtype))  # in memory, as well
+    assert_close(halves, build(dtype=dtype))  # a build without a workdir rounds in the same way
     cosines = (halves.centroids * build().centroids).sum(1)
     assert cosines.min() > 0.98 and not torch.equal(halves.centroids, build().centroids)
 
@@ -83,7 +83,7 @@ def test_a_dtype_that_cannot_hold_the_activations_is_refused(tmp_path: Path):
 
 
 class Stopped(toy("sg2").__class__):
-    """Raises KeyboardInterrupt instead of the n-th forward pass."""
+    """Generator that runs `after` forward passes and then raises KeyboardInterrupt."""
 
     def __init__(self, after: int) -> None:
         self.__dict__ = dict(shared("sg2").__dict__)
@@ -99,7 +99,8 @@ class Stopped(toy("sg2").__class__):
 def test_a_build_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path: Path):
     build(tmp_path / "whole").save(tmp_path / "whole" / "catalog.safetensors")
     expected = files(tmp_path / "whole")
-    ends = [0, 2, 4, 5, 7, 9]  # passes after which a shard is whole: batches of 2, 1, 2, 1, 1 images, twice
+    # Numbers of forward passes that complete a shard. Both stages have batches of 2, 1, 2, 1, 1 images.
+    ends = [0, 2, 4, 5, 7, 9]
     for after in range(10):
         workdir = tmp_path / str(after)
         with pytest.raises(KeyboardInterrupt):
@@ -108,7 +109,7 @@ def test_a_build_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path: Path):
         rest = Stopped(10)
         build(workdir, rest).save(workdir / "catalog.safetensors")
         assert files(workdir) == expected and before.items() <= expected.items()
-        assert rest.left == max(end for end in ends if end <= after)  # whole shards are not made again
+        assert rest.left == max(end for end in ends if end <= after)  # complete shards are not computed again
     again = Stopped(0)
     build(tmp_path / "whole", again)
     assert again.left == 0 and files(tmp_path / "whole") == expected
@@ -169,7 +170,7 @@ def test_the_files_of_another_build_are_refused(tmp_path: Path, options: dict[st
     assert torch.equal(build(tmp_path, run=1).contributions, made.contributions)
 
 
-def test_streams_of_latents_that_cannot_be():
+def test_invalid_streams_of_latents_are_refused():
     w = shared("sg2").latents(range(3))
     for given, error, message in (
         (iter([w]), TypeError, "w must be an array or an iterable of arrays that can be read again"),
@@ -184,7 +185,7 @@ def test_streams_of_latents_that_cannot_be():
 
 
 class Lazy:
-    """Latents made from seeds whenever they are read."""
+    """Stream of latents that are computed from seeds whenever it is read."""
 
     def __iter__(self) -> Iterator[Tensor]:
         return (toy("sg2").latents(range(begin, min(begin + 3, N))) for begin in range(0, N, 3))
@@ -196,7 +197,7 @@ def build_part(rank: int, workdir: Path | None, options: dict[str, Any]) -> dict
 
 
 @pytest.mark.parametrize("size, on_disk", [(2, False), (3, True), (3, False), (5, True)])
-def test_ranks_build_what_one_process_builds(tmp_path: Path, size: int, on_disk: bool):
+def test_ranks_build_the_catalog_of_one_process(tmp_path: Path, size: int, on_disk: bool):
     whole = build(contribution_images=5)
     found = in_ranks(size, build_part, tmp_path if on_disk else None, {"contribution_images": 5})
     for each in found:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds of catalogs: M by an independent formula, what a build holds in memory, restarts, layers, refusals."""
+"""Catalog builds: M by an independent formula, memory use, restarts, choice of the layer, refused arguments."""
 
 import re
 import weakref
@@ -18,7 +18,7 @@ from stylefast.kmeans import estimator
 
 
 def by_hand(generator, made, n):
-    """Labels [n, h, w], and M [K, C] of every site in float64, from all layers of n images at once."""
+    """Labels [n, h, w] and M [K, C] of every site in float64, computed from all layers of n images at once."""
     tensors = generator.activations(generator.latents(range(n)))
     x = standardized(tensors[made.layer]) if made.features == "standardized" else tensors[made.layer].double()
     x = x.square() if made.features == "squared" else x
@@ -61,7 +61,7 @@ def test_every_site_has_m_of_the_tensor_that_its_style_scales(kind, features):
 def test_normalized_tensors_are_not_normalized_again():
     generator = toy("sg1")
     for layer in generator.network.layers:
-        layer.norm.eps = 1.0  # leaves variances well below one, which a second normalisation would lift
+        layer.norm.eps = 1.0  # variances stay well below 1; a second normalisation would raise them to 1
     made = build(generator)
     assert_m(generator, made, by_hand(generator, made, N)[1])
     assert made.contributions.sum(0).max() < 0.9
@@ -117,7 +117,7 @@ def test_a_build_holds_one_batch_and_the_clustered_layer(monkeypatch):
 
 
 @pytest.mark.parametrize("given_images, measured", [(2, 2), (3, 3), (N + 1, N)])
-def test_the_first_images_measure_m(given_images, measured):
+def test_m_is_measured_on_the_first_images(given_images, measured):
     generator = shared("sg2")
     made = build(generator, contribution_images=given_images)
     assert_m(generator, made, by_hand(generator, made, measured)[1])
@@ -163,7 +163,7 @@ def test_the_layer_is_the_last_of_a_resolution_or_the_named_one(kind, options, e
     [
         ({"resolution": 7}, "resolution must be that of a layer of toy:sg2 (4x4, 8x8, 16x16, 32x32), got 7"),
         ({"layer": "convs.9"}, "sites must be among convs.0, torgbs.0, "),
-        ({"layer": "convs.0", "n_clusters": 81}, "n_clusters must be at most the number of points other than zero"),
+        ({"layer": "convs.0", "n_clusters": 81}, "n_clusters must be at most the number of nonzero points"),
         ({"n_clusters": 0}, "n_clusters must be an integer >= 1, got 0"),
         ({"run": 2}, "run must be in [0, 2), got 2"),
         ({"run": -1}, "run must be in [0, 2), got -1"),
@@ -172,7 +172,7 @@ def test_the_layer_is_the_last_of_a_resolution_or_the_named_one(kind, options, e
         ({"features": "cubed"}, "features must be one of"),
     ],
 )
-def test_a_build_refuses_what_cannot_be(options, message):
+def test_a_build_refuses_invalid_options(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         build(shared("sg2"), **options)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of catalogs: what they give back, and which are refused, by name."""
+"""Catalog files: saving, loading, and the refusal of unusable files by name."""
 
 import json
 import re
@@ -48,13 +48,13 @@ def test_saving_again_and_into_a_new_folder(saved):
     assert Catalog.load(saved.parent / "new" / "folder" / "faces").parts == {"other": [5]}
 
 
-def test_equal_catalogs_are_equal_files(tmp_path):
+def test_equal_catalogs_give_equal_files(tmp_path):
     for i in range(8):
         replace(built("sg2"), seconds={"generator": i}).save(tmp_path / str(i))
     assert len({(tmp_path / str(i)).read_bytes() for i in range(8)}) == 1
 
 
-def test_tensors_that_are_views_are_saved_as_they_look(tmp_path):
+def test_tensors_that_are_views_are_saved_by_value(tmp_path):
     made = built("sg2")
     flipped = replace(made, contributions=made.contributions.T.contiguous().T, centroids=made.runs[0])
     flipped.save(tmp_path / "views")
@@ -71,7 +71,7 @@ def test_another_generator_is_refused_by_the_site_that_differs(saved):
         Catalog.load(saved, shared("sg1"))
 
 
-def test_any_site_and_the_number_of_sites_may_differ():
+def test_a_difference_in_any_site_or_their_number_is_refused():
     made = built("sg2")
     wider = replace(made.sites[3], channels=48)
     with pytest.raises(ValueError, match=re.escape("convs.2 (8, 8) x 48 in the catalog, convs.2 (8, 8) x 32 in the")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Catalogs that others pickled: their clusters and names are read without a line of theirs being run, and used."""
+"""Pickled catalogs of other tools: clusters and names are read without running code of the file, and used in builds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CENTERS = np.random.RandomState(0).randn(5, 32)
 
 @contextmanager
 def authors_modules() -> Iterator[tuple[Any, Any]]:
-    """Classes as the authors named them, which exist while a pickle is written."""
+    """Classes with the module and class names of the paper's authors, which exist while a pickle is written."""
     catalogs, kmeans = types.ModuleType("factor_catalog"), types.ModuleType("spherical_kmeans")
 
     class FactorCatalog:
@@ -60,7 +60,7 @@ def authors_catalog(annotations: Any, protocol: int = 3, **attributes: Any) -> b
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
-def test_the_authors_catalog(protocol: int, tmp_path: Path):
+def test_the_authors_catalog_is_read(protocol: int, tmp_path: Path):
     path = tmp_path / "ffhq.pkl"
     annotations = OrderedDict({"eyes": [0, 3], "nose": np.array([1]), "mouth": (2,), "hair": np.int64(4)})
     path.write_bytes(authors_catalog(annotations, protocol))
@@ -71,7 +71,7 @@ def test_the_authors_catalog(protocol: int, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", [KMeans, MiniBatchKMeans])
-def test_k_means_of_scikit_learn(kind: Any, tmp_path: Path):
+def test_k_means_of_scikit_learn_is_read(kind: Any, tmp_path: Path):
     fitted = kind(n_clusters=3, n_init=1, random_state=0).fit(np.random.RandomState(1).randn(50, 4).astype(np.float32))
     for content in (fitted, {"model": [fitted], "annotations": {"eyes": [2]}}):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
@@ -81,7 +81,7 @@ def test_k_means_of_scikit_learn(kind: Any, tmp_path: Path):
         assert found.parts == ({} if content is fitted else {"eyes": [2]}) and found.counts is None
 
 
-def test_plain_dictionaries_and_tensors(tmp_path: Path):
+def test_plain_dictionaries_and_tensors_are_read(tmp_path: Path):
     for centers in (CENTERS, torch.from_numpy(CENTERS), np.asfortranarray(CENTERS.astype(np.float16))):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps({"cluster_centers_": centers, "counts_": None}))
         np.testing.assert_allclose(read_clusters(tmp_path / "a.pkl").centroids, CENTERS, rtol=1e-3)
@@ -92,7 +92,7 @@ class Hostile:
         return os.mkdir, ("hostile was here",)
 
 
-def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unusable_pickles_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.pkl"
     for data, message in (
@@ -116,7 +116,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.pkl"]
 
 
-def test_catalogs_with_changes_are_read_or_refused(tmp_path: Path):
+def test_catalogs_with_changed_bytes_are_read_or_refused(tmp_path: Path):
     path, rng, refused = tmp_path / "a.pkl", random.Random(0), 0
     data = authors_catalog({"eyes": [0, 3]})
     for _ in range(300):
@@ -132,7 +132,7 @@ def test_catalogs_with_changes_are_read_or_refused(tmp_path: Path):
     assert 0 < refused < 300
 
 
-def test_a_catalog_of_known_clusters():
+def test_a_catalog_is_built_from_known_centroids():
     generator = shared("sg2")
     w = generator.latents(range(6))
     built = build_catalog(generator, w, n_clusters=5, n_init=2, resolution=16)
@@ -151,7 +151,7 @@ def test_a_catalog_of_known_clusters():
             build_catalog(generator, w, centroids=wrong, resolution=16)
 
 
-def test_commands(tmp_path: Path):
+def test_the_build_command_takes_pickled_clusters(tmp_path: Path):
     build = [
         "catalog",
         "build",
@@ -171,4 +171,4 @@ def test_commands(tmp_path: Path):
     torch.testing.assert_close(loaded.centroids, torch.nn.functional.normalize(torch.from_numpy(CENTERS)).float())
     (tmp_path / "old.pkl").write_bytes(authors_catalog({}))
     run(*build, "--centroids", tmp_path / "old.pkl")
-    assert "skin" in Catalog.load(tmp_path / "c.safetensors").parts  # named by boxes, as there are no names
+    assert "skin" in Catalog.load(tmp_path / "c.safetensors").parts  # the pickle has no names, so boxes give them

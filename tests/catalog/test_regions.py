@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of clusters: ids, boxes and masks, and what a part contributes and where it is."""
+"""Naming of clusters by ids, boxes and masks; the contribution and the map of a part."""
 
 import re
 from dataclasses import replace
@@ -18,7 +18,7 @@ from stylefast.catalog import FFHQ_REGIONS
 
 
 def drawn():
-    """Clusters on a frame of 4 x 8: the upper left quarter, all of it, the bottom row, nothing."""
+    """Catalog of four clusters on 4 x 8 positions: the upper left quarter, all positions, the bottom row, and none."""
     occupancy = torch.zeros(4, 4, 8)
     occupancy[0, :2, :4] = 0.3
     occupancy[1] = 0.6
@@ -28,7 +28,7 @@ def drawn():
 
 
 ALL, LEFT, BOTTOM = [(0, 0, 1, 1)], [(0, 0, 0.5, 1)], [(0, 0.75, 1, 1)]
-EIGHTH = [(0, 0, 0.125, 1)]  # a quarter of cluster 0
+EIGHTH = [(0, 0, 0.125, 1)]  # holds a quarter of the mass of cluster 0
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_clusters_are_named_by_masks_of_any_size(size, of):
     assert drawn().annotate({"left": of(mask)}, threshold=0.49).parts == {"left": [0, 1, 2]}
 
 
-def test_a_mask_weighs():
+def test_the_values_of_a_mask_are_weights():
     mask = torch.full((4, 8), 0.5)
     assert drawn().annotate({"half": mask}, threshold=0.51).parts == {"half": []}
     assert drawn().annotate({"half": mask}, threshold=0.49).parts == {"half": [0, 1, 2]}
@@ -74,7 +74,7 @@ def test_a_mask_weighs():
     assert drawn().annotate({"stripes": stripes}, threshold=0.24).parts == {"stripes": [0, 1, 2]}
 
 
-def test_annotating_again_forgets_the_names_so_far():
+def test_annotating_again_replaces_all_names():
     named = drawn()
     assert named.annotate({"a": [0]}) is named
     assert named.annotate({"b": [1]}).parts == {"b": [1]}
@@ -83,7 +83,7 @@ def test_annotating_again_forgets_the_names_so_far():
     assert named.parts == {"b": [1]}
 
 
-def test_the_parts_of_an_aligned_face_lie_where_they_lie():
+def test_ffhq_regions_name_the_parts_of_an_aligned_face():
     places = {"eyes": [(7, 5), (7, 10)], "nose": [(9, 8)], "mouth": [(11, 8)], "skin": [(9, 4)], "background": [(1, 8)]}
     spots = [(part, spot) for part, spots in places.items() for spot in spots]
     occupancy = torch.zeros(len(spots), 16, 16)
@@ -115,7 +115,7 @@ def test_the_parts_of_an_aligned_face_lie_where_they_lie():
         ({"a": ALL}, float("nan"), "threshold must be in [0, 1), got nan"),
     ],
 )
-def test_annotating_refuses_what_cannot_be(regions, threshold, message):
+def test_annotating_refuses_invalid_regions(regions, threshold, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         drawn().annotate(regions, threshold=threshold)
 
@@ -127,7 +127,7 @@ def test_the_contribution_of_a_part_is_the_sum_of_its_rows():
     assert named.clusters("a") == [0, 2]
 
 
-def test_a_part_that_is_none_is_refused_with_those_there_are():
+def test_an_unknown_part_is_refused_with_a_list_of_parts():
     named = drawn()
     message = "part must be one with clusters, got 'nose'; parts: "
     for ask in (named.contribution, named.clusters, partial(named.part_map, torch.zeros(1, 2, 2, dtype=torch.int32))):
@@ -139,7 +139,7 @@ def test_a_part_that_is_none_is_refused_with_those_there_are():
             ask("nose")
 
 
-def test_a_part_map_shows_where_the_labels_are_those_of_the_part():
+def test_a_part_map_is_true_where_labels_belong_to_the_part():
     labels = torch.tensor([[[0, 1, 2], [3, 2, 0]]], dtype=torch.int32)
     got = drawn().annotate({"a": [0, 2]}).part_map(labels, "a")
     assert got.tolist() == [[[True, False, True], [False, True, True]]]

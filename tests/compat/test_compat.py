@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classes that existing code calls: q bit for bit by loops over the definition, and what differs on purpose."""
+"""Compatibility classes: q equals loops over the definition bit for bit; intended differences are tested, too."""
 
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ def make_catalog(dtype: torch.dtype = torch.float32, channels: tuple[int, ...] =
 
 
 def by_loops(m: np.ndarray, rho: float, epsilon: float) -> np.ndarray:
-    """q of distinct m: a running sum in double precision, rounded to m's type where it is compared."""
+    """q for distinct values of m, by a running sum in double precision that is rounded to m's dtype for comparison."""
     q, spent = np.zeros_like(m), 0.0
     for c in sorted(range(len(m)), key=lambda c: -m[c]):
         spent += float(m.dtype.type(1) - m[c])
@@ -42,7 +42,7 @@ def test_q_equals_the_loop_bit_for_bit(dtype: torch.dtype):
     for layer, m in enumerate(catalog.M):
         for row, part in enumerate(PARTS):
             costs = sorted(1 - m[row].double())
-            exact = [float(sum(costs[:n])) for n in (1, 7, 40)]  # budgets that a cost meets
+            exact = [float(sum(costs[:n])) for n in (1, 7, 40)]  # budgets that are equal to a cost
             for epsilon in (0, 0.25, 5, 50.0, *exact):
                 for rho in (0, 0.1, float(m[row, 5]), 1):
                     expected = torch.from_numpy(by_loops(m[row].numpy(), rho, epsilon))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Private names of torch: they exist in this torch, and one module alone uses them."""
+"""Private names of torch: they exist in the installed torch, and only one module uses them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ON_OBJECTS = ("_modules", "_parameters", "_buffers", "_call_impl", "_compiled_ca
 
 
 def exists(name: str) -> bool:
-    """Whether `torch.a.b` is there."""
+    """Whether a name such as `torch.a.b` exists."""
     found = torch
     for part in name.split(".")[1:]:
         if not hasattr(found, part):
@@ -29,7 +29,7 @@ def exists(name: str) -> bool:
 
 
 def private_names(source: str) -> set[str]:
-    """Every dotted name, used or imported, that begins with `torch` and has a private part or ends as ON_OBJECTS."""
+    """Dotted names, used or imported: private names of `torch`, and names that end in one of `ON_OBJECTS`."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
@@ -68,7 +68,7 @@ def test_private_names_are_found(source: str):
 def test_one_module_uses_private_names():
     found = {path.relative_to(PACKAGE).as_posix(): private_names(path.read_text()) for path in PACKAGE.rglob("*.py")}
     listed = {name for name in private_torch.NAMES if name.startswith("torch._")}
-    assert found.pop(HOME) >= listed  # the search finds what is there
+    assert found.pop(HOME) >= listed  # the search finds all listed names
     assert {path: names for path, names in found.items() if names} == {}
 
 

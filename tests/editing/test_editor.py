@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single edits by hand, and queries by their definitions."""
+"""Single edits against the formula, and queries against their definitions."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def test_all_ones_at_all_sites_give_the_reference(kind):
     (batch,) = editor.edit(t, r, "eyes", queries=Everything())
     assert torch.equal(batch.styles, editor.generator.styles(r))
     own, theirs = own_images(editor.generator, t), own_images(editor.generator, r)
-    assert torch.equal(batch.images, theirs) == (kind == "sg2")  # elsewhere w drives more than styles
+    assert torch.equal(batch.images, theirs) == (kind == "sg2")  # in sg1 and sg3, w drives more than the styles
     assert not torch.equal(batch.images, own)
 
 
@@ -104,7 +104,7 @@ def test_torgb_sites_move_only_if_asked(kind, setting):
     columns = rgb_columns(shared(kind))
     q, with_rgb = (editor_of(kind, rgb=rgb).query("nose", setting) for rgb in (False, True))
     assert not q[columns].any() and q[~columns].any() and with_rgb[columns].any()
-    if not isinstance(setting, Random):  # whose draws go on from site to site
+    if not isinstance(setting, Random):  # Random permutes the channels of all sites together
         assert torch.equal(q[~columns], with_rgb[~columns])
     editor = editor_of(kind)
     t, r = latents(editor, 10), latents(editor, 11)
@@ -149,7 +149,7 @@ def test_softmax_by_its_definition():
         StyleEditor(generator, catalog).query("nowhere", Softmax())
 
 
-def test_random_takes_as_many_channels_as_its_model(editor):
+def test_random_takes_as_many_channels_as_sequential(editor):
     like = Sequential(4.0, 0.05)
     q, drawn = editor.query("nose", like), [editor.query("nose", Random(like, seed)) for seed in (0, 0, 1)]
     edited = torch.cat([torch.arange(site.start, site.stop) for site in editor.sites])
@@ -160,7 +160,7 @@ def test_random_takes_as_many_channels_as_its_model(editor):
     assert not torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], q)
 
 
-def test_names_of_queries():
+def test_names_of_strategies():
     named = [Sequential(0.25), Sequential(1), Sequential((1.0, 2.0)), Simultaneous(), Softmax(), Random()]
     expected = ["sequential_0.25", "sequential_1", "sequential", "simultaneous", "softmax", "random"]
     assert [setting.name for setting in named] == expected

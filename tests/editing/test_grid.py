@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grids of edits: their order, batches and laziness, refusals at the call, locality, memory."""
+"""Grids of edits: order, batches, lazy evaluation, arguments that are refused at the call, locality, memory."""
 
 import itertools
 import tracemalloc
@@ -56,7 +56,7 @@ def test_nothing_is_synthesized_before_the_first_batch_is_taken(editor, measure)
     t, r = latents(editor, 1, 2), latents(editor, 3)
     ran = calls(editor.generator, lambda: taken.append(editor.edit(t, r, ["nose", "eyes"], measure=measure)))
     assert all(name.endswith((".affine", ".style")) for name in ran)
-    assert "" in calls(editor.generator, lambda: next(taken[0]))  # the network to its end
+    assert "" in calls(editor.generator, lambda: next(taken[0]))  # "" is the whole network, which ran to its end
 
 
 def test_ten_million_edits_are_enumerated_as_they_are_taken():
@@ -146,7 +146,7 @@ def test_originals_are_rendered_once_and_kept_for_a_batch(monkeypatch):
 
     def watched(styles, w):
         images = synthesize(styles, w)
-        if len(images) == 1:  # an original: edits come in twos
+        if len(images) == 1:  # an unedited target: edits are rendered two at a time
             made.append(weakref.ref(images))
         return images
 

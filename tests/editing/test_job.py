@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Edits on disk: names, images, the manifest, what is refused."""
+"""Jobs: file names, images, the manifest, and refused arguments."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_an_image_and_a_line_for_every_edit(tmp_path: Path):
         ),
     ],
 )
-def test_a_line_holds_the_settings_of_its_query(tmp_path: Path, query: Any, expected: dict[str, Any]):
+def test_an_entry_holds_the_parameters_of_its_strategy(tmp_path: Path, query: Any, expected: dict[str, Any]):
     run(tmp_path, grid((1,), parts="nose", queries=query))
     (line,) = manifest(tmp_path)
     assert line["query"] == expected and line["strength"] == 1
@@ -92,7 +92,7 @@ def test_locality_is_strict_json(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name, kind", [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
-def test_the_format_of_the_images(tmp_path: Path, name: str, kind: str):
+def test_images_have_the_chosen_format(tmp_path: Path, name: str, kind: str):
     run(tmp_path, image_format=name)
     for line in manifest(tmp_path):
         assert line["file"].endswith(f".{name}") and Image.open(tmp_path / line["file"]).format == kind
@@ -150,7 +150,7 @@ def test_images_with_nan_are_refused(tmp_path: Path):
         ({"roi_mode": "both"}, "mode must be one of .* got 'both'"),
     ],
 )
-def test_jobs_that_cannot_be(tmp_path: Path, options: dict[str, Any], message: str):
+def test_invalid_options_are_refused(tmp_path: Path, options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()

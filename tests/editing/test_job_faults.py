@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs that are killed, interrupted or lose a rank: what is left is whole, and going on gives the same bytes."""
+"""Jobs and builds that are killed, interrupted or lose a rank leave complete files and resume to the same bytes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make_catalog(directory: Path, catalog: Path) -> None:
 
 
 def finish(function: Callable[..., None], *arguments: Path) -> float:
-    """Seconds that a job takes to its end."""
+    """Run a function in a process of its own to its end, and return the seconds that it took."""
     begin = time.monotonic()
     process = start(function, *arguments)
     process.join(SECONDS)
@@ -58,7 +58,7 @@ def finish(function: Callable[..., None], *arguments: Path) -> float:
 
 
 @pytest.mark.parametrize("function", [edit, make_catalog])
-def test_killed_at_twenty_random_moments(tmp_path: Path, catalog: Path, function: Callable[..., None]):
+def test_jobs_and_builds_resume_after_random_kills(tmp_path: Path, catalog: Path, function: Callable[..., None]):
     seconds = min(finish(function, tmp_path / name, catalog) for name in ("whole", "again"))
     expected, rng = files(tmp_path / "whole"), random.Random(0)
     assert files(tmp_path / "again") == expected
@@ -84,8 +84,8 @@ def test_killed_at_twenty_random_moments(tmp_path: Path, catalog: Path, function
 
 
 def command(directory: Path, catalog: Path, targets: str) -> None:
-    """`stylefast edit` in this process, its standard error in a file."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without
+    """Run `stylefast edit` in this process with standard error redirected to a file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored
     os.dup2(os.open(directory.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.argv = ["stylefast", *edit_arguments(directory, catalog, targets)]
     cli.main()
@@ -119,10 +119,9 @@ def test_an_interrupt_stops_within_a_batch_and_says_how_to_go_on(tmp_path: Path,
     process.join(SECONDS)
     after = len(images_in(tmp_path / "out"))
     assert process.exitcode == 130
-    assert (
-        f"interrupted: {after} of 400 edits are in {tmp_path / 'out'}/; the same" in (tmp_path / "out.err").read_text()
-    )
-    assert after <= before + 2 + 2 * 2 + 2 + 10 and after < 400  # the batch, what waits for writers, what was meanwhile
+    assert f"interrupted: {tmp_path / 'out'}/ has {after} of 400 edits; the same" in (tmp_path / "out.err").read_text()
+    # The current batch, the images that wait for the writers, and those that were written meanwhile.
+    assert after <= before + 2 + 2 * 2 + 2 + 10 and after < 400
     assert not [path for path in (tmp_path / "out").iterdir() if ".part" in path.name]
     finish(command, tmp_path / "out", catalog, "0-399")
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
@@ -141,7 +140,7 @@ def children(parent: int) -> list[int]:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, fields = status.parent.name, status.read_text().rsplit(")", 1)[1].split()
-        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile
             continue
         found += [int(name)] if int(fields[1]) == parent else []
     return found

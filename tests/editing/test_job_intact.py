@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images a resumed job accepts: their size, their time, their checksum."""
+"""Which images a resumed job keeps, by size, modification time and checksum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N = 12
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What an uninterrupted job leaves."""
+    """The files of an uninterrupted job."""
     directory = tmp_path_factory.mktemp("whole") / "new" / "folder"
     run(directory)
     return files(directory)
@@ -52,7 +52,7 @@ def test_files_that_are_not_as_recorded_are_made_again(tmp_path: Path, whole: di
 
 
 def altered_in_the_past(path: Path) -> None:
-    """Altered, with the time of an image that was written before its entry."""
+    """Alter an image and set its modification time back by a second, to before its entry was written."""
     status = path.stat()
     altered(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - 10**9))

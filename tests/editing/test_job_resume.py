@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resumed jobs: which images are kept, which are made again, what stops a job, shards and ranks."""
+"""Resumed jobs: which images are kept or made again, interruptions, invalid manifests, shards and ranks."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ N = 12
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What an uninterrupted job leaves."""
+    """The files of an uninterrupted job."""
     directory = tmp_path_factory.mktemp("whole") / "new" / "folder"
     run(directory)
     return files(directory)
 
 
-def test_nothing_is_made_again(tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
+def test_a_finished_job_makes_no_image_again(tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
     run(tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
     monkeypatch.setattr(EditRenderer, "__call__", None)
@@ -52,7 +52,7 @@ def test_files_that_no_manifest_lists_are_made_again(tmp_path: Path, whole: dict
     assert (resumed.n_written, resumed.n_existing) == (2, N - 2) and files(tmp_path) == whole
 
 
-def test_edits_that_would_be_others_now_are_made_again(tmp_path: Path):
+def test_edits_whose_inputs_have_changed_are_made_again(tmp_path: Path):
     def again(plan: Any = None, **options: Any) -> int:
         return run(tmp_path, plan, **options).n_written
 
@@ -68,14 +68,14 @@ def test_edits_that_would_be_others_now_are_made_again(tmp_path: Path):
     assert again(resume=False) == N and again(resume=False) == N and again() == 0
 
 
-def test_a_larger_plan_keeps_what_there_is(tmp_path: Path):
+def test_a_larger_plan_keeps_the_existing_images(tmp_path: Path):
     run(tmp_path, grid((2, 3)))
     resumed = run(tmp_path, grid((1, 2, 3), parts=("nose", "mouth", "eyes")))
     assert (resumed.n_written, resumed.n_existing) == (10, 8) and len(manifest(tmp_path)) == 18
 
 
 def interrupted(directory: Path, after: int, error: type[BaseException] = KeyboardInterrupt, **options: Any) -> Job:
-    """A job whose generator fails after some batches of two."""
+    """Run a job whose renderer raises an error after `after` batches of two edits, and return the job."""
     stopped = job(directory, **options)
     render, left = stopped.render, after
 
@@ -107,7 +107,7 @@ def test_an_interruption_leaves_whole_files_and_their_journal(
         assert (rest.n_existing, rest.n_written) == (len(left), N - len(left)) and files(directory) == whole
 
 
-def test_interruptions_of_what_was_interrupted(tmp_path: Path, whole: dict[str, bytes]):
+def test_a_job_interrupted_several_times_is_completed(tmp_path: Path, whole: dict[str, bytes]):
     for after in (1, 1, 0, 2, 1):
         interrupted(tmp_path, after)
     assert 2 <= len(list(tmp_path.glob("manifest.*.jsonl"))) <= 4 and not (tmp_path / "manifest.jsonl").exists()
@@ -137,7 +137,7 @@ def test_an_interruption_while_an_image_is_handed_over(
     assert run(tmp_path).n_existing == 4 + begun and files(tmp_path) == whole
 
 
-def test_a_reader_who_stops_is_an_interruption(tmp_path: Path, whole: dict[str, bytes]):
+def test_a_caller_that_stops_iterating_interrupts_the_job(tmp_path: Path, whole: dict[str, bytes]):
     batches = iter(job(tmp_path))
     next(batches), next(batches)
     batches.close()  # type: ignore[attr-defined]
@@ -145,7 +145,7 @@ def test_a_reader_who_stops_is_an_interruption(tmp_path: Path, whole: dict[str, 
     assert run(tmp_path).n_existing == 4 and files(tmp_path) == whole
 
 
-def test_a_journal_cut_in_a_line_is_read_up_to_it(tmp_path: Path, whole: dict[str, bytes]):
+def test_a_journal_cut_in_a_line_is_read_up_to_that_line(tmp_path: Path, whole: dict[str, bytes]):
     interrupted(tmp_path, 3)
     journal = tmp_path / "manifest.0001.jsonl"
     os.truncate(journal, journal.stat().st_size - 9)
@@ -164,13 +164,13 @@ def test_a_journal_cut_in_a_line_is_read_up_to_it(tmp_path: Path, whole: dict[st
         (b'{"file": ["a"], "bytes": 1, "sha256": "", "locality": null}', "file must be a name"),
     ],
 )
-def test_a_manifest_with_a_line_that_is_none_is_refused(tmp_path: Path, name: str, line: bytes, why: str):
+def test_a_manifest_with_an_invalid_line_is_refused(tmp_path: Path, name: str, line: bytes, why: str):
     run(tmp_path)
     good = (tmp_path / "manifest.jsonl").read_bytes()
     (tmp_path / name).write_bytes(good + line + b"\n" + good)
     before = files(tmp_path)
     with pytest.raises(
-        ValueError, match=f"^{re.escape(str(tmp_path / name))}, line 13 is no entry of an edit: .*{why}"
+        ValueError, match=f"^{re.escape(str(tmp_path / name))}, line 13 is not an entry of an edit: .*{why}"
     ):
         run(tmp_path)
     assert files(tmp_path) == before
@@ -199,7 +199,7 @@ def test_a_writer_that_fails_ends_the_job(tmp_path: Path, whole: dict[str, bytes
 
 def test_a_full_disk_ends_the_job_without_half_written_files(tmp_path: Path, whole: dict[str, bytes]):
     full = sorted(name for name in whole if name.endswith(".png"))[5]
-    (tmp_path / f".{full[:-4]}.part.png").symlink_to("/dev/full")  # where that file is written before it is whole
+    (tmp_path / f".{full[:-4]}.part.png").symlink_to("/dev/full")  # the temporary file of that image
     with pytest.raises(OSError, match="No space left on device"):
         run(tmp_path)
     left = files(tmp_path)
@@ -208,7 +208,7 @@ def test_a_full_disk_ends_the_job_without_half_written_files(tmp_path: Path, who
     assert files(tmp_path) == whole
 
 
-def test_what_a_killed_writer_left_is_taken_away(tmp_path: Path, whole: dict[str, bytes]):
+def test_temporary_files_of_a_killed_writer_are_removed(tmp_path: Path, whole: dict[str, bytes]):
     for name in whole:
         path = tmp_path / name
         path.with_name(f".{path.stem}.part{path.suffix}").write_bytes(b"half")
@@ -216,7 +216,7 @@ def test_what_a_killed_writer_left_is_taken_away(tmp_path: Path, whole: dict[str
     assert files(tmp_path) == whole
 
 
-def test_shards_make_what_one_job_makes_and_a_job_lists_them(tmp_path: Path, whole: dict[str, bytes]):
+def test_shards_make_all_images_and_a_job_then_lists_them(tmp_path: Path, whole: dict[str, bytes]):
     jobs = [run(tmp_path, shard=(i, 4)) for i in (2, 0, 3, 1)]
     assert [(job.n_written, job.n_existing, job.total) for job in jobs] == [(2, 0, 2), (4, 0, 4), (2, 0, 2), (4, 0, 4)]
     assert len(list(tmp_path.glob("manifest.000?.jsonl"))) == 4 and not (tmp_path / "manifest.jsonl").exists()
@@ -229,7 +229,7 @@ def job_of(rank: int, directory: Path) -> tuple[int, int, int]:
     return ended.n_written, ended.n_existing, ended.total
 
 
-def test_ranks_make_what_one_process_makes_and_others_go_on(tmp_path: Path):
+def test_ranks_make_the_files_of_one_process_and_resume(tmp_path: Path):
     (alone,) = in_ranks(1, job_of, tmp_path / "1")
     expected = files(tmp_path / "1")
     assert alone == (N, 0, N)
@@ -252,7 +252,7 @@ def test_a_progress_bar_that_raises_loses_no_entry(
     calls = count(1)
 
     def update(self: Any, n: int = 1) -> None:
-        if n and (next(calls) == 9 if once else next(calls) >= 9):  # three batches update it by 0 first
+        if n and (next(calls) == 9 if once else next(calls) >= 9):  # updates by 0 (no image was kept) do not count
             raise KeyboardInterrupt
 
     monkeypatch.setattr("stylefast.editing.job.tqdm.update", update)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans: their order, batches and shards, the names of edits, and files of pairs with every kind of bad line."""
+"""Plans: order, batches and shards, file names of edits, and files of pairs with every kind of bad line."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def grid(t: int = 3, r: int = 2, **options: Any) -> Grid:
 
 
 def pairs(path: Path, text: str, **options: Any) -> Pairs:
-    """A file of pairs, checked."""
+    """Write a file of pairs, and return its plan after the check."""
     path.write_text(text)
     plan = Pairs(path, seeds(1, 2, 3), SeedLatents(shared("sg2"), SEEDS), **options)
     editor_of("sg2").check(plan)
     return plan
 
 
-def test_a_grid_in_its_order():
+def test_a_grid_lists_its_edits_in_order():
     plan = grid(strength=0.5)
     order = itertools.product(range(3), range(2), ("nose", "eyes"), (Sequential(2.0), Simultaneous()))
     expected = [Edit(*each, 0.5) for each in order]
@@ -95,7 +95,7 @@ def test_ten_million_edits_cost_no_memory():
         (Random(seed=1), 1.0, "random-"),
     ],
 )
-def test_labels_tell_all_settings(query: Any, strength: float, label: str):
+def test_labels_identify_all_parameters(query: Any, strength: float, label: str):
     edit = Edit(0, 0, "nose", query, strength)
     assert re.fullmatch(label if label[-1] != "-" else f"{label}[0-9a-f]{{16}}", edit.label)
     assert edit.label == Edit(3, 4, "eyes", query, strength).label
@@ -127,13 +127,13 @@ def test_edits_that_differ_have_different_labels(one: Any, two: Any, a: float, b
         ),
     ],
 )
-def test_grids_that_cannot_be(options: dict[str, Any], message: str):
+def test_invalid_grids_are_refused(options: dict[str, Any], message: str):
     arguments: dict[str, Any] = {"targets": seeds(1), "references": seeds(2), "parts": "nose"} | options
     with pytest.raises(ValueError, match=message):
         editor_of("sg2").check(Grid(**arguments))
 
 
-def test_a_csv_file(tmp_path: Path):
+def test_a_csv_file_is_read(tmp_path: Path):
     text = f"""\ufeff{HEADER},query,epsilon,rho,strength
 1,7,nose,,,,
 seed0003, seed0012 ,eyes,sequential,0.25,0.05,0.5
@@ -153,7 +153,7 @@ seed0003, seed0012 ,eyes,sequential,0.25,0.05,0.5
     assert len(plan) == 5 and plan.n_refused == 0
 
 
-def test_a_file_of_json_lines(tmp_path: Path):
+def test_a_file_of_json_lines_is_read(tmp_path: Path):
     n = len(editor_of("sg2").sites)
     lines = [
         {"target": 1, "reference": "seed0007", "part": "nose"},
@@ -183,7 +183,7 @@ BAD = {
     "1,7,eyes,,nan,,": "epsilon must be a finite number, got 'nan'",
     "1,7,eyes,,1,2,": "rho must be a number in [0, 1], got 2.0",
     "1,7,eyes,,,,inf": "strength must be a finite number, got 'inf'",
-    "1,7,eyes,softmax,2,,": "epsilon can be given for sequential queries only, not for softmax",
+    "1,7,eyes,softmax,2,,": "epsilon can be given for the sequential strategy only, not for softmax",
     "seed0001,07,nose": "it is the same edit as line 2",
     "\udcff,7,nose": "there is no image",
 }
@@ -207,30 +207,33 @@ def test_a_bad_line_is_refused_with_its_number_and_why(tmp_path: Path, line: str
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("{", "it is no JSON: "),
-        ("[1, 7]", "it must be an object, got [1, 7]"),
-        ('"word"', "it must be an object, got 'word'"),
-        ('{"target": 1, "reference": 7, "part": "nose", "colour": 3}', "it may say target, .* got colour"),
+        ("{", "it is not JSON: "),
+        ("[1, 7]", "it must be a JSON object, got [1, 7]"),
+        ('"word"', "it must be a JSON object, got 'word'"),
+        ('{"target": 1, "reference": 7, "part": "nose", "colour": 3}', "it may have the fields target, .* got colour"),
         ('{"target": 1, "reference": 7, "part": "nose", "strength": true}', "strength must be a finite number, got T"),
-        ('{"target": 1, "reference": 7, "part": "nose", "epsilon": [1, 2]}', "a query must have one value or one for"),
+        (
+            '{"target": 1, "reference": 7, "part": "nose", "epsilon": [1, 2]}',
+            "epsilon and rho must be one number or one for",
+        ),
         ('{"target": true, "reference": 7, "part": "nose"}', "there is no image True"),
         ('{"target": 1, "reference": 7, "part": ["nose"]}', "part must be one with clusters"),
     ],
 )
-def test_a_bad_line_of_json(tmp_path: Path, line: str, message: str):
+def test_a_bad_line_of_json_is_refused(tmp_path: Path, line: str, message: str):
     good = '{"target": 1, "reference": 7, "part": "nose"}'
     with pytest.raises(ValueError, match=f"pairs.jsonl, line 2: {message.replace('[', chr(92) + '[')}"):
         pairs(tmp_path / "pairs.jsonl", f"{good}\n{line}\n")
 
 
 @pytest.mark.parametrize("header", ["", "target,reference", "target,reference,part,colour", "1,7,nose"])
-def test_columns_that_are_missing_or_unknown(tmp_path: Path, header: str):
+def test_missing_and_unknown_columns_are_refused(tmp_path: Path, header: str):
     for skip_bad in (False, True):
         with pytest.raises(ValueError, match="pairs.csv, line 1: it must name the columns target, reference, part and"):
             pairs(tmp_path / "pairs.csv", header, skip_bad=skip_bad)
 
 
-def test_other_files(tmp_path: Path):
+def test_other_formats_missing_files_and_empty_files(tmp_path: Path):
     with pytest.raises(ValueError, match=r"must be \.csv or \.jsonl, got .*pairs\.txt"):
         pairs(tmp_path / "pairs.txt", GOOD)
     with pytest.raises(FileNotFoundError, match="missing.csv"):

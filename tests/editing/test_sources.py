@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images by seed, latent or stored style: names, rows, files as users have them, and what is refused."""
+"""Image sources of seeds, latents and stored styles: names, rows, file formats, and refused input."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_latents_of_seeds_are_computed_once(monkeypatch: pytest.MonkeyPatch):
     assert calls == [[7], [3]]
 
 
-def test_latents_of_seeds_stay_when_others_take_their_place(monkeypatch: pytest.MonkeyPatch):
+def test_evicted_latents_of_seeds_are_computed_again(monkeypatch: pytest.MonkeyPatch):
     generator = shared("sg2")
     expected = [generator.latents([seed]) for seed in (7, 3, 9)]
     monkeypatch.setattr(sources, "CACHE_BYTES", 2 * expected[0].nbytes)
@@ -65,13 +65,13 @@ def test_latents_of_seeds_may_be_written_to():
     assert torch.equal(seeds.w(0), expected)
 
 
-def test_all_seeds_there_are_cost_nothing():
+def test_a_source_of_all_seeds_costs_no_memory():
     images = SeedLatents(shared("sg2"), SEEDS)
     assert len(images) == 2**32 and images.row("seed4294967295") == 2**32 - 1 and images.name(9) == "seed0009"
 
 
 @pytest.mark.parametrize("name", ["8", 8, "x", "seed", "-1", "7.5", "seed7x", None, True, ""])
-def test_seeds_that_are_not_there(name: Any):
+def test_unknown_seeds_are_refused(name: Any):
     for seeds in ([7, 3], range(3, 8)):
         if name not in ("8", 8) or 8 not in seeds:
             with pytest.raises(ValueError, match=re.escape(f"there is no image {name!r} among {len(seeds)} seeds")):
@@ -81,7 +81,7 @@ def test_seeds_that_are_not_there(name: Any):
 @pytest.mark.parametrize(
     "seeds, message", [([1, 2, 1], "different, got 1, 2, 1"), ([3, -1], "got -1"), ([2**32], "in ")]
 )
-def test_wrong_seeds(seeds: list[int], message: str):
+def test_invalid_seeds_are_refused(seeds: list[int], message: str):
     with pytest.raises(ValueError, match=f"seeds must be .*{message}"):
         SeedLatents(shared("sg2"), seeds)
     with pytest.raises(ValueError, match="seeds must be in"):
@@ -124,7 +124,7 @@ def test_names_of_stored_images():
             StoredLatents(shared("sg2"), w_of("sg2", 1, 2, 3), names=names)
 
 
-def test_wrong_tensors():
+def test_invalid_tensors_are_refused():
     generator, w = shared("sg2"), w_of("sg2", 1, 2, 3)
     styles, spoilt = generator.styles(w), w.clone()
     spoilt[1, 2, 3] = torch.nan
@@ -153,7 +153,7 @@ WRITERS: dict[str, Callable[[Path, Tensor], Any]] = {
 
 @pytest.mark.parametrize("name", list(WRITERS))
 @pytest.mark.parametrize("plus", [True, False])
-def test_files_as_users_have_them(tmp_path: Path, name: str, plus: bool):
+def test_latents_load_from_every_file_format(tmp_path: Path, name: str, plus: bool):
     w = w_of("sg2", 1, 2, 3)
     path = tmp_path / (f"my_faces{name}" if name[0] == "." else name)
     if name == ".safetensors":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures measured on their own pixels: sizes, colours against labels, cells against images, files that stay whole."""
+"""Figures: sizes, colours compared with labels, cells compared with images, and files that are saved completely."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def random_images(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def cell_of(figure: Image.Image, size: tuple[int, int], column: int, row: int) -> np.ndarray:
-    """The pixels [h, w, 3] of one cell of a sheet."""
+    """Pixels [h, w, 3] of one cell of a sheet."""
     x, y = (MARGIN + place * (side + GAP) for place, side in zip((column, row), size, strict=True))
     return np.asarray(figure.crop((x, y, x + size[0], y + size[1])))
 
@@ -48,13 +48,13 @@ def test_overlay_tints_each_cluster_with_its_own_colour():
     for n in range(2):
         cell = cell_of(figure, (64, 64), n, 0)
         grey = lanczos(images[n], (64, 64)).mean(axis=2)
-        for y, x in ((3, 3), (3, 60), (60, 3), (60, 60)):  # the corners, clear of the numbers
+        for y, x in ((3, 3), (3, 60), (60, 3), (60, 60)):  # the corners, which the numbers do not reach
             colour = np.array(canvas.distinct_colours(4)[labels[n, y // 32, x // 32]])
             expected = drawing.TINT * colour + (1 - drawing.TINT) * grey[y, x]
             assert np.abs(cell[y, x] - expected).max() <= 1
     first = cell_of(figure, (64, 64), 0, 0)
     assert (first[8:24, 31] == PAPER).all() and (first[31, 2:10] == PAPER).all()  # borders 0|1 and 0|2
-    assert not (first[30, 50:62] == PAPER).all(axis=1).any()  # 1 above 1: none
+    assert not (first[30, 50:62] == PAPER).all(axis=1).any()  # no border where label 1 lies above label 1
 
 
 def test_overlay_of_parts_leaves_the_rest_as_it_is():
@@ -63,7 +63,7 @@ def test_overlay_of_parts_leaves_the_rest_as_it_is():
     figure = figures.cluster_overlay(images, labels, parts={"a": [2], "b": [0, 2], "c": []}, n_clusters=4, cell=64)
     cell, plain = cell_of(figure, (64, 64), 0, 0).astype(float), lanczos(images[0], (64, 64)).astype(float)
     tints = [drawing.TINT * np.array(colour) for colour in canvas.distinct_colours(3)]
-    for part, corner in ((1, (3, 3)), (0, (60, 3))):  # cluster 2 is in both parts: the first counts
+    for part, corner in ((1, (3, 3)), (0, (60, 3))):  # cluster 2 is in both parts, and the first part counts
         assert np.abs(cell[corner] - tints[part] - (1 - drawing.TINT) * plain[corner].mean()).max() <= 1
     assert (cell[:31, 33:63] == plain[:31, 33:63]).all() and (cell[33:, 33:] == plain[33:, 33:]).all()
 
@@ -94,7 +94,7 @@ def test_a_sheet_has_rows_of_six():
     assert (cell_of(figure, (80, 40), 2, 1) == PAPER).all()
 
 
-def test_colours_are_far_apart_and_more_of_them_change_none():
+def test_colours_are_far_apart_and_do_not_depend_on_their_count():
     many = canvas.distinct_colours(64)
     assert canvas.distinct_colours(10) == many[:10] and canvas.distinct_colours(0) == ()
     lab = rgb_to_lab(torch.tensor(many).float().T.reshape(1, 3, -1, 1) / 255)[0, :, :, 0].T
@@ -111,7 +111,7 @@ def test_heat_colours_rise_evenly_in_lightness():
 def test_contribution_map_is_as_bright_as_the_contribution():
     M = torch.zeros(3, 64 + 4 + 512)
     M[1, 68:] = 1.0  # the third site, for the second part
-    M[2, 40] = 0.5  # one channel of the first site: the largest counts, so it is not averaged away
+    M[2, 40] = 0.5  # one channel of the first site, visible because a step shows its largest M
     figure = figures.contribution_map(M, ["eyes", "nose", "mouth"], [("b4", 0, 64), ("b8", 64, 68), ("b16", 68, 580)])
     assert figure.size == (1650, round(150 * (1.7 + 0.42 * 3)))
     pixels = np.asarray(figure)[:, :1480]  # left of the colour bar
@@ -215,7 +215,7 @@ def test_heat_map_outlines_the_part(dtype):
     mask[:, 1:3, 1:3] = 1
     cell = cell_of(figures.heat_map(images, images, mask=mask.to(dtype), cell=16), (16, 16), 0, 0)
     marked = (cell == drawing.OUTLINE).all(axis=2)
-    if dtype == torch.bool:  # four sides of eight pixels, two of which share one
+    if dtype == torch.bool:  # four sides of eight pixels; two sides share a pixel
         assert marked.sum() == 31 and marked[3, 4:12].all() and marked[11, 4:12].all() and marked[4:12, 3].all()
     assert 20 < marked.sum() < 40 and not marked[:2].any() and not marked[6:10, 6:10].any()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled synthesis takes the styles that it is given, and a network that was compiled by itself is refused."""
+"""Compiled synthesis uses the given styles, and a network that is already compiled is refused."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from stylefast.generators.toy import toy
 
 
 class Counting:
-    """Runs graphs as they are, and counts how often one is made."""
+    """Backend that runs graphs unchanged and counts the compilations."""
 
     def __init__(self):
         self.graphs = 0
@@ -38,13 +38,13 @@ def test_other_styles_do_not_compile_again(name):
     generator.compile(4, backend=backend, fullgraph=True)
     for styles, images in zip((plain, edited, plain), (*expected, expected[0]), strict=True):
         assert torch.equal(generator.synthesize(styles, w), images)
-    # Batches of one size: the last is filled up, and one w serves all.
+    # All batches have one size: the last is padded, and one w serves all rows.
     torch.testing.assert_close(generator.synthesize(edited[:3], w[:3]), expected[1][:3])
     torch.testing.assert_close(generator.synthesize(plain.repeat(2, 1)[:5], w.repeat(2, 1, 1)[:5])[4], expected[0][0])
     assert torch.equal(generator.synthesize(plain, w[:1]), generator.synthesize(plain, w[[0, 0, 0, 0]]))
     assert generator.synthesize(plain[:0], w[:0]).shape == (0, 3, *generator.image_size)
     assert backend.graphs == 1
-    # All else goes on as before.
+    # Other methods and other users of the network are not affected.
     assert torch.equal(generator.styles(w), plain)
     assert torch.equal(generator.visit(w, lambda key, tensor: None, (), image=True), expected[0])
     with torch.no_grad():
@@ -88,20 +88,20 @@ def replaced(net):
 
 
 def whole(net):
-    return torch.compile(net, backend="eager"), "all of it"
+    return torch.compile(net, backend="eager"), "the network itself"
 
 
 @pytest.mark.parametrize("compile_it", [in_place, replaced, whole])
-def test_a_network_that_was_compiled_by_itself_is_refused(compile_it):
+def test_a_network_that_is_already_compiled_is_refused(compile_it):
     net = MINIATURES["nvlabs2"].build()
     generator = wrap(net)
     w = generator.latents([0])
     compiled, name = compile_it(net)
     with torch.no_grad():
-        compiled.synthesis(w, noise_mode="const")  # compiles, without hooks
-    message = f"must not be compiled by itself.*Generator.compile; compiled is {name}$"
+        compiled.synthesis(w, noise_mode="const")  # compiles without hooks
+    message = f"must not be compiled, .*Generator.compile; the compiled module is {name}$"
     with pytest.raises(ValueError, match=message):
         wrap(compiled)
-    if compile_it is not whole:  # which leaves what was wrapped as it was
+    if compile_it is not whole:  # torch.compile(net) leaves the wrapped network unchanged
         with pytest.raises(ValueError, match=message):
             generator.styles(w)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of other code bases become files of ours that give the same images, and nothing in them is run."""
+"""Converted files of other code bases give the same images, and no code in them is executed."""
 
 from __future__ import annotations
 
@@ -149,8 +149,12 @@ def test_lucidrains_files_give_the_images_of_the_module(rate: float, tmp_path: P
     state = module.state_dict()
     for name, value, message in (
         ("GE.attns.1.weight", torch.ones(2), "it has attention or no constant"),
-        ("GE.blocks.0.to_rgb.upsample.1.f", torch.ones(3), r"must have shape nothing in this network, got \[3\]"),
-        ("GE.blocks.2.to_rgb.conv.weight", torch.ones(4, 6, 1, 1), r"shape \[3, 6, 1, 1\] in this network, got \[4, 6"),
+        ("GE.blocks.0.to_rgb.upsample.1.f", torch.ones(3), r"does not fit this network: expected nothing, got \[3\]"),
+        (
+            "GE.blocks.2.to_rgb.conv.weight",
+            torch.ones(4, 6, 1, 1),
+            r"this network: expected \[3, 6, 1, 1\], got \[4, 6",
+        ),
     ):
         torch.save({"GAN": {**state, name: value}}, path)
         with pytest.raises(ValueError, match=f"cannot be used: .*{message}"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged and hostile files of other code bases are converted or refused by name; nothing in them is run."""
+"""Damaged and hostile files are converted, or refused with the name of the file. No code in them is executed."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def test_options_that_grow_without_end_are_refused(tmp_path: Path):
     for _ in range(40):
         laughs = [laughs, laughs]
     write(path, Original("nvlabs"), training_set_kwargs=laughs)
-    with pytest.raises(ValueError, match="its options are more than 10,000 values"):
+    with pytest.raises(ValueError, match="its options hold more than 10,000 values"):
         convert(path, tmp_path / "target.safetensors")
 
 
 def mutated(data: bytes, positions: list[int], rng: random.Random) -> bytes:
-    """One to four changes, mostly where an opcode stands: another byte, a piece less, twice or elsewhere."""
+    """Data with one to four changes, mostly at an opcode: a replaced byte, or a piece removed, repeated or moved."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         begin = min(rng.choice(positions) + rng.choice((0, 0, 0, 1, 2, 5)), len(changed) - 1)
@@ -55,7 +55,7 @@ def mutated(data: bytes, positions: list[int], rng: random.Random) -> bytes:
 
 
 def survives(data: bytes, path: Path, read: Callable[[], object]) -> bool:
-    """Whether a file can be read; else it must have been refused."""
+    """Whether the file can be read. A file that cannot be read must be refused with its name."""
     path.write_bytes(data)
     try:
         read()
@@ -67,7 +67,7 @@ def survives(data: bytes, path: Path, read: Callable[[], object]) -> bool:
 
 @pytest.fixture
 def little_memory():
-    """Allows at most 256 MiB more memory, where the system tells how much is used: torch trusts the sizes in a file."""
+    """Limit of 256 MiB on further memory, where the system reports its use; torch trusts the sizes in a file."""
     before, status = resource.getrlimit(resource.RLIMIT_AS), Path("/proc/self/statm")
     if status.exists():
         used = int(status.read_text().split()[0]) * resource.getpagesize()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that the converter refuses: no StyleGAN2, an unknown variant, missing or superfluous tensors."""
+"""Files that the converter refuses: no StyleGAN2, an unknown variant, missing or unexpected tensors."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def assert_refused(path: Path, message: str) -> None:
 @pytest.mark.parametrize(
     "checkpoint, message",
     [
-        ({"GAN": {"GE.to_initial_block.weight": torch.ones(2)}}, "it has attention or no constant"),
+        ({"GAN": {"GE.to_initial_block.weight": torch.ones(2)}}, "it has attention or no constant input"),
         (
             {"state_dict": {"encoder.a": torch.ones(2), "encoder.b": torch.ones(2)}},
-            "it holds no .* with encoder.a, encoder.b",
+            "it holds no .* tensors are encoder.a, encoder.b",
         ),
-        ({"g_ema": {}}, "it holds no StyleGAN2 that is known"),
+        ({"g_ema": {}}, "it holds no supported StyleGAN2"),
         ([1, 2], "it holds list, not a checkpoint"),
         (torch.ones(3), "it holds Tensor, not a checkpoint"),
     ],
@@ -53,7 +53,7 @@ def test_archives_without_a_known_network_are_refused(checkpoint: Any, message: 
             "rosinality",
             "to_rgb1.bias",
             torch.ones(1, 4, 1, 1),
-            r"tensor synthesis.b4.torgb.bias must have shape \[3\] in this network, got \[4\]",
+            r"tensor synthesis.b4.torgb.bias does not fit this network: expected \[3\], got \[4\]",
         ),
     ],
 )
@@ -88,10 +88,10 @@ def test_snapshots_without_a_network_are_refused(tmp_path: Path):
         other = Module("Generator", _modules={"synthesis": Module("S", _parameters={"w": torch.ones(2)})})
         for snapshot, message in (
             ({"G": None}, "it lacks 'G_ema'"),
-            ({"G_ema": {"a": 1}}, "the network must be a module of its own, got dict"),
+            ({"G_ema": {"a": 1}}, "the network must be a pickled module that occurs once, got dict"),
             ([1], "a dictionary was expected, got list"),
-            ({"G_ema": twice}, "b. must be a module of its own"),
-            ({"G_ema": other}, "it holds no StyleGAN2; its tensors begin with synthesis.w"),
+            ({"G_ema": twice}, "b. must be a pickled module that occurs once"),
+            ({"G_ema": other}, "it holds no StyleGAN2; its first tensors are synthesis.w"),
         ):
             path.write_bytes(pickle.dumps(snapshot))
             assert_refused(path, message)
@@ -105,10 +105,12 @@ def test_snapshots_with_other_options_are_refused(tmp_path: Path):
     original = Original("nvlabs")
     original.options["synthesis.b8.conv0.activation"] = "relu"
     write(path, original)
-    assert_refused(path, "it has layers clamped at {None} and activations {'.*relu'.*}: one and lrelu are known")
+    assert_refused(
+        path, "its layers have clamps {None} and activations {'.*relu'.*}; one clamp and lrelu are supported"
+    )
 
 
-def test_paths_that_cannot_be_are_refused(tmp_path: Path):
+def test_invalid_paths_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"target must be a \.safetensors file, got .*target\.pt"):
         convert(tmp_path / "a.pkl", tmp_path / "target.pt")
     with pytest.raises(FileNotFoundError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers in float16 and channels_last, clamped at 256, whose square float16 cannot hold."""
+"""Layers in float16 and channels_last, clamped at 256, whose squares exceed the range of float16."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ LAST = ("b16.conv1", "b16.torgb")
 
 @pytest.fixture(scope="module")
 def generator():
-    """Noise drives the last layers to their clamp."""
+    """A network whose noise drives the last layers to their clamp."""
     net = MINIATURES["nvlabs2-half"].build()
     with torch.no_grad():
         net.synthesis.b16.conv0.noise *= 800
@@ -24,14 +24,14 @@ def generator():
 
 
 def tensors(generator, w):
-    """As the network has them."""
+    """The last tensors in the dtype and layout of the network."""
     tensors_by_key = {}
     generator.visit(w, lambda key, tensor: tensors_by_key.update({key: tensor}), LAST)
     return tensors_by_key
 
 
 def exact(tensor, labels, k, standardize):
-    """M in float64 from the float16 numbers."""
+    """M computed in float64 from the float16 values."""
     x = tensor.double()
     if standardize:
         x = (x - x.mean((2, 3), keepdim=True)) / (x.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()

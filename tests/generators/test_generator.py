@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generators: replay bit for bit, early stop, hooks, latents, identity, refusals."""
+"""Generators: bit-exact replay, early stop, hooks, latents, identity, refusals."""
 
 import threading
 
@@ -35,7 +35,7 @@ def test_replaying_own_styles_gives_own_image_bit_for_bit(generator):
 @pytest.mark.parametrize("kind", ["sg2", "sg3"])
 def test_each_style_comes_from_its_own_row_of_w(kind):
     generator = shared(kind)
-    w = generator.latents(range(generator.w_shape[0]))[None, :, 0]  # every row from another seed
+    w = generator.latents(range(generator.w_shape[0]))[None, :, 0]  # a different seed for every row
     assert torch.equal(generator.synthesize(generator.styles(w), w), own_images(generator, w))
 
 
@@ -43,7 +43,7 @@ def test_reference_styles_give_the_reference_image_bit_for_bit(generator):
     target, reference = generator.latents([0, 1, 2]), generator.latents([3, 4, 5])
     styles = generator.styles(reference)
     assert torch.equal(generator.synthesize(styles, reference), own_images(generator, reference))
-    w_matters = generator.name != "toy:sg2"  # it drives the bias of StyleGAN1, the input transform of StyleGAN3
+    w_matters = generator.name != "toy:sg2"  # bias of StyleGAN1, input transform of StyleGAN3
     assert torch.equal(generator.synthesize(styles, target), own_images(generator, reference)) != w_matters
 
 
@@ -57,8 +57,8 @@ def test_one_w_serves_all_styles(generator):
 @pytest.mark.parametrize(
     "kind, module", [("sg1", "layers.7.style"), ("sg2", "torgbs.3.affine"), ("sg3", "torgb.affine")]
 )
-def test_styles_are_what_the_modules_give(kind, module):
-    """Of the last site; for StyleGAN1 the scale alone, as stored: minus one."""
+def test_styles_are_the_outputs_of_the_modules(kind, module):
+    """The last site is tested. For StyleGAN1, the style is only the scale, as stored: minus one."""
     generator = shared(kind)
     w, site = generator.latents(range(4)), generator.sites[-1]
     row = w if w.ndim == 2 else w[:, -1]
@@ -96,7 +96,7 @@ def test_one_pass_gives_tensors_and_images(generator):
     assert generator.visit(w, ignore, [site.name]) is None
 
 
-def test_hooks_are_gone_whatever_happens(generator):
+def test_hooks_are_removed_even_after_an_exception(generator):
     w = generator.latents([0])
     styles = generator.styles(w)
 

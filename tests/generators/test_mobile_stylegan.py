@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real generator: fetched by name and hash, and held against the graph that it was ported from."""
+"""The random-face generator: fetched by name and hash, and compared with the graph that it was ported from."""
 
 import zipfile
 
@@ -25,7 +25,7 @@ def real(wheel):
 
 
 def graph(wheel, network, argument, **options):
-    """What the distributed graph gives, executed node by node."""
+    """Output of the distributed graph, executed node by node."""
     with zipfile.ZipFile(wheel) as archive:
         files = [archive.read(f"random_face/data/{network}Network.{suffix}") for suffix in ("xml", "bin")]
     with torch.no_grad():
@@ -45,14 +45,14 @@ def test_the_site_table_is_that_of_the_paper(real):
 
 
 def test_mapping_styles_tensors_and_image_agree_with_the_graph(real, wheel):
-    """Everything that edits rest on: each site's style and the very tensor that the graph multiplies it with."""
+    """The style of each site is compared, and the tensor that the graph multiplies by it."""
     z = torch.from_numpy(np.random.RandomState(3).randn(1, 512)).float()
     w = real.latents([3])
     torch.testing.assert_close(w, graph(wheel, "Mapping", z), atol=1e-5, rtol=0)
     products = []
 
     def watch(style, tensor):
-        if tensor.numel() > style.numel() > 1:  # the others only apply a constant gain to a style
+        if tensor.numel() > style.numel() > 1:  # other products only apply a constant gain to a style
             products.append((style.flatten(), tensor))
 
     image = graph(wheel, "Synthesis", w, watch=watch)
@@ -75,7 +75,7 @@ def test_replay_and_reference_are_bit_exact(real):
     expected = real.visit(reference, lambda key, tensor: None, (), image=True)
     styles = real.styles(reference)
     assert torch.equal(real.synthesize(styles, reference), expected)
-    assert torch.equal(real.synthesize(styles, target), expected)  # nothing but the styles depends on w
+    assert torch.equal(real.synthesize(styles, target), expected)  # only the styles depend on w
 
 
 def test_activations_do_not_run_later_layers(real):

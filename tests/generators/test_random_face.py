@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real generator's wheel: found, fetched once, read as data, and refused if it is another."""
+"""The random-face wheel: found, fetched once, read as data, and refused if its hash is different."""
 
 import hashlib
 import subprocess
@@ -27,7 +27,7 @@ def test_graphs_of_other_networks_are_refused():
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    """A small wheel of the right structure that passes for the real one."""
+    """A small wheel with the structure of the real one, whose hash is accepted."""
     path = tmp_path / "source" / random_face.WHEEL
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as archive:
@@ -40,7 +40,7 @@ def wheel(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pip(monkeypatch, wheel):
-    """Records the calls of pip. It writes ``pip.content`` into its destination, or fails with ``pip.stderr``."""
+    """A record of the calls of pip, which writes `pip.content` to its destination or fails with `pip.stderr`."""
 
     class Pip:
         content, stderr = wheel.read_bytes(), ""

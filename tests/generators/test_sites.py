@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sites: found by rules, and paired with the very tensor whose channels their style scales."""
+"""Sites are found by rules and paired with the tensor whose channels their style scales."""
 
 import pytest
 import torch
@@ -52,12 +52,15 @@ def test_slices_tile_the_flat_style_vector(generator):
     [
         ((Rule(r"nothing(?P<site>)", "x"),), r"rules must match style modules, got none for \['nothing"),
         ((Rule(r"(?P<site>convs\.\d+)\.affine", r"\g<site>.absent"),), r"convs\.0\.affine .* convs\.0\.absent"),
-        ((*RULES["sg2"], *RULES["sg2"]), r"convs\.0\.affine no site of its own"),
+        ((*RULES["sg2"], *RULES["sg2"]), r"must give convs\.0\.affine a unique site"),
         (
             (Rule(r"convs\.0\.(?P<site>affine)", "convs.4"),),
-            r"site affine: a style of 32 channels cannot scale \(1, 24",
+            r"site affine: a style of 32 channels cannot scale a tensor \(1, 24",
         ),
-        ((Rule(r"(?P<site>mapping)", "convs.0"),), r"site mapping: a style of None channels cannot scale \(1, 32, 4"),
+        (
+            (Rule(r"(?P<site>mapping)", "convs.0"),),
+            r"site mapping: a style of None channels cannot scale a tensor \(1, 32, 4",
+        ),
     ],
 )
 def test_rules_that_do_not_fit_are_refused(rules, message):
@@ -68,7 +71,7 @@ def test_rules_that_do_not_fit_are_refused(rules, message):
 
 
 def test_styles_of_modules_that_take_more_than_a_row_of_w():
-    """The second style module takes 2 w: the pass has to run, and replay still holds."""
+    """The second style module takes 2 w. The forward pass has to run, and replay still holds."""
     generator = tiny()
     w = generator.latents(range(5))
     styles = torch.cat((generator.network.first.affine(w), generator.network.second.affine(2 * w)), dim=1).detach()
@@ -92,7 +95,7 @@ def test_stylegan1_scales_the_normalised_tensor():
 
 @pytest.mark.parametrize("kind, site", [("sg2", "convs.3"), ("sg2", "torgbs.1"), ("sg3", "layers.1"), ("sg3", "torgb")])
 def test_the_tensor_is_the_one_that_the_style_scales(kind, site):
-    """From tensor and style alone the layer's output follows, by a convolution with modulated weights."""
+    """A convolution of the tensor with weights modulated by the style gives the output of the layer."""
     generator = shared(kind)
     w, row = generator.latents([4]), next(s for s in generator.sites if s.name == site)
     style = generator.styles(w)[0, row.slice]
@@ -140,7 +143,7 @@ def test_visit_under_other_styles_sees_their_tensors(generator):
 
 
 class Automatic(nn.Module):
-    """Its synthesis is run under autocast."""
+    """Network whose synthesis runs under autocast."""
 
     def __init__(self):
         super().__init__()

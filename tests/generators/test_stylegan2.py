@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our StyleGAN2: every layer against its formula the long way, the whole against networks in others' conventions."""
+"""StyleGAN2: layers against their explicit formula, the network against networks with other conventions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def random(*shape: int) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-4])  # at which 1e-8 counts
+@pytest.mark.parametrize("scale", [1.0, 1e-4])  # the 1e-8 in the norm matters at the smaller scale
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("side", [None, 2, 4, 6])
 def test_modulated_convolution_follows_its_formula(kernel: int, side: int | None, scale: float):
@@ -66,7 +66,7 @@ def test_upsampling_follows_its_formula(side: int):
     )
     torch.testing.assert_close(
         constant[:, :, 6:12, 6:12], torch.ones(1, 1, 6, 6, dtype=torch.float64)
-    )  # its gain is one
+    )  # the gain is one
 
 
 @pytest.mark.parametrize("family, architecture, clamp", CASES)
@@ -76,7 +76,7 @@ def test_the_image_is_that_of_the_original(family: str, architecture: str, clamp
     z = random(3, original.z_dim)
     w = network.mapping(z)
     torch.testing.assert_close(w, original.map(z)[:, None].expand_as(w), rtol=1e-6, atol=1e-6)
-    w = w + random(*w.shape) / 4  # every row its own
+    w = w + random(*w.shape) / 4  # rows differ
     torch.testing.assert_close(network.synthesis(w), original.image(w), rtol=1e-5, atol=1e-5)
     assert torch.equal(network.w_avg, original.mean.double())
 
@@ -92,7 +92,7 @@ def test_a_class_is_folded_into_the_mapping():
             ValueError, match=re.escape(f"class must be in [0, 4), because the network is conditional, got {label}")
         ):
             from_nvlabs(original.state, original.options, label)
-    with pytest.raises(ValueError, match="class must be left out: the network has none, got 2"):
+    with pytest.raises(ValueError, match="class must be omitted, because the network has no classes, got 2"):
         from_nvlabs(Original("nvlabs").state, Original("nvlabs").options, 2)
 
 
@@ -145,21 +145,21 @@ def test_tensors_that_do_not_fit_are_refused():
         (without("synthesis.b16.torgb.weight"), "tensor synthesis.b16.torgb.weight, of the last block, is missing"),
         (
             without("synthesis.b8.conv0.bias"),
-            "tensor synthesis.b8.conv0.bias must have shape [8] in this network, got nothing",
+            "tensor synthesis.b8.conv0.bias does not fit this network: expected [8], got nothing",
         ),
         (without("mapping.fc0.weight"), "tensor mapping.fc0.weight is missing"),
-        (shape("extra", torch.ones(2)), "tensor extra must have shape nothing in this network, got [2]"),
+        (shape("extra", torch.ones(2)), "tensor extra does not fit this network: expected nothing, got [2]"),
         (
             shape("synthesis.filter", torch.ones(3, 3)),
             "tensor synthesis.filter must be a square with even sides, got [3, 3]",
         ),
         (
             shape("synthesis.b8.conv0.noise", torch.ones(4, 4)),
-            "b8.conv0.noise must have shape [8, 8] in this network, got [4, 4]",
+            "b8.conv0.noise does not fit this network: expected [8, 8], got [4, 4]",
         ),
         (
             shape("synthesis.b8.torgb.weight", torch.ones(1, 8, 1, 1)),
-            "must have shape [3, 8, 1, 1] in this network, got [1, ",
+            "does not fit this network: expected [3, 8, 1, 1], got [1, ",
         ),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peculiarities of StyleGAN3: tensors with a margin beyond the frame, and a transform of the input."""
+"""Features specific to StyleGAN3: tensors with a margin beyond the frame, and a transform of the input."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ NAMES = ("nvlabs3", "hammer3")
 
 
 def transparent(name):
-    """A network whose layers only resample what its input gives: a bump at the same place for every latent."""
+    """A network whose layers only resample the input, which is a bump at the same place for every latent."""
     net = MINIATURES[name].build()
     net.synthesis.get_submodule("input" if name == "nvlabs3" else "early_layer").register_forward_hook(bump)
     for module in net.modules():
@@ -35,14 +35,14 @@ def transparent(name):
 
 
 def bump(module, inputs, output):
-    """Wide enough for bilinear resampling; its centre is off the frame's, at (0.35, 0.6) of height and width."""
+    """A bump wide enough for bilinear resampling, centred at (0.35, 0.6) of height and width, off the middle."""
     places = (torch.arange(output.shape[-1]) + 0.5 - 10) / 16
     wave = torch.exp(-((places - 0.35) ** 2)[:, None] / 0.02 - (places - 0.6) ** 2 / 0.02)
     return 0.1 * wave.expand_as(output)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_resized_layers_keep_the_place_of_what_they_show(name):
+def test_resized_layers_keep_the_place_of_their_content(name):
     generator = transparent(name)
     w = generator.latents([0])
     activations = generator.activations(w)

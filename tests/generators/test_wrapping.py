@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`wrap`: every known code base, in small, bit for bit."""
+"""`wrap` gives the images of every known code base bit for bit, tested on small networks."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def wrapped(name, **options):
 
 
 def code_base_images(name, w):
-    """Images as the code base makes them, in [0, 1]."""
+    """Images in [0, 1] as computed by the code base."""
     row = MINIATURES[name]
     with torch.no_grad():
         images = row.run(miniature(name), w).float()
@@ -75,12 +75,12 @@ def test_sites_have_the_shapes_and_kinds_of_the_code_base(name):
         assert generator.styles(generator.latents([0]))[:, site.slice].shape == (1, site.channels)
     sizes = [site.size[0] for site in generator.sites]
     assert sizes == [16, 16, 32, 32] if name in ("nvlabs3", "stylegan-xl", "hammer3") else set(sizes) == set(CHANNELS)
-    if name == "lernapparat":  # whose styles are elsewhere than their tensors
+    if name == "lernapparat":  # its styles and tensors are in different modules
         assert [site.name for site in generator.sites] == list(miniature(name).g_style.style_layers)
     assert {site.normalized for site in generator.sites} == {name in ("genforce1", "lernapparat")}
 
 
-def test_the_last_tensor_is_what_the_code_base_scales_there(name):
+def test_the_last_tensor_is_the_one_that_the_code_base_scales(name):
     generator, row = wrapped(name), MINIATURES[name]
     w, (module, which), seen = generator.latents([0, 1]), row.last, []
 
@@ -106,7 +106,7 @@ def test_random_noise_of_the_defaults_is_overridden(name):
 
 
 def test_styles_keep_the_convention_of_the_code_base():
-    """toRGB's before the gain; of code bases that add one, without it."""
+    """Styles of toRGB are taken before the gain, and without the one that some code bases add."""
     for name, module, offset in (("nvlabs2", "b4.torgb", 1), ("lucidrains", "blocks.0.to_rgb", 0)):
         generator = wrapped(name)
         site = generator.select([module])[0]
@@ -153,7 +153,7 @@ def test_truncation_is_that_of_the_network_bit_for_bit(name):
             assert torch.equal(generator.latents(range(3), truncation=psi), net.mapping(z, c, truncation_psi=psi))
 
 
-def test_the_mean_is_the_networks_own_or_that_of_its_holder():
+def test_the_mean_comes_from_the_network_or_its_holder():
     assert torch.equal(wrapped("genforce2").w_mean, miniature("genforce2").truncation.w_avg)
     assert torch.equal(wrapped("hammer3").w_mean, miniature("hammer3").w_avg)
     assert torch.equal(wrapped("lernapparat").w_mean, miniature("lernapparat").truncation.avg_latent)
@@ -170,7 +170,7 @@ def test_the_mean_is_the_networks_own_or_that_of_its_holder():
 # What is wrapped
 
 
-def test_a_network_is_found_in_what_holds_it():
+def test_a_network_is_found_in_the_module_that_holds_it():
     generator = wrapped("rosinality")
     w = generator.latents([0])
     for holding in ("decoder", "module", "generator_ema"):
@@ -189,7 +189,7 @@ def test_noise_that_a_user_has_fixed_is_kept():
     plain = wrap(net)
     w = plain.latents([0])
     before = image(plain, w)
-    assert [layer.noise for layer in layers] == [None] * 6  # only while it runs
+    assert [layer.noise for layer in layers] == [None] * 6  # noise is set only while the network runs
     for i, layer in enumerate(layers):
         layer.noise = torch.randn(1, 1, 4 << i // 2, 4 << i // 2)
     with torch.no_grad():
@@ -211,7 +211,7 @@ def test_weights_of_classes_are_taken_like_a_class():
     assert not torch.equal(wrap(miniature("nvlabs2-classes"), label=1).latents([0]), by_weights.latents([0]))
 
 
-def test_a_family_knows_its_own_tree_alone(name):
+def test_a_family_matches_only_its_own_module_tree(name):
     names = {module for module, _ in miniature(name).named_modules()}
     fitting = [family.name for family in FAMILIES if names.issuperset(family.modules)]
     assert fitting[0] == wrapped(name).name
@@ -222,11 +222,13 @@ def test_a_family_knows_its_own_tree_alone(name):
 
 
 def test_an_unknown_module_tree_lists_the_known_families():
-    with pytest.raises(ValueError, match="got Sequential with 0, 1; looked there and in module, decoder") as error:
+    with pytest.raises(
+        ValueError, match=r"got Sequential \(children: 0, 1\); searched it and its submodules module, decoder"
+    ) as error:
         wrap(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     for family in FAMILIES:
         assert family.name in str(error.value) and family.modules[-1] in str(error.value)
-    with pytest.raises(ValueError, match="with nothing; .*"):
+    with pytest.raises(ValueError, match=r"\(children: none\); .*"):
         wrap(nn.ReLU())
     with pytest.raises(ValueError, match="known code base"):
         wrap(miniature("nvlabs2").synthesis)  # without its mapping
@@ -236,7 +238,7 @@ def test_an_unknown_module_tree_lists_the_known_families():
     "run, error, message",
     [
         (lambda: wrap({"G_ema": miniature("nvlabs2")}), TypeError, "module must be a torch.nn.Module, got dict"),
-        (lambda: wrap(miniature("stylegan-xl")), ValueError, "label must be given, .* knows 4 classes"),
+        (lambda: wrap(miniature("stylegan-xl")), ValueError, "label must be given, .* has 4 classes"),
         (lambda: wrap(miniature("stylegan-xl"), label=4), ValueError, r"label must be in \[0, classes\) .* got 4"),
         (lambda: wrap(miniature("nvlabs2"), label=0), ValueError, "classes = 0, got 0"),
         (lambda: wrap(miniature("nvlabs2-classes"), label=torch.ones(3)), ValueError, r"classes = 4, got \(3,\)"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images as 8-bit pixels and as the contents of files."""
+"""Conversion of images to 8-bit pixels and to the contents of image files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latents in files of the former version and of other tools, and their shapes for a generator."""
+"""Latents in files of the former version and of other tools, and their broadcast to the shape of a generator."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Constants of OpenVINO graphs, and graphs that are refused."""
+"""Constants that are read from OpenVINO graphs, and graphs that are refused."""
 
 import numpy as np
 import pytest

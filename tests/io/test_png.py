@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PNG files: what Pillow reads from them are the pixels, whichever library compresses them."""
+"""PNG files: Pillow reads back the same pixels, whichever library compresses them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_pillow_reads_the_pixels(shape: tuple[int, int], deflate: object, monkey
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     for variant in (pixels, pixels[::-1, ::-1], np.zeros_like(pixels)):
         with Image.open(io.BytesIO(png.encode(variant))) as image:
-            image.verify()  # checksums
+            image.verify()  # compares the checksums
         with Image.open(io.BytesIO(png.encode(variant))) as image:
             assert image.format == "PNG" and image.mode == "RGB"
             assert (np.asarray(image) == variant).all()
 
 
-def test_what_changes_slowly_is_small():
+def test_smooth_images_give_small_files():
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 256, 3))
     assert len(png.encode(ramp)) < ramp.size / 50
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors and arrays in pickles: equal to what was written, or refused where their parts do not agree."""
+"""Tensors and arrays in pickles: read with the same values, or refused if their fields do not fit together."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reread(value: Any, path: Path, protocol: int = 4) -> Any:
-    """The value as it is read from a pickle of it."""
+    """Write a value to a pickle and read it back, without running code."""
     path.write_bytes(dumped(value, protocol))
     return read_pickle(path, ALLOWED)
 
 
 def tensor_of(storage: bytes, offset: Any, shape: Any, strides: Any) -> Call:
-    """Pickles as a tensor whose storage says that it is these bytes."""
+    """Return an object that pickles as a tensor with `storage` as the bytes of its serialised storage."""
     return Call(torch._utils._rebuild_tensor_v2, Call(torch.storage._load_from_bytes, storage), offset, shape, strides)
 
 
@@ -76,7 +76,7 @@ def test_tensors_outside_their_storage_are_refused(layout: Any, message: str, tm
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
-def test_tensors_are_what_was_pickled(protocol: int, tmp_path: Path):
+def test_tensors_equal_the_pickled_tensors(protocol: int, tmp_path: Path):
     base = torch.arange(24.0).reshape(4, 6)
     tensors = {
         "view": base[1:, ::2].T,
@@ -95,7 +95,7 @@ def test_tensors_are_what_was_pickled(protocol: int, tmp_path: Path):
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
-def test_arrays_are_what_was_pickled(protocol: int, tmp_path: Path):
+def test_arrays_equal_the_pickled_arrays(protocol: int, tmp_path: Path):
     matrix = np.arange(6.0).reshape(2, 3)
     arrays = [
         matrix,
@@ -112,7 +112,7 @@ def test_arrays_are_what_was_pickled(protocol: int, tmp_path: Path):
         got = to_array(inert)
         np.testing.assert_array_equal(got, expected)
         assert got.shape == expected.shape and got.dtype == expected.dtype.newbyteorder("=")
-        got[...] = 0  # it may be written to
+        got[...] = 0  # the array is writable
 
 
 def test_arrays_that_hold_no_numbers_are_refused(tmp_path: Path):
@@ -129,7 +129,7 @@ def test_arrays_whose_bytes_do_not_fit_are_refused(tmp_path: Path):
     for state, message in (
         ((1, (7,), *inert.state[2:]), r"an array of shape \(7,\) of float64 needs 56 bytes"),
         ((1, (1 << 47, 1 << 47), *inert.state[2:]), "needs"),
-        ((1, (-6,), *inert.state[2:]), r"an array has the shape \(-6,\)"),
+        ((1, (-6,), *inert.state[2:]), r"an array has the invalid shape \(-6,\)"),
         ((1, (6,), inert.state[2], False, [1, 2]), "bytes were expected, got list"),
     ):
         inert.state = state

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pickles that want more than to be read are refused by the name of what they ask for, and nothing is run."""
+"""Hostile pickles are refused with the name that they ask for, and no code of theirs is run."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the CUDA kernels for GPUs that are not there, warnings being errors, and checks what the binaries need.
+"""Compile the CUDA kernels without a GPU, with warnings as errors, and check the resources that the binaries need.
 
-    make cuda                                                          # fails if a kernel spills, if matrix
-                                                                       # instructions or loads of 16 bytes are
-                                                                       # missing, or if the table,
-                                                                       # tests/kernels/cuda_resources.json, is wrong
-    PYTHONPATH=.:benchmarks python tests/kernels/cuda_aot.py --update  # writes the table
+`make cuda` fails if a kernel spills, if matrix instructions or loads of 16 bytes are missing, or if the table
+tests/kernels/cuda_resources.json differs from the binaries. This command writes the table::
 
-Needs nvcc; the headers are those of the torch of `--python`, with or without CUDA.
+    PYTHONPATH=.:benchmarks python tests/kernels/cuda_aot.py --update
+
+It needs nvcc. The headers come from the torch of `--python`, which may be built with or without CUDA.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ LOCAL = re.compile(r"\b(LDL|STL)\b")
 
 
 def build(python: str) -> Path:
-    """The library, built by setup.py with this Python."""
+    """Build the library by setup.py with this Python; return its path."""
     flags = "-Werror=all-warnings -Xcompiler=-Werror"
     environment = {**os.environ, "STYLEFAST_CPU": "0", "STYLEFAST_CUDA": "1", "NVCC_APPEND_FLAGS": flags}
     command = ["setup.py", "-q", "build_ext", "--build-temp", str(BUILD), "--build-lib", str(BUILD)]
@@ -43,14 +42,14 @@ def build(python: str) -> Path:
 
 
 def cuobjdump(library: Path, option: str) -> str:
-    """The output of the toolkit's cuobjdump, or of Triton's, without the bytes of the instructions."""
+    """Return the output of the toolkit's cuobjdump, or of Triton's, without the bytes of the instructions."""
     tool = shutil.which("cuobjdump") or Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     text = subprocess.run([tool, option, library], check=True, capture_output=True, text=True).stdout
     return "\n".join(line.partition("/* 0x")[0].strip() for line in text.splitlines())
 
 
 def sections(text: str) -> Iterator[tuple[str, str]]:
-    """("sm_90 assign_kernel<half, true>", its text) for every kernel of every device."""
+    """Yield "device mangled_name", and the text, of every kernel of every device."""
     parts = re.split(r"\barch = (sm_\w+)", text)[1:]
     for device, part in zip(parts[::2], parts[1::2], strict=True):
         pieces = re.split(r"\bFunction\s*:?\s+(\w+)", part)[1:]
@@ -59,7 +58,7 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
 
 
 def readable(names: list[str]) -> dict[str, str]:
-    """Mangled names of kernels -> "assign_kernel<half, true>"."""
+    """Return the readable names of kernels, such as "assign_kernel<half, true>", by their mangled names."""
     text = subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True).stdout
     matches = (re.search(r"(\w+_kernel)(<[^(]*>)?\(", line) for line in text.splitlines())
     return {
@@ -70,8 +69,11 @@ def readable(names: list[str]) -> dict[str, str]:
 
 
 def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
-    """Registers of a thread, bytes of stack and local memory and instructions that touch them, matrix instructions and
-    loads of 16 bytes of every kernel."""
+    """Return the resources that every kernel needs.
+
+    "registers" counts per thread and "shared" is in bytes. "spills" adds up the bytes of stack and local memory and the
+    instructions that access local memory. "matrix" counts matrix instructions and "wide_loads" loads of 16 bytes.
+    """
     code = dict(sections(sass))
     names = readable(sorted({name.split()[1] for name in code}))
     resources = {}
@@ -90,7 +92,7 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
 
 
 def faults(resources: dict[str, dict[str, int]]) -> list[str]:
-    """Faults of the kernels, whatever the table says."""
+    """Return the faults of the kernels that do not depend on the table."""
     devices = {name.split()[0] for name in resources}
     messages = [f"{device}: no kernels" for device in DEVICES if device not in devices]
     for name, need in resources.items():
@@ -107,8 +109,8 @@ def faults(resources: dict[str, dict[str, int]]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="write the table")
-    parser.add_argument("--python", default=sys.executable, help="the Python whose torch to compile against")
+    parser.add_argument("--update", action="store_true", help="Write the table.")
+    parser.add_argument("--python", default=sys.executable, help="The Python whose torch to compile against.")
     options = parser.parse_args(arguments)
     library = build(options.python)
     resources = needs(cuobjdump(library, "-res-usage"), cuobjdump(library, "-sass"))

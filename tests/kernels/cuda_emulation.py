@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Emulates the CUDA kernels on a processor: compiles csrc/cuda with a C++ compiler against on_cpu/, where each thread
-of a block is a fiber, and registers the result as the `cuda` backend of CPU tensors.
+"""Emulate the CUDA kernels on a processor.
 
-Needs GCC on x86-64.
+A C++ compiler compiles csrc/cuda against the headers in on_cpu/, where each thread of a block is a fiber. The result is
+registered as the `cuda` backend of CPU tensors.
+
+This needs GCC on x86-64.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ FLAGS = (
 
 
 def build(name: str, *flags: str) -> Path:
-    """Compiles the library into a folder of build/cuda_on_cpu, unless it was compiled from the same sources before."""
+    """Compile the library into a folder of build/cuda_on_cpu, unless it was compiled from the same sources before."""
     folder, include = BUILD / name, Path(torch.__file__).parent / "include"
     library, build_id = folder / LIBRARY.name, source_id(*flags)
     if library.exists() and bytes.fromhex(build_id) in library.read_bytes():
@@ -58,7 +60,7 @@ def build(name: str, *flags: str) -> Path:
 
 
 def source_id(*flags: str) -> str:
-    """SHA-1 of the kernels, what stands in for CUDA, and the options."""
+    """Return the SHA-1 of the kernels, the stand-ins for CUDA, and the options."""
     folders = (ROOT / "csrc" / "common", ROOT / "csrc" / "cuda", HERE / "on_cpu")
     files = sorted(path for folder in folders for path in folder.iterdir())
     texts = [f"{COMPILER} {FLAGS} {flags}".encode(), *(path.name.encode() + path.read_bytes() for path in files)]
@@ -66,7 +68,7 @@ def source_id(*flags: str) -> str:
 
 
 def load(library: str) -> ctypes.CDLL:
-    """Registers the library as the `cuda` backend, which from now on takes CPU tensors where it is named."""
+    """Register the library as the `cuda` backend, which from now on takes CPU tensors when it is named explicitly."""
     BACKENDS["cuda"] = replace(
         BACKENDS["cuda"],
         key="CPU",

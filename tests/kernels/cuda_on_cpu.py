@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the CUDA kernels without a GPU, on CPU tensors, as cuda_emulation.py compiles them: `make cuda`.
+"""Run the CUDA kernels without a GPU, on CPU tensors, as cuda_emulation.py compiles them: `make cuda`.
 
-    cuda_on_cpu.py battery             # the whole battery, against the reference
-    cuda_on_cpu.py order               # every sample, under AddressSanitizer: the order in which threads and blocks run
-                                       # changes no bit, and removing any barrier makes it change some
+Usage::
+
+    cuda_on_cpu.py battery             # runs the battery of tests against the reference
+    cuda_on_cpu.py order               # checks the order of threads and blocks
     cuda_on_cpu.py shared [--update]   # compares shared memory with the table, or writes the table
 
-Needs GCC on x86-64.
+`order` runs every sample under AddressSanitizer. It checks that no bit of a result depends on the order in which
+threads and blocks run, and that some bit does as soon as any barrier is removed.
+
+This needs GCC on x86-64.
 """
 
 from __future__ import annotations
@@ -36,15 +40,15 @@ ROOT = HERE.parents[1]
 TABLE = HERE / "cuda_shared.json"
 ADDRESS = SANITIZERS[0]
 BATTERY = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws")
-# What the battery leaves out: slow tests, those that `order` covers, and what the other backends test for all, as the
-# operators' registration.
+# Tests that the battery leaves out: slow tests, tests that `order` covers, and tests that other backends run for all
+# backends, such as the registration of the ops.
 OMITTED = (
     "same_bits or surroundings or large_layers or caches_hold or 210-200 or (exact_ties and squared) or compiles_once "
     "or (opcheck and not (bfloat16 or 5x7x1x1))"
 )
-# Samples that together need every barrier.
+# Names of samples that together need every barrier.
 BARRIER_SAMPLES = "f32-2x64x9x15|same-2x64x9x15|same-1x33x16x16|f32-3x5x3x7| float16|standardized$|resized-True"
-ORDERS = (1, 37)  # of threads and blocks, besides the natural one: backwards, and shuffled
+ORDERS = (1, 37)  # orders of threads and blocks besides the natural order: backwards, and shuffled
 AMPERE, TINY = (3, 166912), (1, 20000)  # processors, bytes of shared memory; little fits into 20000
 
 
@@ -56,7 +60,7 @@ def battery(library: str, shard: str) -> int:
 
 
 def samples() -> Iterator[tuple[str, Cell]]:
-    """Every cell of the column with every sample that is not large."""
+    """Yield every cell of the `cuda` backend, with every sample that is not large."""
     for op in OPS:
         for key in op.cells:
             for name, inputs in op.samples():
@@ -65,12 +69,12 @@ def samples() -> Iterator[tuple[str, Cell]]:
 
 
 def result(cell: Cell) -> list[torch.Tensor]:
-    """The bytes of a cell's outputs for its sample, whose tensors lie in memory of exactly their size."""
+    """Return the bytes of a cell's outputs for its sample. The input tensors lie in memory of exactly their size."""
     return [bits(x) for x in outputs(invoke(cell, [tight(value) for value in cell.inputs.values()]))]
 
 
 def barriers() -> Iterator[tuple[str, int]]:
-    """File and line of every barrier of the kernels."""
+    """Yield the file and the line of every barrier of the kernels."""
     for path in sorted((ROOT / "csrc" / "cuda").glob("*.cu*")):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if re.search(r"__syncthreads\(\)", line):
@@ -78,7 +82,7 @@ def barriers() -> Iterator[tuple[str, int]]:
 
 
 def same_in_every_order(on_cpu: ctypes.CDLL, cells: dict[str, Cell], *devices: tuple[int, int]) -> None:
-    """Raises AssertionError for a sample whose bits change with the order in which threads and blocks run."""
+    """Raise AssertionError if the bits of a result change with the order in which threads and blocks run."""
     for device in devices:
         on_cpu.on_cpu_device(*device)
         for name, cell in cells.items():
@@ -91,7 +95,7 @@ def same_in_every_order(on_cpu: ctypes.CDLL, cells: dict[str, Cell], *devices: t
 
 
 def shared(library: str, update: bool) -> None:
-    """Compares the shared memory of the blocks that GPU workloads launch with tests/kernels/cuda_shared.json."""
+    """Compare the shared memory of the blocks that GPU workloads launch with tests/kernels/cuda_shared.json."""
     from gpu.workloads import GPU_WORKLOADS
 
     on_cpu, sizes = load(library), {}
@@ -111,11 +115,11 @@ def shared(library: str, update: bool) -> None:
         if expected.get(launch) != size
     ]
     assert not differences and len(sizes) == len(expected), "\n".join(differences)
-    print(f"{len(sizes)} launches as large as in the table")
+    print(f"{len(sizes)} launches use the shared memory in the table")
 
 
 def unwritten(value: Any) -> Any:
-    """A tensor on the CPU for one without data. It takes no memory as long as nobody touches it."""
+    """Return a CPU tensor like a tensor without data. It takes no memory as long as it is not accessed."""
     if not isinstance(value, torch.Tensor):
         return value
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
@@ -138,11 +142,11 @@ def order(library: str) -> None:
             os.abort()
 
     needless = [barrier for barrier in barriers() if not report(partial(without, *barrier))]
-    assert not needless, f"barriers without which nothing changes: {needless}"
+    assert not needless, f"results do not change if these barriers are removed: {needless}"
     for name, cell in barrier_cells.items():
         log = report(partial(read, cell, short))
         assert "AddressSanitizer" in log, f"{name}: a tensor that is too short is not reported: {log}"
-    print(f"{len(cells)} samples: the same bits in every order; {len(list(barriers()))} barriers, none to spare")
+    print(f"{len(cells)} samples: the same bits in every order; {len(list(barriers()))} barriers, all of them needed")
 
 
 def main(check: str, *options: str) -> None:

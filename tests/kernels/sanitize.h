@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in front of every source that tests/kernels/sanitize.py compiles, so that the sanitizers see all that happens:
-// no sanitizer knows stores past the caches, and ThreadSanitizer cannot look into torch's OpenMP.
+// Included before every source that tests/kernels/sanitize.py compiles, so that the sanitizers see every access. No
+// sanitizer knows stores that bypass the caches, and ThreadSanitizer cannot look into torch's OpenMP.
 #pragma once
 
 #include <immintrin.h>

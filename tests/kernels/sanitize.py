@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the CPU kernels with sanitizers and runs tests/kernels/sanitized.py on every instruction set: `make sanitize`.
+"""Build the CPU kernels with sanitizers and run tests/kernels/sanitized.py on every instruction set: `make sanitize`.
 
-Needs GCC with its sanitizers. The sources and flags are those of setup.py; the libraries go to build/sanitize.
+This needs GCC with its sanitizers. setup.py gives the sources and the flags; the libraries go to build/sanitize.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ SETS = ("avx512", "avx2", "portable")
 
 @dataclass(frozen=True)
 class Sanitizer:
-    """`runtime` is preloaded, as Python is not linked against it; `options` are environment variables."""
+    """A sanitizer of the compiler.
+
+    `runtime` is preloaded, because Python is not linked against it. `options` are environment variables.
+    """
 
     name: str
     flags: str
@@ -49,7 +52,7 @@ SANITIZERS = (
 
 
 def build(sanitizer: Sanitizer) -> Path:
-    """The library, built by setup.py with a compiler that adds the sanitizer's flags."""
+    """Build the library by setup.py, with a compiler that adds the sanitizer's flags; return its path."""
     folder = BUILD / sanitizer.name
     folder.mkdir(parents=True, exist_ok=True)
     compiler = folder / "compiler"
@@ -62,15 +65,15 @@ def build(sanitizer: Sanitizer) -> Path:
 
 
 def runtime(name: str) -> str:
-    """The path of one of the compiler's libraries."""
+    """Return the path of one of the compiler's libraries."""
     path = subprocess.check_output([COMPILER, f"-print-file-name={name}"], text=True).strip()
     if not os.path.isabs(path):
-        raise SystemExit(f"{COMPILER} has no {name}: the sanitizers need GCC, as CXX or g++")
+        raise SystemExit(f"{COMPILER} has no {name}: the sanitizers need GCC, found as g++ or given by CXX")
     return path
 
 
 def run(sanitizer: Sanitizer, library: Path, isa: str) -> str:
-    """The last line that a run prints. Exits if the run is not clean."""
+    """Return the last line that a run prints. Exit if the run is not clean."""
     environment = {
         **os.environ,
         **sanitizer.options,

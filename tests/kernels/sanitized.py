@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run of tests/kernels/sanitize.py in a process with a sanitizer: planted faults, which it must report; then every
-sample of the battery, on memory that begins with a tensor's first element and ends with its last; then large sizes.
+"""The checks that tests/kernels/sanitize.py runs in a process with a sanitizer.
+
+First come planted faults, which the sanitizer must report. Then comes every sample of the battery, in memory that
+begins with the first element of a tensor and ends with its last one. Last come large sizes.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ EDGES = "many_clusters or large_layers or outside or caches"  # tests of test_ed
 
 
 def tight(value: Any) -> Any:
-    """A copy of a tensor with its strides, in memory of exactly its size."""
+    """Return a copy of a tensor with its strides, in memory of exactly its size; return other values as they are."""
     if not isinstance(value, Tensor):
         return value
     size = 1 + sum((n - 1) * stride for n, stride in zip(value.shape, value.stride(), strict=True))
@@ -34,43 +36,43 @@ def tight(value: Any) -> Any:
 
 
 def contiguous(tensor: Tensor) -> Tensor:
-    """A contiguous copy in memory of exactly its size."""
+    """Return a contiguous copy in memory of exactly its size."""
     return tight(tensor.contiguous())
 
 
 def short(tensor: Tensor) -> Tensor:
-    """A contiguous copy whose last element lies behind the end of its memory."""
+    """Return a contiguous copy whose last element lies behind the end of its memory."""
     copy = contiguous(tensor)
     copy.untyped_storage().resize_(copy.untyped_storage().nbytes() - copy.itemsize)
     return copy
 
 
 def misaligned(tensor: Tensor) -> Tensor:
-    """Ones in the shape of a tensor, at addresses that are no multiples of their size."""
+    """Return ones in the shape of a tensor, at addresses that are not multiples of the element size."""
     return torch.frombuffer(bytearray(tensor.nbytes + 1), dtype=tensor.dtype, offset=1).view(tensor.shape).fill_(1)
 
 
 def read(cell: Cell, place: Callable[[Tensor], Tensor] = tight) -> None:
-    """Calls a cell on its sample, whose first tensor is placed by `place`."""
+    """Call a cell on its sample; `place` copies its first tensor."""
     first, *rest = cell.inputs.values()
     invoke(cell, [place(first), *map(tight, rest)])
 
 
 def write(cell: Cell, place: Callable[[Tensor], Tensor]) -> None:
-    """Calls an `.out` cell on its sample, with `out` placed as told."""
+    """Call an `.out` cell on its sample; `place` copies `out`."""
     placed = [tight(value) for value in cell.inputs.values()]
     cell.op.cells[cell.key](*placed, out=place(cell.op.fake(*placed)))
 
 
 def overwrite(cell: Cell) -> None:
-    """Calls an `.out` cell on its sample, where the last rows of `out` are the first tensor."""
+    """Call an `.out` cell on its sample. The first tensor is the last rows of `out`, which is a race."""
     first, *rest = map(tight, cell.inputs.values())
     out = cell.op.fake(first, *rest)
     cell.op.cells[cell.key](out[-len(first) :], *rest, out=out)
 
 
 def cells() -> Iterator[tuple[str, dict[str, Cell]]]:
-    """Every cell of the compiled kernels, with all samples."""
+    """Yield every cell of the `cpu` backend, with all samples."""
     for op in OPS:
         for key in op.cells:
             if key.startswith("cpu"):
@@ -78,7 +80,7 @@ def cells() -> Iterator[tuple[str, dict[str, Cell]]]:
 
 
 def faults(sanitizer: str) -> Iterator[tuple[str, str, Callable[[], None]]]:
-    """The name of a cell, the message that a sanitizer must report, and a call for which it must."""
+    """Yield the name of a cell, the message that a sanitizer must report, and the call for which it must do so."""
     for name, samples in cells():
         first = next(iter(samples.values()))
         by_size = sorted((cell for cell in samples.values() if elements(cell)), key=elements)
@@ -95,7 +97,7 @@ def elements(cell: Cell) -> int:
 
 
 def report(call: Callable[[], None]) -> str:
-    """The log of a process that makes this call and that the sanitizer ends; empty if the process lives."""
+    """Make a call in another process; return its log if the sanitizer ends the process, otherwise an empty string."""
     with tempfile.TemporaryFile() as log:
         process = os.fork()
         if process == 0:
@@ -113,7 +115,7 @@ def report(call: Callable[[], None]) -> str:
 def main(sanitizer: str, library: str) -> None:
     native.CPU_LIBRARY = Path(library)
     native.instruction_set()
-    torch.set_num_threads(1)  # no thread before the last fork
+    torch.set_num_threads(1)  # no thread may exist before the last fork
     planted = 0
     for name, expected, call in faults(sanitizer):
         log = report(call)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles every kernel that a GPU workload launches for GPUs that are not there, and checks what the binaries need.
+"""Compile, without a GPU, every Triton kernel that a GPU workload launches, and check the resources that it needs.
 
-    make triton-aot                                                      # fails if one does not compile or spills, or
-                                                                         # if the table,
-                                                                         # tests/kernels/triton_resources.json, is wrong
-    PYTHONPATH=.:benchmarks python tests/kernels/triton_aot.py --update  # writes the table
+`make triton-aot` fails if a kernel does not compile, if it has a fault such as a spill, or if the table
+tests/kernels/triton_resources.json differs from the binaries. This command writes the table::
 
-The launchers run on tensors without data, for a driver without a device: what is compiled is what they launch.
+    PYTHONPATH=.:benchmarks python tests/kernels/triton_aot.py --update
+
+The launchers run on tensors without data, with a driver without a device. The kernels that they launch are compiled.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TABLE = Path(__file__).with_name("triton_resources.json")
 
 
 class Device(NamedTuple):
-    """A GPU to compile for: bytes of shared memory that a program can have, and its processors."""
+    """A GPU to compile for: the target, the bytes of shared memory that a program can have, and its processors."""
 
     target: GPUTarget
     shared: int
@@ -60,7 +60,7 @@ WIDE_LOADS = re.compile(r"\b(LDG\.E\.\S*128\S*|LDGSTS\.\S*128\S*|(?:global|buffe
 
 @contextmanager
 def pretend(device: Device) -> Iterator[list[tuple[str, Any]]]:
-    """Launches compile for `device` and are collected instead of run: (kernel, what was compiled)."""
+    """Compile launches for `device` instead of running them; yield a list of (kernel, binary) that they fill."""
     properties = {"max_shared_mem": device.shared, "multiprocessor_count": device.processors}
     driver = SimpleNamespace(
         get_current_target=lambda: device.target,
@@ -82,7 +82,7 @@ def pretend(device: Device) -> Iterator[list[tuple[str, Any]]]:
     finally:
         tiles.device.cache_clear()
         for kernel in list(_kernels()):
-            kernel.device_caches.clear()  # they are kept by the number of a device
+            kernel.device_caches.clear()  # keyed by device number, which all pretended devices share
 
 
 def _kernels() -> Iterator[JITFunction]:
@@ -92,7 +92,7 @@ def _kernels() -> Iterator[JITFunction]:
 
 
 def compiled(workload: GpuWorkload, device: Device) -> dict[str, Any]:
-    """The kernels that the workload launches on the device, by name."""
+    """Return the kernels that the workload launches on the device, by name."""
     launch = import_module(f"stylefast.backends.triton.{workload.op.name}").launch
     with pretend(device) as collected:
         launch(*workload.make("meta").values())
@@ -100,10 +100,10 @@ def compiled(workload: GpuWorkload, device: Device) -> dict[str, Any]:
 
 
 def needs(kernel: Any, device: Device) -> dict[str, int]:
-    """Registers of a thread, bytes of shared memory and of spills, matrix instructions, loads of 16 bytes.
+    """Return registers per thread, bytes of shared memory, spills, matrix instructions and loads of 16 bytes.
 
-    Registers are given out in eights, and are counted so: Triton's passes for AMD order some operations by where they
-    lie in memory, so that a thread needs two more or less from one run to the next.
+    Registers are allocated in groups of eight and rounded up accordingly. Triton's passes for AMD order some operations
+    by their addresses in memory, so that the exact number of registers differs by two from one run to the next.
     """
     if device.target.backend == "hip":
         text = kernel.asm["amdgcn"]
@@ -135,14 +135,16 @@ def _cuobjdump(cubin: bytes, option: str) -> str:
 
 
 def table() -> dict[str, dict[str, int]]:
-    """Resources of every kernel on every device: "device kernel of op workload" -> needs. A kernel that several
-    workloads launch is named after the first."""
+    """Return the resources of every kernel on every device, by "device kernel of op workload".
+
+    A kernel that several workloads launch is named after the first of them.
+    """
     with ProcessPoolExecutor(min(len(DEVICES), os.cpu_count() or 1), get_context("spawn")) as pool:
         return {name: need for lines in pool.map(table_of, DEVICES) for name, need in lines.items()}
 
 
 def table_of(name: str) -> dict[str, dict[str, int]]:
-    """The table's lines of one device."""
+    """Return the part of the table for one device."""
     resources, seen, device = {}, set(), DEVICES[name]
     for workload in tqdm(GPU_WORKLOADS, desc=name, disable=None):
         for kernel, binary in compiled(workload, device).items():
@@ -154,8 +156,10 @@ def table_of(name: str) -> dict[str, dict[str, int]]:
 
 
 def faults(resources: dict[str, dict[str, int]]) -> list[str]:
-    """Faults of the kernels, whatever the table says: spills, too much shared memory, sums without matrix units,
-    narrow loads of contiguous activations."""
+    """Return the faults of the kernels that do not depend on the table.
+
+    They are spills, too much shared memory, sums without matrix units, and narrow loads of contiguous activations.
+    """
     messages = []
     for name, need in resources.items():
         device, kernel = name.split()[:2]
@@ -171,7 +175,7 @@ def faults(resources: dict[str, dict[str, int]]) -> list[str]:
 
 
 def differences(resources: dict[str, dict[str, int]], expected: dict[str, dict[str, int]]) -> list[str]:
-    """Differences between the kernels and the table."""
+    """Return the differences between the kernels and the table."""
     names = [*resources, *(name for name in expected if name not in resources)]
     return [
         f"{name}: the table says {expected.get(name)}, found {resources.get(name)}"
@@ -182,7 +186,7 @@ def differences(resources: dict[str, dict[str, int]], expected: dict[str, dict[s
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="write the table")
+    parser.add_argument("--update", action="store_true", help="Write the table.")
     update = parser.parse_args(arguments).update
     resources = table()
     messages = faults(resources)

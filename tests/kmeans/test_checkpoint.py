@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fit that is stopped after any iteration resumes from its checkpoint to the same bits; foreign files are refused."""
+"""A fit that is stopped after any iteration resumes from its checkpoint to the same bits; other files are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from stylefast.io.tensors import read_tensors
 from stylefast.kmeans import EmptyClusterWarning
 from stylefast.kmeans.lloyd import FORMAT
 
-FORMER = Path(__file__).parents[1] / "data" / "former" / "workdir"  # of `stylefast catalog`, before the first release
+# Written by `stylefast catalog` before the first release.
+FORMER = Path(__file__).parents[1] / "data" / "former" / "workdir"
 
 X = mixture(4, 8, 6, 6, 12, 3.0).float()
 
@@ -70,9 +71,10 @@ def test_fit_stopped_anywhere_resumes_to_the_same_bits(tmp_path: Path, options: 
         path, stops = tmp_path / str(n_reads), 0
         while True:
             try:
+                # Up to five reads may not complete an iteration, so that such a fit is stopped only once.
                 km = fit(Stopping(n_reads if n_reads > 5 or not stops else 99), path, **options)
                 break
-            except KeyboardInterrupt:  # up to five reads may not be enough for one iteration
+            except KeyboardInterrupt:
                 stops += 1
         assert stops
         assert_same_bits(km, expected)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points: the constructor stores its arguments, `scan` counts, and `gather` does not depend on the batches."""
+"""`Points`: the constructor only stores arguments, `scan` counts points, `gather` does not depend on the batches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Counting:
 
 
 class SecondOfThree(Ranks):
-    """Rank 1 of 3, whose neighbours have 2 and 4 points, of which 1 and 3 are not zero."""
+    """Rank 1 of 3. Rank 0 has 2 points, of which 1 is nonzero; rank 2 has 4, of which 3 are nonzero."""
 
     def __init__(self) -> None:
         super().__init__()

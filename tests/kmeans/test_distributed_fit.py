@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits of several ranks give the result of one process, for any number of ranks, also of ranks without data."""
+"""Fits of several ranks give the result of one process, for any number of ranks, even if some ranks have no data."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def fit_part(rank: int, sizes: list[int], as_stream: bool, name: str, checkpoint
 
 
 def assert_same(results: list[dict[str, Any]], single: SphericalKMeans) -> None:
-    """All ranks have the same bits, which are those of the fit of a single process to rounding."""
+    """Assert that all ranks have the same bits, and that these equal the fit of a single process up to rounding."""
     first = results[0]
     for result in results:
         assert torch.equal(result["centroids"], first["centroids"])

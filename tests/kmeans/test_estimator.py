@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spherical k-means by hand, against plain Python and scikit-learn, and by the laws that a clustering obeys."""
+"""Spherical k-means compared with results by hand, plain Python and scikit-learn, and laws of every clustering."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ E1, E2, E3 = torch.eye(3)
 
 
 def by_loop(points: list[list[float]], centroids: list[list[float]], n_iter: int) -> tuple[list, list, list[float]]:
-    """Lloyd on the sphere: centroids after n_iter updates, their labels, and the objective before each update."""
+    """Spherical Lloyd: labels and centroids after `n_iter` updates, and the objective before and after each update."""
     trace = []
     for last in [False] * n_iter + [True]:
         units = [[a / math.hypot(*x) for a in x] for x in points]
@@ -87,7 +87,7 @@ def test_quality_equals_that_of_scikit_learn():
     theirs = KMeans(8, n_init=5, random_state=0, tol=0).fit(unit.numpy())
     score = fit(unit, 8, init=theirs.cluster_centers_, max_iter=1).objective_
     assert ours.objective_ > 0.999 * score
-    # between unit vectors the nearest centroid is the most similar one
+    # For unit vectors, the nearest centroid is the most similar one.
     theirs.cluster_centers_ = ours.centroids_.numpy()
     assert np.array_equal(theirs.predict(unit.numpy()), ours.labels_.flatten().numpy())
 
@@ -172,7 +172,7 @@ def test_lockstep_restarts_equal_separate_fits():
 
 
 def test_empty_clusters_move_to_least_similar_points_and_warn():
-    # similarities to the updated centroid: 0.89, 0.89, 0 (the zero vector is no candidate), 0.89, -0.89
+    # Similarities to the updated centroid: 0.89, 0.89, 0 (the zero vector is not a candidate), 0.89, -0.89.
     x = torch.stack((E1, 2 * E1, 0 * E1, 3 * E1 + 4 * E2, -E1))
     km = SphericalKMeans(2, init=torch.stack((E1, E1)), max_iter=1)
     with pytest.warns(EmptyClusterWarning, match="an empty cluster was relocated .* 1 times") as caught:
@@ -192,7 +192,7 @@ def test_empty_clusters_move_to_least_similar_points_and_warn():
 
 def test_empty_cluster_leaves_the_point_another_moves_to():
     x = torch.cat((E1.expand(50, 3), (E1 + 0.01 * E2).expand(50, 3), E3[None]))
-    init = torch.stack((E1, E1, E1 + 0.001 * E3))  # before the update E3 is the least similar point
+    init = torch.stack((E1, E1, E1 + 0.001 * E3))  # before the update, E3 is the least similar point
     km = SphericalKMeans(3, init=init, tol=0.9)
     with pytest.warns(EmptyClusterWarning):
         km.fit(x)
@@ -201,7 +201,8 @@ def test_empty_cluster_leaves_the_point_another_moves_to():
 
 
 def test_relocation_continues_while_it_fills_clusters():
-    x = torch.cat((E1.expand(50, 3), E2[None], 2 * E2[None], 0.1 * E1[None] + E3))  # the two least similar are one
+    # The two least similar points, E2 and 2 E2, have the same direction.
+    x = torch.cat((E1.expand(50, 3), E2[None], 2 * E2[None], 0.1 * E1[None] + E3))
     km = SphericalKMeans(3, init=E1.expand(3, 3), tol=0.9)
     with pytest.warns(EmptyClusterWarning, match="relocated to the least similar point 3 times$"):
         km.fit(x)
@@ -209,7 +210,8 @@ def test_relocation_continues_while_it_fills_clusters():
 
 
 def test_late_empty_cluster_is_relocated_below_tol():
-    angle = torch.tensor([-0.3, -0.3, 0.0, 1.0, 1.3, 1.3])  # 0 and 1 leave the middle centroid after its update
+    # The points at 0 and 1 leave the middle centroid after its update.
+    angle = torch.tensor([-0.3, -0.3, 0.0, 1.0, 1.3, 1.3])
     init = torch.tensor([-1.0, 0.5, 2.0])
     km = SphericalKMeans(3, init=torch.stack((init.cos(), init.sin()), 1), tol=0.9)
     with pytest.warns(EmptyClusterWarning):

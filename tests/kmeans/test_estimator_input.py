@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Input of k-means: layouts, NumPy arrays and dtypes, without copies; arguments, data and calls that are refused."""
+"""Input of k-means: layouts, NumPy arrays and dtypes, without copies; refused arguments, data and calls."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_memory_layout_does_not_change_the_labels():
 @pytest.mark.parametrize("x", [mixture(2, 8, 5, 7, 4, 1.5).float(), rows(mixture(2, 8, 5, 7, 4, 1.5))])
 def test_numpy_in_numpy_out_without_a_copy(x: Tensor, recwarn: pytest.WarningsRecorder):
     km, array = fit(x, 4, n_init=2), x.numpy().copy(order="K")
-    array.flags.writeable = False  # a memory map
+    array.flags.writeable = False  # like a memory map
     other = fit(array, 4, n_init=2, init="k-means++")
     for name in ("labels_", "centroids_"):
         ours, theirs = getattr(km, name), getattr(other, name)
@@ -69,7 +69,7 @@ def test_dtypes_of_data_give_the_labels_of_float64(dtype: torch.dtype, features:
 
 
 class _Allocations(TorchDispatchMode):
-    """Records the bytes of the largest tensor that is created; views of `inputs` do not count."""
+    """Records the size in bytes of the largest new tensor; views of `inputs` do not count."""
 
     def __init__(self, *inputs: Tensor) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def test_fit_allocates_nothing_of_the_size_of_the_data(features: str, monkeypatc
     monkeypatch.setattr(initialization, "SAMPLE", 512)
     monkeypatch.setattr("stylefast.kmeans.data.CHUNK", 1 << 16)
     x = mixture(3, 64, 64, 64, 10, 1.0).half()
-    centroids = directions(8, 64)[[0, 0, 2, 3, 4, 5, 6, 7]]  # cluster 1 is empty
+    centroids = directions(8, 64)[[0, 0, 2, 3, 4, 5, 6, 7]]  # cluster 1 is empty: it equals cluster 0
     for data, points in ((x, x), (x.numpy(), x), (rows(x), rows(x))):
         for init in ("k-means++", centroids):
             with _Allocations(x, points) as allocations, warnings.catch_warnings():
@@ -127,8 +127,8 @@ def test_progress_bar_can_be_disabled(monkeypatch: pytest.MonkeyPatch):
         ({"init": torch.ones(2, 4)}, r"init must have shape \[K, C\] or \[B, K, C\] with K = 3 .* got \(2, 4\)"),
         ({"init": torch.ones(0, 3, 4)}, r"B, C >= 1, got \(0, 3, 4\)"),
         ({"init": torch.ones(3)}, r"init must have shape \[K, C\] or \[B, K, C\], got \(3,\)"),
-        ({"init": torch.ones(3, 4) * torch.tensor([[1], [0], [1]])}, r"vectors other than zero, .* at \(1,\)"),
-        ({"init": torch.full((2, 3, 4), math.nan)}, r"finite vectors other than zero, .* at \(0, 0\)"),
+        ({"init": torch.ones(3, 4) * torch.tensor([[1], [0], [1]])}, r"nonzero vectors, .* at \(1,\)"),
+        ({"init": torch.full((2, 3, 4), math.nan)}, r"finite nonzero vectors, .* at \(0, 0\)"),
     ],
 )
 def test_constructor_arguments_are_validated(options: dict[str, Any], message: str):

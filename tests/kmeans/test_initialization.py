@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Initial centroids: distinct points, the probabilities of k-means++, samples, and the random seed."""
+"""Initial centroids: distinct points, the probabilities of k-means++, the sample, and the random seed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_seed_changes_the_choice():
 
 
 def test_many_points_refine_16_initializations_on_the_sample(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(initialization, "SAMPLE", 1)  # so 64 K points are drawn
+    monkeypatch.setattr(initialization, "SAMPLE", 1)  # the sample then has 64 K points
     k, n_init, size = 6, 3, 64 * 6
     x = normalize(torch.randn(40 * size, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
 
@@ -90,5 +90,6 @@ def test_many_points_refine_16_initializations_on_the_sample(monkeypatch: pytest
     assert (objective.amax(1) - objective.amin(1) > 1e-4).all()
     best = centroids.view(n_init, 16, k, -1)[torch.arange(n_init), objective.argmax(1)]
     assert torch.allclose(initial_centroids(len(x)), best)
-    similarity = (initial_centroids(len(x) - 1) @ x.T).amax(2)  # with one point fewer they are points
+    # With one point fewer, the initial centroids are not refined: they are points.
+    similarity = (initial_centroids(len(x) - 1) @ x.T).amax(2)
     assert torch.allclose(similarity, torch.ones_like(similarity))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""partial_fit: sums by an independent formula, the weight of former batches, relocation, and deleted attributes."""
+"""`partial_fit`: sums by an independent formula, the weight of former batches, relocation, deleted attributes."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def test_partial_fit_relocates_clusters_without_any_point():
     assert km.n_relocated_ == 1
     torch.testing.assert_close(km.centroids_[1], normalize(0.1 * E2 - E1, dim=0))
     with pytest.warns(EmptyClusterWarning, match=" 1 times"):
-        km.partial_fit(torch.stack((E1, E3)))  # E3 goes to cluster 0, ties to the lowest; still none for cluster 1
+        km.partial_fit(torch.stack((E1, E3)))  # E3 ties and goes to the lowest cluster, 0; cluster 1 is still empty
     assert km.n_relocated_ == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        km.partial_fit(torch.stack((5 * E3, E1)))  # none for cluster 2, which has a past
+        km.partial_fit(torch.stack((5 * E3, E1)))  # cluster 2 gets no point, but has points of former batches
     assert km.n_relocated_ == 2
     torch.testing.assert_close(km.centroids_[:2], normalize(torch.stack((3 * E1 + E3, E3)), dim=1))
 
@@ -87,7 +87,7 @@ def test_partial_fit_relocates_clusters_without_any_point():
 def test_partial_fit_relocates_to_unclaimed_points_only():
     with pytest.warns(EmptyClusterWarning):
         km = SphericalKMeans(2, init=E1.expand(2, 3)).partial_fit(torch.cat((E1[None], (E1 + E2).expand(4, 3))))
-    assert torch.equal(km.centroids_[1], E1)  # although the empty cluster was there
+    assert torch.equal(km.centroids_[1], E1)  # although this was already the centroid of the empty cluster
     with pytest.warns(EmptyClusterWarning):
         km = SphericalKMeans(3, init=E1.expand(3, 3)).partial_fit(E1.expand(3, 3)).partial_fit(E2[None])
     assert torch.equal(km.centroids_[1:], torch.stack((E2, E1)))

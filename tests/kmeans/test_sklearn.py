@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scikit-learn estimator: its contract, weights against an independent formula, equality with stylefast's."""
+"""The scikit-learn estimator: its contract, weights by an independent formula, equality with `SphericalKMeans`."""
 
 import pickle
 import warnings
@@ -17,14 +17,14 @@ from stylefast.sklearn import SphericalKMeans
 
 
 def rows(n: int, d: int = 6, seed: int = 0, dtype=np.float64) -> np.ndarray:
-    """Rows around five directions, of any length."""
+    """Rows of random length around five directions."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(5, d))[rng.integers(5, size=n)] + 0.4 * rng.normal(size=(n, d))
     return (x * rng.uniform(0.1, 10, size=(n, 1))).astype(dtype)
 
 
 def by_hand(x: np.ndarray, weight: np.ndarray, centers: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Weighted spherical k-means, as its equations stand: centers, labels, inertia."""
+    """Centers, labels and inertia of weighted spherical k-means, computed by its equations."""
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     for _ in range(steps):
         labels = (unit @ centers.T).argmax(1)
@@ -34,7 +34,7 @@ def by_hand(x: np.ndarray, weight: np.ndarray, centers: np.ndarray, steps: int) 
     return centers, cosine.argmax(1), float((weight * (1 - cosine.max(1))).sum())
 
 
-@pytest.mark.filterwarnings("ignore")  # of checks that cluster four points eightfold
+@pytest.mark.filterwarnings("ignore")  # some checks cluster four points into eight clusters
 def test_check_estimator_passes():
     checks = check_estimator(SphericalKMeans(), on_fail=None, on_skip=None)
     faults = {check["check_name"]: check["exception"] for check in checks if check["status"] != "passed"}
@@ -106,7 +106,7 @@ def test_k_means_plus_plus_reaches_every_direction(n: int):
 @pytest.mark.parametrize("better", [0, 1])
 def test_the_best_restart_wins_and_has_one_update_at_least(better: int):
     x = np.concatenate([np.eye(3)[[0, 1, 2]], np.zeros((1, 3))])
-    first = np.array([[[1.0, 1, 0], [0, 0, 1]]] * 2)  # a local optimum, which parts the lightest row
+    first = np.array([[[1.0, 1, 0], [0, 0, 1]]] * 2)  # a local optimum, in which the lightest row is a cluster
     first[better] = [[1, 0, 0], [0, 1, 0.1]]
     got = SphericalKMeans(2, init=first).fit(x, sample_weight=[10, 10, 1, 1])
     np.testing.assert_array_equal(got.labels_, [0, 1, 1, 0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits of a stream: the result of the array for any division into batches, few batches in memory, errors."""
+"""Fits of a stream: the same result as for the array with any batches, few batches in memory, errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ E1, E2, E3 = torch.eye(3)
 
 
 class Batches:
-    """A stream of x in batches of some sizes, which are copied whenever it is read."""
+    """A stream of x in batches of the given sizes; every read copies the batches."""
 
     def __init__(self, x: Tensor, sizes: list[int]) -> None:
         self.x, self.sizes, self.n_reads = x, sizes, 0
@@ -68,7 +68,7 @@ def test_memory_maps_and_data_loaders_are_streams(tmp_path: Any):
     for path, part in zip(paths, x.split(2), strict=True):
         np.save(path, part.numpy())
     assert_same(fit([np.load(path, mmap_mode="r") for path in paths], 4, n_init=2), expected, x)
-    for data in (x, TensorDataset(x), TensorDataset(x, torch.zeros(6))):  # the last two give lists
+    for data in (x, TensorDataset(x), TensorDataset(x, torch.zeros(6))):  # batches of the last two are lists
         km = fit(DataLoader(data, batch_size=4), 4, n_init=2)
         assert_same(km, expected, x)
         assert km.score(DataLoader(data, batch_size=4)) == pytest.approx(km.objective_)
@@ -180,5 +180,5 @@ def test_stream_that_changes_is_refused():
                 yield self.x[:1]
 
     x = mixture(6, 4, 5, 6, 3, 1.0).float()
-    with pytest.raises(ValueError, match="same whenever they are read, got 180 points first and then 210"):
+    with pytest.raises(ValueError, match="same points on every pass, got 180 points first and then 210"):
         SphericalKMeans(3).fit(Growing(x, [3, 3]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws of assignment and Lloyd steps that hold whatever the numbers are, and cases by hand; on every backend."""
+"""Laws of assignment and Lloyd steps for arbitrary inputs, and cases computed by hand, on every backend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.parametrize("backend", backends())
 
 
 def has_clear_label(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
-    """Whether the best centroid is better than the second best by more than rounding: [N, H, W]."""
+    """Whether the best centroid of a point is better than the second best by more than rounding, [N, H, W]."""
     x = activations.double()
     x = {"raw": x, "squared": x.square(), "standardized": F.instance_norm(x) if x[0, 0].numel() > 1 else x * 0}[
         features
@@ -28,9 +28,6 @@ def has_clear_label(activations: Tensor, centroids: Tensor, features: str) -> Te
     score = torch.einsum("nchw,kc->nhwk", F.normalize(x, dim=1), F.normalize(centroids.double(), dim=1))
     best = score.topk(min(2, len(centroids)), dim=-1).values
     return best[..., 0] - best[..., -1] > 1e-3 if len(centroids) > 1 else torch.ones(best.shape[:-1], dtype=torch.bool)
-
-
-# Assignment
 
 
 @given(problem=problems(), exponent=st.integers(-20, 20))
@@ -78,7 +75,7 @@ def test_standardised_features_ignore_affine_maps(
 ):
     x, centroids = problem
     factor = torch.linspace(1, scale, x.shape[1], dtype=torch.float64).view(1, -1, 1, 1)
-    moved = (x * 10 + shift) * factor - shift  # epsilon is nothing beside these variances
+    moved = (x * 10 + shift) * factor - shift  # epsilon is negligible against these variances
     got, expected = (call(stylefast.assign, backend, a, centroids, features="standardized") for a in (moved, x * 10))
     constant = x.flatten(2).var(2, correction=0).amin() < 1e-2
     if not constant:
@@ -97,9 +94,6 @@ def test_cosines_by_hand(backend: str):
     assert_close(similarity, torch.tensor([[[18.2 / 337**0.5, 0.0], [1.0, 1.4 / 2**0.5]]]))
 
 
-# Lloyd steps
-
-
 @given(problem=problems(), features=st.sampled_from(FEATURES))
 def test_lloyd_step_is_assign_with_sums(backend: str, problem: tuple[Tensor, Tensor], features: str):
     x, centroids = problem
@@ -107,7 +101,7 @@ def test_lloyd_step_is_assign_with_sums(backend: str, problem: tuple[Tensor, Ten
     assigned = call(stylefast.assign, backend, x, centroids, features=features)
     assert torch.equal(step.labels, assigned.labels)
     assert_close(step.objective, assigned.similarity.double().mean(), rtol=1e-6, atol=1e-6)
-    assert step.sums.norm(dim=1).le(step.counts * (1 + 1e-5)).all()  # of unit vectors
+    assert step.sums.norm(dim=1).le(step.counts * (1 + 1e-5)).all()  # sums of unit vectors
 
 
 @given(problem=problems())
@@ -122,7 +116,7 @@ def test_counts_sum_to_the_points_that_are_not_zero(backend: str, problem: tuple
 
 
 @given(problem=problems(), features=st.sampled_from(FEATURES), restarts=st.integers(1, 4), seed=seeds)
-def test_restarts_are_single_calls(
+def test_restarts_equal_single_calls(
     backend: str, problem: tuple[Tensor, Tensor], features: str, restarts: int, seed: int
 ):
     x, centroids = problem

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The battery: every cell of the op table on every sample. It names no op and no backend."""
+"""The battery: tests of every cell of the op table on every sample. This file names no op and no backend."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def threads(count: int) -> Iterator[None]:
 
 
 def layout(inputs: dict[str, Any]) -> tuple[Any, ...]:
-    """Dtype and order of the strides of the first tensor, and which tensors are there."""
+    """Dtype and order of strides of the first tensor, and which inputs are tensors."""
     first = next(iter(inputs.values()))
     order = tuple(sorted(range(first.dim()), key=lambda i: first.stride(i)))
     return first.dtype, order, tuple(isinstance(x, Tensor) for x in inputs.values())
 
 
 def requiring_gradients(inputs: dict[str, Any], dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """The inputs with gradients required of all floating tensors, which are copies."""
+    """Inputs in which the floating-point tensors are copies that require gradients."""
     return {
         name: x.detach().to(dtype or x.dtype, copy=True).requires_grad_()
         if isinstance(x, Tensor) and x.is_floating_point()
@@ -55,7 +55,7 @@ def test_agrees_with_the_reference(cell: Cell):
 
 
 @pytest.mark.parametrize("cell", cells())
-def test_leaves_inputs_and_their_surroundings(cell: Cell):
+def test_inputs_and_their_surroundings_are_unchanged(cell: Cell):
     placed = [place(x, cell.backend) for x in cell.inputs.values()]
     invoke(cell, placed)
     for name, before, after in zip(cell.inputs, cell.inputs.values(), placed, strict=True):
@@ -100,7 +100,7 @@ def first_sample(op: Op) -> Iterator[Sample]:
 
 
 def functional(params: list[Any]) -> list[Any]:
-    """Without the overloads that write into `out`."""
+    """Parameters without the overloads that write into `out`."""
     return [param for param in params if not param.values[0].key.endswith(".out")]
 
 
@@ -128,7 +128,7 @@ def test_compiles_once_for_all_batches(cell: Cell):
 
 
 def longer(inputs: dict[str, Any], times: int) -> dict[str, Any]:
-    """A batch `times` as long: every tensor with as many rows as the first is repeated."""
+    """Inputs of a batch `times` as long: tensors with as many rows as the first tensor are repeated."""
     rows = len(next(iter(inputs.values())))
     return {
         name: x.repeat(times, *(1 for _ in x.shape[1:])) if isinstance(x, Tensor) and len(x) == rows else x
@@ -152,7 +152,7 @@ def test_refuses_before_it_chooses_a_backend(op: Op, bad: BadCall, backend: str 
 
 
 def differentiable_samples(op: Op) -> Iterator[Sample]:
-    """Where a check fails, gradcheck computes the whole Jacobian: it must fit into memory."""
+    """Small samples of differentiable ops: on failure, gradcheck computes the Jacobian, which must fit into memory."""
     for name, inputs in op.samples():
         if op.gradient is not None and sum(x.numel() for x in inputs.values() if isinstance(x, Tensor)) < 1500:
             yield name, inputs

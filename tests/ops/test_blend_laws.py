@@ -21,7 +21,7 @@ Styles = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @st.composite
 def grids(draw: st.DrawFn) -> Styles:
-    """target [T, S], reference [R, S], query [Q, S], edits [E, 3]."""
+    """Random target [T, S], reference [R, S], query [Q, S] and edits [E, 3]."""
     *rows, width, edits = draw(st.tuples(*(st.integers(1, maximum) for maximum in (5, 5, 5, 70, 30))))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     target, reference = (torch.randn(n, width, generator=rng) for n in rows[:2])
@@ -29,11 +29,10 @@ def grids(draw: st.DrawFn) -> Styles:
     return target, reference, query, torch.stack([torch.randint(n, (edits,), generator=rng) for n in rows], 1)
 
 
+# 0, -0, 1, inf, -inf; quiet NaN, signalling NaN, NaN with all bits set; the smallest and the largest positive number.
 SPECIAL = torch.tensor(
     [0, -(2**31), 0x3F800000, 0x7F800000, -0x800000, 0x7FC01234, 0x7F801234, -1, 1, 0x7F7FFFFF], dtype=torch.int32
-).view(
-    torch.float32
-)  # 0, -0, 1, inf, -inf, NaN: quiet, signalling and of all ones, the smallest and the largest number
+).view(torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -46,14 +45,14 @@ def test_queries_of_0_and_1_return_an_operand_bit_for_bit(
         t, r = target[:width], reference[-width:]
         for end, value in ((t, zero), (r, one)):
             got = call(stylefast.blend, backend, t, r, torch.full((width,), value), strength=strength)[0]
-            if dtype.itemsize == 2:  # a NaN stays one; its payload may be lost between half and float
+            if dtype.itemsize == 2:  # NaN stays NaN, but conversions to and from float32 may lose its payload
                 assert torch.equal(got.isnan(), end.isnan())
                 got, end = got.nan_to_num(5, torch.inf, -torch.inf), end.nan_to_num(5, torch.inf, -torch.inf)
             assert torch.equal(bits(got), bits(end))
 
 
 @given(styles=grids())
-def test_many_edits_are_single_edits(backend: str, styles: Styles):
+def test_many_edits_equal_single_edits(backend: str, styles: Styles):
     target, reference, query, edits = styles
     together = call(stylefast.blend, backend, target, reference, query, edits=edits)
     for e, (i, j, k) in enumerate(edits.tolist()):
@@ -116,7 +115,7 @@ def test_gradients_have_the_dtype_and_shape_of_their_inputs(backend: str):
 
 
 def norms_by_rows(t: Tensor, r: Tensor, q: Tensor, a: float) -> Tensor:
-    """One edit as "Retrieve in Style" writes it, in float64."""
+    """One edit by the equation of "Retrieve in Style", in float64."""
     t, r, q = t.double(), r.double(), q.double()
     length = (q * r).norm()
     direction = q * r / length if length > 0 else torch.zeros_like(r)

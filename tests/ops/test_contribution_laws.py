@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws of the contribution matrix, its definition by an independent formula, and a case by hand; on every backend."""
+"""Laws of the contribution matrix, an independent formula of it, and a case computed by hand, on every backend."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_m_sums_to_the_energy_of_standardised_channels(backend: str, problem: tu
 def test_m_equals_its_definition(backend: str, problem: tuple[Tensor, Tensor, int], resize: str, standardize: bool):
     x, labels, k = problem
     wide = x.double()
-    if standardize:
-        wide = F.instance_norm(wide) if x[0, 0].numel() > 1 else wide * 0  # it refuses planes of one position
+    if standardize:  # F.instance_norm refuses planes of one position
+        wide = F.instance_norm(wide) if x[0, 0].numel() > 1 else wide * 0
     u = F.interpolate(F.one_hot(labels.long(), k).movedim(-1, 1).float(), x.shape[2:], mode=resize)
     expected = torch.einsum("nchw,nkhw->nkc", wide.square(), u.double()) / x[0, 0].numel()
     per_image = call(
@@ -74,7 +74,7 @@ def test_m_ignores_affine_maps_of_channels(
     backend: str, problem: tuple[Tensor, Tensor, int], scale: float, shift: float
 ):
     x, labels, k = problem
-    x = x.double() * 100  # epsilon is nothing beside these variances
+    x = x.double() * 100  # epsilon is negligible against these variances
     factor = torch.linspace(1, scale, x.shape[1], dtype=torch.float64).view(1, -1, 1, 1)
     got, expected = (call(stylefast.contribution, backend, a, labels, k) for a in (x * factor + shift, x))
     varying = x.flatten(2).var(2, correction=0).amin(0) > 1  # [C]
@@ -93,7 +93,7 @@ def test_nearest_enlargement_repeats_labels(backend: str, problem: tuple[Tensor,
 
 
 def test_bilinear_resize_by_hand(backend: str):
-    """2 x 2 -> 4 x 4: the weights of the second cell are 0, 1/4, 3/4, 1 along each axis."""
+    """Resize 2 x 2 labels to 4 x 4: the weights of the second cell are 0, 1/4, 3/4, 1 along each axis."""
     weight = [0.0, 0.25, 0.75, 1.0]
     x = torch.randn(1, 3, 4, 4, generator=rng(0))
     expected = torch.zeros(4, 3)
@@ -112,7 +112,7 @@ def test_bilinear_resize_by_hand(backend: str):
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("axis", [2, 3])
 def test_labels_are_resized_as_interpolate_would(backend: str, resize: str, axis: int):
-    """Each position is a channel of its own, so that M is U."""
+    """Each position has its own channel, so that M is the resized labels U divided by the number of positions."""
     for cells in (1, 2, 3, 4, 5, 6, 7, 11, 16, 31):
         labels = torch.arange(cells, dtype=torch.int32).view(1, cells)
         for size in (*range(1, 36), 63, 64, 65, 141, 164):
@@ -142,7 +142,7 @@ def test_labels_of_any_integer_type(backend: str, dtype: torch.dtype):
 
 
 @given(problem=problems(), features=st.sampled_from(FEATURES), standardize=st.booleans(), per_image=st.booleans())
-def test_assign_contribution_is_both_in_sequence(
+def test_assign_contribution_is_assign_then_contribution(
     backend: str, problem: tuple[Tensor, Tensor], features: str, standardize: bool, per_image: bool
 ):
     x, centroids = problem

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Edge cases of the ops: exact ties, NaN and Inf, no images, many clusters, sizes past a tile, a cache or a flush."""
+"""Edge cases of the ops: exact ties, NaN and Inf, no images, many clusters, and tensors larger than a tile or a cache.
+
+Some tensors also have more tiles than a kernel adds up in float32 before it flushes the sums to float64.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ pytestmark = pytest.mark.parametrize("backend", backends())
 
 
 def assigning_inputs(op: Op, activations: Tensor, centroids: Tensor, features: str = "raw") -> dict[str, Any]:
-    """The op's first sample with other tensors; where it takes restarts, the second has the centroids in reverse."""
+    """The op's first sample with other tensors. If the op takes restarts, the second has reversed centroids."""
     inputs = next(op.samples())[1]
     if inputs["centroids"].dim() == 3:
         centroids = torch.stack([centroids, centroids.flip(0)])
@@ -34,8 +37,10 @@ def assigning_inputs(op: Op, activations: Tensor, centroids: Tensor, features: s
 
 
 def tied(k: int, c: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Activations and centroids of small integers, so that all sums are exact; every centroid occurs about three times,
-    and on both sides of every border of a block."""
+    """Activations and centroids of small integers, so that all sums are exact.
+
+    Every centroid occurs about three times, and equal centroids lie on both sides of every block border.
+    """
     rng = torch.Generator().manual_seed(k)
     rows = torch.randint(-1, 2, (k // 3 + 1, c), generator=rng)
     index = torch.randint(len(rows), (k,), generator=rng)
@@ -71,8 +76,11 @@ def test_negative_zero_ties_with_zero(backend: str):
 
 
 def spoiled(value: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Activations with `value` in one channel of three positions; the same with these positions zeroed; the mask of
-    these positions; and centroids."""
+    """Activations with `value` in one channel of three positions, and centroids.
+
+    Returns:
+        The activations, the same with zeros at these positions, the mask of these positions, and the centroids.
+    """
     x, centroids = clustered(2, 19, 5, 7, 6, torch.float32)
     bad = torch.zeros(2, 5, 7, dtype=torch.bool)
     bad[0, 1, 2] = bad[1, 0, 0] = bad[1, 4, 6] = True
@@ -92,7 +100,7 @@ def test_a_point_without_a_finite_norm_is_left_out(backend: str, value: float, f
     got, expected = (call(stylefast.lloyd_step, backend, a, centroids, features=features) for a in (x, clean))
     assert torch.equal(got.labels, expected.labels) and torch.equal(got.counts, expected.counts)
     torch.testing.assert_close(got.sums, expected.sums)
-    assert got.objective.isnan() and got.counts.sum() == 2 * 35 - 3 - 2  # two zero points in the sample
+    assert got.objective.isnan() and got.counts.sum() == 2 * 35 - 3 - 2  # without 3 bad points and 2 zero points
     got = call(stylefast.assign_contribution, backend, x, centroids, features=features)
     assert torch.equal(got.labels, expected.labels)
 
@@ -117,7 +125,8 @@ def test_a_nan_spoils_its_channel_of_m_alone(backend: str, grid: tuple[int, int]
     got, expected = (call(stylefast.contribution, backend, a, labels, 3, standardize=standardize) for a in (x, clean))
     clean_channels = torch.arange(19) != 7
     torch.testing.assert_close(got[:, clean_channels], expected[:, clean_channels])
-    clusters = slice(None) if standardize else slice(2)  # the mean is that of all clusters; cluster 2 has no position
+    # Standardisation spreads NaN to all clusters. Without it, NaN stays in clusters 0 and 1; cluster 2 has no position.
+    clusters = slice(None) if standardize else slice(2)
     assert got[clusters, 7].isnan().all()
 
 

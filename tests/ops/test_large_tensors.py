@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More than 2^31 elements: 4.3 GB of bfloat16, which `-m "not large"` deselects. Images repeat, so that the
-results are known."""
+"""Ops on more than 2^31 elements, 4.3 GB of bfloat16. Images repeat, so that the results are known.
+
+`-m "not large"` deselects these tests.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def images() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module", params=["images", "channels"])
 def repeated_images(request: pytest.FixtureRequest, images: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
-    """The distinct images repeated, [N, C, H, W]. In memory images follow each other, or planes of one channel do."""
+    """The distinct images repeated, [N, C, H, W]; stored image by image or channel by channel."""
     shape = (N, C, SIDE, SIDE) if request.param == "images" else (C, N, SIDE, SIDE)
     memory = torch.empty(shape, dtype=torch.bfloat16)
     x = memory if request.param == "images" else memory.transpose(0, 1)
@@ -79,7 +81,7 @@ def test_lloyd_step_beyond_32_bit_indices(repeated_images: Tensor, images: tuple
 def test_contribution_beyond_32_bit_indices(repeated_images: Tensor, images: tuple[Tensor, Tensor]):
     x, centroids = images
     labels = stylefast.assign(x, centroids, backend="cpu").labels
-    for grid in (1, 2):  # the layer's own, and a coarser one
+    for grid in (1, 2):  # the grid of the layer, and a coarser one
         expected = stylefast.contribution(x, labels[:, ::grid, ::grid], K, per_image=True, backend="cpu")
         got = stylefast.contribution(repeated_images, repeated(labels[:, ::grid, ::grid]), K, backend="cpu")
         torch.testing.assert_close(got, mean(expected), rtol=1e-5, atol=1e-6)

@@ -19,7 +19,7 @@ EDITS = torch.tensor([[0, 1, 0], [2, 2, 1], [0, 0, 1], [1, 2, 0]])
 
 
 def rows(backend: str) -> tuple[Tensor, ...]:
-    """target [3, 8], reference [3, 8], query [2, 8], strength [4], in float64."""
+    """Random target [3, 8], reference [3, 8], query [2, 8] and strength [4] in float64."""
     rng = torch.Generator().manual_seed(0)
     target, reference = torch.randn(3, 8, generator=rng), torch.randn(3, 8, generator=rng)
     query, strength = torch.rand(2, 8, generator=rng), torch.rand(4, generator=rng)
@@ -27,7 +27,7 @@ def rows(backend: str) -> tuple[Tensor, ...]:
 
 
 def both(backend: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """The blend of edits, and its equation."""
+    """The blend of `EDITS`, and its equation in plain torch."""
     edits = place(EDITS, backend)
     t, r, q = edits.T
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fails if the fraction of public symbols whose type is known, in pyright's report on standard input, is too small."""
+"""Fail if pyright's report on standard input gives a known type to too few public symbols.
+
+The argument is the least fraction of the public symbols that must have a known type.
+"""
 
 import json
 import sys
@@ -7,4 +10,4 @@ import sys
 minimum = float(sys.argv[1])
 fraction = json.load(sys.stdin)["typeCompleteness"]["completenessScore"]
 print(f"{fraction:.1%} of the public symbols have a known type")
-sys.exit(0 if fraction >= minimum else f"at least {minimum:.1%} must have one: see pyright --verifytypes stylefast")
+sys.exit(0 if fraction >= minimum else f"at least {minimum:.1%} are required: see pyright --verifytypes stylefast")

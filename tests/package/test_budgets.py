@@ -21,14 +21,14 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """The lines of a function without its docstring and decorators."""
+    """Number of lines of a function without its docstring and decorators."""
     body = node.body[1:] if ast.get_docstring(node) is not None else node.body
     docstring = (node.body[0].end_lineno or 0) - node.body[0].lineno + 1 if body is not node.body else 0
     return (node.end_lineno or 0) - node.lineno + 1 - docstring
 
 
 def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """The number of parameters without those that Triton compiles in."""
+    """Number of parameters except those that Triton compiles in (`constexpr`)."""
     arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
     return sum(
         argument.annotation is None or "constexpr" not in ast.unparse(argument.annotation) for argument in arguments

@@ -27,7 +27,7 @@ CPU_LIBRARY, CUDA_LIBRARY = (f"stylefast/backends/libstylefast_{name}.so" for na
 
 
 def wheel(folder: Path, **environment: str) -> Path:
-    """Builds a wheel from a copy of the sources without build products."""
+    """Build a wheel from a copy of the sources that holds no build products."""
     source = folder / "source"
     source.mkdir()
     for name in ("csrc", "stylefast"):
@@ -89,7 +89,10 @@ def test_wrong_architectures_are_refused(listed: str, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def wants_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., bool]:
-    """The choice of setup.py for STYLEFAST_CUDA, the CUDA version of torch, and whether nvcc is found."""
+    """Function that tells whether setup.py builds CUDA kernels.
+
+    It takes the value of STYLEFAST_CUDA, the CUDA version of torch, and whether nvcc is found.
+    """
 
     def choose(choice: str, cuda: str | None, has_nvcc: bool) -> bool:
         monkeypatch.setattr(torch.version, "cuda", cuda)
@@ -151,7 +154,7 @@ print(labels.tolist())
 
 
 def rows(report: str) -> dict[str, list[str]]:
-    """First word of each line -> its other words."""
+    """Map the first word of each line to its other words."""
     return {words[0]: words[1:] for line in report.splitlines() if (words := line.split())}
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of the former version, in tests/data/former: they load, and builds and jobs go on from them.
+"""Files of the former version, in tests/data/former, load, and builds and jobs resume from them.
 
-That version wrote them with a StyleGAN2 of 8 x 8 pixels (network.safetensors) and the latents of six images.
+The former version wrote them with a StyleGAN2 of 8 x 8 pixels (network.safetensors) and the latents of six images.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def editor(generator: Generator) -> StyleEditor:
 
 
 def build(generator: Generator, w: torch.Tensor, workdir: Path) -> Catalog:
-    """The build whose state is in FORMER / "workdir"."""
+    """Run the build whose state is in FORMER / "workdir"."""
     clustering = Clustering(n_clusters=3, resolution=8, n_init=2)
     options = BuildOptions(batch_size=2, shard_images=3, workdir=workdir, dtype="float16")
     return Catalog.build(generator, w, clustering, options, progress=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of the package: imports point downwards only, and neither modules nor packages import in a circle."""
+"""The layers of the package: imports point only to lower layers, and no imports are circular."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import stylefast
 
 ROOT = Path(stylefast.__file__).parent
-# From the top. A unit may import those of lower layers, and itself.
+# From top to bottom. A unit may import itself and the units of lower layers.
 LAYERS = (
     {"cli"},
     {"compat", "editing", "figures", "sklearn"},
@@ -28,13 +28,13 @@ LEVELS = {unit: level for level, layer in enumerate(LAYERS) for unit in layer}
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """The modules of a package by their names within it; a package's own is that of its __init__."""
+    """Map the names of all modules within the package to their files; `__init__.py` has the name of its folder."""
     paths = {".".join(path.relative_to(root).with_suffix("").parts): path for path in root.rglob("*.py")}
     return {name.removesuffix("__init__").rstrip("."): path for name, path in paths.items()}
 
 
 def imports(root: Path) -> dict[str, set[str]]:
-    """Every module of a package with those that it imports, wherever in its text."""
+    """Map every module of a package to the modules that it imports anywhere in its text, functions included."""
     paths, graph = modules(root), {}
     for name, path in paths.items():
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
@@ -59,7 +59,7 @@ def imports(root: Path) -> dict[str, set[str]]:
 
 
 def absolute(node: ast.ImportFrom, package: str, root: str) -> str | None:
-    """The module that a statement imports from, within the package; None for another package's."""
+    """Name, relative to the package, of the module that a statement imports from; None if it is of another package."""
     if node.level == 0:
         inside = node.module == root or (node.module or "").startswith(f"{root}.")
         return (node.module or "").removeprefix(root).lstrip(".") if inside else None
@@ -68,12 +68,12 @@ def absolute(node: ast.ImportFrom, package: str, root: str) -> str | None:
 
 
 def lazy(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The graph without what the package itself imports for type checkers, or when a name is first used."""
+    """Remove the imports of the package's own `__init__` that serve type checkers or run when a name is first used."""
     return {name: targets & {"backends", "ops"} if name == "" else targets for name, targets in graph.items()}
 
 
 def violations(graph: dict[str, set[str]]) -> list[str]:
-    """Imports that do not point downwards."""
+    """Imports that do not point to a lower layer."""
     pairs = [(name, target) for name, targets in graph.items() for target in targets if name and target]
     units = [(name, target, name.split(".")[0], target.split(".")[0]) for name, target in pairs]
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package as a whole: a lean import, the choice of a backend, life without compiled libraries, frozen names."""
+"""The package as a whole: lean import, choice of the backend, use without compiled libraries, public names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGE = Path(stylefast.__file__).parent
 
 
 def python(script: str, folder: Path = PACKAGE.parent) -> str:
-    """What a script prints in an interpreter of its own, which finds the package in `folder`."""
+    """Run a script in a new interpreter that finds the package in `folder`, and return its output."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,7 @@ for call in (lambda: stylefast.assign(x, centroids, backend="cpu"), lambda: back
 
 
 class Trace(TorchDispatchMode):
-    """The names of the package's ops that ran."""
+    """Record the names of the package's ops that run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,8 +113,8 @@ def test_use_forces_a_backend_until_the_block_ends():
 
 
 @pytest.fixture
-def three_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is missing, one for another device, and two that run."""
+def fake_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the backends by one that is missing, one for another device, and two that run."""
     columns = {
         "missing": Backend("missing", "CPU", ("cpu",), lambda: "backend 'missing' was left at home"),
         "elsewhere": Backend("elsewhere", "CUDA", ("cuda", "xpu"), lambda: None),
@@ -127,7 +127,7 @@ def three_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(BACKENDS, name, backend)
 
 
-@pytest.mark.usefixtures("three_columns")
+@pytest.mark.usefixtures("fake_backends")
 def test_the_choice_of_a_backend():
     cpu = torch.device("cpu")
     assert backends.available() == {
@@ -145,7 +145,7 @@ def test_the_choice_of_a_backend():
         backends.select("abacus", cpu)
 
 
-@pytest.mark.usefixtures("three_columns")
+@pytest.mark.usefixtures("fake_backends")
 def test_named_backend_over_innermost_use_over_choice():
     cpu, seen = torch.device("cpu"), []
     with backends.use("second"):
@@ -157,7 +157,7 @@ def test_named_backend_over_innermost_use_over_choice():
         thread = threading.Thread(target=lambda: seen.append(backends.select(None, cpu)))
         thread.start()
         thread.join()
-        assert seen == ["first"]  # another thread is not forced
+        assert seen == ["first"]  # `use` does not force other threads
         with pytest.raises(RuntimeError, match="left at home"), backends.use("missing"):
             pass
         with pytest.raises(ValueError, match="got 'abacus'"), backends.use("abacus"):
@@ -168,7 +168,7 @@ def test_named_backend_over_innermost_use_over_choice():
     assert backends.select(None, cpu) == "first"
 
 
-@pytest.mark.usefixtures("three_columns")
+@pytest.mark.usefixtures("fake_backends")
 @pytest.mark.parametrize(
     "name, sentence",
     [
@@ -198,19 +198,19 @@ def test_public_names_are_frozen():
         _ = stylefast.abacus
 
 
-def test_every_public_name_resolves_to_what_it_names():
+def test_every_public_name_resolves_to_its_object():
     python("""
 import stylefast
 eager = dict(vars(stylefast))
 for name in [*stylefast.__all__, "sklearn"]:
-    value = eager[name] if name in eager else stylefast.__getattr__(name)  # not what an earlier import has bound
+    value = eager[name] if name in eager else stylefast.__getattr__(name)  # not bound by an earlier import
     assert value is getattr(stylefast, name), name
     assert value.__name__ in (name, f"stylefast.{name}"), (name, value)
 """)
 
 
 def test_documented_names_are_public():
-    texts = [path.read_text() for path in (PACKAGE.parent / "README.md", *(PACKAGE.parent / "docs").glob("*.md"))]
+    texts = [path.read_text() for path in (PACKAGE.parent / "README.md", *(PACKAGE.parent / "docs").rglob("*.md"))]
     documented = {name for text in texts for name in re.findall(r"\bstylefast\.([a-zA-Z_]+)", text)}
     assert documented - {"sklearn"} <= set(stylefast.__all__), documented - set(stylefast.__all__)
     assert len(documented) > 10 and {"sklearn", *stylefast.__all__} <= set(dir(stylefast))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When an op's outputs are right: an error budget for values, regret for labels, equality for counts."""
+"""Correctness of an op's outputs: an error budget for values, regret for labels, equality for counts."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from stylefast.core.dtypes import accumulator
 from stylefast.ops import assign as assignment
 from stylefast.ops.op import Op
 
-FLIPS = 1e-3  # at most this fraction of the labels (and one more) may differ from the best, each within its budget
+# At most this fraction of the labels, plus one label, may differ from the best; each must be within its budget.
+FLIPS = 1e-3
 
 
 class Finding(NamedTuple):
-    """What is wrong, and the layer that saw it."""
+    """A fault in the outputs, and the layer of the comparison that found it."""
 
     layer: str
     message: str
 
 
 def agree(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -> None:
-    """Raises AssertionError with all findings, if there are any."""
+    """Raise AssertionError with all findings, if there are any."""
     all_findings = findings(op, got, inputs, exact=exact)
     assert not all_findings, "\n".join(f"{op.name} ({layer}): {message}" for layer, message in all_findings)
 
 
 def findings(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -> list[Finding]:
-    """Judges the outputs that an op gave for CPU inputs.
+    """Compare the outputs `got` of an op with its reference, for inputs on the CPU.
 
-    Values: error(got) <= 2 error(plain) + floor, where errors are to the reference in float64 and plain is the
-    reference at the working dtype. Labels: by their float64 score; all other outputs of an op that assigns are then
-    those of the labels it chose. `exact` says that every sum is exact in the working dtype: ties must go to the lowest.
+    Values must satisfy `error(got) <= 2 error(plain) + floor`. Errors are distances to the reference in float64;
+    `plain` is the reference at the working dtype. Labels are judged by their float64 scores. The other outputs of an op
+    that assigns labels are compared with the reference for the labels in `got`. If `exact`, every sum is exact in the
+    working dtype, and ties must go to the lowest label.
     """
     got, names = outputs(got), _names(op)
     arguments, wide = list(inputs.values()), [_widen(x) for x in inputs.values()]
@@ -62,11 +64,12 @@ def findings(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -
 
 
 def floor(eps: float, truth: Tensor) -> float:
-    """Four ulps, of the dtype that the op computes in, of the largest finite magnitude; 64 if that is float64.
+    """Return four ulps of the largest finite magnitude, in the dtype that the op computes in; 64 ulps for float64.
 
-    What an op does last (a square root, a division, a product, the store) rounds by half an ulp each, and plain torch
-    may by luck make none of these errors: two ulps. As much again for the order of the last additions. In float64 plain
-    is the truth, its error reads zero and is that of sums of some thousand terms: tens of ulps.
+    The last operations of an op (a square root, a division, a product, the store) round by half an ulp each, and plain
+    torch may happen to make none of these errors: two ulps. The order of the last additions accounts for another two.
+    In float64, plain torch is the truth, so that its error appears to be zero; the real error of sums of some thousand
+    terms is tens of ulps.
     """
     finite = truth[truth.isfinite()]
     ulps = 64 if eps == torch.finfo(torch.float64).eps else 4
@@ -74,10 +77,10 @@ def floor(eps: float, truth: Tensor) -> float:
 
 
 def budget(eps: float, truth: Tensor, plain: Tensor) -> Tensor:
-    """2 error(plain) + floor, of every element.
+    """Return the allowed error of every element: `2 error(plain) + floor`, with the largest error of plain torch.
 
-    Where the output is narrower than what the op computes in (`eps`), plain's error is the store's, half an ulp of each
-    element: twice that, instead of twice the largest.
+    If the output has a lower precision than the dtype that the op computes in (`eps`), the error of plain torch is the
+    rounding of the store, half an ulp of each element. Then twice this error is allowed, not twice the largest error.
     """
     worst = float(_distance(plain, truth).max()) if truth.numel() else 0.0
     allowed = torch.full(truth.shape, 2 * worst + floor(eps, truth), dtype=torch.float64)
@@ -108,10 +111,11 @@ def _judge_integers(name: str, got: Tensor, truth: Tensor) -> list[Finding]:
 
 
 def _judge_labels(labels: Tensor, inputs: dict[str, Any], exact: bool) -> list[Finding]:
-    """Labels [.., N, H, W] of one or, with centroids [B, K, C], several restarts.
+    """Judge the labels [N, H, W] of one restart or, with centroids [B, K, C], [B, N, H, W] of several.
 
-    A product of C terms, summed in any order, errs by at most C eps/2 |x| |c|: a difference of two by C eps |x| |c|.
-    What plain torch's scores err by (features are computed too) is granted on top, twice for each of the two.
+    An inner product of C terms, summed in any order, has an error of at most `C eps/2 |x| |c|`; a difference of two
+    inner products has at most `C eps |x| |c|`. The error of plain torch's scores, which includes the computation of the
+    features, is allowed in addition, twice for each of the two inner products.
     """
     wide = {name: _widen(x) for name, x in inputs.items()}
     score, plain = _scores(wide), _scores(inputs).double()  # [B, N, K, H, W]
@@ -146,14 +150,14 @@ def _judge_labels(labels: Tensor, inputs: dict[str, Any], exact: bool) -> list[F
 
 
 def _scores(inputs: dict[str, Any]) -> Tensor:
-    """<x_i, c_k>, -inf where it is NaN: [B, N, K, H, W]."""
+    """Inner products of points and centroids [B, N, K, H, W]; NaN is replaced with -inf."""
     centroids = inputs["centroids"].reshape(-1, *inputs["centroids"].shape[-2:])
     scores = [assignment.scores(inputs["activations"], c, inputs["features"]) for c in centroids]
     return torch.stack(scores).nan_to_num(-torch.inf, torch.inf, -torch.inf)
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """|a - b|; 0 for equal infinities and where either is NaN, which is the nan layer's affair."""
+    """`|a - b|`; 0 for equal infinities and for NaN, which the layer "nan" judges."""
     skipped = (a == b) | a.isnan() | b.isnan()
     return torch.where(skipped, 0.0, (a.double() - b.double()).abs())
 
@@ -167,5 +171,5 @@ def _first(mask: Tensor) -> tuple[int, ...]:
 
 
 def _names(op: Op) -> tuple[str, ...]:
-    """What the public function calls its outputs."""
+    """Names of the outputs of the public function; the name of the op if it returns one tensor."""
     return getattr(typing.get_type_hints(op.public)["return"], "_fields", (op.name,))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Catalogs of the toy generators that tests share."""
+"""Catalogs of toy generators, shared by tests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ RESOLUTION = {"sg1": 16, "sg2": 16, "sg3": 21}
 
 
 def build_catalog(generator: Generator, w: Any, **options: Any) -> Catalog:
-    """`Catalog.build` with the fields of its option objects as keywords."""
+    """Call `Catalog.build` with the fields of its option objects as keywords."""
     groups = (Clustering, BuildOptions)
     grouped = [group(**{f.name: options.pop(f.name) for f in fields(group) if f.name in options}) for group in groups]
     return Catalog.build(generator, w, *grouped, **{"progress": False, **options})
 
 
 def build(generator: Generator, **options: Any) -> Catalog:
-    """A catalog of the first N seeds."""
+    """Build a catalog from the images of the first N seeds."""
     defaults = {"n_clusters": K, "resolution": RESOLUTION[generator.name[4:]], "n_init": 2, "batch_size": 2}
     return build_catalog(generator, generator.latents(range(N)), **{**defaults, **options})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The op table as test parameters: op x cell x sample, and how a cell is called on its backend's device."""
+"""The op table as test parameters (op x cell x sample), and calls of cells on the devices of their backends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Sample = tuple[str, dict[str, Any]]
 
 
 class Cell(NamedTuple):
-    """One op of one backend (`key` of `Op.cells`; "cpu.out" is the overload that writes into `out`) on one sample."""
+    """An op of one backend, with one sample as inputs.
+
+    `key` is a key of `Op.cells`: a backend, or for example "cpu.out", the overload that writes into `out`.
+    """
 
     op: Op
     key: str
@@ -30,7 +33,7 @@ class Cell(NamedTuple):
 
 
 def cells(pick: Callable[[Op], Iterable[Sample]] = lambda op: op.samples()) -> list[Any]:
-    """Every cell of the table with every sample that `pick` takes of its op; skipped with the backend's own reason."""
+    """Parameters for every cell with the samples that `pick` selects; skipped with the reason of the backend."""
     return [
         pytest.param(Cell(op, key, inputs), id=f"{op.name}-{key}-{name}", marks=skip_unless(key.removesuffix(".out")))
         for op in OPS
@@ -40,7 +43,7 @@ def cells(pick: Callable[[Op], Iterable[Sample]] = lambda op: op.samples()) -> l
 
 
 def backends() -> list[Any]:
-    """Every backend's name; skipped with the backend's own reason."""
+    """Parameters with the names of all backends; skipped with the reason of the backend."""
     return [pytest.param(name, marks=skip_unless(name)) for name in BACKENDS]
 
 
@@ -50,14 +53,14 @@ def skip_unless(backend: str) -> list[pytest.MarkDecorator]:
 
 
 def place(value: Any, backend: str) -> Any:
-    """A copy of a tensor on the backend's device, with all the memory it looks into: strides and surroundings stay."""
+    """Copy a tensor with its whole storage to the device of a backend, so that strides and surroundings stay."""
     if not isinstance(value, Tensor):
         return value
     return memory(value).to(_device(backend), copy=True).as_strided(value.shape, value.stride(), value.storage_offset())
 
 
 def memory(tensor: Tensor) -> Tensor:
-    """All the memory that a view looks into, as one row."""
+    """The whole storage of a tensor, as one row."""
     return tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0)
 
 
@@ -67,17 +70,17 @@ def _device(backend: str) -> torch.device:
 
 
 def run(cell: Cell) -> tuple[Tensor, ...]:
-    """The outputs of a cell on its sample, on the CPU."""
+    """Run a cell on its sample; return the outputs on the CPU."""
     return outputs(invoke(cell, [place(x, cell.backend) for x in cell.inputs.values()]))
 
 
 def run_op(op: Op, backend: str, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
-    """The outputs of an op on a backend, on the CPU."""
+    """Run an op on a backend; return the outputs on the CPU."""
     return run(Cell(op, backend, inputs))
 
 
 def invoke(cell: Cell, placed: list[Any]) -> Any:
-    """Calls a cell. An `.out` cell writes into the middle of a row of NaN, and must leave its ends."""
+    """Call a cell. An `.out` cell writes into the middle of a row of NaN and must not change the ends of the row."""
     if not cell.key.endswith(".out"):
         return cell.op.cells[cell.key](*placed)
     like = cell.op.fake(*placed)
@@ -89,7 +92,7 @@ def invoke(cell: Cell, placed: list[Any]) -> Any:
 
 
 def call(public: Callable[..., Any], backend: str, *args: Any, **kwargs: Any) -> Any:
-    """The result of a public function on this backend, on the CPU."""
+    """Call a public function on a backend; return the result on the CPU."""
     placed = {name: place(x, backend) for name, x in kwargs.items()}
     result = public(*(place(x, backend) for x in args), **placed, backend=backend)
     return result.cpu() if isinstance(result, Tensor) else type(result)(*(x.cpu() for x in result))
@@ -101,12 +104,12 @@ def outputs(result: Any) -> tuple[Tensor, ...]:
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor: equal bytes are the same number, and the same NaN."""
+    """The bytes of a tensor, which also tell 0 from -0 and one NaN from another."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def first_of_each(kind: Callable[[dict[str, Any]], Any]) -> Callable[[Op], Iterator[Sample]]:
-    """Picks the first sample of each kind."""
+    """Return a `pick` for `cells` that selects the first sample of each kind."""
 
     def pick(op: Op) -> Iterator[Sample]:
         seen = set()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files as other code bases write them, with the networks of `originals` in them."""
+"""Network files in the formats of other code bases, with the networks of `originals`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SOURCE = "import pathlib\npathlib.Path('executed').touch()\nraise SystemExit('th
 
 @contextmanager
 def nvlabs_classes() -> Iterator[tuple[Any, Any]]:
-    """Fakes NVlabs' Python modules during a block: gives their class of modules, and that of dictionaries."""
+    """Provide fakes of NVlabs' Python modules during a block; yield their `Module` and `EasyDict` classes."""
     persistence, util = types.ModuleType("torch_utils.persistence"), types.ModuleType("dnnlib.util")
 
     def _reconstruct_persistent_obj(meta: Any) -> None:
-        raise AssertionError("never to be called")
+        raise AssertionError("_reconstruct_persistent_obj must not be called")
 
     class EasyDict(dict):
         __module__, __qualname__ = "dnnlib.util", "EasyDict"
@@ -62,9 +62,9 @@ def nvlabs_classes() -> Iterator[tuple[Any, Any]]:
 
 
 def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, tuned: bool = False, **entries: Any) -> None:
-    """Writes a snapshot with the network as G_ema and further entries; if `tuned`, the network alone with torch.save.
+    """Write a snapshot with the network as `G_ema` and further entries; if `tuned`, `torch.save` only the network.
 
-    Tensors are parameters or buffers; gains are numbers of NumPy or of Python.
+    Tensors are parameters or buffers; gains are NumPy or Python numbers.
     """
     with nvlabs_classes() as (Module, EasyDict):
         tree = Module("Generator", _init_kwargs=EasyDict(z_dim=7, synthesis_kwargs=EasyDict(channel_max=8)))
@@ -93,7 +93,7 @@ def _module(tree: Any, parents: list[str], kind: Any, original: Original) -> Any
 
 
 def write(path: Path, original: Original, **options: Any) -> None:
-    """Writes the network as its code base does."""
+    """Write the network as its code base does."""
     if original.family == "nvlabs":
         return write_nvlabs(path, original, **options)
     if original.family == "rosinality":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs commands in this process, and reads the JSON that they write."""
+"""Commands run in this process, and a strict parser of the JSON that they write."""
 
 import json
 
@@ -19,6 +19,6 @@ def run(*arguments):
 
 def strict(text):
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not valid JSON")
 
     return json.loads(text, parse_constant=refuse)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stand-ins for compilers, for tests of the build: they write empty files."""
+"""Fake compilers for tests of the build; they write empty files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def fake_compiler(folder: Path) -> Path:
-    """A C++ compiler whose object files and libraries are empty."""
+    """A C++ compiler that writes empty object files and libraries."""
     return _script(folder / "c++", 'while [ "$1" != -o ]; do shift; done\n: > "$2"\n')
 
 

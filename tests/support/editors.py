@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Editors of the toy generators that tests share, and the catalogs that they work from."""
+"""Editors of toy generators and their catalogs, shared by tests."""
 
 from functools import cache
 
@@ -9,7 +9,7 @@ from networks import shared
 
 from stylefast.editing import StyleEditor
 
-LAYERS = {"sg1": 16, "sg2": 16, "sg3": 36}  # rows of the layer to cluster
+LAYERS = {"sg1": 16, "sg2": 16, "sg3": 36}  # resolution of the layer to cluster
 
 
 @cache
@@ -29,7 +29,7 @@ def latents(editor, *seeds):
 
 
 class Everything:
-    """A query of a user: ones at all edited sites."""
+    """User-defined strategy: the query is one at all edited sites."""
 
     name = "everything"
 

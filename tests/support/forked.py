@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions run in processes of their own, alone or as ranks of a gloo group, forked from one that has torch loaded."""
+"""Functions run in separate processes, alone or as ranks of a gloo group.
+
+The processes are forked from a server that has torch loaded.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,18 @@ import torch.distributed as dist
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["torch", "stylefast.cli", "pytest", "hypothesis"])
-SECONDS = 300  # after which a process that has not answered is a failure
+SECONDS = 300  # time limit for the answer of a process
 
 
 def start(function: Callable[..., Any], *arguments: Any) -> ForkServerProcess:
-    """A process that runs a function on one thread."""
+    """Start a process that runs a function on one thread."""
     process = FORK.Process(target=_alone, args=(function, arguments), daemon=True)
     process.start()
     return process
 
 
 def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What function(rank, *arguments) gives in each of `size` ranks of `torch.distributed.group.WORLD`."""
+    """Return the results of `function(rank, *arguments)` in `size` ranks of `torch.distributed.group.WORLD`."""
     with tempfile.TemporaryDirectory() as folder:
         pipes = [FORK.Pipe(duplex=False) for _ in range(size)]
         given = [(function, arguments, rank, size, f"{folder}/store", out) for rank, (_, out) in enumerate(pipes)]
@@ -45,7 +48,7 @@ def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
 
 
 def _answer(answers: Connection) -> Any:
-    assert answers.poll(SECONDS), "a rank does not answer"
+    assert answers.poll(SECONDS), "a rank did not answer in time"
     fine, value = pickle.loads(answers.recv_bytes())
     assert fine, value
     return value
@@ -63,7 +66,8 @@ def _rank(
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-        out.send_bytes(pickle.dumps((True, function(rank, *arguments))))  # send would share tensors, which end here
-    except BaseException:  # handed to the test
+        # `out.send` would share the memory of tensors, which ends with this process.
+        out.send_bytes(pickle.dumps((True, function(rank, *arguments))))
+    except BaseException:  # reported to the test
         out.send_bytes(pickle.dumps((False, traceback.format_exc())))
     dist.destroy_process_group()

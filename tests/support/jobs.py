@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs of the toy generator, and what they leave in a folder."""
+"""Jobs of the toy generator, and readers of the files that they write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def grid(
     generator: Generator | None = None,
     strength: float = 1.0,
 ) -> Grid:
-    """12 edits."""
+    """A plan of 12 edits, with the default arguments."""
     generator = generator or shared("sg2")
     sources = (SeedLatents(generator, list(seeds)) for seeds in (targets, references))
     return Grid(*sources, parts, queries, strength=strength)
@@ -35,14 +35,14 @@ def grid(
 def job(
     directory: Path, plan: Plan | None = None, *, editor: StyleEditor | None = None, batch_size: int = 2, **options: Any
 ) -> Job:
-    """A job of the toy generator; the fields of its option object may be keywords."""
+    """A job of the toy generator. The fields of `JobOptions` may be given as keywords."""
     names = {field.name for field in fields(JobOptions)}
     job_options = JobOptions(batch_size=batch_size, **{name: options.pop(name) for name in names & set(options)})
     return Job(editor or editor_of("sg2"), plan or grid(), directory, job_options, progress=False, **options)
 
 
 def run(directory: Path, plan: Plan | None = None, **options: Any) -> Job:
-    """A job that has ended."""
+    """Run a job to its end and return it."""
     ended = job(directory, plan, **options)
     for _ in ended:
         pass
@@ -54,10 +54,10 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def manifest(directory: Path) -> list[dict[str, Any]]:
-    """Its entries; NaN and Inf are no JSON."""
+    """Entries of the manifest of a folder. NaN and Infinity, which are not valid JSON, raise AssertionError."""
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not valid JSON")
 
     text = (directory / "manifest.jsonl").read_text("utf-8")
     return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]

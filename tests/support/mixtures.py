@@ -13,7 +13,7 @@ from stylefast.kmeans import EmptyClusterWarning
 
 
 def mixture(n: int, c: int, h: int, w: int, k: int, noise: float, seed: int = 0) -> Tensor:
-    """Activations [N, C, H, W] float64 of any length around k random directions."""
+    """Activations [N, C, H, W], float64: points of random length around k random directions."""
     rng = torch.Generator().manual_seed(seed)
     directions = normalize(torch.randn(k, c, generator=rng, dtype=torch.float64), dim=1)
     x = directions[torch.randint(k, (n, h, w), generator=rng)].movedim(-1, 1)
@@ -22,7 +22,7 @@ def mixture(n: int, c: int, h: int, w: int, k: int, noise: float, seed: int = 0)
 
 
 def directions(k: int, c: int, seed: int = 1) -> Tensor:
-    """Random unit vectors: [K, C] float64."""
+    """Random unit vectors [K, C], float64."""
     rng = torch.Generator().manual_seed(seed)
     return normalize(torch.randn(k, c, generator=rng, dtype=torch.float64), dim=1)
 
@@ -33,7 +33,7 @@ def rows(x: Tensor) -> Tensor:
 
 
 def fit(x: Any, k: int, **options: Any) -> SphericalKMeans:
-    """A fit without progress bar that raises EmptyClusterWarning."""
+    """Fit without a progress bar; an `EmptyClusterWarning` is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", EmptyClusterWarning)
         return SphericalKMeans(k, **options).fit(x, progress=False)

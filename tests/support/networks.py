@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that tests of generators share, and ways to watch them."""
+"""Networks shared by tests of generators, and functions that observe them."""
 
 from functools import cache
 
@@ -13,7 +13,7 @@ shared = cache(toy)
 
 
 class Layer(nn.Module):
-    """Scales its input in place."""
+    """Layer that scales its input in place."""
 
     def __init__(self):
         super().__init__()
@@ -24,7 +24,7 @@ class Layer(nn.Module):
 
 
 class Tiny(nn.Module):
-    """The second style module takes something that is no row of w."""
+    """Network in which the input of the second style module is not a row of w."""
 
     def __init__(self):
         super().__init__()
@@ -41,13 +41,13 @@ def tiny():
 
 
 def own_images(generator, w):
-    """Images of w from the bare network."""
+    """Images of w in [0, 1], computed by the network without the `Generator`."""
     with torch.no_grad():
         return (generator.network(w) * 0.5 + 0.5).clamp(0, 1)
 
 
 def calls(generator, run):
-    """Names of the modules whose forward ran to its end during ``run``."""
+    """Names of the modules that completed a forward pass during `run`."""
     names = []
     handles = [
         module.register_forward_hook(lambda module, inputs, output, name=name: names.append(name))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO IR v10 graphs: an interpreter, the oracle of the port in plain torch, and small graphs to read."""
+"""OpenVINO IR v10 graphs: an interpreter, the reference for the port to plain torch, and small graphs as input."""
 
 from collections import Counter
 from xml.etree import ElementTree
@@ -16,13 +16,13 @@ DTYPES = {"f32": np.float32, "i64": np.int64, "i32": np.int32}
 
 
 def graph_xml(*constants, head='<?xml version="1.0" ?>', version="10"):
-    """A graph of constants (name, type, shape, offset, size), whose bytes are in `WEIGHTS`."""
+    """Graph of constants, each given as (name, type, shape, offset, size); their bytes are in `WEIGHTS`."""
     layers = "".join(CONST.format(*constant) for constant in constants)
     return f'{head}<net name="x" version="{version}"><layers><layer name="in" type="Parameter"/>{layers}</layers></net>'
 
 
 def run(xml, weights, argument, watch=None):
-    """Execute the graph on its one parameter; ``watch`` sees the two inputs of each multiplication in turn."""
+    """Run the graph on its only parameter. `watch` is called with the two inputs of each multiplication, in order."""
     net = ElementTree.fromstring(xml)
     sources, uses = {}, Counter()
     for edge in net.iterfind("edges/edge"):
@@ -35,8 +35,9 @@ def run(xml, weights, argument, watch=None):
         for _, key in sorted(sources.get(layer.get("id"), {}).items()):
             inputs.append(values[key])
             uses[key] -= 1
+            # All values of a graph for 1024 x 1024 images together do not fit into memory.
             if not uses[key]:
-                del values[key]  # a graph of 1024 x 1024 images does not fit into memory as a whole
+                del values[key]
         data = {} if layer.find("data") is None else layer.find("data").attrib
         kind = layer.get("type")
         if kind == "Result":

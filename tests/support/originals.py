@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small StyleGAN2 with the names and conventions of four code bases, and what they compute, in float64, the long way.
+"""Small StyleGAN2 networks with the names and conventions of four code bases, and their images in float64.
 
-Every image has its own convolution weights, normalised in a loop; up-sampling puts zeros between pixels and convolves.
+The images are computed without shortcuts: every image has its own convolution weights, normalised in a loop, and
+up-sampling inserts zeros between pixels and convolves.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TAPS = torch.outer(torch.tensor([1.0, 3, 2, 2]), torch.tensor([2.0, 1, 4, 1])) /
 
 @dataclass
 class Layer:
-    """What a convolution computes with: every gain is in it, whatever the code base calls it."""
+    """Tensors of a convolution, with all gains applied. They do not depend on the conventions of the code base."""
 
     weight: Tensor
     affine: tuple[Tensor, Tensor]
@@ -32,7 +33,7 @@ class Layer:
 
 @dataclass
 class Original:
-    """Raw tensors, by their names, and the network that they make."""
+    """Tensors as the code base stores them, by name, and the network that they define."""
 
     family: str
     architecture: str = "skip"
@@ -46,9 +47,10 @@ class Original:
 
     def __post_init__(self) -> None:
         even = torch.tensor([1.0, 3, 3, 1]) / 8
-        self.taps = torch.outer(even, even) if self.family == "genforce" else TAPS  # there it is not turned round
+        # `up` flips the filter and genforce does not: a symmetric filter gives the same result.
+        self.taps = torch.outer(even, even) if self.family == "genforce" else TAPS
         self.generator = torch.Generator().manual_seed(sum(map(ord, self.family + self.architecture)))
-        width = Z if self.family != "rosinality" else W  # there z has the width of w
+        width = Z if self.family != "rosinality" else W  # rosinality: z has the width of w
         for i in range(MAPPING):
             inputs = W if i else width + (W if self.classes else 0)
             name = self.pick(f"mapping.fc{i}", f"style.{i + 1}", f"mapping.dense{i}", f"mapping.dense{i}")
@@ -136,7 +138,7 @@ class Original:
         for i, size in enumerate(CHANNELS):
             if self.family == "nvlabs":
                 self.put(f"b{size}.resample_filter", self.taps)
-                self.put(f"b{size}.conv1.resample_filter", self.taps + 1)  # of no use there
+                self.put(f"b{size}.conv1.resample_filter", self.taps + 1)  # unused: conv1 does not resample
             if size > 4 and self.family == "nvlabs":
                 self.put(f"b{size}.conv0.resample_filter", self.taps)
             if size > 4 and self.family == "rosinality":
@@ -148,7 +150,7 @@ class Original:
                 self.put(f"layer{2 * i - 1}.filter", self.taps)
 
     def map(self, z: Tensor, label: int | None = None) -> Tensor:
-        """w, one row an image."""
+        """w, one row per image."""
         x = normalised(z.double())
         if label is not None:
             weight, bias = self.embedding
@@ -190,14 +192,14 @@ def normalised(x: Tensor) -> Tensor:
 
 
 def modulated(layer: Layer, x: Tensor, w: Tensor, taps: Tensor | None, demodulate: bool) -> Tensor:
-    """The bias comes with it."""
+    """Modulated convolution, including the bias; it up-samples by 2 if `taps` is given."""
     images = []
     for image, row in zip(x, w.double(), strict=True):
         style = layer.affine[0] @ row + layer.affine[1]
         weight = layer.weight * style[None, :, None, None]
         for out in weight if demodulate else ():
             out /= (out.square().sum() + 1e-8).sqrt()
-        if taps is not None:  # the filter first, then the mirrored weights, without any border
+        if taps is not None:  # up-sample with the filter, then convolve with the mirrored weights, without padding
             border = weight.shape[-1] // 2 + len(taps) // 2
             images.append(F.conv2d(up(image[None], border, border - 1, taps), weight.flip(2, 3)))
         else:
@@ -206,7 +208,7 @@ def modulated(layer: Layer, x: Tensor, w: Tensor, taps: Tensor | None, demodulat
 
 
 def up(x: Tensor, before: int, after: int, taps: Tensor) -> Tensor:
-    """A zero after every pixel of every row and column, a border, and a convolution with 4 times the filter."""
+    """Insert a zero after every pixel of every row and column, pad, and convolve with 4 times the filter."""
     n, c, h, w = x.shape
     spread = torch.zeros(n, c, 2 * h, 2 * w, dtype=x.dtype)
     spread[:, :, ::2, ::2] = x

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pickles by hand, and a guard that ends the test run if one of them runs something."""
+"""Handmade pickles, and a guard that ends the test run if one of them executes a command or code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STOP = b"."
 
 
 class Call:
-    """Pickles as the call of a function."""
+    """Object that is pickled as the call of a function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -28,7 +28,7 @@ def dumped(value: Any, protocol: int = 4) -> bytes:
     return pickle.dumps(value, protocol=protocol)
 
 
-# The opcodes of a text, of a class or function by its name, and of a call.
+# Opcodes of a string, of a class or function by its name, and of a call.
 
 
 def text(value: str) -> bytes:
@@ -44,7 +44,7 @@ def call(function: bytes, *arguments: bytes) -> bytes:
 
 
 def forbid_execution(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes whatever would run a command or code end the test run."""
+    """End the test run as soon as a command or code is executed."""
 
     def fail(*arguments: Any, **options: Any) -> None:
         pytest.exit(f"something was run: {arguments}")

@@ -18,7 +18,7 @@ def rng(seed: int) -> torch.Generator:
 
 @st.composite
 def problems(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Activations [N, C, H, W], some points of them zero, and unit centroids [K, C]."""
+    """Activations [N, C, H, W], in which some points are zero, and unit centroids [K, C]."""
     n, c, h, w, k = draw(sizes)
     return around(n, c, h, w, k, dtype, draw(seeds))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of every op as the benchmarks make them, but small."""
+"""Small arguments of every op, made by the functions of the benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE, K = (3, 20, 8), 5  # N, C, H = W
 
 
 def arguments(name: str) -> dict[str, Any]:
-    """Arguments of the op of this name; "pooled" are of contribution with coarse labels, "pairs" of blend."""
+    """Arguments of the op of this name. "pooled": contribution with coarse labels; "pairs": blend without `edits`."""
     if name in ("pooled", CONTRIBUTION.name):
         return workloads.labelled((1, 4, 64) if name == "pooled" else SIZE, K, torch.float32, "nchw")
     if name in ("pairs", BLEND.name):

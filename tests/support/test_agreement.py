@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The test tools, tested: every planted fault is caught by the layer meant for it and by no other."""
+"""Tests of the test tools: every planted fault is reported by the layer meant for it and by no other."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def layers(op: Op, got: Any, inputs: dict[str, Any], **options: Any) -> list[str
 
 
 def relabelled(op: Op, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
-    """The outputs of an op that chose these labels and is right otherwise."""
+    """The given labels, and the correct other outputs for them."""
     assert op.from_labels is not None
     return labels, *op.from_labels(labels, *inputs.values())
 
 
 def truth(op: Op, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
-    """The outputs in float64, of the labels that the working dtype chooses."""
+    """The outputs in float64, for the labels that the reference chooses at the working dtype."""
     wide = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs.values()]
     if op.from_labels is None:
         return outputs(op.reference(*wide))
@@ -176,7 +176,7 @@ def test_another_label_than_zero_of_a_zero_point_is_reported():
 
 
 def near_ties(k: int = 2) -> dict[str, Any]:
-    """Centroid 1 is better than centroid 0 by an ulp of one channel: less than the order of summation may decide."""
+    """Inputs for which centroid 1 is better than centroid 0 by one ulp of one channel, less than rounding errors."""
     inputs = problem(k)
     inputs["activations"] = inputs["activations"].abs() + 1
     inputs["centroids"] = torch.full((k, 8), 8**-0.5)

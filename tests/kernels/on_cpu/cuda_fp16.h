@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for CUDA's header.
+// Stand-in for CUDA's header.
 #pragma once
 
 #include <cstdint>

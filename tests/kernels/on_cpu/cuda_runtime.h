@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for CUDA's header, so that a C++ compiler makes csrc/cuda into functions of a processor: every thread of a
-// block is a fiber (fibers.cpp), blocks run one after the other.
+// Stand-in for CUDA's header, with which a C++ compiler compiles csrc/cuda for a processor. Every thread of a block is
+// a fiber (fibers.cpp); blocks run one after the other.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ struct uint4 {
   unsigned x, y, z, w;
 };
 
-extern dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the fiber that runs
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the running fiber
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
@@ -42,7 +42,7 @@ namespace on_cpu {
 // Runs `kernel` in every thread of a grid.
 void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel);
 
-// Until all threads of the block, or of the warp, are at the same line.
+// Waits until all threads of the block, or of the warp, are at the same line.
 void meet_block(const char* file, int line);
 void meet_warp();
 
@@ -84,7 +84,7 @@ using std::sqrt;
 inline float __uint_as_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 inline uint32_t __float_as_uint(float x) { return __builtin_bit_cast(uint32_t, x); }
 
-// Byte i of the result is byte (selector >> 4 i) & 7 of the eight of x (low) and y.
+// Byte i of the result is byte (selector >> 4 i) & 7 of the eight bytes of x (low) and y (high).
 inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
   const uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;
   uint32_t result = 0;

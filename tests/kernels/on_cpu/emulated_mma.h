@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mma.m16n8k16 of a warp of fibers, by the layout of registers that the PTX manual gives. Matrix units truncate what
-// they add up: so does this.
+// mma.m16n8k16 of a warp of fibers, with the register layout of the PTX manual. Matrix units truncate their sums; so
+// does this emulation.
 #pragma once
 
 #include "cuda_runtime.h"
@@ -11,7 +11,7 @@ struct Operands {
   uint32_t a[4], b[2];
 };
 
-// The operands of all lanes of this lane's warp, once every lane has called it with its operands.
+// Returns the operands of all lanes of this lane's warp, once every lane has called it with its own operands.
 const Operands* exchange(const Operands& operands);
 
 inline float truncated(double x) {

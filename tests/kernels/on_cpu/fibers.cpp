@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Blocks of fibers. A fiber runs until it comes to a barrier; in which order they run can be chosen, and results must
-// not depend on it: they do wherever a barrier is missing.
+// Blocks of fibers. A fiber runs until it reaches a barrier. The tests choose the order in which fibers run. Results
+// must not depend on it; they do if a barrier is missing.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <cstdio>
@@ -20,7 +20,7 @@
 #define ASAN_UNPOISON_MEMORY_REGION(address, size)
 #endif
 
-// Saves the registers that a call must keep, and the stack, of one fiber, and goes on with another.
+// Saves the callee-saved registers and the stack pointer of one fiber, and resumes another fiber.
 extern "C" void on_cpu_switch(void** from, void* to);
 asm(R"(
 .text
@@ -56,14 +56,14 @@ constexpr size_t kStack = 64 << 10;
 
 int processors = 3, shared_limit = 166912, order = 0;
 int largest = 0;            // bytes of shared memory of the largest launch so far
-bool only_measure = false;  // whether launches run nothing
+bool only_measure = false;  // whether launches only record their shared memory
 const char* skipped_file = "";
 int skipped_line = 0;
 
 enum class State { kReady, kAtBlock, kAtWarp, kDone };
 
 struct Fiber {
-  void* top;  // of the stack, where its registers are saved
+  void* top;  // top of the stack, where the registers are saved
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
   State state;
   int line;
@@ -71,7 +71,7 @@ struct Fiber {
 };
 
 std::vector<Fiber> fibers;
-std::vector<Operands> exchanged;  // [warps, 2, 32]: of one exchange and the next
+std::vector<Operands> exchanged;  // [warps, 2, 32]: one exchange and the next
 void* scheduler;
 int current;
 const std::function<void()>* body;
@@ -107,7 +107,7 @@ void wait(State state, int line) {
   leave();
 }
 
-// Lets fibers [begin, end) go on if all of them wait at the same barrier.
+// Lets the fibers in [begin, end) continue if all of them wait at the same barrier.
 bool release(int begin, int end, State state) {
   for (int i = begin; i < end; ++i) {
     if (fibers[i].state != state || fibers[i].line != fibers[begin].line) return false;
@@ -183,12 +183,12 @@ void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) 
 
 }  // namespace on_cpu
 
-// What the tests set: the order of fibers and blocks, and the device that the launchers see.
+// Settings of the tests: the order of fibers and blocks, and the device that the launchers see.
 extern "C" __attribute__((visibility("default"))) void on_cpu_order(int order) { on_cpu::order = order; }
 extern "C" __attribute__((visibility("default"))) void on_cpu_device(int processors, int shared_limit) {
   on_cpu::processors = processors, on_cpu::shared_limit = shared_limit;
 }
-// From now on launches do nothing; the bytes of shared memory of the largest since the last call.
+// Returns the bytes of shared memory of the largest launch since the last call. From now on launches run no kernel.
 extern "C" __attribute__((visibility("default"))) int on_cpu_largest() {
   on_cpu::only_measure = true;
   return std::exchange(on_cpu::largest, 0);

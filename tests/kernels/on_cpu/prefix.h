@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in front of every source of csrc/cuda: its ops are registered for CPU tensors, which need no device guard.
+// Included before every source of csrc/cuda. It registers the ops for CPU tensors, which need no device guard.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks with the module names, calls, style storage and noise of the code bases that `wrap` knows.
+"""Small networks with the module names, calls, style storage and noise of the code bases that `wrap` supports.
 
-Each gives images that depend on every style; weights are random. Widths are tiny: w 12, channels 8, 8, 6, side 16 (32
-for StyleGAN3).
+Weights are random, and images depend on every style. Sizes are small: w has 12 elements, layers have 8, 8 and 6
+channels, and images have 16 x 16 pixels (32 x 32 for StyleGAN3).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ __all__ = ["CHANNELS", "LAYERS", "MINIATURES", "WIDTH", "Miniature", "holder", "
 
 @dataclass(frozen=True)
 class Miniature:
-    """A code base in small.
+    """A small network of a code base, and its properties.
 
     Args:
-        build: makes the network.
-        run: (network, w) -> images, as the code base makes them with fixed noise.
-        random: the same as its defaults make them, where these take random noise.
-        last: where the last site's tensor is seen: a module, and whether it is its "input" or "output".
-        kinds: of the sites in forward order, "c" or "r".
-        rows: of w.
-        label: the class, where there are classes.
-        unit: images are in [0, 1], not [-1, 1].
-        w_matters: the reference's styles at the target's w do not give the reference's image.
+        build: Makes the network.
+        run: Maps (network, w) to images with fixed noise, as the code base does.
+        last: Where to observe the tensor of the last site: a module, and "input" or "output".
+        random: Maps (network, w) to images with the defaults of the code base, if these draw random noise.
+        kinds: Kinds of the sites in forward order: "c" for "conv", "r" for "rgb".
+        rows: Number of rows of w.
+        label: Class, if the network has classes.
+        unit: Whether images are in [0, 1] instead of [-1, 1].
+        w_matters: Whether the styles of the reference do not give its image if w is that of the target.
     """
 
     build: Callable[[], nn.Module]
@@ -145,7 +145,7 @@ MINIATURES = {
 
 @cache
 def miniature(name: str) -> nn.Module:
-    """The network of that name; tests share it."""
+    """Network of this name, shared by tests."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return MINIATURES[name].build().eval()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the small networks have in common: sizes, a modulated convolution, noise."""
+"""Common parts of the small networks: sizes, a modulated convolution, noise."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ def normalized(z: Tensor) -> Tensor:
 
 
 def affine(channels: int, *, one: bool = True) -> nn.Linear:
-    """Styles around one, or around zero where the code base adds the one itself."""
+    """Affine layer for styles around one, or around zero if the code base adds the one itself."""
     layer = nn.Linear(WIDTH, channels)
     nn.init.constant_(layer.bias, float(one))
     return layer
@@ -41,7 +41,7 @@ def twice(x: Tensor) -> Tensor:
 
 
 class Conv(nn.Module):
-    """Modulated convolution, noise, activation. Subclasses name the parts as a code base does."""
+    """Modulated convolution, noise, activation. Subclasses use the names of a code base."""
 
     def __init__(self, before: int, after: int, size: int, *, up: bool = False, rgb: bool = False) -> None:
         super().__init__()

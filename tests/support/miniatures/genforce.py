@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN1 and 2 as genforce have them, StyleGAN2 and 3 as Hammer has them."""
+"""StyleGAN1 and StyleGAN2 of genforce, StyleGAN2 and StyleGAN3 of Hammer."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from .nvlabs3 import LAYERS, Waves, keep_place, sides
 
 
 class Dense(nn.Module):
-    """z, label -> {"w", "wp"}."""
+    """Mapping from z to a dictionary: "z" and "w" [N, D], "wp" [N, rows, D]."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Truncation(nn.Module):
 
 
 class StyleMod(nn.Module):
-    """x, w -> x (scale + 1) + bias, and both, scale first, in [N, 2C]."""
+    """Map x and w to `x (scale + 1) + bias` and the style [N, 2C]: the scale, then the bias."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class GenforceSynthesis1(nn.Module):
 
 
 class StyledLayer(Conv):
-    """genforce and Hammer: gives its style, too."""
+    """Layer of genforce and Hammer, which also returns its style."""
 
     def __init__(self, before: int, after: int, size: int, *, up: bool = False, rgb: bool = False) -> None:
         super().__init__(before, after, size, up=up, rgb=rgb)
@@ -102,7 +102,7 @@ class Constant(nn.Module):
 
 
 class LayerSynthesis(nn.Module):
-    """StyleGAN2 of genforce and Hammer, which differ in how they are told about noise."""
+    """StyleGAN2 of genforce and Hammer, which have different arguments for noise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def hammer(synthesis: nn.Module, rows: int) -> nn.Module:
 
 
 class HammerConv3(nn.Module):
-    """Normalises styles over the batch, which demodulation takes back."""
+    """Convolution that normalises styles over the batch. Demodulation cancels the normalisation."""
 
     def __init__(self, before: int, after: int, kernel: int) -> None:
         super().__init__()

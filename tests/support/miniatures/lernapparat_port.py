@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN1 as lernapparat's port has it."""
+"""StyleGAN1 of lernapparat's port."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from .common import CHANNELS, WIDTH, affine, holder, normalized, twice
 
 
 class Mapping(nn.Module):
-    """Gives 18 rows, however many the synthesis takes."""
+    """Mapping that always returns 18 rows, whatever number the synthesis needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Mapping(nn.Module):
 
 
 class StyleMod(nn.Module):
-    """[N, 1, D] -> [N, 2, C, 1, 1]: scale, stored minus one, and bias."""
+    """Map w [N, 1, D] to [N, 2, C, 1, 1]: the scale minus one, and the bias."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

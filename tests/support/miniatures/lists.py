@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 as rosinality and mmagic have it."""
+"""StyleGAN2 of rosinality and mmagic."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,10 @@ from .common import CHANNELS, WIDTH, Conv, affine, holder, skip
 
 
 class ListNetwork(nn.Module):
-    """What rosinality and mmagic share: a list of latents in; conv1, to_rgb1, convs, to_rgbs; noise at random."""
+    """Common part of rosinality and mmagic.
+
+    The input is a list of latents. The modules are conv1, to_rgb1, convs and to_rgbs. Noise is random by default.
+    """
 
     conv: type[nn.Module]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 as lucidrains has it; every image has its own convolution weights."""
+"""StyleGAN2 of lucidrains; every image has its own convolution weights."""
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +101,6 @@ class LucidVectorizer(nn.Module):
 
 
 def lucidrains(rate: float = 0.1) -> nn.Module:
-    """S and G are trained, SE and GE are their moving averages; D is of no interest."""
+    """Network with the trained parts S and G, their moving averages SE and GE, and D, which is unused."""
     parts = {"S": LucidVectorizer(rate), "G": LucidGenerator(), "SE": LucidVectorizer(rate), "GE": LucidGenerator()}
     return holder(D=nn.Linear(2, 2), **parts)

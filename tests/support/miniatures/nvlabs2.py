@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 as NVlabs have it."""
+"""StyleGAN2 of NVlabs."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from .common import CHANNELS, WIDTH, Conv, affine, normalized, skip
 
 
 class NVMapping(nn.Module):
-    """z, c -> ws; truncates when asked."""
+    """Mapping from z and c to ws, with optional truncation."""
 
     def __init__(self, rows: int, classes: int, *, means: int = 0) -> None:
         super().__init__()

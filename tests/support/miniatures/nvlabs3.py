@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN3 as NVlabs have it, and StyleGAN-XL: the same with classes."""
+"""StyleGAN3 of NVlabs, and StyleGAN-XL, which is the same network with classes."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from .nvlabs2 import NVMapping
 
 
 class Waves(nn.Module):
-    """Fourier features, turned and shifted by an affine function of w; the grid reaches beyond the frame."""
+    """Fourier features, rotated and shifted by an affine function of w; the grid extends beyond the frame."""
 
     def __init__(self, channels: int, size: int, rate: int) -> None:
         super().__init__()
@@ -28,17 +28,18 @@ class Waves(nn.Module):
 
 
 MARGIN = 10
-LAYERS = ((16, 16, 8), (16, 32, 8), (32, 32, 6), (32, 32, 3))  # rates before and after, channels after
+# Sampling rate of the input, sampling rate of the output, and output channels of every layer.
+LAYERS = ((16, 16, 8), (16, 32, 8), (32, 32, 6), (32, 32, 3))
 
 
 def sides() -> list[tuple[int, int]]:
-    """Sides of a StyleGAN3 layer's tensor before and after; the last two layers have no margin behind them."""
+    """Side lengths of the input and output of every StyleGAN3 layer; the last two outputs have no margin."""
     after = [rate + 2 * MARGIN for _, rate, _ in LAYERS[:-2]] + [LAYERS[-1][1]] * 2
     return list(zip([LAYERS[0][0] + 2 * MARGIN, *after], after, strict=False))
 
 
 def keep_place(x: Tensor, before: int, after: int, side: int) -> Tensor:
-    """Resamples to another rate, then cuts the margin: every place of the frame stays where it is."""
+    """Resample to another rate, then crop the margin: every position in the frame stays in its place."""
     x = twice(x) if after > before else x
     cut = (x.shape[-1] - side) // 2
     return x[:, :, cut : cut + side, cut : cut + side]

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the tables in pages: their text, their place, and the check that they are current."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import documents
+import pytest
+from timing import Figure
+
+FIGURE = Figure("lloyd_step", "2x3x4x4", 8, 2, 1.0, 1.1, 1.2, 1.3, 40, 50, "read", 0.5, 2.0, 2.1, "torch", 4.0, 4.1)
+MACHINE = {"processor": "Abacus", "cores": 4, "torch": "2.13.0", "instruction_set": "avx512"}
+BEGIN, END = documents.markers("measured")
+
+
+def test_table_by_hand():
+    figures = [
+        FIGURE,
+        replace(FIGURE, k=32, peer="NumPy"),
+        replace(FIGURE, op="blend", k=None, peer=None, to_peer=None),
+    ]
+    records: list[dict[str, Any]] = [MACHINE | asdict(figure) for figure in figures]
+    caption = "torch 2.13.0, avx512. Each cell: speed-up (our time / bound).\n"
+    assert documents.table([*records, records[0] | {"threads": 1}]).splitlines() == [
+        *f"Abacus, 4 cores, 2 threads, {caption}".split("\n"),
+        "| op | workload | fastest alternative | K = 8 | 16 | 32 | 64 | 128 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| `lloyd_step` | 2x3x4x4 | torch; NumPy | 4.0x (2.00) |  | 4.0x (2.00) |  |  |",
+        "| `blend` | 2x3x4x4 |  | (2.00) |  |  |  |  |",
+        "",
+        *f"Abacus, 4 cores, 1 threads, {caption}".split("\n"),
+        "| op | workload | fastest alternative | K = 8 | 16 | 32 | 64 | 128 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| `lloyd_step` | 2x3x4x4 | torch | 4.0x (2.00) |  |  |  |  |",
+    ]
+
+
+def test_a_figure_without_a_bound_shows_its_peer_alone():
+    fit = Figure("SphericalKMeans.fit", "all", None, 2, 1.0, 1.1, 1.2, 1.3, peer="a", to_peer=7.0, median_to_peer=6.5)
+    last = documents.table([MACHINE | asdict(fit)]).splitlines()[-1]
+    assert last == "| `SphericalKMeans.fit` | all | a | 7.0x |  |  |  |  |"
+
+
+def test_headline_by_hand(monkeypatch: pytest.MonkeyPatch):
+    fit = replace(FIGURE, op="fit", k=None, to_floor=None, to_peer=7.04)
+    monkeypatch.setattr(documents, "HEADLINES", {("fit", "2x3x4x4", None): "a fit", ("lloyd_step", "2x3x4x4", 8): "a"})
+    records = [MACHINE | asdict(figure) | {"date": "2026-02-01"} for figure in (FIGURE, replace(FIGURE, k=16), fit)]
+    older = records[0] | {"date": "2026-01-01", "processor": "Quipu", "to_peer": 9.0}
+    lines = documents.headline([*records, older]).splitlines()
+    assert lines[0].endswith("Machine: Abacus, 2 threads, torch 2.13.0, avx512.")
+    assert lines[-2:] == ["| `fit` | a fit | torch | 7.0x |  |", "| `lloyd_step` | a | torch | 4.0x | 2.0 |"]
+
+
+def test_every_row_of_the_headline_has_a_record():
+    assert documents.blocks()["headline"].count("\n| `") == len(documents.HEADLINES) <= 8
+
+
+def test_a_block_leaves_the_text_around_it():
+    text = f"a\n{BEGIN}\nold\n{END}\nb\n"
+    assert documents.with_block(text, "a.md", "measured", "new") == f"a\n{BEGIN}\nnew\n{END}\nb\n"
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, END + BEGIN, 2 * BEGIN + END])
+def test_a_page_without_both_markers_is_refused(text: str):
+    with pytest.raises(ValueError, match="a.md must hold"):
+        documents.with_block(text, "a.md", "measured", "new")
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A page with two blocks whose records give the texts "x" and "y"."""
+    texts = {"measured": "x", "gpu": "y"}
+    monkeypatch.setattr(documents, "blocks", lambda: texts)
+    monkeypatch.setattr(documents, "PAGES", dict.fromkeys(texts, "a.md"))
+    monkeypatch.setattr(documents, "ROOT", tmp_path)
+    lines = ["\n".join([documents.markers(name)[0], text, documents.markers(name)[1]]) for name, text in texts.items()]
+    (tmp_path / "a.md").write_text("\n".join(lines) + "\n")
+    return tmp_path / "a.md"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    """Return the exit status of the command, or the message that it exits with."""
+    monkeypatch.setattr("sys.argv", ["documents.py", *arguments])
+    with pytest.raises(SystemExit) as error:
+        documents.main()
+    return error.value.code
+
+
+def test_check_names_the_stale_block_and_the_command(page: Path, monkeypatch: pytest.MonkeyPatch):
+    assert run(monkeypatch, "--check") == 0
+    page.write_text(page.read_text().replace("y\n", "z\n"))
+    message = "a.md: block 'gpu' differs from the records; `python benchmarks/documents.py --write` updates it"
+    assert run(monkeypatch, "--check") == message
+    assert run(monkeypatch, "--write") == 0 and run(monkeypatch, "--check") == 0
+
+
+def test_check_reports_missing_markers(page: Path, monkeypatch: pytest.MonkeyPatch):
+    page.write_text("nothing\n")
+    assert "a.md must hold" in str(run(monkeypatch, "--check"))
