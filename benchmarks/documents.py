@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the tables of README.md and docs from the records in benchmarks/results.
 
-python benchmarks/documents.py            # prints the tables
-python benchmarks/documents.py --write    # writes them into the pages
-python benchmarks/documents.py --check    # fails if a page has another table
+Usage::
+
+    python benchmarks/documents.py            # prints the tables
+    python benchmarks/documents.py --write    # writes them into the pages
+    python benchmarks/documents.py --check    # fails if a table in a page differs from the records
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ PAGES = {  # page of each block
     "recipes": "docs/guides/drop_in.md",
 }
 HEADLINES: dict[tuple[str, str, int | None], str] = {  # op, workload, K -> task in README.md
-    ("lloyd_step", "64x512x32x32", 32): "one k-means iteration, K = 32, 64 images",
-    ("assign", "64x512x32x32", 32): "labels of the same images",
-    ("contribution", "64x512x32x32", 32): "M of the same images",
+    ("lloyd_step", "64x512x32x32", 32): "one k-means iteration",
+    ("assign", "64x512x32x32", 32): "labels",
+    ("contribution", "64x512x32x32", 32): "M from labels",
     ("assign_contribution", "64x512x32x32", 32): "labels and M in one read",
-    ("contribution", "4x64x512x512 from 32x32", 32): "M of 4 images of 64 channels at 512 x 512",
+    ("contribution", "4x64x512x512 from 32x32", 32): "M of 4 images, 64 channels at 512 x 512",
     ("blend", "4096x9088 gathered", None): "4,096 edits of 9,088 style channels",
-    ("SphericalKMeans.fit", "200x512x32x32 10 restarts of 20", None): "a fit with 10 restarts, K = 20, 200 such images",
+    ("SphericalKMeans.fit", "200x512x32x32 10 restarts of 20", None): "10 restarts, K = 20, 200 images",
 }
 Record = dict[str, Any]
 
@@ -50,7 +52,7 @@ def blocks() -> dict[str, str]:
 
 
 def markers(name: str) -> tuple[str, str]:
-    """Return the comments before and after a block."""
+    """Return the comments that mark the beginning and the end of a block in a page."""
     return f"<!-- {name}: {COMMAND} -->", f"<!-- /{name} -->"
 
 
@@ -58,7 +60,7 @@ def with_block(text: str, page: str, name: str, block: str) -> str:
     """Return the text of a page with the given block in place of the old one.
 
     Raises:
-        ValueError: If the two markers are not there once each, in this order.
+        ValueError: If the page does not contain both markers, once each and in order.
     """
     begin, end = markers(name)
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
@@ -77,7 +79,7 @@ def headline(records: Iterable[Record]) -> str:
         if all(record[name] == last[name] for name in ("processor", "cores", "threads"))
     }
     lines = [
-        "Activations of 512 channels at 32 x 32 where nothing else is said. Machine: "
+        "Unless a row says otherwise: 64 images, 512 channels, 32 x 32 positions, K = 32 clusters. Machine: "
         f"{last['processor']}, {last['threads']} threads, torch {last['torch']}, {last['instruction_set']}.",
         "",
         "| op | task | fastest alternative | speed-up | our time / bound |",
@@ -104,34 +106,43 @@ def _machine(processor: str, cores: int, threads: int, records: list[Record]) ->
     for record in records:
         rows.setdefault((record["op"], record["workload"]), {})[record["k"]] = record
     lines = [
-        f"{processor}, {cores} cores, {threads} threads, {versions}. Each cell: speed-up (our time / bound).",
+        f"**{processor}, {cores} cores, {threads} threads, {versions}.** Each cell by K is: speed-up (bound).",
         "",
-        "| op | workload | fastest alternative | "
-        + " | ".join(f"K = {k}" if k == CLUSTERS[0] else str(k) for k in CLUSTERS)
-        + " |",
+        "| op | workload | fastest alternative | " + " | ".join(f"K = {k}" for k in CLUSTERS) + " |",
         "| --- " * (3 + len(CLUSTERS)) + "|",
     ]
     for (op, workload), by_k in rows.items():
-        peers = "; ".join(dict.fromkeys(record["peer"] for record in by_k.values() if record["peer"] is not None))
-        cells = [_cell(by_k.get(k)) for k in CLUSTERS]
-        if None in by_k:  # an op without clusters
-            cells[0] = _cell(by_k[None])
-        lines.append(f"| `{op}` | {workload} | {peers} | {' | '.join(cells)} |")
+        if None not in by_k:
+            cells = [_cell(by_k.get(k)) for k in CLUSTERS]
+            lines.append(f"| `{op}` | {workload} | {_peers(by_k.values())} | {' | '.join(cells)} |")
+    lines += ["", "| task | workload | fastest alternative | speed-up | bound |", "| --- " * 5 + "|"]
+    for (op, workload), by_k in rows.items():
+        if None in by_k:
+            speed_up, bound = _ratios(by_k[None])
+            lines.append(f"| `{op}` | {workload} | {_peers(by_k.values())} | {speed_up} | {bound} |")
     return "\n".join(lines)
+
+
+def _peers(records: Iterable[Record]) -> str:
+    return "; ".join(dict.fromkeys(record["peer"] for record in records if record["peer"] is not None))
+
+
+def _ratios(record: Record) -> tuple[str, str]:
+    speed_up = "" if record["to_peer"] is None else f"{record['to_peer']:.1f}x"
+    return speed_up, "" if record["to_floor"] is None else f"{record['to_floor']:.2f}"
 
 
 def _cell(record: Record | None) -> str:
     if record is None:
         return ""
-    peer = "" if record["to_peer"] is None else f"{record['to_peer']:.1f}x"
-    floor = "" if record["to_floor"] is None else f"({record['to_floor']:.2f})"
-    return f"{peer} {floor}".strip()
+    speed_up, bound = _ratios(record)
+    return f"{speed_up} ({bound})".strip() if bound else speed_up
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the tables into the pages")
-    parser.add_argument("--check", action="store_true", help="fail if a page has another table")
+    parser.add_argument("--write", action="store_true", help="Write the tables into the pages.")
+    parser.add_argument("--check", action="store_true", help="Fail if a table in a page differs from the records.")
     arguments = parser.parse_args()
     stale = []
     try:

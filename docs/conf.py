@@ -29,7 +29,7 @@ exclude_patterns = ["figures"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 python_maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
 napoleon_use_ivar = True
