@@ -5,12 +5,12 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 BATTERY := $(patsubst %,tests/ops/test_%.py,battery edge_cases assign_laws contribution_laws blend_laws)
 
-# The environment with the oldest versions that pyproject.toml allows. Its Python 3.12 comes from pyenv, else from the
-# PATH.
+# The environment with the oldest versions that pyproject.toml allows. Its Python 3.12 comes from pyenv if possible,
+# otherwise from the PATH.
 OLDEST_PYTHON ?= $(firstword $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.12.*/bin/python3.12) python3.12)
 OLDEST := .venv-oldest/bin
 
-# Runs a tool of tests/kernels, with the folders that it imports from.
+# Runs a tool of tests/kernels, with its imports on PYTHONPATH.
 KERNELS := PYTHONPATH=.:benchmarks:tests/support $(BIN)/python tests/kernels
 
 .PHONY: test oldest triton triton-aot cuda gpu gpu-rehearsal rehearsal sanitize lint docs wheel demo bench
@@ -18,15 +18,15 @@ KERNELS := PYTHONPATH=.:benchmarks:tests/support $(BIN)/python tests/kernels
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2
 
-# Compiles and installs the CPU kernels against the oldest torch, with warnings as errors, and tests one shard of their
-# battery.
+# Compiles the CPU kernels against the oldest torch, with warnings as errors, installs the package, and runs one shard
+# of the battery.
 oldest: .venv-oldest/installed
 	$(OLDEST)/pytest -q -n 2 --require cpu -k cpu --shard 1/6 $(BATTERY)
 	$(OLDEST)/pytest -q --require cpu tests/core/test_private_torch.py tests/kmeans/test_estimator.py
 
-# Tests the Triton kernels on CPU tensors, in Triton's interpreter. It omits tests that take the interpreter minutes,
-# tests of bitwise repeatability, which say nothing where one program runs after the other, and tests that other
-# backends run for all, such as the registration of operators.
+# Tests the Triton kernels on CPU tensors, in Triton's interpreter. Three kinds of tests are omitted: tests that need
+# minutes in the interpreter; tests of bitwise repeatability, which show nothing because the interpreter runs programs
+# one after the other; and tests that are the same for all backends, such as the registration of operators.
 TRITON_OMITS := same_bits or surroundings or large_layers or many_clusters or caches_hold or as_interpolate_would or \
     the_resize_of_labels or (exact_ties and squared) or compiles_once or (opcheck and not (bfloat16 or 5x7x1x1)) or \
     same-3x3x64x131 or (assign-triton and 3x3x64x131)
@@ -34,14 +34,14 @@ triton: .venv/installed
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 --require triton -k "triton and not ($(TRITON_OMITS))" \
 	    $(BATTERY)
 
-# Compiles the Triton kernels for several GPUs, without having one, and compares the resources that they need with
-# tests/kernels/triton_resources.json.
+# Compiles the Triton kernels for several GPUs, which need not be present, and compares the resources of the kernels
+# with tests/kernels/triton_resources.json.
 triton-aot: .venv/installed
 	$(KERNELS)/triton_aot.py
 
-# Checks the CUDA kernels without a GPU. nvcc compiles them against the oldest torch for three GPUs; the resources that
-# they need are compared with tests/kernels/cuda_resources.json. Then they are compiled for the CPU against the newest
-# torch, to check their shared memory, run the battery, and run their threads in other orders.
+# Checks the CUDA kernels without a GPU. First, nvcc compiles them against the oldest torch for three GPUs, and the
+# resources of the kernels are compared with tests/kernels/cuda_resources.json. Then the kernels are compiled for the
+# CPU against the newest torch, to check their shared memory, to run the battery, and to run threads in other orders.
 cuda: .venv/installed .venv-oldest/requirements
 	$(KERNELS)/cuda_aot.py --python $(OLDEST)/python
 	$(KERNELS)/cuda_on_cpu.py shared
@@ -62,6 +62,7 @@ gpu-rehearsal: .venv-oldest/requirements
 rehearsal: cuda
 	tests/benchmarks/rehearse_elsewhere.sh
 
+# Runs the CPU kernels under sanitizers.
 sanitize: .venv/installed
 	$(KERNELS)/sanitize.py
 
@@ -95,7 +96,7 @@ bench: .venv/installed .venv/bench
 	$(BIN)/python benchmarks/bench_scale.py overhead --record
 	$(BIN)/python benchmarks/documents.py --write
 
-# torch is installed first, so that no later requirement picks another version.
+# torch is installed first, so that no later requirement selects another version.
 .venv/requirements: requirements-test.txt Makefile
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install $(TORCH)
@@ -117,7 +118,7 @@ bench: .venv/installed .venv/bench
 	$(BIN)/pip install -r requirements-bench.txt
 	touch $@
 
-.venv/docs: requirements-docs.txt | .venv/installed  # pip must not run twice at once
+.venv/docs: requirements-docs.txt | .venv/installed  # two runs of pip must not overlap
 	$(BIN)/pip install -r requirements-docs.txt
 	touch $@
 

@@ -2,8 +2,8 @@
 """Build libstylefast_cpu.so and libstylefast_cuda.so on PyTorch's stable ABI.
 
 Each library is one binary for torch >= 2.10 and any Python. The build depends on the toolchains and the environment,
-never on the machine's processor or GPU. Without a C++ compiler, the package is installed without the libraries and runs
-on its `reference` backend. Environment variables:
+never on the machine's processor or GPU. Without a C++ compiler, the package is installed without the libraries and uses
+its `reference` backend on the CPU. Environment variables:
 
 STYLEFAST_CPU=1|0         whether to build the CPU kernels
 STYLEFAST_CUDA=auto|0|1   whether to build the CUDA kernels; auto: if torch is built for CUDA and nvcc is found
@@ -78,16 +78,18 @@ def files(name: str) -> list[str]:
 
 
 def source_id(name: str) -> str:
-    """Return the SHA-1 of everything that determines a library except the toolchain and the architectures.
+    """Return the SHA-1 of setup.py and the sources of a library, which becomes the ELF build id of the library.
 
-    It becomes the ELF build id of the library.
+    It does not cover the toolchain and the architectures.
     """
     texts = [f"{path}\0".encode() + (ROOT / path).read_bytes() for path in ["setup.py", *files(name)]]
     return hashlib.sha1(b"\0".join(texts)).hexdigest()
 
 
 def architectures(supported: list[str]) -> list[str]:
-    """Return the -gencode options for TORCH_CUDA_ARCH_LIST or, if it is unset, for the supported ones of ARCHITECTURES.
+    """Return the -gencode options of nvcc.
+
+    They are for TORCH_CUDA_ARCH_LIST or, if it is unset, for those of ARCHITECTURES that nvcc supports.
 
     Args:
         supported: Architectures that nvcc supports, such as "sm_80".

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost of a small call next to one eager torch op on the same data, and the gain of the instruction sets.
+"""Compare small calls with one eager torch op on the same data, and the best instruction set with the portable kernels.
 
 Usage::
 
@@ -44,7 +44,7 @@ def seconds_per_call(call: Callable[[], Any], calls: int) -> float:
 
 
 def small(workload: Workload, rounds: int, threads: int) -> Figure:
-    """Return the figure of a small call, with one torch op as the peer."""
+    """Measure a small call, with one torch op as the peer, and return the figure."""
     inputs = workload.make()
     candidate = ours(workload.op, inputs)
     candidate.verify(candidate.call())
@@ -70,7 +70,7 @@ def child(rounds: int) -> None:
 
 
 def instruction_sets(threads: int) -> Figure:
-    """Return the figure of the best instruction set of this processor, with the portable kernels as the peer."""
+    """Measure the best instruction set of this processor, with the portable kernels as the peer; return the figure."""
     best = instruction_set()
     seconds: dict[str, list[float]] = {best: [], "portable": []}
     for name in tqdm(list(seconds) * 3, delay=2, leave=False):

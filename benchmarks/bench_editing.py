@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure images per second of a catalog build and the time of its stages, and edits per second.
+"""Measure a catalog build (images per second, share of each stage) and edits (per second).
 
 Usage::
 
@@ -49,7 +49,7 @@ def edit(generator: Generator, catalog: Catalog, edits: int, batch_size: int) ->
 
 
 def catalog_figure(name: str, images: int, clusters: int, threads: int, stages: dict[str, float]) -> Figure:
-    """Return the figure of clustering and M together, with the generator as the peer."""
+    """Return the figure of clustering and M together, with the generator as the peer, from the seconds per stage."""
     seconds = stages["clustering"] + stages["contribution"]
     ratio = stages["generator"] / seconds
     work, peer = f"{name}, {images} images, {clusters} clusters: clustering and M", "the generator alone"

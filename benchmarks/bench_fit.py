@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare a fit of spherical k-means with scikit-learn's KMeans on the normalised points, at the same quality.
+"""Compare a fit of SphericalKMeans with a fit of scikit-learn's KMeans on the normalised points, at the same quality.
 
 Usage::
 
     python benchmarks/bench_fit.py [--seeds 1] [--record]
 
 The data are 204,800 points of 512 channels in NCHW, drawn around 60 overlapping directions. Both fit 20 clusters with
-10 restarts. The time of scikit-learn includes the transposition and the normalisation that it needs. It takes minutes
-per seed.
+10 restarts. The time of scikit-learn includes the transposition and the normalisation that it needs. The comparison
+takes minutes per seed.
 """
 
 from __future__ import annotations

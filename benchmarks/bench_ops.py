@@ -26,7 +26,7 @@ from stylefast.backends import BACKENDS, available
 
 
 def cells() -> list[Any]:
-    """Return a parameter per workload and backend. A backend that cannot run is skipped with its own reason."""
+    """Return one parameter per workload and backend. If a backend cannot run, its tests are skipped with the reason."""
     reasons = available()
 
     def marks(key: str) -> list[pytest.MarkDecorator]:
@@ -64,7 +64,7 @@ def test_op(benchmark: Any, request: pytest.FixtureRequest, workload: Workload, 
 
 
 def measure(probes: dict[str, Callable[[], float]], rates: dict[str, list[float]]) -> None:
-    """Measure the limits of a round, before its timed call."""
+    """Measure every limit once, before the timed call of a round."""
     time.sleep(PAUSE)
     for name, probe in probes.items():
         rates[name].append(probe())

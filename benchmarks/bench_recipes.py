@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time the recipes: the code before and the code after run alternately, once their results agree.
+"""Time the recipes. The code without and with the package runs alternately, after a check that the results agree.
 
 Usage::
 
@@ -34,10 +34,10 @@ def run(code: CodeType, names: Names) -> tuple[float, Names]:
 
 
 def race(recipe: Recipe, threads: int) -> Figure:
-    """Return the figure of a recipe.
+    """Time a recipe and return its figure.
 
     Raises:
-        WrongResult: If the results before and after differ. Nothing is timed then.
+        WrongResult: If the results of the two versions of the code differ. Nothing is timed then.
     """
     names = {"torch": torch, "F": F, "stylefast": stylefast, "KMeans": environment.load("sklearn.cluster").KMeans}
     names |= recipe.make(recipe.images)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure large jobs: overhead over the generator alone, peak memory, blending, streaming from disk, and page size.
+"""Measure large jobs: overhead over the generator alone, peak memory, blending, reading from disk, and page sizes.
 
 Usage::
 
@@ -62,9 +62,9 @@ def seconds(work: Iterable[object]) -> float:
 
 
 def overhead(network: str, edits: int, image_format: str, batch_size: int, threads: int) -> Figure:
-    """Return the figure of the whole pipeline, with the generator alone on the same batches as the peer.
+    """Measure the whole pipeline, with the generator alone on the same batches as the peer, and return the figure.
 
-    Memory is allocated on huge pages, as by the command line.
+    Memory is allocated on huge pages, as the command line does.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     generator = generators.load(network)
@@ -98,7 +98,7 @@ def peak(edits: int, send: Callable[[int], None]) -> None:
 
 
 def memory(edits: int) -> str:
-    """Return the ratio of the peak memory of many edits to the peak memory of 100, each in a separate process."""
+    """Return a line with the peak memory of many edits divided by the peak of 100, each in a separate process."""
     context = multiprocessing.get_context("spawn")
     peaks = []
     for n in (100, edits):
@@ -111,7 +111,7 @@ def memory(edits: int) -> str:
 
 
 def paged(huge: str, network: str, batch_size: int, threads: int, send: Callable[[list[float]], None]) -> None:
-    """Send the median seconds of the generator and of a blend into fresh memory.
+    """Measure the generator and a blend into fresh memory, and send the median seconds of each.
 
     Memory lies on huge pages if `huge` is "1", and on pages of 4 kB if it is "0".
     """
@@ -126,9 +126,9 @@ def paged(huge: str, network: str, batch_size: int, threads: int, send: Callable
 
 
 def pages(network: str, batch_size: int, threads: int) -> Iterator[str]:
-    """Yield the time of the generator and of a blend on pages of 4 kB, divided by their time on huge pages.
+    """Yield one line for the generator and one for a blend: time on pages of 4 kB divided by time on huge pages.
 
-    Each kind of pages is measured in separate processes, which alternate.
+    Each page size is measured in separate processes, which alternate.
     """
     context, medians = multiprocessing.get_context("spawn"), list[list[list[float]]]()
     for _ in range(3):
@@ -145,7 +145,10 @@ def pages(network: str, batch_size: int, threads: int) -> Iterator[str]:
 
 
 def blending(edits: int, threads: int) -> Iterator[str]:
-    """Yield the rate at which blended styles are written into two alternating buffers, relative to streaming stores."""
+    """Yield one line per buffer size, with the rate of blending divided by the rate of streaming stores.
+
+    The blended styles are written into two alternating buffers.
+    """
     rng = torch.Generator().manual_seed(0)
     targets, references = torch.randn(512, STYLES, generator=rng), torch.randn(256, STYLES, generator=rng)
     queries = torch.rand(5, STYLES, generator=rng)
@@ -169,7 +172,7 @@ def blending(edits: int, threads: int) -> Iterator[str]:
 
 
 def stream(images: int) -> Iterator[str]:
-    """Yield the rates of a build from activations on disk: writing, reading with checksums, and passes of a fit."""
+    """Yield lines with the rates of a build from activations on disk: writing, reading with checksums, and fitting."""
     n, c, side = SHARD
     shards = -(-images // n)
     x: Tensor = torch.randn(n, c, side, side).half()

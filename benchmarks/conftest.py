@@ -16,7 +16,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     names = [bench.name[len("test_op[") : -1] for bench in measured]
     width = max(map(len, names))
-    terminalreporter.section("time in ms; least traffic and least arithmetic per second; time / floor")
+    terminalreporter.section("percentiles of the time in ms; least bytes and flops per second; time / floor")
     columns = ("p20", "p50", "p80", "GB/s", "GFLOP/s", "floor")
     terminalreporter.write_line(" " * width + "".join(f"{name:>9}" for name in columns))
     for name, bench in zip(names, measured, strict=True):

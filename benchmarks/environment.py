@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Environment of the benchmarks. Import this module before numpy and torch.
 
-It sets environment variables that numpy and torch read when they are loaded, to set up their threads. The peers benefit
-from the variables too.
+It sets environment variables from which numpy and torch set up their threads when they are loaded. The peers benefit
+from the variables, too.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def is_installed(name: str) -> bool:
 def load(name: str) -> ModuleType | None:
     """Import a module that may bring its own OpenMP runtime or thread pool; return None if it is not installed.
 
-    The first OpenMP runtime binds this thread to one processor. A runtime that is loaded later uses only the processors
-    of the thread that loads it, and would run all its threads on that one. Therefore this thread is first allowed to
-    run on all processors again.
+    The first OpenMP runtime binds this thread to one processor. A runtime that is loaded later only uses the processors
+    on which the loading thread may run, so all its threads would share one processor. Therefore this function first
+    allows this thread to run on all processors again.
     """
     if not is_installed(name):
         return None

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alternatives to the ops, as a careful user of torch, NumPy, scikit-learn or faiss would write them.
 
-Each alternative returns the first outputs of the op. Images are read as [C, H W] wherever that avoids a transposition.
+Each alternative returns the first output of the op, or the first few. Images are read as [C, H W] if that avoids a
+transposition.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def lloyd_in_numpy(x: np.ndarray, centroids: np.ndarray) -> tuple[Tensor, Tensor
 
 
 class SklearnStep:
-    """Lloyd iteration of scikit-learn, without the rest of its `fit`, after a transposition and normalisation."""
+    """One Lloyd iteration of scikit-learn without the rest of its `fit`, after a transposition and normalisation."""
 
     def __init__(self, threads: int) -> None:
         lloyd = environment.load("sklearn.cluster._k_means_lloyd")
@@ -159,8 +160,8 @@ def _resize(small: int, large: int, x: Tensor) -> Tensor:
 def one_torch_op(inputs: dict[str, Any]) -> tuple[str, Callable[[], Any]]:
     """Return the name and the call of one torch op that reads the arguments of an op.
 
-    It is the product with the centroids, the square, or a lerp. It computes something else than the op and only serves
-    as a measure for small calls.
+    It is the product with the centroids, the square, or a lerp. It does not compute the op. It only shows how long one
+    small torch call takes.
     """
     if "target" in inputs:
         return "torch.lerp", partial(torch.lerp, inputs["target"], inputs["reference"], inputs["query"])

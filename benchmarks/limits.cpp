@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Measures the limits of this processor: bytes read, copied and stored per second, and multiply-adds. It is compiled
-// for the machine that it measures (-march=native). `asm volatile` marks a value as used or changed, at no cost.
-// Without it a compiler may delete a loop whose result is not read, or turn a copy into memcpy.
+// Measures the limits of this processor: bytes read, copied and stored per second, and multiply-adds per second. It is
+// compiled for the machine that it measures (-march=native). `asm volatile` marks a value as used or changed, at no
+// cost. Without it, a compiler may delete a loop whose result is not read, or turn a copy into memcpy.
 
 #include <atomic>
 #include <chrono>
@@ -47,8 +47,8 @@ inline void stream(float* to, Vec v) {
 #endif
 }
 
-// Each turn of a loop handles eight vectors, so that the loop itself costs nothing. The software prefetch crosses
-// pages, which the hardware prefetch does not.
+// Each turn (iteration) of a loop handles eight vectors, so that the overhead of the loop is negligible. The software
+// prefetch continues across pages, unlike the hardware prefetch.
 constexpr size_t kTurn = 8 * kLanes;
 constexpr size_t kAhead = 256;
 

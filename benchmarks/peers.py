@@ -36,7 +36,10 @@ Calls = dict[str, Callable[[], Any]]
 
 
 def ours(op: Op, inputs: dict[str, Any], key: str = "cpu") -> Candidate:
-    """Return the public function on a backend. If `key` ends with `.out`, every call writes into the same tensor."""
+    """Return our candidate: the public function on the backend `key`.
+
+    If `key` ends with `.out`, every call writes into the same tensor.
+    """
     arguments = {**inputs, "backend": key.removesuffix(".out")}
     if key.endswith(".out"):
         arguments["out"] = op.fake(*inputs.values())
@@ -122,10 +125,10 @@ PEERS = {
 
 
 def compare(workload: Workload, rounds: int, threads: int) -> Iterator[Figure]:
-    """Yield the figures of a workload.
+    """Measure a workload and yield its figures.
 
-    The first figure has the peers and the floor. The workload with the most arithmetic per byte has another figure, on
-    all threads with one thread as the peer.
+    The first figure has the peers and the floor. The workload with the most arithmetic per byte has a second figure, on
+    all threads, in which the peer is our kernel on one thread.
     """
     inputs = workload.make()
     op = workload.op

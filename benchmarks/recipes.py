@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Five common pieces of code, before and after, as text.
+"""Recipes: five common pieces of code without the package (before) and with it (after), as text.
 
 bench_recipes.py runs the code, and docs/guides/drop_in.md shows it.
 """
@@ -26,17 +26,17 @@ TOLERANCE = 1e-3  # relative to the largest value
 
 @dataclass(frozen=True)
 class Recipe:
-    """Code before and after.
+    """Code without the package (before) and with it (after).
 
     Attributes:
-        title: Title in the documentation, by which records name the recipe.
-        images: Number of images that the recipe is timed on.
+        title: Title in the documentation. It is also the name of the recipe in records.
+        images: Number of images on which the recipe is timed.
         inputs: Description of the inputs in the documentation, which follows the number of images.
         before: Code without the package.
         after: Code with the package.
-        make: Function of the number of images; returns the names that the code uses.
-        agree: Function that raises WrongResult unless the names after running both codes agree.
-        rounds: Number of timed runs of each code.
+        make: Function that returns the variables that the code uses, for a number of images.
+        agree: Function that raises WrongResult unless the variables agree after both versions ran.
+        rounds: Number of timed runs of each version.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Recipe:
 
 
 def same(*names: str) -> Callable[[Names, Names], None]:
-    """Return a function that raises WrongResult unless these names agree.
+    """Return a function that raises WrongResult unless these variables agree.
 
     Floats must agree up to rounding. One label in a thousand may differ.
     """
@@ -73,14 +73,17 @@ def tensors(value: Any) -> list[Tensor]:
 def same_edits(before: Names, after: Names) -> None:
     """Raise WrongResult unless the edits agree.
 
-    The edits before are a list of layers per part. The edits after are rows in which the part varies fastest.
+    `before` holds a list of layers per part. `after` holds rows in which the part varies fastest.
     """
     rows = torch.stack([torch.cat(layers, 1) for layers in before["edited"]], 1).flatten(0, 1)
     same("edited")({"edited": rows}, after)
 
 
 def as_good(before: Names, after: Names) -> None:
-    """Raise WrongResult if the mean cosine of the clusters after is worse than before by more than TOLERANCE."""
+    """Raise WrongResult if the clusters of `after` are worse than the clusters of `before`.
+
+    The mean cosine may be lower by TOLERANCE.
+    """
     x = after["activations"]
     rows = normalize(x.movedim(1, -1).reshape(-1, x.shape[1]), dim=1)
     scores = []
@@ -199,7 +202,7 @@ codes, sums, counts, _ = stylefast.lloyd_step(latents, codebook)
 
 
 def markdown(records: Iterable[dict[str, Any]]) -> str:
-    """Return the Markdown of every recipe, with the ratio of its newest record."""
+    """Return the Markdown of all recipes, each with the ratio in its newest record."""
     ratios = {record["workload"]: record["to_peer"] for record in sorted(records, key=lambda record: record["date"])}
     return "\n\n".join(
         f"## {recipe.title}\n\nSpeed-up: {ratios[recipe.title]:.1f}x, for {recipe.images} {recipe.inputs}.\n\n"

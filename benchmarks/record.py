@@ -13,7 +13,7 @@ from timing import Figure
 
 
 def line(figure: Figure) -> str:
-    """Return a figure as text that holds only ratios: the best peer on the first line, the others below."""
+    """Return a figure as text with ratios only: the best peer on the first line, one further peer per line below."""
     name = f"{figure.op} {figure.workload}" + ("" if figure.k is None else f" K={figure.k}")
     floor = "" if figure.to_floor is None else f"{figure.to_floor:5.2f} x floor ({figure.median_to_floor:.2f})"
     if figure.peer is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time candidates and the machine's limits in interleaved rounds, after the candidates' results are verified."""
+"""Verify the results of candidates, then time the candidates and the limits of the machine in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workloads import Workload
 
 from stylefast.ops.op import Cost, Op
 
-PAUSE = 0.005  # seconds after which the threads of the previous call have stopped spinning for more work
+PAUSE = 0.005  # seconds; by then, the threads of the previous call no longer spin while they wait for work
 
 
 class WrongResult(Exception):
@@ -87,10 +87,12 @@ def bound(op: Op, inputs: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """Figure of one op on one workload, or of something without a floor, such as a whole fit.
+    """Measured result of one op on one workload, or of a computation without a floor, such as a whole fit.
 
-    `to_floor` is our time divided by the floor, and `to_peer` is the time of the best peer divided by ours. They are
-    ratios of minima or, with the prefix `median_`, of medians. `floor` follows from the best limits of the same rounds.
+    `best`, `p20`, `p50` and `p80` are the minimum and percentiles of our times in seconds. `bytes` and `flops` are the
+    least that the op needs, `limit` names the bandwidth that bounds it, and `floor` follows from the best limits of the
+    same rounds. `to_floor` is our time divided by the floor, and `to_peer` is the time of the best peer divided by
+    ours. They are ratios of minima or, with the prefix `median_`, of medians.
     """
 
     op: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify results against the reference before they are timed. This finds gross errors; the tests are stricter."""
+"""Verify results against the reference before calls are timed. This finds gross errors; the tests are stricter."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from stylefast.ops import LLOYD_STEP
 from stylefast.ops import assign as assignment
 from stylefast.ops.op import Op
 
-# Allowed error relative to the largest value of an output; for labels, allowed loss of score relative to |x| |c|.
+# Allowed error relative to the largest value of an output. For labels, allowed loss of score relative to |x| |c|.
 TOLERANCE = 1e-4
 
 
 def verify(op: Op, inputs: dict[str, Any], result: Any, tolerance: float = TOLERANCE) -> None:
     """Verify that `result` holds the first outputs of the op, or its only output, up to `tolerance`.
 
-    Labels may differ from the reference's labels if their scores are as good. The other outputs must follow from the
-    labels.
+    Labels may differ from the labels of the reference if their scores are as good up to `tolerance`. The other outputs
+    must follow from the labels.
 
     Raises:
         WrongResult: If an output is wrong.

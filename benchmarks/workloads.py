@@ -24,8 +24,8 @@ VARIED = (8, 32)
 HALVES = (torch.bfloat16, torch.float16)
 MAIN = (64, 512, 32)  # N, C, H = W: 134 MB
 COARSE = (256, 512, 16)
-LARGE = (4, 64, 512)  # its labels are 32 x 32
-SMALL = (1, 512, 16)  # measures the cost of a call itself
+LARGE = (4, 64, 512)  # with labels of 32 x 32
+SMALL = (1, 512, 16)  # for the overhead of a call
 STYLES = 9088
 EDITS = (16, 256)  # targets, references: all pairs
 
@@ -34,7 +34,7 @@ EDITS = (16, 256)  # targets, references: all pairs
 class Workload:
     """A named call of an op.
 
-    `make` returns the op's arguments in the order of its schema. `peers` says whether the alternatives run it too.
+    `make` returns the op's arguments in the order of its schema. `peers` says whether peers run the workload, too.
     """
 
     op: Op
@@ -49,7 +49,7 @@ class Workload:
 
 
 def coherent(n: int, side: int, k: int, rng: torch.Generator) -> Tensor:
-    """Return labels [N, H, W] int32 in smooth regions, like those of real activations: argmax of K random fields."""
+    """Return labels [N, H, W] int32 in smooth regions, as in real activations: the argmax of K random fields."""
     fields = (torch.randn(1, k, 8, 8, generator=rng) for _ in range(n))
     smooth = (F.interpolate(field, size=(side, side), mode="bilinear") for field in fields)
     return torch.cat([field.argmax(1) for field in smooth]).int()

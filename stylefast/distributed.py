@@ -22,11 +22,11 @@ class Ranks:
     Every rank must make the same calls in the same order. gloo reduces on the CPU, NCCL on the current GPU.
 
     Args:
-        group: Process group, such as `torch.distributed.group.WORLD`. The default is this process alone; no method then
-            communicates.
+        group: Process group, such as `torch.distributed.group.WORLD`. The default is this process alone. No method
+            communicates then.
 
     Attributes:
-        group: Process group as given.
+        group: Process group of the constructor.
         rank: Rank of this process, from 0.
         size: Number of processes.
 
@@ -95,7 +95,7 @@ class Ranks:
         """Return the part of `range(n)` that this rank processes.
 
         Args:
-            n: Number of items of all ranks.
+            n: Number of items that all ranks process together.
 
         Returns:
             Consecutive indices. The parts of all ranks, in the order of the ranks, are `range(n)`.
@@ -111,8 +111,7 @@ def process_group(device: str = "cpu") -> Iterator[tuple[dist.ProcessGroup | Non
     """Create the group of the processes that torchrun started, and destroy it at the end of the `with` block.
 
     Args:
-        device: "cpu" for the gloo backend, or "cuda" for the NCCL backend and one GPU per process. Without torchrun,
-            "cuda:N" selects a GPU.
+        device: "cpu" for gloo, or "cuda" for NCCL and one GPU per process. Without torchrun, "cuda:N" selects a GPU.
 
     Yields:
         The group and the device of this process; None and `device` if torchrun did not start the process.

@@ -2,7 +2,7 @@
 """Locality of an edit: CIELAB differences between two images, inside and outside a mask.
 
 Colours are sRGB in [0, 1] (clamped) under D65. Images are processed one by one in float32 (float64 for float64 images).
-In addition to inputs and outputs, this takes about 20 times the memory of one image for any N, or 240 MB at 1024×1024.
+Besides inputs and outputs, the functions need about 20 times the memory of one image, for any N: 240 MB at 1024×1024.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ ROI_MODES = ("target", "reference", "union")
 
 
 class Locality(NamedTuple):
-    """Changes inside and outside the part of each edit, [N] float64 each, on the device of the images.
+    """Changes inside and outside the part of each edit. All have shape [N], float64, on the device of the images.
 
-    A mean over no pixels is NaN: inside for an empty mask, outside for a full mask. The ratio is then NaN too.
+    A mean over no pixels is NaN: the mean inside for an empty mask, and outside for a full mask. The ratio is then NaN
+    too.
 
     Attributes:
         in_mse: Mean of `squared_error` over the part. It is high for a good edit.
@@ -48,8 +49,8 @@ class Locality(NamedTuple):
 def rgb_to_lab(images: Tensor) -> Tensor:
     """Convert sRGB to CIELAB.
 
-    With the tristimulus values X, Y, Z of linear sRGB, those of the white point Xn, Yn, Zn, and the function f, which
-    is a cube root above (6/29)³ and linear below::
+    X, Y, Z are the tristimulus values of linear sRGB, and Xn, Yn, Zn are the values of the white point. The function f
+    is a cube root above (6/29)³ and linear below it::
 
         L = 116·f(Y/Yn) − 16
         a = 500·(f(X/Xn) − f(Y/Yn))
@@ -110,7 +111,8 @@ def squared_error(edited: Tensor, target: Tensor) -> Tensor:
 def delta_e(edited: Tensor, target: Tensor) -> Tensor:
     """Compute the perceived colour difference of every pixel.
 
-    A difference of 1 is just visible, and 100 is the difference of black and white::
+    A difference of 1 is just visible. Black and white differ by 100. For the differences of L, a and b between the two
+    images::
 
         ΔE = (ΔL² + Δa² + Δb²)^½
 
@@ -142,8 +144,8 @@ def locality(edited: Tensor, target: Tensor, mask: Tensor) -> Locality:
     Args:
         edited: Floating-point sRGB images in [0, 1] of shape [N, 3, H, W].
         target: Images of the same shape, dtype and device.
-        mask: The part (see `roi`), of shape [N, h, w] for any h and w. A bool mask is resized to H×W by "nearest",
-            floating-point weights in [0, 1] are resized by "bilinear", like the map of a part.
+        mask: Region of the part, such as the result of `roi`, of shape [N, h, w] for any h and w. A bool mask is
+            resized to H×W by "nearest", and floating-point weights in [0, 1] by "bilinear".
 
     Returns:
         `Locality` with values of shape [N], float64.
@@ -181,12 +183,13 @@ def locality(edited: Tensor, target: Tensor, mask: Tensor) -> Locality:
 
 
 def roi(target_mask: Tensor, reference_mask: Tensor, mode: str = "union") -> Tensor:
-    """Choose the region of interest, which an edit may change.
+    """Return the region of interest, the region that an edit may change.
 
     Args:
         target_mask: The part in the targets, of shape [N, H, W]; bool, or floating-point weights in [0, 1].
         reference_mask: The part in the references, of the same shape, dtype and device.
-        mode: "target", "reference", or "union" for the maximum of both, because a part may move.
+        mode: "target" or "reference" for one of the masks, or "union" for the maximum of both, which also covers a part
+            that moves.
 
     Returns:
         Mask of shape [N, H, W] and the same dtype. For "target" and "reference" it is the argument itself, not a copy.
@@ -219,7 +222,10 @@ def resize_mask(mask: Tensor, size: torch.Size) -> Tensor:
 
 
 def check_mask(name: str, mask: Tensor, *, n: int | None = None) -> None:
-    """Raise TypeError or ValueError unless `mask` is [N, h, w], N = n if given, and bool or floating in [0, 1]."""
+    """Raise TypeError or ValueError unless `mask` is a bool mask or weights in [0, 1], of shape [N, h, w].
+
+    If n is given, N must equal n.
+    """
     if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"{name} must be a bool or floating-point tensor [N, h, w], got {got}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries: which channels an edit changes, and how much. The contribution M of a part becomes a query q in [0, 1].
+"""Computation of queries from contributions: the M of a part gives the query q, which has values in [0, 1].
 
 Every function takes a torch tensor or a NumPy array, which is not copied, and returns a result of the same kind and
-device. It computes in float64 and clamps M to [0, 1]. NaN raises ValueError, except under `torch.compile`, where values
-are not checked.
+device. It computes in float64 and clamps M to [0, 1]. NaN in an input raises ValueError, except under `torch.compile`,
+where values are not checked.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def simultaneous(m: Array, strength: PerRow) -> Array:
 
 
 def running_cost(m: Array) -> Array:
-    """Compute the budget that the sequential query has used when it has taken channel c.
+    """Compute the budget that the sequential query has spent after it has taken channel c.
 
-    The sum is over the channels j up to and including c, in descending order of m; if m is equal, the lower index comes
+    The sum is over the channels j up to and including c, in descending order of m. On ties, the lower index comes
     first::
 
         cost_c = Σ_j (1 − m_j)
@@ -85,7 +85,7 @@ def running_cost(m: Array) -> Array:
 def sequential(
     m: Array, epsilon: PerRow, rho: PerRow, *, fractional: bool = False, rho_mode: RhoMode = "released"
 ) -> Array:
-    """Select the channels with the largest contribution until the budget for changes elsewhere is used.
+    """Select the channels with the largest contribution until the budget ε is spent.
 
     With `cost = running_cost(m)`::
 
@@ -98,12 +98,12 @@ def sequential(
         m: Contribution of a part to the channels of one or several sites, of shape [..., C]; floating-point. Rows are
             independent.
         epsilon: Budget ε >= 0 in channels: a number, or one value per row, of a shape that broadcasts to [...].
-        rho: Threshold ρ in [0, 1]: a number, or one value per row.
+        rho: Threshold ρ in [0, 1]: a number, or one value per row, as for epsilon.
         fractional: Whether to return the optimum of the linear program `max Σ q_c·[m_c − ρ(1 − m_c)]` subject to
             `Σ q_c·(1 − m_c) <= ε` and `0 <= q_c <= 1`, over the channels that pass ρ. The first channel over the budget
-            then gets the fraction that the rest of the budget pays for.
-        rho_mode: Test of the threshold: "released" for m > ρ as in the authors' code, or "paper" for m > ρ/(1 + ρ),
-            where the gain in the linear program changes sign.
+            then gets the fraction that fits into the remaining budget.
+        rho_mode: Test of the threshold. "released" tests m > ρ, as in the authors' code. "paper" tests m > ρ/(1 + ρ),
+            that is, whether the gain of the channel in the linear program is positive.
 
     Returns:
         Query q of the shape and dtype of m.
@@ -143,24 +143,24 @@ def sequential(
 def softmax(M: Array, part: int, *, temperature: float = 0.1, threshold: float = 0.8) -> Array:
     """Select the channels that belong to one part clearly more than to any other.
 
-    With the softmax over the parts, of which the row of `part` is used::
+    The softmax is over the parts, and p is its row for `part`::
 
-        p = softmax(M / τ)
+        p = softmax(M / τ)[part]
         q_c = 1 if p_c > θ, else 0
 
     With M of one image, the result is the query of that image. The query of an edit is the maximum over its two images:
     `torch.maximum(softmax(M_target, part), softmax(M_reference, part))`. With M of `contribution(per_image=True)`,
-    transposed to [P, N, C], one call computes the queries of all images. The caller has to zero sites that must not
-    change, such as toRGB.
+    transposed to [P, N, C], one call computes the queries of all images. The caller has to set q to zero at sites that
+    must not change, such as toRGB.
 
     Args:
         M: Contribution of all parts, of shape [P, ..., C]; floating-point.
         part: Index of the part, 0 <= part < P.
         temperature: Temperature τ > 0.
-        threshold: Threshold θ in [0, 1]. From 0.5 up, a channel belongs to at most one part.
+        threshold: Threshold θ in [0, 1]. At 0.5 or above, a channel belongs to at most one part.
 
     Returns:
-        Query q of shape [..., C] and the dtype of M, of zeros and ones.
+        Query q of shape [..., C] in the dtype of M. All values are 0 or 1.
 
     Raises:
         TypeError: If M is not a floating-point tensor or array.
@@ -185,7 +185,8 @@ def softmax(M: Array, part: int, *, temperature: float = 0.1, threshold: float =
 def coarse_split(q: Array, hair: int, *, channels: int = 2048) -> Array:
     """Assign the first channels, which carry pose and hair, to the hair and to a new part, the pose.
 
-    The pose gets what the hair leaves of the first channels. Other parts get none of them and keep the rest::
+    In the first channels, the hair keeps its query, the pose gets the rest, and all other parts get 0. In the remaining
+    channels, the pose gets 0, and all other parts keep their queries::
 
         q_pose,c = 1 − q_hair,c  and  q_part,c = 0 for all parts but hair    (c < channels)
         q_pose,c = 0                                                         (c >= channels)
@@ -193,11 +194,12 @@ def coarse_split(q: Array, hair: int, *, channels: int = 2048) -> Array:
     Args:
         q: Queries of all parts in [0, 1], of shape [P, ..., S]; floating-point.
         hair: Index of the part that keeps the first channels, 0 <= hair < P.
-        channels: Number of first channels. 2,048 are the first four sites of StyleGAN2, one of which is toRGB. Sites
-            that must not change have to be zeroed after the split, because the split gives them to the pose.
+        channels: Number of first channels. The first 2,048 channels are the first four sites of StyleGAN2, one of
+            which is toRGB. Sites that must not change have to be set to zero after the split, because the split gives
+            them to the pose.
 
     Returns:
-        Queries of shape [P + 1, ..., S] and the dtype of q, with the pose last.
+        Queries of shape [P + 1, ..., S] in the dtype of q, with the pose last.
 
     Raises:
         TypeError: If q is not a floating-point tensor or array.

@@ -44,8 +44,8 @@ def nearest(styles: Tensor, query: Tensor, gallery: Tensor, k: int, *, gallery_q
         query: Queries of shape [E, S], one row per style, or [S] for all styles, in any of these dtypes.
         gallery: Styles of shape [G, S], in any of these dtypes.
         k: Number of rows per style, from 1 to G.
-        gallery_query: One query per row of the gallery, from the M of that row, of shape [G, S]; floating-point or
-            bool. The default is the query of the style.
+        gallery_query: One query per row of the gallery, computed from the M of the image in that row, of shape [G, S];
+            floating-point or bool. The default is the query of the style.
 
     Returns:
         `Nearest(indices, similarity)`, both of shape [E, k]. Similarity is float32 (float64 for float64 styles). Rows

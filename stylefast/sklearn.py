@@ -35,26 +35,27 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         label(i) = argmax_k <x_i, c_k>
         c_k = normalise(sum_{i in k} w_i x_i / |x_i|)
 
-    Rows need not be normalised. A row of zeros has label 0 and is not added to centers. An integer weight has the same
-    effect as repeated rows, and the order of rows does not matter, both up to rounding and, with `init="random"`, up to
-    the random choices. For activations, streams of batches, checkpoints or a GPU, use `stylefast.SphericalKMeans`,
-    which runs the same steps.
+    Rows need not be normalised. A row of zeros has label 0 and is not added to centers. A row with an integer weight
+    has the same effect as that many copies of the row, and the order of rows does not matter. Both hold up to rounding
+    and, with `init="random"`, up to the random choices. For activations, streams of batches, checkpoints or a GPU, use
+    `stylefast.SphericalKMeans`, which runs the same steps.
 
     Args:
         n_clusters: Number of clusters K, at most the number of nonzero rows with a nonzero weight.
-        init: "k-means++" (greedy) or "random", both from a sample of max(4096, 64 K) rows by weight. Or initial centers
-            of shape [K, n_features], or [B, K, n_features] for B restarts.
+        init: "k-means++" (greedy) or "random", to choose centers from a sample of max(4096, 64 K) rows drawn by weight.
+            Alternatively, initial centers of shape [K, n_features], or [B, K, n_features] for B restarts.
         n_init: Number of restarts, which share every read of the rows. The restart with the least inertia is used.
             Ignored if `init` is an array.
         max_iter: Maximum number of updates per restart.
         tol: Relative gain of the mean cosine below which a restart ends.
-        random_state: Seed of the random choices: None, an int or a `numpy.random.RandomState`.
+        random_state: Random seed: None, an int or a `numpy.random.RandomState`.
         backend: Name of a backend, as in `stylefast.assign`.
 
     Attributes:
         cluster_centers_: Centers of unit norm, [K, n_features], in the dtype of the rows.
         labels_: Labels of the rows given to `fit`, [n_samples] int32, as `predict` returns them.
-        inertia_: Inertia of the rows given to `fit`, half the weighted squared distance on the sphere.
+        inertia_: Inertia of the rows given to `fit`. It is half the weighted sum of the squared distances between the
+            unit-normalised rows and their centers.
         n_iter_: Number of updates of the best restart, at least 1.
         n_features_in_: Number of features of the rows given to `fit`.
         feature_names_in_: Names of the features, if the rows given to `fit` have names.
@@ -226,8 +227,8 @@ class _WeightedRows:
     """Rows with weights for `BatchedLloyd`.
 
     A kernel divides a point by its norm. The point `(x / |x|, sqrt(1 / w^2 - 1))` has norm `1 / w`, so it adds
-    `w x / |x|` to the sums and `w cos` to the objective. Its label is that of x, because the last coordinate of every
-    centroid is 0.
+    `w x / |x|` to the sums and `w cos` to the objective. It has the same label as x, because the last coordinate of
+    every centroid is 0.
     """
 
     def __init__(self, rows: Tensor, weights: Tensor, backend: str | None) -> None:

@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def poison_memory() -> None:
-    """Fill new outputs with NaN and buffers of kernels with huge numbers, so that tests notice reads before writes."""
+    """Fill new outputs with NaN and kernel buffers with huge numbers, so that tests notice reads before writes."""
     torch.use_deterministic_algorithms(True)  # torch.empty then returns NaN
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):

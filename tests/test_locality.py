@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIELAB against the standard, pixel by pixel; means inside and outside of a mask by hand and by laws."""
+"""CIELAB compared with the standard, pixel by pixel; means inside and outside of a mask by hand and by laws."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_locality_by_hand():
 
 
 @given(st.integers(0, 1000), st.booleans())
-def test_inside_and_outside_make_the_image_and_swap(seed, soft):
+def test_inside_and_outside_complement_each_other(seed, soft):
     edited, target = random_images(2, 6, 4, seed=seed), random_images(2, 6, 4, seed=seed + 1)
     weights = random_images(2, 6, 4, seed=seed + 2)[:, 0]
     mask = weights if soft else weights > 0.5
@@ -194,7 +194,7 @@ def test_empty_batches_give_empty_results():
     assert all(value.shape == (0,) for value in locality(none, none, torch.zeros(0, 2, 2)))
 
 
-def test_roi_modes():
+def test_the_roi_is_that_of_target_reference_or_union():
     target, reference = torch.tensor([[[True, True, False]]]), torch.tensor([[[True, False, False]]])
     assert roi(target, reference).tolist() == [[[True, True, False]]]
     assert roi(reference, target).tolist() == [[[True, True, False]]]

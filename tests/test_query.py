@@ -86,7 +86,7 @@ def test_the_cost_is_summed_in_float64():
 
 
 @given(channels, budgets, EIGHTHS)
-def test_sequential_is_the_loop(m, epsilon, rho):
+def test_sequential_equals_a_plain_loop(m, epsilon, rho):
     expected = by_loop(m.tolist(), epsilon, rho)
     assert query.sequential(m, epsilon, rho).tolist() == expected
     assert ((query.running_cost(m) < epsilon) & (m > rho)).tolist() == expected
@@ -94,7 +94,7 @@ def test_sequential_is_the_loop(m, epsilon, rho):
 
 @settings(max_examples=100)
 @given(channels, st.lists(budgets, min_size=2, max_size=2).map(sorted), EIGHTHS, st.booleans())
-def test_a_larger_budget_keeps_what_a_smaller_one_took(m, epsilons, rho, fractional):
+def test_a_larger_budget_keeps_all_channels_of_a_smaller_one(m, epsilons, rho, fractional):
     small, large = (query.sequential(m, epsilon, rho, fractional=fractional) for epsilon in epsilons)
     assert (small <= large).all()
 
@@ -190,7 +190,7 @@ def test_shape_and_dtype_are_kept(name, dtype):
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("shape", [(2, 0), (2, 0, 5)])
-def test_empty_gives_empty(name, shape):
+def test_no_rows_or_channels_give_an_empty_query(name, shape):
     assert CALLS[name](torch.zeros(shape)).shape == (shape if name != "softmax" else shape[1:])
 
 
@@ -201,7 +201,7 @@ def test_compiles_without_a_graph_break(call):
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, [0.5, -1.0], torch.tensor([0.5, math.nan])])
-def test_a_bad_budget_or_strength_is_named(bad):
+def test_an_invalid_budget_or_strength_is_refused(bad):
     m = torch.rand(2, 5)
     with pytest.raises(ValueError, match=r"epsilon must be a finite number >= 0, got (-1\.0|nan|inf)"):
         query.sequential(m, bad, 0.1)
@@ -210,7 +210,7 @@ def test_a_bad_budget_or_strength_is_named(bad):
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, math.nan, [0.5, 2.0]])
-def test_a_bad_rho_is_named(bad):
+def test_an_invalid_rho_is_refused(bad):
     with pytest.raises(ValueError, match=r"rho must be a number in \[0, 1\], got (-0\.1|1\.1|nan|2\.0)"):
         query.sequential(torch.rand(2, 5), 1.0, bad)
 
@@ -222,7 +222,7 @@ def test_one_value_per_channel_is_refused():
         query.sequential(torch.rand(5), 1.0, [0.1, 0.2, 0.3])
 
 
-def test_other_bad_arguments_are_named():
+def test_other_invalid_arguments_are_refused():
     M = torch.rand(3, 5)
     for part in (-1, 3):
         with pytest.raises(ValueError, match=rf"part must be an index into the P = 3 parts of M, got {part}"):

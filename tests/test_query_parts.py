@@ -43,7 +43,7 @@ def test_a_channel_belongs_to_one_part_at_most(P, C, temperature, data):
         assert torch.equal(q.sum(0), alone.float())
 
 
-def test_queries_of_single_images_by_hand():
+def test_queries_of_single_images_follow_the_formula():
     rng = torch.Generator().manual_seed(0)
     x, labels = torch.randn(4, 6, 5, 5, generator=rng), torch.randint(3, (4, 5, 5), generator=rng)
     m = stylefast.contribution(x, labels, 3, per_image=True)  # [N, P, C]
@@ -74,6 +74,6 @@ def test_the_first_channels_are_split_between_hair_and_pose(kind):
         (torch.ones(4), 0, 2, r"q must have shape \[P, ..., S\]"),
     ],
 )
-def test_coarse_split_refuses(q, hair: int, channels: int, message: str):
+def test_coarse_split_refuses_wrong_arguments(q, hair: int, channels: int, message: str):
     with pytest.raises(ValueError, match=message):
         query.coarse_split(q, hair, channels=channels)

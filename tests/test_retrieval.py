@@ -109,7 +109,7 @@ def test_the_masked_copy_is_never_made(monkeypatch: pytest.MonkeyPatch):
         ),
     ],
 )
-def test_wrong_arguments_are_named(change, error: type[Exception], message: str):
+def test_wrong_arguments_are_refused(change, error: type[Exception], message: str):
     styles, query, gallery, _ = drawn()
     with pytest.raises(error, match=message):
         nearest(**({"styles": styles, "query": query, "gallery": gallery, "k": 2} | change))

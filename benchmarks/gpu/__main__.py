@@ -4,8 +4,8 @@
 Each stage writes its results immediately. A stage that fails does not stop the others.
 
 The output folder receives records.jsonl (one JSON object per line), log.txt (the output of every stage), summary.json
-(how every stage ended) and, from Nsight Compute, ncu.csv. A later run into the same folder adds to them. The exit
-status is 0 if no stage failed or was stopped at its time limit, and 130 after an interruption.
+(the outcome of every stage) and ncu.csv (from Nsight Compute, if it is used). A later run into the same folder adds to
+these files. The exit status is 0 if no stage failed or was stopped at its time limit, and 130 after an interruption.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ STAGES = (
 
 @dataclass
 class Result:
-    """How a stage ended.
+    """Outcome of a stage.
 
     `state` is "ok", "cut" (out of time without a failure), "failed", "stopped" (at its limit), "interrupted" or
     "no GPU".
@@ -136,7 +136,7 @@ def _last_line(path: Path, start: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its group: terminate them and, after three seconds, kill them."""
+    """End a process and its group: terminate them and, if they still run after three seconds, kill them."""
     for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
         try:
             os.killpg(process.pid, number)
@@ -153,7 +153,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def conclude(out: Path, result: Result) -> None:
-    """Write how a stage ended to summary.json, in place of the result of an earlier run into the same folder."""
+    """Write the outcome of a stage to summary.json. It replaces the outcome of an earlier run into the same folder."""
     path = out / "summary.json"
     stages = json.loads(path.read_text()) if path.exists() else {}
     part = path.with_suffix(".part")

@@ -27,7 +27,7 @@ from .statuses import NO_GPU
 
 COPY = 1 << (12 if REHEARSAL else 30)  # bytes
 FLUSH = 1 << (12 if REHEARSAL else 28)  # bytes, at least twice the largest L2 cache
-CYCLES = 2_000_000  # about 1 ms, in which the GPU sleeps while the host launches
+CYCLES = 2_000_000  # about 1 ms, during which the GPU sleeps and the host launches
 MAX_CYCLES = 64 * CYCLES
 SMI = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
 
@@ -46,7 +46,7 @@ def backends() -> list[str]:
 
 
 def missing() -> list[str]:
-    """Return why the other GPU backends cannot run here."""
+    """Return the reasons why the other GPU backends cannot run here."""
     return list(unfit().values())
 
 
@@ -61,7 +61,7 @@ def unfit() -> dict[str, str]:
 
 
 def is_current(column: str, library: Path) -> bool:
-    """Return whether a library was linked from the present sources: its ELF build id is their hash."""
+    """Return whether a library was built from the present sources: its ELF build id must be their hash."""
     setup = runpy.run_path(str(ROOT / "setup.py"))
     return library.exists() and bytes.fromhex(setup["source_id"](setup[column.upper()])) in library.read_bytes()
 
@@ -128,7 +128,7 @@ def machine() -> dict[str, Any]:
 
 
 def smi(fields: tuple[str, ...] = SMI) -> dict[str, str]:
-    """Return fields of nvidia-smi for this device; none if nvidia-smi is not installed or fails."""
+    """Return fields of nvidia-smi for this device, or no field if nvidia-smi is not installed or fails."""
     if shutil.which("nvidia-smi") is None:
         return {}
     uuid = f"GPU-{cuda.get_device_properties(0).uuid}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the rows of a stage, such as its timings, in a child process, one after the other.
+"""Run the rows of a stage in a child process, one after the other. A row is one timing or one check.
 
-A row that fails is recorded. If a row crashes, hangs or ruins the GPU context, a new process continues with the next
-row.
+A row that fails is recorded. If a row crashes, hangs or makes the GPU context unusable, a new process continues with
+the next row.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Tally:
 
 
 def deadline(reserve: float = 3.0) -> float:
-    """Return the time of the monotonic clock at which this stage must end its work.
+    """Return the time on the monotonic clock at which this stage must end its work.
 
-    It is `reserve` seconds before the runner would stop the stage.
+    It is `reserve` seconds before the time at which the stage would be stopped.
     """
     return float(os.environ.get("STYLEFAST_STAGE_END", "inf")) - reserve
 
 
 def run(module: str, rows: Sequence[str], until: float) -> Tally:
-    """Run `python -m module --rows ...` until every row has ended or the time is up."""
+    """Run `python -m module --rows ...`, repeatedly, until every row has ended or the time is up."""
     tally, rows = Tally(), list(rows)
     while rows and time.monotonic() < until:
         with tempfile.NamedTemporaryFile("r") as progress:
@@ -93,7 +93,7 @@ def _child(module: str, rows: list[str], until: float, progress: str) -> int | s
 def serve(rows: Sequence[str], measure: Callable[[str], Any], seconds: Callable[[str], float] | None = None) -> int:
     """Measure every row in the child process; return the exit status.
 
-    A row may take `seconds(row)`, by default ROW_SECONDS.
+    A row may take `seconds(row)` seconds, by default ROW_SECONDS.
     """
     start()
     progress = Path(os.environ[PROGRESS])

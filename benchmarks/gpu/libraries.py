@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `libraries`: keeps libraries that were built from these sources and work here, and builds the others."""
+"""Stage `libraries`: keep libraries that were built from these sources and work here, and build the others."""
 
 from __future__ import annotations
 

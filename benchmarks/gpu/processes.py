@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GRACE = 5.0  # seconds to wait for a process after it was interrupted, and again after it was killed
+GRACE = 5.0  # seconds to wait for a process after it is interrupted, and again after it is killed
 LOG = 4 << 20  # bytes that are kept from the end of a log
 RESERVE = 2 * GRACE + 2.0  # seconds before the end of a stage at which its processes must be interrupted
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended: its exit status, which is None if it was interrupted at the deadline, and its log."""
+    """A command that has ended. `status` is its exit status, or None if it was interrupted at the deadline."""
 
     name: str
     status: int | None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `profile`: hardware counters of the four main ops by Nsight Compute, or a trace of their kernels.
+"""Stage `profile`: measure hardware counters of the four main ops with Nsight Compute, or trace their kernels.
 
-The counters explain the time of each kernel. If Nsight Compute is refused, a trace gives the times.
+The counters explain the time of each kernel. If Nsight Compute is not permitted, a trace gives the times.
 
 Nsight Compute runs::
 
@@ -31,7 +31,7 @@ from .processes import RESERVE, side_by_side
 from .rehearsal import DEVICE, REHEARSAL, cuda
 from .workloads import KEY_WORKLOADS
 
-SCALE = 16  # divisor of the number of images, which still exceed the L2 cache
+SCALE = 16  # divisor of the number of images; the smaller inputs still exceed the L2 cache
 WORKLOADS = [KEY_WORKLOADS[i] for i in (0, 3, 4, 6)]  # lloyd_step, assign_contribution, contribution, blend
 KERNELS = ("cpu_op", "stylefast::") if REHEARSAL else ("kernel", "")  # category of a trace's events, prefix of names
 SECTIONS = ("SpeedOfLight", "Occupancy", "LaunchStats", "WarpStateStats")
@@ -48,13 +48,13 @@ METRICS = {  # column of ncu -> key of a record
     "launch__grid_size": "blocks",
     "launch__block_size": "threads",
 }
-TRACE_SECONDS = 8.0  # reserved for a trace, in case ncu is refused
+TRACE_SECONDS = 8.0  # reserved for a trace, in case ncu is not permitted
 OURS = "regex:(assign|assign_moments|blend|join|lloyd|lloyd_finish|mean|moments|pool|split|statistics|transpose)_kernel"
 STALL = "smsp__average_warps_issue_stalled_"
 
 
 def prepared() -> list[Callable[[], Any]]:
-    """Return a call per op and backend. The kernels are compiled and warm."""
+    """Return one call per op and backend, after a first call has compiled the kernels."""
     calls = []
     for workload in WORKLOADS:
         inputs = workload.make(DEVICE, SCALE)
@@ -76,7 +76,7 @@ def profiled() -> None:
 
 
 def ncu(report: Path) -> list[str | Path]:
-    """Return the command that measures the calls with Nsight Compute."""
+    """Return the command that measures the kernels of the calls with Nsight Compute."""
     sections = [option for section in SECTIONS for option in ("--section", section)]
     output = ["--csv", "--page", "raw", "--print-units", "base", "--log-file", report]
     metrics = ["--metrics", ",".join(name for name in METRICS if not name.startswith("launch__"))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rivals (peers on a GPU): the same work as torch users write it, eager and compiled; flash-kmeans if installed."""
+"""Rivals, which are the peers on a GPU: the op as torch users write it, eager and compiled, and flash-kmeans."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def call(workload: GpuWorkload, rival: str, inputs: dict[str, Any]) -> Callable[
 
 
 def formulation(workload: GpuWorkload) -> Callable[..., Any] | None:
-    """Return the op in torch, or None where a user would write something quite different."""
+    """Return the op as torch users write it, or None if they would write something quite different."""
     if workload.op is BLEND:
         return _gathered_lerp if workload.gathered else torch.lerp
     if workload.op is CONTRIBUTION:
@@ -79,7 +79,7 @@ def _assign_then_bmm(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _flash_fit(rows: Tensor, centroids: Tensor) -> tuple[Tensor, ...]:
-    """Return the labels of one iteration, which normalises the rows."""
+    """Return the labels of one iteration that includes the normalisation of the rows."""
     flash: Any = environment.load("flash_kmeans")
     points = rows.reshape(1, -1, rows.shape[3])
     return flash.batch_kmeans_Cosine(points, len(centroids), max_iters=1, init_centroids=centroids[None])[:1]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `sanitizers`: memcheck and racecheck of every op and dtype, and a planted fault that must be reported."""
+"""Stage `sanitizers`: run memcheck and racecheck on every op and dtype, and memcheck on a planted fault.
+
+memcheck must report the planted fault, which verifies that it reports errors.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ SHOWN = 4_000  # characters of a log that are printed
 def commands() -> dict[str, list[str]]:
     """Return the commands, which run side by side, by name.
 
-    There is one command per tool for the CUDA kernels, and one per tool and op for the Triton kernels, which that
-    command compiles. Another command runs the planted fault.
+    For the CUDA kernels, there is one command per tool. For the Triton kernels, there is one per tool and op, because
+    each command also compiles its kernels. Another command runs the planted fault.
     """
     parts = {"cuda": " cuda "} if "cuda" in backends() else {}
     if "triton" in backends():
@@ -48,7 +51,7 @@ def commands() -> dict[str, list[str]]:
 
 def sanitizer(tool: str) -> list[str]:
     general = ["--error-exitcode", str(ERRORS), "--check-exit-code", "no", "--max-connections", "64"]
-    # memcheck continues after an error, so that the program ends regularly. API errors are not reported, because torch
+    # memcheck continues after an error, so that the program ends normally. API errors are not reported, because torch
     # asks for features that a device may lack.
     memcheck = ["--destroy-on-device-error", "kernel", "--report-api-errors", "no"]
     return ["compute-sanitizer", "--tool", tool, *general, *(memcheck if tool == "memcheck" else [])]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage `smoke`: call every op once per dtype and GPU backend, and compare the results with the reference.
 
-The stage also compiles, side by side, the Triton kernels of the stage `key`.
+The stage also compiles the Triton kernels of the stage `key`, in several processes at the same time.
 
-Sanitizers run the following commands, which call ops on odd sizes and verify nothing::
+The stage `sanitizers` runs the following commands, which call ops on odd sizes without verifying the results::
 
     python -m gpu.smoke --only "lloyd_step cuda"
     python -m gpu.smoke --fault
@@ -33,7 +33,7 @@ from .statuses import CUT
 from .timings import plan
 from .workloads import MAIN, NAMES, TARGETS, GpuWorkload
 
-ODD = ((2, 9, 3),) if REHEARSAL else ((3, 70, 13), (270, 70, 5))  # N, C, H = W under a sanitizer: few and many images
+ODD = ((2, 9, 3),) if REHEARSAL else ((3, 70, 13), (270, 70, 5))  # N, C, H = W for sanitizers: few and many images
 ROWS = {
     f"{op.name} {backend} {NAMES[dtype]}": (op, backend, dtype)
     for op in OPS
@@ -60,15 +60,15 @@ def measure(name: str) -> None:
 def images() -> int:
     """Return a number of images for which the same kernels run as in the timings.
 
-    It is larger than the number of processors of the device, because kernels split fewer images differently. It is a
-    multiple of 16, because Triton compiles other kernels for other numbers.
+    It is larger than the number of multiprocessors, because kernels divide fewer images differently. It is a multiple
+    of 16, because Triton compiles different kernels for other numbers.
     """
     processors = cuda.get_device_properties(0).multi_processor_count
     return 1 if REHEARSAL else 16 * (1 + processors // 16)
 
 
 def call(name: str) -> None:
-    """Call a row on odd sizes."""
+    """Call the op of a row on odd sizes."""
     op, backend, dtype = ROWS[name]
     for size in ODD:
         op.cells[backend](*arguments_of(op, dtype, size).values())
@@ -106,7 +106,7 @@ def main() -> int:
 
 
 def stage() -> int:
-    """Run all groups side by side; return the exit status."""
+    """Run all groups of rows at the same time; return the exit status."""
     with ThreadPoolExecutor(len(environment.CPUS) or os.cpu_count() or 1) as pool:
         tally = sum(pool.map(lambda group: run(*group, deadline()), groups()), Tally())
     print("\n".join([*missing(), str(tally)]))

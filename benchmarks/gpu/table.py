@@ -32,7 +32,7 @@ def read(folder: Path) -> list[Record]:
 
 
 def table(records: Iterable[Record]) -> str:
-    """Return Markdown with a caption, the newest timings and the newest host times per device and set of versions."""
+    """Return the Markdown: per device and set of versions a caption, the newest timings and the newest host times."""
     runs: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         runs.setdefault(tuple(str(record[name]) for name in ("device", "torch", "triton")), []).append(record)
@@ -53,7 +53,7 @@ def _run(records: list[Record]) -> str:
 
 
 def _checks(records: list[Record]) -> str:
-    """Return what the last tests and sanitizers found, and how many rows failed."""
+    """Return the outcome of the last tests and sanitizers, and the number of failed rows."""
     last = {record["kind"]: record for record in records}
     text = ""
     if "tests" in last:

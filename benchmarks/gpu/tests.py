@@ -20,7 +20,7 @@ from .rehearsal import REHEARSAL
 from .statuses import CUT
 
 FILES = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws", "torch_transforms")
-FIRST = "test_agrees,test_same_bits,test_edge_cases"
+FIRST = "test_agrees,test_same_bits,test_edge_cases"  # in this order
 PROCESSES = len(environment.CPUS) or os.cpu_count() or 1
 SHARDS = 150 * PROCESSES if REHEARSAL else PROCESSES
 OUTCOME = re.compile(r"^(\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
@@ -44,7 +44,7 @@ def outcomes(log: str) -> Counter[str]:
 
 
 def has_failed(process: Ended) -> bool:
-    """Return whether a test failed or the process ended without a verdict."""
+    """Return whether a test failed or the process ended abnormally."""
     counts = outcomes(process.log)
     return bool(counts["FAILED"] or counts["ERROR"]) or process.status not in (
         None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages `key` and `rest`: GPU time of ops and of their rivals, and host time of small calls.
+"""Stages `key` and `rest`: measure the GPU time of ops and of their rivals, and the host time of small calls.
 
 Usage::
 
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 
 def rows() -> dict[str, Row]:
-    """Return every row of both stages by its name, the most informative first."""
+    """Return the rows of both stages by name, the most informative rows first."""
     pairs = [Row(workload, by) for workload in GPU_WORKLOADS for by in ("cuda", "triton", *rivals.names(workload))]
     pairs.sort(key=worth)
     return {f"{row.workload.op.name} {row.workload.name} | {row.by}": row for row in pairs}
@@ -59,8 +59,8 @@ def rows() -> dict[str, Row]:
 def worth(row: Row) -> tuple[int, int]:
     """Return a sort key for rows.
 
-    First come the key timings of our backends and of eager torch, then the other timings of our backends, then rival by
-    rival with key timings first.
+    The key timings of our backends and of eager torch come first, then the other timings of our backends. The rivals
+    follow one after the other, each with its key timings first.
     """
     key = KEY_WORKLOADS.index(row.workload) if row.workload in KEY_WORKLOADS else len(KEY_WORKLOADS)
     rank = 0 if row.by in ("cuda", "triton") else 1 + rivals.ORDER.index(row.by)
@@ -98,7 +98,7 @@ def measure(name: str) -> None:
     if kind == "beyond":
         check_beyond(by)
         write("beyond", implementation=by)
-        print(f"{name}: images beyond element 2^31 give the same results as in a batch of their own", flush=True)
+        print(f"{name}: images beyond element 2^31 give the same results as in a separate batch", flush=True)
     elif kind == "compile":
         compile_only(name.removeprefix("compile "), by)
         print(f"{name}: done", flush=True)
@@ -186,14 +186,14 @@ def check(row: Row, inputs: dict[str, Any], call: Callable[[], Any]) -> None:
         return
     first, second = outputs(call()), outputs(call())
     if not all(map(torch.equal, first, second)):
-        raise WrongResult(f"{row.by} gives other bits when {row.workload.op.name} {row.workload.name} is repeated")
+        raise WrongResult(f"{row.by} gives different bits when {row.workload.op.name} {row.workload.name} is repeated")
     cell, images = row.workload.op.cells[row.by], row.workload.size[0] if row.workload.size else 1
-    parts = min(FEW, images // 16 or images)  # at least 16 images each: Triton compiles other kernels for fewer
+    parts = min(FEW, images // 16 or images)  # at least 16 images each: with fewer, Triton compiles other kernels
     verify_whole(row.workload.op, inputs, cell, first, parts)
 
 
 def check_beyond(backend: str) -> None:
-    """Raise WrongResult unless images that lie beyond 2^31 elements give the same results in a separate batch."""
+    """Raise WrongResult unless the images beyond element 2^31 give the same results in a separate batch."""
     size = (BEYOND, *KEY_WORKLOADS[0].size[1:])
     x = GpuWorkload(ASSIGN, size, torch.bfloat16, 8).make(DEVICE)
     few = {**x, "activations": x["activations"][-2:]}
@@ -202,10 +202,10 @@ def check_beyond(backend: str) -> None:
     options = (8, True, "bilinear", True)  # n_clusters, standardize, resize, per_image
     m = CONTRIBUTION.cells[backend](x["activations"], labels, *options)
     few_m = CONTRIBUTION.cells[backend](few["activations"], few_labels, *options)
-    pairs = ((similarity, few_similarity), (m, few_m))  # few images may be split among blocks, and rounded, differently
+    pairs = ((similarity, few_similarity), (m, few_m))  # rounding may depend on the number of images
     same = all(torch.allclose(a[-2:], b, rtol=1e-4, atol=1e-6) for a, b in pairs)
     if not torch.equal(labels[-2:], few_labels) or not same:
-        raise WrongResult(f"{backend} gives other results beyond 2^31 elements")
+        raise WrongResult(f"{backend} gives different results beyond element 2^31")
 
 
 def compile_only(name: str, backend: str) -> None:
@@ -214,7 +214,7 @@ def compile_only(name: str, backend: str) -> None:
         workload, inputs = small(name.split(" ")[1])
     else:
         workload = rows()[name].workload
-        inputs = workload.make(DEVICE, scale=1 << 20)  # as few images as need the same kernels
+        inputs = workload.make(DEVICE, scale=1 << 20)  # the fewest images for which the same kernels run
     workload.op.cells[backend](*inputs.values())
     cuda.synchronize()
 
@@ -226,7 +226,7 @@ def small(op: str) -> tuple[Workload, dict[str, Any]]:
 
 
 def host_time(op: str, backend: str) -> None:
-    """Measure the host time of the public function on little data, and of one eager torch op on the same data."""
+    """Measure the host time of the public function on a small input, and of one eager torch op on the same input."""
     workload, inputs = small(op)
     call = partial(workload.op.public, **inputs, backend=backend)
     verify(workload.op, inputs, call())
@@ -244,7 +244,7 @@ def host_time(op: str, backend: str) -> None:
 
 
 def host_seconds(call: Callable[[], Any]) -> float:
-    """Return the mean seconds until a call returns. The GPU is idle before the first call."""
+    """Return the mean seconds until a call returns. The GPU is idle at the beginning of the first call."""
     cuda.synchronize()
     begin = time.perf_counter()
     for _ in range(CALLS):

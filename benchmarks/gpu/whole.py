@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify a result on all images, which are too many for the reference, against the results on parts of them."""
+"""Verify a result on all images against results on parts of them, because all images are too many for the reference."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workloads of the GPU stages. On the device "meta" the inputs are only shapes, which suffices to compile kernels."""
+"""Workloads of the GPU stages. On the device "meta", inputs have shapes but no data, which is enough to compile."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "f
 
 @dataclass(frozen=True)
 class GpuWorkload:
-    """A named call of an op. `gathered` says whether blend takes its rows by index or in pairs."""
+    """A named call of an op. `gathered` says whether blend gets indices of rows, or rows that are already in pairs."""
 
     op: Op
     size: tuple[int, int, int] | None
@@ -58,8 +58,8 @@ class GpuWorkload:
     def make(self, device: str | torch.device, scale: int = 1) -> dict[str, Any]:
         """Return the op's arguments, in the order of its schema.
 
-        `scale` divides the number of images, so that results can be verified, but leaves at least 16 of them, because
-        Triton specialises kernels on multiples of 16.
+        `scale` divides the number of images, so that results can be verified. At least 16 images remain, because Triton
+        specialises kernels on multiples of 16.
         """
         if self.size is None:
             return self._edits(device, scale)
@@ -85,7 +85,7 @@ class GpuWorkload:
         return arguments if self.op is ASSIGN else {**arguments, "standardize": True, "per_image": False}
 
     def _edits(self, device: str | torch.device, scale: int) -> dict[str, Any]:
-        """Return the arguments of blend: every part of every reference on every target. Pairs have one query."""
+        """Return the arguments of blend for every part of every reference on every target. Pairs have one query."""
         rows = (max(1, TARGETS // scale), REFERENCES, PARTS if self.gathered else 1)
         t, r = (torch.randn(n, STYLES, device=device).to(self.dtype) for n in rows[:2])
         edits = torch.cartesian_prod(*(torch.arange(n, device=device) for n in rows))  # [E, 3]

@@ -39,7 +39,8 @@ struct Activations {
   constexpr int64_t plane() const { return h * w; }
   constexpr int64_t positions() const { return n * h * w; }
   constexpr bool channels_last() const { return stride_c == 1 && c > 1; }
-  constexpr bool rows_join() const { return h == 1 || stride_h == w * stride_w; }  // stride_w continues across rows
+  // Whether all positions of a plane lie stride_w apart, so that its rows form one row.
+  constexpr bool rows_join() const { return h == 1 || stride_h == w * stride_w; }
 };
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -59,7 +60,7 @@ class Buffer {
     void operator()(T* data) const { std::free(data); }
   };
   static T* allocate(int64_t size) {
-    // + 1: an empty array has an address, too.
+    // + 1, so that an empty array has an address, too.
     void* data = std::aligned_alloc(64, static_cast<size_t>(round_up(size * static_cast<int64_t>(sizeof(T)) + 1, 64)));
     if (data == nullptr) throw std::bad_alloc();
     return static_cast<T*>(data);

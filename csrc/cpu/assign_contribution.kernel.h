@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel of assign_contribution, and of contribution where the labels have the size of the layer.
+// Kernel of assign_contribution, and of contribution for labels that have the size of the layer.
 //
 // A part owns whole images, or segments of images if there are fewer images than threads. Per tile: choose the labels
 // (or read the given ones), sort the positions by label, and add their moments while the tile is in cache. At the end
@@ -34,8 +34,8 @@ class MomentsPass {
 
   int64_t tiles() const { return (a_.plane() + pixels_ - 1) / pixels_; }
 
-  // Labels tiles [begin, end) of image n and adds their moments, about the mean of the first of these tiles if
-  // channels are standardised.
+  // Labels tiles [begin, end) of image n and adds their moments. If channels are standardised, the shift is the mean of
+  // the first of these tiles.
   void add(int64_t n, int64_t begin, int64_t end, const Moments<T>& moments) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t offset = t * pixels_, first = n * a_.plane() + offset,

@@ -8,7 +8,7 @@
 namespace stylefast {
 namespace {
 
-constexpr int64_t kCacheBytes = 8 << 20;  // larger results are written past the caches
+constexpr int64_t kCacheBytes = 8 << 20;  // larger results are written with stores that bypass the caches
 
 void check_edits(const int64_t* edits, int64_t count, const int64_t (&rows)[3]) {
   for (int64_t i = 0; i < 3 * count; ++i) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel of blend. Rows are gathered by index, so the operands of a grid of edits come from cache, and only the result
-// goes to memory. A result that is larger than the caches is written past them.
+// Kernel of blend. Rows are gathered by index, so the operands of a grid of edits are read from the cache, and only the
+// result goes to memory. A result that is larger than the caches is written with stores that bypass them.
 #include "simd.h"
 
 namespace stylefast {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel of contribution where the label grid has another size than the layer.
+// Kernel of contribution for labels whose size differs from the size of the layer.
 //
-// Instead of resizing the labels of every cluster to the layer, the layer is pooled onto the label grid with the
-// adjoint of the resize; then the cells are summed by label. So the memory traffic does not grow with the number of
-// clusters. A part owns blocks of channels of images. Per block, the rows of the plane are pooled in order; two rows
-// of cells are unfinished at a time.
+// Instead of resizing the labels of every cluster to the layer, the kernel pools the layer onto the label grid with the
+// adjoint of the resize, and then sums the cells of the grid by label. Therefore the memory traffic does not grow with
+// the number of clusters. A part owns blocks of channels, each of one image. Per block, the rows of the plane are
+// pooled in order, so that at most two rows of cells are unfinished at any time.
 #include "moments.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Adds row y of pooled cells [2, cells, width], the sums of (a - shift) and of its square, to the moments of their
-// labels.
+// Adds row y of the pooled cells to the moments of their labels. The array `cells` [2, cells, width] holds the sums of
+// (a - shift) and of its square.
 template <typename S, typename T>
 void add_cells(const PoolTask<S>& task, int64_t n, int64_t y, const T* cells, const Moments<T>& moments) {
   constexpr int L = kLanes<T>;
@@ -28,8 +28,8 @@ void add_cells(const PoolTask<S>& task, int64_t n, int64_t y, const T* cells, co
   }
 }
 
-// Pools channels_last activations; lanes hold channels. A position is added to the two cells of its row between which
-// it lies; a row is added to the two rows of cells between which it lies.
+// Pools channels_last activations; lanes hold channels. Each position is added to the two neighbouring cells along x.
+// Each pooled row is then added to the two neighbouring rows of cells.
 template <typename S, typename T>
 class PixelPool {
   static constexpr int L = kLanes<T>;
@@ -56,7 +56,7 @@ class PixelPool {
   }
 
  private:
-  T* cell_row(int64_t y) const { return cell_rows_ + (y & 1) * size_; }  // two rows of cells are unfinished at a time
+  T* cell_row(int64_t y) const { return cell_rows_ + (y & 1) * size_; }  // at most two rows are unfinished
 
   // Writes the mean of 64 positions spread over the plane, or of all positions of a smaller plane. Exact if all are
   // equal.
@@ -107,8 +107,8 @@ class PixelPool {
   Buffer<T> cells_, cell_rows_;  // [2, cells, width_]; two rows of cells
 };
 
-// Pools activations that lie in planes; lanes hold positions. Rows that lie between the same two rows of cells are
-// added up first. Only these few sums are transposed, so that lanes hold channels, and pooled along x.
+// Pools activations whose channels lie in planes; lanes hold positions. The rows of the layer that lie between the same
+// two rows of cells are summed first. Only these sums are transposed, so that lanes hold channels, and pooled along x.
 template <typename S, typename T>
 class PlanePool {
   static constexpr int L = kLanes<T>;
@@ -141,8 +141,8 @@ class PlanePool {
  private:
   const S* plane(int64_t n, int64_t c) const { return task_.a.data + n * task_.a.stride_n + c * task_.a.stride_c; }
 
-  // Sums of (a - shift) (field 0) or of its square (field 1) over the rows next to a row of cells, [width_]. Two rows
-  // of cells are unfinished at a time.
+  // Weighted sums of (a - shift) (field 0) or of its square (field 1) over the rows of the layer that contribute to a
+  // row of cells, [width_]. At most two rows of cells are unfinished at any time.
   T* sums(int64_t cell_row, int field, int64_t lane) {
     return sums_ + (((cell_row & 1) * 2 + field) * L + lane) * width_;
   }
@@ -189,8 +189,8 @@ class PlanePool {
     }
   }
 
-  // Pools the sums of a complete row of cells along x, adds its cells to their labels, and clears the sums for a later
-  // row.
+  // Pools the sums of a finished row of cells along x, adds the cells to the moments of their labels, and clears the
+  // sums for a later row.
   void finish_row(int64_t n, int64_t y, const Moments<T>& moments) {
     for (int field = 0; field < 2; ++field) pool_row(sums(y, field, 0), cells_ + field * task_.x.cells * L);
     add_cells<S, T>(task_, n, y, cells_, moments);
@@ -230,7 +230,7 @@ class PlanePool {
   Buffer<T> sums_, block_, cells_;  // [2, 2, kLanes, width_]; [kLanes, kLanes]; [2, cells, kLanes]
 };
 
-// Runs a part. A unit of work is a block of `width` channels, whole vectors, of one image.
+// Runs a part. A unit of work is a block of `width` channels of one image; `width` is a multiple of the vector length.
 template <typename Pool, typename S, typename T>
 void pool_units(const PoolTask<S>& task, int64_t width, int64_t part, int64_t parts, Pool&& pool) {
   const int64_t c = task.a.c, stride = padded<T>(c), blocks = (c + width - 1) / width, units = blocks * task.a.n;
@@ -251,7 +251,7 @@ template <typename S, typename T = typename Compute<S>::type>
 void pool_kernel(const PoolTask<S>& task, int64_t part, int64_t parts) {
   constexpr int64_t L = kLanes<T>;
   if (!task.a.channels_last()) return pool_units<PlanePool<S, T>, S, T>(task, L, part, parts, PlanePool<S, T>(task));
-  // channels_last: the widest blocks that give every part work, at most 512 channels.
+  // channels_last: the widest blocks, of at most 512 channels, that still give every part some work.
   const int64_t splits = task.a.n == 0 ? 1 : (parts + task.a.n - 1) / task.a.n;
   const int64_t width = std::min<int64_t>(round_up((task.a.c + splits - 1) / splits, L), 512);
   pool_units<PixelPool<S, T>, S, T>(task, width, part, parts, PixelPool<S, T>(task, width));

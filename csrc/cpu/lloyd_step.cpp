@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// lloyd_step on the CPU: every part of the positions gets its own sums, which are then added in the order of parts.
+// lloyd_step on the CPU: the positions are divided into parts with separate sums, which are then added in order.
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "lloyd_step.kernel.h"

@@ -9,7 +9,7 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-inline constexpr int64_t kTilesPerFlush = 64;  // tiles per flush to double: bounds rounding errors for any N
+inline constexpr int64_t kTilesPerFlush = 64;  // bounds the rounding errors for any N
 
 // Adds sums [slabs, clusters, kLanes] to total [clusters, width] and clears them.
 template <typename T>
@@ -56,7 +56,7 @@ void lloyd_kernel(const LloydTask<T>& task, int64_t part, int64_t parts) {
       std::copy(label + 0, label + count, task.labels + b * positions + first);
       for (int64_t i = 0; i < count; ++i) {
         objective[b] += similarity[i];
-        if (weight[i] == 0) label[i] = -1;  // is not summed
+        if (weight[i] == 0) label[i] = -1;  // excludes the position from the sums
       }
       runs[b].sort(label, count);
       int32_t start = 0;

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// First and second moments of every channel over every cluster, and M from them, in one pass over the activations.
+// First and second moments of every channel over every cluster, computed in one pass over the activations, and M, which
+// follows from the moments.
 //
 // Moments are taken about a shift near the mean of the channel. With d = mean - shift,
-//   sum (a - mean)^2 = squares - 2 d sums + d^2 counts,
-// which loses no digits as long as |d| is of the order of the standard deviation, however large |mean| is.
+//   sum (a - mean)^2 = squares - 2 d sums + d^2 counts.
+// This loses no digits while |d| is at most about the standard deviation, however large |mean| is.
 #include "runs.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Clears the moments for the next image. Only clusters with positions are written; the others are zero already.
+// Clears the moments for the next image. Only clusters with positions are written, because the others are still zero.
 template <typename T>
 void clear(const Moments<T>& moments) {
   constexpr int L = kLanes<T>;
@@ -34,7 +35,7 @@ void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& mome
     const int32_t* end = runs.order + run.end;
     T* total_sum = moments.sums + (s * (moments.clusters + 1) + run.label) * L;
     T* total_square = moments.squares + (s * (moments.clusters + 1) + run.label) * L;
-    Vec<T> sum[2] = {}, square[2] = {};  // a run is summed first: fewer roundings at the size of the total
+    Vec<T> sum[2] = {}, square[2] = {};  // summing a run first rounds less often at the magnitude of the total
     for (; position + 2 <= end; position += 2) {
       for (int j = 0; j < 2; ++j) {
         const Vec<T> x = load(slab + position[j] * L) - shift;
@@ -52,8 +53,8 @@ void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& mome
   }
 }
 
-// Adds the moments of another segment of the same image, which were taken about another shift: sums and squares are
-// converted to the shift of `to`.
+// Adds the moments of another segment of the same image. They were taken about a different shift, so sums and squares
+// are converted to the shift of `to`.
 template <typename T>
 void merge(const Moments<T>& from, const Moments<T>& to) {
   constexpr int L = kLanes<T>;
@@ -69,9 +70,9 @@ void merge(const Moments<T>& from, const Moments<T>& to) {
   }
 }
 
-// Computes the contributions of `channels` channels of one image to M from its moments. If image is nullptr, adds them
-// to sum, [K, sum_stride] with rows of whole vectors; clusters without a position then cost nothing. Else divides them
-// by the number of positions and writes them to image, [K, image_stride].
+// Computes the share of one image in M, for `channels` channels, from its moments. If image is nullptr, adds the share
+// to sum [K, sum_stride], whose rows consist of whole vectors; clusters without a position are skipped if all channels
+// are finite. Otherwise divides the share by the number of positions, and writes it to image [K, image_stride].
 template <typename T>
 void fold(const Moments<T>& moments, bool standardize, T positions, int64_t channels, double* sum, int64_t sum_stride,
           T* image, int64_t image_stride) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Output of M and the pass over the activations that assign_contribution.cpp and contribution.cpp share.
+// Code that assign_contribution.cpp and contribution.cpp share: the output M, and the pass over the activations.
 #pragma once
 
 #include "source.h"
 
 namespace stylefast {
 
-// M, and the sums of the parts from which it is reduced unless per_image.
+// The output M. Unless per_image, also the sums of every part, from which reduce() computes M.
 template <typename T>
 struct ContributionOutput {
   ContributionOutput(const Tensor& activations, int64_t clusters, bool per_image)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inputs of the kernels that label: packed centroids and, for standardised features, statistics of the planes.
+// Inputs of the kernels that assign labels: packed centroids and, for standardised features, statistics of the planes.
 #pragma once
 
 #include "isa.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums by label without a scatter. The positions of a tile are counting-sorted by label once; then the rows of each
-// run of equal labels are added in registers, and the run's sum is written once.
+// Sums by label without a scatter. A counting sort orders the positions of a tile by label. Then the rows of each run
+// of equal labels are added in registers, and the sum of the run is written once.
 #include "score.h"
 
 namespace stylefast {
@@ -8,7 +8,7 @@ namespace STYLEFAST_ISA {
 
 struct Run {
   int32_t label;
-  int32_t end;  // index in `order` behind the last position; the next run begins there
+  int32_t end;  // exclusive end in `order`; the next run begins there
 };
 
 class Runs {
@@ -25,7 +25,7 @@ class Runs {
       if (label[i] >= 0 && count_[label[i]]++ == 0) runs_[size_++].label = label[i];
     }
     int32_t begin = 0;
-    for (Run& run : *this) {  // from here, count_ is the place of the label's next position
+    for (Run& run : *this) {  // from here, count_ is the index in `order` of the label's next position
       const int32_t width = count_[run.label];
       count_[run.label] = begin;
       begin += width;

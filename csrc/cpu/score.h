@@ -37,7 +37,7 @@ int64_t score_columns(int64_t clusters) {
   return round_up(clusters, kLanes<T>);
 }
 
-// Size of a buffer for the scores of a tile, [pixels, score_columns], and for the rows that kernels write past the
+// Size of a buffer for the scores of a tile, [pixels, score_columns], including the rows that kernels write past its
 // end.
 template <typename T>
 int64_t scores_size(int64_t pixels, int64_t clusters) {

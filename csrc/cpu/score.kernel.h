@@ -13,11 +13,12 @@ namespace STYLEFAST_ISA {
 inline constexpr int kRows = STYLEFAST_BYTES == 64 ? 12 : 6;
 inline constexpr int kColumns = 2;
 
-// Channels per stretch. Rounding errors grow with the length of a stretch, not with all channels, and the centroids of
-// a stretch stay in the first-level cache.
+// Channels per stretch. Rounding errors grow with the length of a stretch, not with the number of channels, and the
+// centroids of a stretch stay in the first-level cache.
 inline constexpr int64_t kStretch = 128;
 
-// The order, outermost first: stretches of channels, blocks of kColumns vectors of centroids, channels, centroids.
+// Dimensions of the packed order, outermost first: stretches of channels, blocks of kColumns vectors of centroids,
+// channels, centroids.
 template <typename T>
 void pack_centroids(const T* from, int64_t clusters, int64_t channels, T* to) {
   constexpr int L = kLanes<T>;
@@ -75,7 +76,7 @@ void score_tile(const Points<T>& points, int64_t first, int64_t count, const Til
   std::fill(norm, norm + tile.pixels, T(0));
   for (int64_t s = 0; s < tile.slabs; s += stretch) {
     const int64_t end = std::min(s + stretch, tile.slabs), slabs = end - s;
-    if (!points.a.channels_last() || s == 0) {  // contiguous channels are all read at once
+    if (!points.a.channels_last() || s == 0) {  // channels_last: all channels are packed at once
       pack<T>(points.a, first, count, s, points.a.channels_last() ? tile.slabs : end, tile.slab(s), tile.pixels,
               raw ? norm : nullptr);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vectors of one instruction set. No include guard: isa.h includes this file once per set.
+// Vectors of one instruction set. There is no include guard, because isa.h includes this file once per instruction set.
 //
 // load() and store() convert between the element type and the computing type T, float or double. The lanes of a vector
 // hold either positions or channels.
@@ -127,7 +127,8 @@ STYLEFAST_INLINE void store(half* p, Vec<float> v) {
   const Vec<uint32_t> bits = bit_cast<Vec<uint32_t>>(v);
   const Vec<uint32_t> sign = (bits >> 16) & 0x8000u;
   const Vec<uint32_t> magnitude = bits & 0x7fffffffu;
-  // Normal halves: rebias the exponent and round to nearest even. Below 2^-14: adding 0.5 rounds at 2^-24.
+  // Normal halves: change the bias of the exponent and round to nearest even. Subnormal halves (below 2^-14): adding
+  // 0.5 rounds to a multiple of 2^-24.
   const Vec<uint32_t> normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   const Vec<float> shifted = bit_cast<Vec<float>>(magnitude) + 0.5f;
   const Vec<uint32_t> subnormal = bit_cast<Vec<uint32_t>>(shifted) - 0x3f000000u;
@@ -142,8 +143,8 @@ STYLEFAST_INLINE void store(half* p, Vec<float> v) {
 #endif
 }
 
-// Stores past the caches where the instruction set can, for results that are not read soon. p must be aligned to the
-// size of the vector.
+// Stores a result that is not read soon. The store bypasses the caches if the instruction set has such stores. p must
+// be aligned to the size of the vector.
 template <typename T>
 STYLEFAST_INLINE void stream(T* p, Vec<T> v) {
 #if STYLEFAST_BYTES == 64
@@ -162,7 +163,7 @@ STYLEFAST_INLINE void stream_fence() {
 #endif
 }
 
-// Swaps the lanes of row a that have bit kStep with the lanes of row b that lack it.
+// Swaps the lanes of row a whose index has bit kStep set with the lanes of row b whose index has it clear.
 template <typename T, int kStep, int... kLane>
 STYLEFAST_INLINE void swap_blocks(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, kLane...>) {
   const Vec<T> upper = __builtin_shufflevector(a, b, ((kLane & kStep) ? kLane - kStep + kLanes<T> : kLane)...);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Views, dispatch and reductions for ops that read activations in packed tiles. These ops are compiled per computing
-// type (float or double), not per element type; packing converts the elements.
+// Views, dispatch and reductions for ops that read activations in packed tiles. These ops are compiled once per
+// computing type (float or double), not per element type, because packing converts the elements.
 #pragma once
 
 #include "../common/tensor.h"

@@ -6,9 +6,9 @@
 
 namespace stylefast {
 
-inline constexpr int kVectorBytes = 64;  // of the widest set; a row padded to it is whole vectors in every set
+inline constexpr int kVectorBytes = 64;  // vector size of the widest set, a multiple of the size of every other set
 
-// Channels, rounded up to whole vectors of the widest set.
+// Channels, rounded up to whole vectors of the widest instruction set.
 template <typename T>
 int64_t padded(int64_t channels) {
   return round_up(channels, kVectorBytes / static_cast<int64_t>(sizeof(T)));
@@ -57,8 +57,8 @@ struct LloydTask {
 };
 
 // Moments of the clusters in one image, or in one segment of it. Row K collects the positions without a cluster,
-// because they also count for the mean and the variance of a channel. U is the weight of a cluster at a position: 1 or
-// 0, or a fraction where labels are resized.
+// because the mean and the variance of a channel include them. U is the weight of a cluster at a position: 1 or 0, or a
+// fraction if labels are resized.
 template <typename T>
 struct Moments {
   Moments(int64_t clusters, int64_t width)
@@ -80,7 +80,7 @@ struct Moments {
   Buffer<T> counts;         // [K + 1]: sum of U
 };
 
-// Outputs of M: sums over the images of each part, or one M per image. One of the two pointers is nullptr.
+// Output of M: either one sum over images per part, or one M per image. The other pointer is nullptr.
 template <typename T>
 struct Contributions {
   double* sums;  // [parts, K, padded C]
@@ -134,7 +134,7 @@ struct BlendTask {
   const T* strength;           // [E] or nullptr
   S* out;                      // [E, S]
   int64_t edits_count, width;  // E, S
-  bool past_caches;            // whether out is too large for the caches
+  bool past_caches;            // whether stores bypass the caches, which cannot hold out
 };
 
 }  // namespace stylefast

@@ -11,7 +11,7 @@ namespace stylefast {
 namespace STYLEFAST_ISA {
 
 // Positions per tile: as many as fill half of a 1 MB second-level cache, but at most 256 and at most `positions`,
-// rounded up to whole vectors. Reading fewer than 16 cache lines (256 floats) per row halves the speed of memory.
+// rounded up to whole vectors. Reading fewer than 16 cache lines (256 floats) per row halves the memory bandwidth.
 template <typename T>
 int64_t tile_pixels(int64_t channels, int64_t positions) {
   constexpr int64_t L = kLanes<T>;

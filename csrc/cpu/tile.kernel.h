@@ -14,7 +14,7 @@ struct PackTask {
   int64_t begin, end, offset;
   T* to;           // slab `begin`
   int64_t pixels;  // positions of a slab
-  T* norm;         // [pixels], added to, or nullptr
+  T* norm;         // [pixels], to which squares are added, or nullptr
 
   T* line(int64_t s, int64_t p) const { return to + ((s - begin) * pixels + offset + p) * kLanes<T>; }
 };
@@ -76,7 +76,8 @@ void pack_pixels(const PackTask<S, T>& task) {
   }
 }
 
-// Packs activations of element type S, run by run: a run is a plane, or a row where the rows of a plane do not join.
+// Packs activations of element type S, run by run. A run is a plane, or a row of it if the rows do not follow each
+// other at the same stride.
 template <typename S, typename T>
 void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t pixels,
              T* norm) {

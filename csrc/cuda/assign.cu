@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// assign on CUDA. Every block labels one tile after the other; scores [N, K, H, W] are never written to global memory.
+// assign on CUDA. Every block labels its tiles one after the other. Scores [N, K, H, W] are never written to global
+// memory.
 #include "prepare.cuh"
 
 namespace stylefast {

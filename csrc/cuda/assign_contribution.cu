@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// assign_contribution on CUDA: labels and M in one read of the activations if the moments fit into shared memory.
+// assign_contribution on CUDA. The activations are read once if the moments fit into shared memory and there are enough
+// images.
 #include "moments.cuh"
 #include "prepare.cuh"
 
@@ -8,8 +9,8 @@ namespace {
 
 // A block owns every `groups`-th image and keeps the moments of one image in shared memory.
 //
-// Per tile: label it, sort its positions by label, and let every thread add the runs of its channels to the moments.
-// At the end of an image its M is written, or added to the sum of the block.
+// Per tile, the block assigns the labels and sorts the positions by label; then every thread adds the runs of its
+// channels to the moments. At the end of an image, its M is written, or added to the sum of the block.
 template <typename S, bool kRaw>
 __global__ void __launch_bounds__(kThreads, 1)
     assign_moments_kernel(Points<S> points, MomentsTask<S> task, int channels, int32_t* labels) {

@@ -11,7 +11,8 @@ struct Rows {
   const T* data;
   int64_t count, stride, step;
 
-  // Row of edit e: row *index; without an index, row e or the only row. Null if there is no such row.
+  // Returns the row of edit e: row *index or, if index is null, row e or the only row. Returns null if the row does not
+  // exist.
   __device__ const T* row(int64_t e, const int64_t* index) const {
     const int64_t i = index != nullptr ? *index : count == 1 ? 0 : e;
     return i >= 0 && i < count ? data + i * stride : nullptr;
@@ -36,8 +37,8 @@ __device__ S mix(S target, S reference, T query) {
   return query == 0 ? target : query == 1 ? reference : narrow<S>(mixed);
 }
 
-// Each thread blends one vector of channels, of 16 bytes if kWide, else of one element. The blocks of a column of the
-// grid take the same channels, each of every gridDim.y-th edit.
+// Each thread blends one vector of channels per edit: 16 bytes if kWide, otherwise one element. blockIdx.x determines
+// the channels of a block, and blockIdx.y its edits: every gridDim.y-th edit.
 template <typename S, bool kWide>
 __global__ void __launch_bounds__(kThreads) blend_kernel(BlendTask<S> task) {
   using T = typename Compute<S>::type;
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(BlendTask<S> task) {
     const T strength = task.strength == nullptr ? T(1) : task.strength[e];
     Vector<S, kVector> target{}, reference{};
     alignas(16) T query[kVector];
-    if (t == nullptr || r == nullptr || q == nullptr) {  // there is no such row: the result is NaN
+    if (t == nullptr || r == nullptr || q == nullptr) {  // a row does not exist, so the result is NaN
       for (int i = 0; i < kVector; ++i) query[i] = static_cast<T>(NAN);
     } else if constexpr (kWide) {
       target = *reinterpret_cast<const Vector<S>*>(t + s);

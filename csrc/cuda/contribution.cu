@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// contribution on CUDA, for label grids of any size. assign_contribution calls it when it cannot take one pass.
+// contribution on CUDA, for label grids of any size. assign_contribution uses it if it cannot compute labels and M in
+// one read of the activations.
 #include "moments.cuh"
 
 namespace stylefast {
@@ -31,8 +32,8 @@ __host__ __device__ int labels_per_position(const View<S>& a, const LabelGrid& g
   return grid.bilinear && (grid.h != a.h || grid.w != a.w) ? 4 : 1;
 }
 
-// Writes the labels of the cells between which position p of the plane lies, and their weights. Cells of equal label
-// are merged into the first; unused entries become kNone.
+// Writes the labels of the cells between which position p of the plane lies, and their weights. If several cells have
+// the same label, the first one gets the sum of their weights. Unused entries become kNone.
 template <typename S>
 __device__ void find_labels(const MomentsTask<S>& task, const LabelGrid& grid, int64_t n, int64_t p, int32_t* label,
                             typename Row<S>::T* weight) {
@@ -70,9 +71,9 @@ __device__ void label_positions(const MomentsTask<S>& task, const LabelGrid& gri
 
 // A block owns `width` channels of every `groups`-th image, or of one segment of one image.
 //
-// Per tile: load it, find the labels and weights of its positions, sort them by label, and let every thread add the
-// runs of its channel to the moments. At the end of an image its M is written, or added to the sum of the group.
-// Moments of segments go to scratch, for join_kernel.
+// Per tile, the block loads the activations, finds the labels and weights of the positions, and sorts them by label;
+// then every thread adds the runs of its channel to the moments. At the end of an image, its M is written, or added to
+// the sum of the group. Moments of segments go to scratch, from which join_kernel reads them.
 template <typename S>
 __global__ void __launch_bounds__(128, 4) moments_kernel(MomentsTask<S> task, LabelGrid grid) {
   using R = Row<S>;
@@ -129,7 +130,7 @@ __global__ void mean_kernel(const T* contributions, int64_t groups, int64_t size
   to[i] = static_cast<T>(images > 0 ? sum / images : 0);
 }
 
-// Bytes of shared memory of a block with these sizes, which are written to task.
+// Writes the sizes to task and returns the bytes of shared memory that a block with these sizes needs.
 template <typename S>
 int64_t shared_bytes(MomentsTask<S>& task, int pixels, int width, bool in_shared) {
   using R = Row<S>;
@@ -143,8 +144,9 @@ int64_t shared_bytes(MomentsTask<S>& task, int pixels, int width, bool in_shared
   return carver.bytes();
 }
 
-// Chooses the channels per block and returns its bytes of shared memory: as many channels as let four blocks run on a
-// processor; else 32, if they fit; else moments lie in global memory.
+// Chooses the number of channels per block and returns the bytes of shared memory per block. The first choice is the
+// largest number (at most 128) with which four blocks fit on a processor. The second choice is 32 channels, if one
+// block fits. Otherwise the moments lie in global memory.
 template <typename S>
 int64_t choose_width(const Device& device, MomentsTask<S>& task, int pixels) {
   const int64_t limit = device.shared_limit();
@@ -191,7 +193,7 @@ Tensor contribute(const Device& device, const Tensor& activations, const LabelGr
       std::max<int64_t>(1, kScratch / (output + (task.in_shared ? 0 : task.bytes * task.slices)));
   task.groups = std::min({a.n, std::max<int64_t>(1, resident_blocks / task.slices), max_groups});
   task.segments = 1;
-  if (task.groups == a.n && a.n > 0 && task.in_shared) {  // a block has one image: segments occupy idle processors
+  if (task.groups == a.n && a.n > 0 && task.in_shared) {  // one image per block: segments use the idle processors
     task.segments = std::clamp<int64_t>(resident_blocks / (a.n * task.slices), 1, tiles);
   }
   const int64_t blocks = task.slices * task.groups * task.segments;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Labels of a tile. The block computes scores of 32 centroids at a time; one thread per position keeps the best.
+// Labels of a tile. The block computes the scores of 32 centroids at a time, and one thread per position keeps the best
+// centroid.
 #pragma once
 
 #include "score.cuh"
 
 namespace stylefast {
 
-// Shared memory of a block that labels.
+// Shared memory of a block that assigns labels.
 template <typename S>
 struct LabelMemory {
   using R = Row<S>;
@@ -32,7 +33,7 @@ template <typename T>
 struct Labels {
   int32_t* label;                  // [B, N, H, W]
   T* similarity;                   // [B, N, H, W]
-  double* objective;               // [B, kPixels], added to
+  double* objective;               // [B, kPixels]; the cosines are added to it
   int64_t offset, restart_stride;  // index of the tile's first position; from one restart to the next
 };
 
@@ -65,7 +66,7 @@ __device__ void add_squares(const Points<S>& points, int64_t n, const LabelMemor
   }
 }
 
-// Adds the partial sums of the warps into the slots of memory.scores, kSlots warps at a time, in a fixed order.
+// Adds the partial sums of the warps to the slots of memory.scores, kSlots warps at a time, in a fixed order.
 template <typename S, typename Sums>
 __device__ void add_up(const Sums& sums, const LabelMemory<S>& memory) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -124,9 +125,9 @@ __device__ void choose(const Points<S>& points, int64_t column, int p, const Lab
 
 // Labels positions [first, first + kPixels) of image n for all restarts.
 //
-// Per 32 centroids, the warps compute partial scores over their channels; these are added in shared memory; then one
-// thread per position updates its best centroid. Channels that fit into memory.tile are loaded once and stay there. If
-// not all fit, they are loaded in pieces, again for every 32 centroids.
+// Per 32 centroids, each warp computes partial scores over its channels. The partial scores are added in shared memory,
+// and one thread per position updates its best centroid. If all channels fit into memory.tile, they are loaded once and
+// stay there. Otherwise memory.channels channels are loaded at a time, again for every 32 centroids.
 template <typename S, bool kRaw>
 __device__ void label_tile(const Points<S>& points, int64_t n, int64_t first, const LabelMemory<S>& memory,
                            const Labels<typename Row<S>::T>& to) {

@@ -11,7 +11,7 @@
 
 namespace stylefast {
 
-inline constexpr int kThreads = 256;  // per block, in kernels that label
+inline constexpr int kThreads = 256;  // per block, in kernels that assign labels
 inline constexpr int kWarps = kThreads / 32;
 
 inline void check(cudaError_t error) { STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error)); }
@@ -77,8 +77,8 @@ class Device {
   cudaStream_t stream_;
 };
 
-// Places arrays one after the other, aligned to 16 bytes, in shared or global memory. From nullptr it only computes
-// their size.
+// Places arrays one after the other, aligned to 16 bytes, in shared or global memory. If `begin` is nullptr, it only
+// computes their size.
 class Carver {
  public:
   __host__ __device__ explicit Carver(void* begin) : begin_(reinterpret_cast<uintptr_t>(begin)), next_(begin_) {}

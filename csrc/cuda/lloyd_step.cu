@@ -18,7 +18,7 @@ struct LloydSums {
         sums(carver.take<T>(rows * channels)),
         bytes(carver.bytes()) {}
 
-  double* objective;  // [B, kPixels]; at the end, column 0 is the sum of all
+  double* objective;  // [B, kPixels]; at the end, column 0 is the sum of the row
   int64_t* counts;    // [B, K]
   T* sums;            // [B, K, C]
   int64_t bytes;      // size of all arrays
@@ -31,7 +31,7 @@ struct LloydTask {
   Plan plan;
   int32_t* labels;         // [B, N, H, W]
   unsigned char* scratch;  // [blocks, bytes]: the sums of every block
-  int64_t blocks, bytes;   // bytes: of the sums of a block
+  int64_t blocks, bytes;   // bytes: size of the sums of one block
   T* sums;                 // [B, K, C]
   int64_t* counts;         // [B, K]
   double* objective;       // [B]
@@ -86,11 +86,11 @@ __device__ void add_tile(const LloydTask<S>& task, int64_t n, int64_t first, con
   }
 }
 
-// A block owns every gridDim.x-th tile and its own sums, in shared memory if they fit, else in scratch.
+// A block owns every gridDim.x-th tile and its own sums, which lie in shared memory if they fit, otherwise in scratch.
 //
-// Per tile: label it for all restarts; then, per restart, sort its positions by label and let every thread add the runs
-// of its channels to the sums. At the end the sums go to scratch. Nothing is added by atomics: lloyd_finish_kernel adds
-// the blocks in order, so results are bitwise repeatable.
+// Per tile, the block assigns the labels of all restarts. Then, per restart, it sorts the positions by label, and every
+// thread adds the runs of its channels to the sums. At the end, the sums go to scratch, and lloyd_finish_kernel adds
+// the sums of all blocks in order. There are no atomics, so results are bitwise repeatable.
 template <typename S, bool kRaw>
 __global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
   using T = typename Row<S>::T;

@@ -11,8 +11,8 @@
 namespace stylefast {
 
 #ifdef __CUDACC__
-// sum[m, n] += sum over k of a[m, k] b[k, n], with m < 16, n < 8, k < 16. A register of a or b holds k and k + 1. Lane
-// 4 g + t holds
+// sum[m, n] += sum over k of a[m, k] b[k, n], with m < 16, n < 8, k < 16. A register of a or b holds the elements k and
+// k + 1; the list gives k. Lane 4 g + t holds
 //   a[m, k]: (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
 //   b[k, n]: (2t, g), (2t + 8, g)
 //   sum[m, n]: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// First and second moments of every channel over every cluster of an image, and M from them.
+// First and second moments of every channel over every cluster of an image, and M, which follows from them.
 //
 // Moments are taken about a shift near the mean of the channel. With d = mean - shift,
 //   sum (a - mean)^2 = squares - 2 d sums + d^2 counts.
@@ -11,7 +11,7 @@
 namespace stylefast {
 
 // Moments of one image, or of one segment of it, for one slice of channels. U is the weight of a cluster at a position:
-// 1 or 0, or a fraction where labels are resized.
+// 1 or 0, or a fraction if labels are resized.
 template <typename T>
 struct Moments {
   __host__ __device__ Moments(Carver carver, int64_t clusters, int width)
@@ -28,8 +28,8 @@ struct Moments {
   int64_t bytes;      // size of all arrays
 };
 
-// Arguments for M of a layer, and the division of the work. A block owns `width` channels (a slice) of every
-// `groups`-th image; if images are divided into segments, it owns the tiles of one segment of one image.
+// Arguments of the kernels that compute M, and the division of their work. A block owns `width` channels (a slice) of
+// every `groups`-th image. If images are divided into segments, it owns the tiles of one segment of one image.
 template <typename S>
 struct MomentsTask {
   using T = typename Row<S>::T;
@@ -37,10 +37,10 @@ struct MomentsTask {
   int64_t clusters;
   bool standardize, per_image;
   int width;                         // channels per block
-  int64_t slices, groups, segments;  // slices: blocks that cover C channels; segments: per image
+  int64_t slices, groups, segments;  // slices per C channels, groups of images, segments per image
   bool in_shared;                    // whether moments lie in shared memory while they are summed
   unsigned char* scratch;  // [blocks, bytes]: moments that do not lie in shared memory, and moments of segments
-  int64_t bytes;           // of the moments of a block
+  int64_t bytes;           // size of the moments of one block
   T* contributions;        // M: [groups, K, C], or [N, K, C] if per_image
 
   __host__ __device__ Moments<T> moments(void* begin) const { return {Carver(begin), clusters, width}; }
@@ -80,7 +80,7 @@ __device__ void start_image(const MomentsTask<S>& task, int64_t n, int64_t chann
   }
 }
 
-// Adds a tile whose positions are sorted by label. A thread owns a channel.
+// Adds a tile whose positions are sorted by label. Each thread owns one channel at a time.
 template <typename S>
 __device__ void add_moments(const Runs<typename Row<S>::T>& runs, int width, int rows,
                             const typename Row<S>::Word* tile, const Moments<typename Row<S>::T>& moments) {
@@ -96,8 +96,8 @@ __device__ void add_moments(const Runs<typename Row<S>::T>& runs, int width, int
   }
 }
 
-// Computes M of channels [channel, channel + rows) of image n from its moments. Writes it if per_image; else adds it
-// to the sum of the group. The moments of consecutive segments of the image lie `segment_stride` bytes apart.
+// Computes M of channels [channel, channel + rows) of image n from its moments. Writes it if per_image, otherwise adds
+// it to the sum of the group. The moments of consecutive segments of the image lie `segment_stride` bytes apart.
 template <typename S>
 __device__ void finish_image(const MomentsTask<S>& task, int64_t n, int64_t group, int64_t channel, int rows,
                              const Moments<typename Row<S>::T>& moments, int64_t segment_stride) {
@@ -124,7 +124,7 @@ __device__ void finish_image(const MomentsTask<S>& task, int64_t n, int64_t grou
       }
       d = sum / positions;
       const T variance = square / positions - d * d;
-      scale = 1 / ((variance < 0 ? T(0) : variance) + static_cast<T>(kVarianceEpsilon));  // NaN stays
+      scale = 1 / ((variance < 0 ? T(0) : variance) + static_cast<T>(kVarianceEpsilon));  // NaN stays NaN
     }
     for (int64_t k = 0; k < task.clusters; ++k) {
       const T sum = total(moments.sums + k * task.width + c), square = total(moments.squares + k * task.width + c);
@@ -136,7 +136,7 @@ __device__ void finish_image(const MomentsTask<S>& task, int64_t n, int64_t grou
   }
 }
 
-// Labels on a grid of any size, and the step on the grid from one position of the layer to the next.
+// Labels on a grid of any size, and the distance on this grid between neighbouring positions of the layer.
 struct LabelGrid {
   LabelGrid(const int32_t* labels, int64_t h, int64_t w, const Tensor& activations, bool bilinear)
       : labels(labels), h(h), w(w), bilinear(bilinear) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Prepares the inputs of the kernels that label: statistics of planes, and centroids, transposed or in 16-bit pieces.
+// Prepares the inputs of the kernels that assign labels: the statistics of the planes, and the centroids, which are
+// transposed or split into 16-bit pieces.
 #include "prepare.cuh"
 #include "shift.cuh"
 
@@ -9,7 +10,7 @@ namespace {
 constexpr int kSlice = 128;  // channels per block, and threads per block
 
 // Writes mean and 1 / sqrt(var + 1e-5) of every plane, from moments about a sampled mean. A thread owns a channel.
-// Sums over a tile are of type T, sums over tiles are double.
+// Sums over a tile have type T, and sums over all tiles have type double.
 template <typename S>
 __global__ void __launch_bounds__(kSlice)
     statistics_kernel(View<S> a, typename Row<S>::T* mean, typename Row<S>::T* rstd) {
@@ -46,7 +47,7 @@ __global__ void __launch_bounds__(kSlice)
   rstd[n * a.c + channel + c] = static_cast<T>(1 / sqrt((variance < 0 ? 0 : variance) + kVarianceEpsilon));
 }
 
-// to[c, k] = from[k, c], and zero behind the last row k.
+// to[c, k] = from[k, c], and zero past the last row k.
 template <typename T>
 __global__ void transpose_kernel(const T* from, int64_t rows, int64_t channels, int64_t columns, T* to) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -55,8 +56,8 @@ __global__ void transpose_kernel(const T* from, int64_t rows, int64_t channels, 
 }
 
 // Biased exponent of the largest finite number of a row. The row is multiplied by the power of two that brings this
-// number to 2^14, so that its 16-bit pieces are normal numbers; the scores are multiplied by the inverse. The exponent
-// is clamped so that both powers are normal numbers.
+// number to [2^14, 2^15), so that its 16-bit pieces are normal numbers. The scores are multiplied by the inverse of the
+// power. The exponent is clamped so that both factors are normal numbers.
 template <typename S>
 __device__ int exponent_of(const float* row, int64_t channels) {
   if (!std::is_same_v<S, half>) return 127 + 14;  // a factor of 1: bfloat16 has the range of float32
@@ -67,8 +68,8 @@ __device__ int exponent_of(const float* row, int64_t channels) {
   return min(max(static_cast<int>(__float_as_uint(largest) >> 23), 15), 253);
 }
 
-// Splits row blockIdx.x of the centroids, times a power of two, into 16-bit pieces [kPieces, columns, padded] that add
-// up to it. `scale` receives the inverse of that power.
+// Multiplies row blockIdx.x of the centroids by a power of two, and splits it into 16-bit pieces whose sum is the row,
+// [kPieces, columns, padded]. `scale` receives the inverse of the power of two.
 template <typename S>
 __global__ void __launch_bounds__(kSlice)
     split_kernel(const float* from, int64_t rows, int64_t channels, int64_t padded, uint16_t* pieces, float* scale) {

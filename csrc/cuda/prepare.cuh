@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inputs of the kernels that label: statistics of standardised planes, and centroids in the order of the kernels.
+// Inputs of the kernels that assign labels: statistics of the planes for standardised features, and centroids in the
+// order in which the kernels read them.
 #pragma once
 
 #include "label.cuh"
@@ -13,18 +14,19 @@ struct Prepared {
   Points<S> points;
 
  private:
-  std::vector<Tensor> buffers_;  // the memory of points
+  std::vector<Tensor> buffers_;  // own the memory that `points` refers to
 };
 
-// Shared memory of a block that labels.
+// Use of shared memory by a block that assigns labels.
 struct Plan {
-  int channels;         // of a tile that are held at a time
+  int channels;         // channels of a tile that are held at a time
   bool sums_in_shared;  // whether the block's sums lie in shared memory, too
   int64_t shared;       // bytes
 };
 
-// Chooses the first that fits: all channels and the sums; all channels; as many channels as possible, in steps of 32.
-// `take` reserves the memory that the kernel needs beside LabelMemory, with the sums if its second argument is true.
+// Chooses the first of these contents that fits: all channels and the sums; all channels; as many channels as possible,
+// in steps of 32. `take` reserves the memory that the kernel needs in addition to LabelMemory, including the sums if
+// its second argument is true.
 template <typename S, typename Take>
 Plan plan(const Device& device, const Points<S>& points, Take&& take) {
   const int64_t limit = device.shared_limit();
@@ -40,7 +42,7 @@ Plan plan(const Device& device, const Points<S>& points, Take&& take) {
   return {static_cast<int>(channels), sums_in_shared, shared(channels, sums_in_shared)};
 }
 
-// Writes labels for all restarts, and similarity unless it is null. Defined in assign.cu.
+// Writes the labels of all restarts, and the similarity unless it is null. Defined in assign.cu.
 template <typename S>
 void label_all(const Device& device, const Points<S>& points, int32_t* labels, typename Row<S>::T* similarity);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums by label without atomics. The positions of a tile are sorted by label; a thread owns a channel, adds each run
+// Sums by label without atomics. The positions of a tile are sorted by label. Each thread owns a channel, adds each run
 // of equal labels in registers, and writes one sum per run. The order of additions is fixed, so results are bitwise
 // repeatable.
 #pragma once
@@ -10,7 +10,7 @@ namespace stylefast {
 
 inline constexpr int32_t kNone = INT32_MAX;  // label of entries that are left out; sorts last
 
-// A position of a tile with one of its labels, and how much it counts for that label.
+// A position of a tile with one of its labels, and the weight of the position for that label.
 template <typename T>
 struct alignas(16) Entry {
   T weight;

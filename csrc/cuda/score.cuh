@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores of a tile against 32 centroids. Each of the eight warps takes an eighth of the channels, for all positions of
-// the tile and all 32 centroids, so that a centroid is read once per tile. The eight partial sums are then added in
+// Scores of a tile against 32 centroids. Each of the eight warps sums over an eighth of the channels, for all positions
+// of the tile and all 32 centroids, so that a centroid is read once per tile. The eight partial sums are then added in
 // shared memory (label.cuh).
 #pragma once
 
@@ -11,8 +11,8 @@ namespace stylefast {
 inline constexpr int kColumns = 32;  // centroids scored at a time
 inline constexpr int kSlots = 2;     // partial sums that shared memory holds at a time
 
-// Number of 16-bit pieces whose sum is a float32 centroid: two of float16 hold 22 of its 24 bits, three of bfloat16
-// hold all 24.
+// Number of 16-bit pieces whose sum is a float32 centroid. Two float16 pieces hold 22 of its 24 bits; three bfloat16
+// pieces hold all 24.
 template <typename S>
 inline constexpr int kPieces = std::is_same_v<S, half> ? 2 : 3;
 
@@ -24,10 +24,10 @@ struct Points {
   const T *mean, *rstd;  // [N, C] for standardised features, else null
   bool squared;
   const T* centroids;         // [C, columns], or null if there are pieces
-  const uint16_t* pieces;     // [kPieces, columns, channels]: they add up to centroid / scale
+  const uint16_t* pieces;     // [kPieces, columns, channels]; their sum is centroid / scale
   const T* scale;             // [columns]
-  int64_t clusters;           // K of a restart
-  int64_t rows;               // centroids of all restarts
+  int64_t clusters;           // K, clusters per restart
+  int64_t rows;               // B K, the centroids of all restarts
   int64_t columns, channels;  // rows and C, rounded up to 32; the padding is zero
 
   __host__ __device__ bool raw() const { return mean == nullptr && !squared; }
@@ -49,8 +49,8 @@ struct Feature {
   __device__ T operator()(T x) const { return squared ? x * x : (x - mean) * rstd; }
 };
 
-// Partial scores of one warp, by scalar multiply-adds. A lane owns the positions of every eighth word of a row, and 8
-// centroids.
+// Partial scores of one warp, computed by scalar multiply-adds. A lane owns the positions of every eighth word of a
+// row, and 8 centroids.
 template <typename S, bool kMatrix>
 class Scores {
   using R = Row<S>;
@@ -105,12 +105,12 @@ class Scores {
   T sum_[kWords][R::kPack][kLaneCentroids]{};
 };
 
-// Partial scores of one warp, by matrix instructions of 16 positions x 8 centroids x 16 channels.
+// Partial scores of one warp, computed by matrix instructions for 16 positions x 8 centroids x 16 channels.
 //
-// A word holds two positions: those of word 8 i + g of a channel are rows g and g + 8 of the i-th matrix `a`. Its
-// columns are 32 channels, 16 per instruction: lane 4 g + t takes channels 8 t to 8 t + 3 for the first instruction and
-// 8 t + 4 to 8 t + 7 for the second. In this order the lanes of a load access different banks, and 8 channels of a
-// centroid are one load.
+// A word holds two positions of a channel. The positions in word 8 i + g are rows g and g + 8 of the i-th matrix `a`.
+// The columns of `a` are 32 channels, 16 per instruction: lane 4 g + t holds channels 8 t to 8 t + 3 for the first
+// instruction, and channels 8 t + 4 to 8 t + 7 for the second. With this order, the lanes of a load access different
+// banks, and a lane loads its 8 channels of a centroid at once.
 template <typename S>
 class Scores<S, true> {
   using R = Row<S>;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of activations in shared memory, [channels, positions]. A row holds 128 bytes of positions of one channel and
-// one word of padding, so that 32 lanes that read 32 words of one row, or the same position of 32 rows, access 32
-// banks.
+// Tiles of activations in shared memory, [channels, positions]. A row holds 128 bytes of positions of one channel, and
+// one word of padding. Therefore 32 lanes access 32 different banks when they read 32 words of one row, or the same
+// position of 32 rows.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -29,7 +29,7 @@ __device__ S narrow(typename Compute<S>::type x) {
   }
 }
 
-// Elements that are loaded or stored at once; by default 16 bytes.
+// Elements that are loaded or stored at once, by default 16 bytes of them.
 template <typename E, int kSize = 16 / sizeof(E)>
 struct alignas(16) Vector {
   E values[kSize];
@@ -41,10 +41,10 @@ struct Row {
   using T = typename Compute<S>::type;
   using Word = std::conditional_t<sizeof(S) == 2, uint32_t, S>;
   static constexpr int kPack = sizeof(Word) / sizeof(S);  // positions per word
-  static constexpr int kPixels = 128 / sizeof(S);         // positions
+  static constexpr int kPixels = 128 / sizeof(S);         // positions per row
   static constexpr int kWords = kPixels / kPack;
   static constexpr int kPitch = kWords + 1;       // words from one row to the next
-  static constexpr int kVector = 16 / sizeof(S);  // elements of 16 bytes
+  static constexpr int kVector = 16 / sizeof(S);  // elements in 16 bytes
 
   __device__ static T value(Word word, int i) {
     if constexpr (kPack == 2) return widen(S{static_cast<uint16_t>(word >> 16 * i)});
@@ -54,9 +54,9 @@ struct Row {
   __device__ static T pixel(const Word* row, int p) { return value(row[p / kPack], p % kPack); }
 };
 
-enum class Load { kPlanes, kChannels, kElements };  // 16 bytes of positions, 16 bytes of channels, one element
+enum class Load { kPlanes, kChannels, kElements };  // per load: positions or channels of 16 bytes, or one element
 
-// Activations, and how they are loaded.
+// Activations, and the kind of loads with which they are read.
 template <typename S>
 struct View : Activations<S> {
   Load load;
@@ -80,8 +80,8 @@ View<S> view(const Tensor& activations) {
   return {a, load};
 }
 
-// The positions of the plane that a row of a tile holds: vectors of kVector positions that begin `spread` apart. With
-// spread = kVector these are all positions of [first, first + kPixels); a larger spread samples the plane.
+// The positions of the plane that a row of a tile holds: vectors of kVector positions that begin `spread` positions
+// apart. If spread is kVector, these are the positions [first, first + kPixels). A larger spread samples the plane.
 struct Span {
   int64_t first, spread;
 
@@ -99,7 +99,7 @@ __device__ Span span_of(int64_t first) {
 // kPixels positions spread over the plane, or all positions of a small plane.
 template <typename S>
 __device__ Span sample_of(int64_t plane) {
-  const int64_t vectors = plane / Row<S>::kPixels;  // from one sampled vector to the next
+  const int64_t vectors = plane / Row<S>::kPixels;  // vectors from one sampled vector to the next
   return {0, vectors > 1 ? vectors * Row<S>::kVector : Row<S>::kVector};
 }
 
@@ -172,7 +172,7 @@ __device__ void load_channels(const View<S>& a, const S* from, Span span, int ro
 }
 
 // Loads channels [channel, channel + rows) of a span of image n. Rows up to `padded`, a multiple of 32, and positions
-// behind the plane become zeros. `channel` is a multiple of 32, the number of threads a multiple of 64.
+// past the end of the plane become zeros. `channel` must be a multiple of 32, and the number of threads one of 64.
 template <typename S>
 __device__ void load_tile(const View<S>& a, int64_t n, Span span, int64_t channel, int rows, int padded,
                           typename Row<S>::Word* tile) {

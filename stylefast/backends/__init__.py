@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backends, the columns of the op table: which exist, which can run on this machine, and which one a call uses."""
+"""Backends, the columns of the op table.
+
+The module lists the backends, checks which of them can run on this machine, and selects the backend of each call.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,11 @@ class Backend:
         name: Name of the backend.
         key: Dispatch key of torch.
         devices: Types of the devices that it supports. None means all.
-        reason: Function that returns why the backend cannot run on this machine, or None if it can.
+        reason: Function that returns the reason why the backend cannot run on this machine, or None if it can.
         automatic: Whether a call that names no backend may use it.
-        launcher: For backends in Python: function of the name of an op and "launch" or "launch_out" that returns the
-            implementation.
-        supports: Function that returns why the backend cannot run on one of its devices, or None if it can.
+        launcher: Function that returns the implementation of an op from the name of the op and "launch" or
+            "launch_out". Only backends in Python have one.
+        supports: Function that returns the reason why the backend cannot run on a given device, or None if it can.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Backend:
     supports: Callable[[torch.device], str | None] = lambda device: None
 
     def refuses(self, device: torch.device) -> str | None:
-        """Return in one sentence why this backend cannot run on tensors of `device`, or None if it can."""
+        """Return None if this backend can run on tensors of `device`, or else the reason, as one sentence."""
         if (reason := self.reason()) is not None:
             return reason
         if self.devices is not None and device.type not in self.devices:
@@ -108,7 +111,7 @@ def use(name: str) -> Iterator[None]:
 
 @assume_constant_result
 def select(name: str | None, device: torch.device) -> str:
-    """Select the backend of a call: the named one, else that of `use`, else the first one that can run.
+    """Select the backend of a call: the named one, else the one of `use`, else the first one that can run.
 
     Under `torch.compile` the selection is made once, when the caller is compiled. Raise ValueError if the name is
     unknown, and RuntimeError with the reason if the named backend cannot run.

@@ -15,7 +15,7 @@ CAPABILITY = (8, 0)  # lowest compute capability that the CUDA kernels are compi
 
 @cache
 def cpu_reason() -> str | None:
-    """Load the CPU kernels and return None, or return in one sentence why they cannot be loaded."""
+    """Load the CPU kernels. Return None, or the reason why they cannot be loaded, as one sentence."""
     if not CPU_LIBRARY.exists():
         return "backend 'cpu' was not built: install a C++17 compiler, then install stylefast again"
     return _load("cpu", CPU_LIBRARY)
@@ -23,7 +23,7 @@ def cpu_reason() -> str | None:
 
 @cache
 def cuda_reason() -> str | None:
-    """Load the CUDA kernels and return None, or return in one sentence why they or a GPU are not available."""
+    """Load the CUDA kernels. Return None, or the reason why they or a GPU are not available, as one sentence."""
     if torch.version.cuda is None:
         return f"backend 'cuda' needs a torch built for CUDA, got {torch.__version__}"
     if not CUDA_LIBRARY.exists():
@@ -35,7 +35,7 @@ def cuda_reason() -> str | None:
 
 @cache
 def cuda_supports(device: torch.device) -> str | None:
-    """Return None if the CUDA kernels are compiled for this GPU, or in one sentence why they are not."""
+    """Return None if the CUDA kernels are compiled for this GPU, or else the reason, as one sentence."""
     capability = torch.cuda.get_device_capability(device)
     if capability >= CAPABILITY:
         return None

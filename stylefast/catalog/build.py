@@ -49,12 +49,12 @@ class Build:
     Args:
         generator: Generator that computes the activations.
         latents: Latents of all images.
-        layer: Key of the tensor that is clustered.
+        layer: Key of the tensor to cluster.
         kmeans: Estimator that clusters the tensor.
-        n_measured: Number of images that M is measured on, the first ones.
-        options: How the build runs.
+        n_measured: Number of images on which M is measured, from the start of the latents.
+        options: Options of the build.
         ranks: Ranks that share the build.
-        progress: Whether to show a progress bar after two seconds.
+        progress: Whether to show a progress bar, which appears after two seconds.
 
     Attributes:
         seconds: Duration of each stage so far, in seconds.
@@ -131,7 +131,7 @@ class Build:
 
     @property
     def local_shards(self) -> range:
-        """The shards of this rank."""
+        """Indices of the shards of this rank."""
         return self._latents.local
 
     def read(self, shard: int) -> Tensor:
@@ -150,8 +150,8 @@ class Build:
             stored = out[start : start + len(batch)].copy_(batch)
             if batch.dtype != self._dtype and batch.isfinite().all() and not stored.isfinite().all():
                 raise ValueError(
-                    f"dtype must be one that holds activations up to {batch.abs().max():g}, as "
-                    f"{self._describe_images(shard, start, len(batch))} have, got {self._dtype}"
+                    f"dtype must have a range that contains the activations, up to {batch.abs().max():g} in "
+                    f"{self._describe_images(shard, start, len(batch))}, got {self._dtype}"
                 )
             self._bar.update(len(batch))
         return out
@@ -161,7 +161,7 @@ class Build:
         return assign(activations, centroids, features=features, backend=backend).labels
 
     def _shard_sums(self, shard: int, w: Tensor, centroids: Tensor, provenance: Mapping[str, Any]) -> Sums:
-        """Return the sums of a shard; they are read from the workdir if it has them."""
+        """Return the sums of a shard, from the workdir if it has them."""
         if self._workdir is None:
             return self._measure(shard, w, centroids)
         path = self._path("contributions", shard)
@@ -203,7 +203,7 @@ class Build:
         return Sums(torch.cat(columns, 1).cpu(), occupancy.cpu())
 
     def _count_measured(self, shard: int) -> int:
-        """Return the number of a shard's images that M is measured on."""
+        """Return the number of images of a shard on which M is measured."""
         start, stop = self._latents.starts[shard : shard + 2]
         return max(0, min(stop, self._n_measured) - start)
 
@@ -216,7 +216,7 @@ class Build:
         return self._workdir / f"{stem}-{shard:05}-of-{len(self._latents):05}.safetensors"
 
     def _provenance(self, w: Tensor) -> dict[str, Any]:
-        """Return what the activations of a shard are computed from, JSON-serialisable."""
+        """Return a JSON-serialisable description of the inputs from which a shard's activations are computed."""
         layer = {"generator": self._generator.fingerprint, "layer": self._layer, "dtype": str(self._dtype)}
         return layer | {"w": checksum({"w": w})} | self._generator.precision
 

@@ -36,7 +36,7 @@ class Catalog:
 
     Args:
         generator: Name of the generator.
-        fingerprint: Hashes of the sites and weights of the generator, as in `Generator.fingerprint`.
+        fingerprint: Fingerprint of the generator, as in `Generator.fingerprint`.
         sites: Sites of the generator.
         layer: Key of the tensor that is clustered.
         features: Kind of points, "raw", "standardized" or "squared", as in `stylefast.assign`.
@@ -45,7 +45,7 @@ class Catalog:
         contributions: M of shape [K, S], float32. The columns of a site are the same as in the row of styles.
         occupancy: Fraction of images in which a position of the layer has the label of the cluster, [K, h, w] float32.
         parts: Ids of the clusters of each part, by the name of the part.
-        provenance: How the catalog was computed, JSON-serialisable.
+        provenance: JSON-serialisable description of how the catalog was computed.
         seconds: Duration of each stage of the build, in seconds. It is not saved.
     """
 
@@ -82,21 +82,21 @@ class Catalog:
         tensor are measured once.
 
         Without a workdir, memory holds the activations of the clustered layer for all images. With a workdir, it holds
-        those of three shards. Of every other layer, it holds one batch at a time.
+        the activations of three shards. The activations of other layers are held for one batch at a time.
 
         Args:
             generator: Generator that computes the activations.
-            w: Latents of the N images, as `generator.latents` returns them; or an iterable of batches of latents that
+            w: Latents of the N images, as `Generator.latents` returns them; or an iterable of batches of latents that
                 yields the same batches whenever it is read. Each of these batches is a shard.
-            clustering: Which activations are clustered, and how.
-            options: How the build runs.
-            centroids: Centroids of known clusters, [K, C]. They are normalised, and nothing is clustered.
-            contribution_images: Number of images that M is measured on, the first ones. The default is all images.
-            backend: Backend of the ops, as in `stylefast.assign`.
-            progress: Whether to show a progress bar after two seconds.
-            group: Process group whose ranks share the build. All ranks call this method with the same arguments and
-                the same workdir. Each rank works on some of the shards, and all ranks return the same catalog, which
-                equals the catalog of a single process up to rounding.
+            clustering: Options of the clustering.
+            options: Options of the build.
+            centroids: Centroids of known clusters, [K, C]. They are normalised, and k-means is not run.
+            contribution_images: Number of images on which M is measured, from the start of `w`. The default is all.
+            backend: Name of a backend, as in `stylefast.assign`.
+            progress: Whether to show a progress bar, which appears after two seconds.
+            group: Process group whose ranks share the build. The default is this process alone. All ranks call this
+                method with the same arguments and the same workdir, and work on different shards. All ranks return the
+                same catalog, which equals the catalog of a single process up to rounding.
 
         Returns:
             The catalog, without parts.
@@ -163,7 +163,7 @@ class Catalog:
         The region of a part is either a list of cluster ids, or an area of the mean image: boxes (x from, y from,
         x to, y to) as fractions of the frame, or a mask [h', w'] of weights in [0, 1]. The mass of a cluster is the
         number of positions with its label, over all images. A cluster belongs to the first area that contains more than
-        the fraction `threshold` of its mass, unless its id is listed.
+        the fraction `threshold` of its mass, unless its id is listed for a part.
 
         Args:
             regions: Region of each part, by the name of the part.
@@ -183,7 +183,7 @@ class Catalog:
         """Return M of a part, the sum over the rows of its clusters: [S] float32.
 
         Raises:
-            ValueError: If there is no such part, or it has no clusters. The message lists the parts of the catalog.
+            ValueError: If the part is unknown or has no clusters. The message lists the parts of the catalog.
         """
         return self.contributions[self.clusters(part)].sum(0)
 
@@ -191,7 +191,7 @@ class Catalog:
         """Return the ids of the clusters of a part.
 
         Raises:
-            ValueError: If there is no such part, or it has no clusters. The message lists the parts of the catalog.
+            ValueError: If the part is unknown or has no clusters. The message lists the parts of the catalog.
         """
         if not self.parts.get(part):
             parts = ", ".join(f"{name} {ids}" for name, ids in self.parts.items()) or "none; annotate the catalog first"
@@ -199,19 +199,19 @@ class Catalog:
         return self.parts[part]
 
     def labels(self, generator: Generator, w: Tensor, *, backend: str | None = None) -> Tensor:
-        """Return the labels [N, h, w] int32 of the clustered layer for images.
+        """Return the labels of the clustered layer for images, [N, h, w] int32.
 
         Args:
             generator: Generator of the catalog.
-            w: Latents of the N images, as `generator.latents` returns them.
-            backend: Backend of the op, as in `stylefast.assign`.
+            w: Latents of the N images, as `Generator.latents` returns them.
+            backend: Name of a backend, as in `stylefast.assign`.
         """
         (activations,) = generator.activations(w, [self.layer]).values()
         centroids = self.centroids.to(activations.device)
         return assign(activations, centroids, features=self.features, backend=backend).labels
 
     def part_map(self, labels: Tensor, part: str) -> Tensor:
-        """Return where a part is, a bool tensor with the shape of `labels`."""
+        """Return the positions whose label belongs to a part, a bool tensor with the shape of `labels`."""
         return torch.isin(labels, torch.tensor(self.clusters(part), dtype=labels.dtype, device=labels.device))
 
     def check(self, generator: Generator) -> None:
@@ -243,7 +243,7 @@ class Catalog:
         """Read a catalog, and check that it belongs to `generator` if one is given.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: If the file does not exist.
             ValueError: If the path is a folder, the file is truncated or is not a catalog, or the catalog belongs to
                 another generator. The message names the file.
         """

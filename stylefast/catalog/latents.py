@@ -46,7 +46,7 @@ class LatentShards:
         shards: Iterable[Any] = w.split(shard_images) if isinstance(w, Tensor) else check_stream("w", w)
         starts = [0, *accumulate(len(array_of(batch)) for batch in shards)]
         if starts[-1] < 1:
-            raise ValueError("the rows of w must be >= 1, got 0")
+            raise ValueError("w must hold at least one latent, got none")
         return cls(shards, starts, ranks.slice_of(len(starts) - 1))
 
     @property
@@ -60,7 +60,7 @@ class LatentShards:
         return self.starts[self.local.stop] - self.starts[self.local.start]
 
     def local_slice(self, shard: int) -> slice:
-        """Return the slice of this rank's images that a shard occupies."""
+        """Return the positions of a shard's images among the images of this rank."""
         first = self.starts[self.local.start]
         return slice(self.starts[shard] - first, self.starts[shard + 1] - first)
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Clustering:
-    """Which activations are clustered, and how.
+    """Options of the clustering: the layer, the kind of points, and k-means.
 
     Args:
         n_clusters: Number of clusters K.
@@ -21,8 +21,8 @@ class Clustering:
             channel (standardized), or squared (squared).
         n_init: Number of k-means restarts from different initial centroids.
         seed: Random seed of the k-means initialisation.
-        run: Number of the restart whose clusters the catalog takes, counted from 0. The default is the restart with
-            the best objective.
+        run: Index of the restart whose clusters the catalog uses, counted from 0. The default is the restart with the
+            best objective.
     """
 
     n_clusters: int = 32
@@ -36,14 +36,14 @@ class Clustering:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a build runs. The options change the catalog by rounding only.
+    """Options of a build. They change the catalog by rounding only.
 
     Args:
-        batch_size: Images per batch, which is one forward pass of the generator.
+        batch_size: Images per batch. A batch is one forward pass of the generator.
         dtype: Dtype in which the activations of the clustered layer are kept in memory or on disk.
         workdir: Folder for the state of the build: the activations and the sums of M per shard, and a checkpoint of
-            k-means after every iteration. A build that was stopped resumes from it and gives the same bits. The
-            state of another build is an error. The folder can be removed after the build.
+            k-means after every iteration. A build that was stopped resumes from it and gives the same bits. It is an
+            error if the folder contains the state of another build. The folder can be removed after the build.
         shard_images: Images per shard. If the latents are a stream, its batches are the shards.
     """
 

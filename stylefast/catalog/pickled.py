@@ -50,9 +50,15 @@ def read_clusters(path: PathLike) -> Clusters:
 
     The attributes `cluster_centers_`, `counts_`, `labels_` and `annotations` may be anywhere in the pickled object.
 
+    Args:
+        path: Path of the file.
+
+    Returns:
+        `Clusters(centroids, counts, labels, parts)`. Without annotations, there are no parts.
+
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file needs other types than k-means, catalogs, arrays and tensors (the message names the
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file needs types other than k-means, catalogs, arrays and tensors (the message names the
             type), it has no finite centroids of shape [K, C], or its annotations are not lists of cluster ids.
     """
     content = read_pickle(path, {*ARRAYS, *DICTIONARIES, *TENSORS}, allowed_pattern=INERT)

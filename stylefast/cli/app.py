@@ -56,7 +56,7 @@ def convert(
 
 @app.command(epilog=example("stylefast bench --rounds 5 --only blend"))
 def bench(
-    rounds: Annotated[int, typer.Option(help="Timed calls per candidate. The candidates take turns.")] = 15,
+    rounds: Annotated[int, typer.Option(help="Timed calls per implementation. Implementations take turns.")] = 15,
     only: Annotated[str, typer.Option(help="Regular expression. Only workloads whose id matches it are timed.")] = "",
     record: Annotated[bool, typer.Option(help="Whether to append the results to benchmarks/results/.")] = False,
 ) -> None:
@@ -67,19 +67,19 @@ def bench(
             "the benchmarks are in the source repository: install a checkout with `pip install -e .`"
         )
     options = ["--rounds", str(rounds), "--only", only, *(["--record"] if record else [])]
-    # A process of its own, because threads are bound to processors when a process starts
+    # The script runs in a new process, because threads are bound to processors when a process starts.
     raise typer.Exit(subprocess.run([sys.executable, str(script), *options]).returncode)
 
 
 @app.command(epilog=example("stylefast info"))
 def info() -> None:
-    """Print versions, the table of ops and backends, and the reason why a backend cannot run."""
+    """Print versions, the table of ops and backends, and the reasons why backends cannot run."""
     print(report())
 
 
 def main() -> None:
     """Run the command line. Errors in files and values are printed as one line, without a traceback."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # of torch: a layer of 100 MB takes 50 page faults, not 25,000
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages in torch: 50 instead of 25,000 faults per 100 MB
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

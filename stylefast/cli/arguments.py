@@ -21,14 +21,14 @@ from ..distributed import process_group
 from ..editing.sources import SEEDS, ImageSource, SeedLatents, StoredLatents
 from ..generators import Generator
 
-FLAGS = {  # of the fields of option dataclasses that have another name
+FLAGS = {  # field of an option dataclass -> its flags, where they differ from the name of the field
     "image_format": "--format",
     "n_clusters": "--clusters",
     "n_init": "--restarts",
     "targets": "--seeds --targets",
     "truncation": "--trunc",
 }
-PANELS = {  # of option dataclasses, and of single fields that belong elsewhere
+PANELS = {  # option dataclass, or a field that is not in the panel of its dataclass -> panel of the help page
     "BuildOptions": "Run",
     "Clustering": "Clustering",
     "ImageOptions": "Images",
@@ -151,7 +151,7 @@ def numbers(name: str, text: str) -> list[float]:
 
 
 def shard(text: str) -> tuple[int, int]:
-    """Parse the index and number of shards: "2/8" is (1, 8)."""
+    """Parse the index of a shard and the number of shards: "2/8" is (1, 8)."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"shard must look like 1/8 (the first of eight) to 8/8 (the last), got {text!r}")

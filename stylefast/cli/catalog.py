@@ -27,7 +27,7 @@ def build(
     boxes: Annotated[
         Literal["ffhq", "none"],
         typer.Option(
-            help="Whether to name clusters after the parts of aligned faces (ffhq) or not at all (none).",
+            help="Boxes that name the clusters: the parts of aligned faces (ffhq), or no boxes (none).",
             metavar="<ffhq | none>",
         ),
     ] = "ffhq",
@@ -38,7 +38,8 @@ def build(
     contribution_images: Annotated[
         int | None,
         typer.Option(
-            help="Number of images that the contributions M are measured on, the first of --seeds. The default is all.",
+            help="Number of images on which the contributions M are measured, from the start of --seeds. "
+            "The default is all images.",
             rich_help_panel="Images",
         ),
     ] = None,
@@ -46,9 +47,9 @@ def build(
     centroids: Annotated[
         Path | None,
         typer.Option(
-            help="Pickled k-means or catalog, of scikit-learn or of the paper's authors, whose clusters and names of "
-            "clusters are taken. Nothing is clustered then: --clusters, --restarts, --seed and --run are ignored, and "
-            "so is --boxes if the file names clusters.",
+            help="Pickle file with a k-means estimator of scikit-learn or a catalog of the paper's authors. Its "
+            "clusters and their names are used, and k-means is not run: --clusters, --restarts, --seed and --run are "
+            "ignored. If the file names clusters, --boxes is ignored too.",
             rich_help_panel="Clustering",
         ),
     ] = None,
@@ -96,9 +97,9 @@ def show(
     ] = "0-5",
     network: NetworkOptions = NetworkOptions(),
 ) -> None:
-    """Print the contents of a catalog, and draw its clusters and contributions.
+    """Print the contents of a catalog and, with --outdir, draw its clusters and contributions.
 
-    The generator is needed for the figures only.
+    Only the figures need the generator.
     """
     loaded = Catalog.load(catalog)
     print(f"{loaded.generator}, layer {loaded.layer}, K = {loaded.n_clusters}, {len(loaded.sites)} sites")
@@ -122,8 +123,8 @@ def annotate(
     boxes: Annotated[
         Literal["ffhq"] | None,
         typer.Option(
-            help="Name the clusters without a --part by the boxes of the eyes, nose, mouth, skin and background of "
-            "aligned faces. A --part replaces the box of the same name."
+            help="Boxes that name the clusters without a --part: the eyes, nose, mouth, skin and background of aligned "
+            "faces (ffhq). A --part replaces the box of the same name."
         ),
     ] = None,
 ) -> None:

@@ -27,7 +27,7 @@ SHOWN = "sequential_1"  # the strategy that the figures show
 
 
 def load(network: str) -> Generator:
-    """Return the generator. If the real one cannot be downloaded, print a message and return the toy generator."""
+    """Return the generator. If it cannot be downloaded, print a message and return a toy generator."""
     try:
         return generators.load(network)
     except ConnectionError as error:
@@ -71,7 +71,7 @@ def run(
     editor = StyleEditor(generator, catalog)
     target_images = SeedLatents(generator, targets, truncation=truncation)
     plan = Grid(target_images, SeedLatents(generator, references, truncation=truncation), PARTS, QUERIES)
-    # No resuming, because the summary needs the images of all edits.
+    # The job does not resume, because the summary needs the images of all edits.
     job_options = JobOptions(image_format="jpg", batch_size=batch_size, measure=True, resume=False)
     metadata = {"network": generator.name, "truncation": truncation, "rgb": False}
     result = Result(len(targets), len(references))

@@ -26,10 +26,10 @@ class QueryOptions:
         query: Strategy that selects the channels: those with the largest contribution to the part until a budget is
             spent (sequential), all in proportion to their contribution (simultaneous), or those that belong to the
             part clearly more than to any other part (softmax).
-        epsilon: Budgets of the sequential strategy, separated by commas. Every budget gives one edit. The other
-            strategies do not use it.
-        rho: Threshold of the sequential strategy, from 0 to 1. Channels whose contribution does not exceed it stay.
-            The other strategies do not use it.
+        epsilon: Budgets of the sequential strategy, separated by commas. Each budget gives an edit of its own. Other
+            strategies ignore this option.
+        rho: Threshold of the sequential strategy, from 0 to 1. Channels whose contribution is not above it keep the
+            style of the target. Other strategies ignore this option.
         strength: Factor of every query.
     """
 
@@ -39,7 +39,7 @@ class QueryOptions:
     strength: float = 1.0
 
     def strategies(self) -> list[Strategy]:
-        """Return one strategy per budget, or the only one."""
+        """Return one sequential strategy per budget, or the other strategy."""
         budgets = numbers("epsilon", self.epsilon)
         if self.query == "sequential":
             return [Sequential(budget, self.rho) for budget in budgets]
@@ -60,7 +60,7 @@ class ImageOptions:
         pairs: File with one edit per line: a .csv file, whose first line names the columns, or a .jsonl file with one
             object per line. The columns or keys target, reference and part are required. The optional query, epsilon,
             rho and strength override --query, --epsilon, --rho and --strength for the line. A line that names another
-            strategy than --query does not use --epsilon and --rho. --epsilon must be a single budget.
+            strategy than --query ignores --epsilon and --rho. With --pairs, --epsilon must be a single budget.
         skip_bad: Whether to skip the lines of --pairs that cannot be used, and report them. Otherwise the first such
             line is an error.
     """
@@ -116,8 +116,8 @@ def edit(
         str,
         typer.Option(
             "--shard",
-            help="Shard of the job to make, i/n. Shards are counted from 1: 2/8 is the second of eight. "
-            "After all shards, run the command without --shard, which writes manifest.jsonl.",
+            help="Shard of the job, i/n. Only the edits of this shard are made. Shards are counted from 1: 2/8 is the "
+            "second of eight. After all shards, run the command without --shard, which writes manifest.jsonl.",
             rich_help_panel="Run",
         ),
     ] = "1/1",

@@ -20,8 +20,8 @@ class Heatmaps:
     """Maps of clusters or parts at any size, as returned by `FactorCatalog`; labels are stored, not one-hot maps.
 
     Args:
-        labels: Labels [N, h, w].
-        parts: Cluster ids of every part.
+        labels: Integer labels of shape [N, h, w].
+        parts: Ids of the clusters of every part.
     """
 
     def __init__(self, labels: Tensor, parts: Sequence[Sequence[int]]) -> None:
@@ -37,7 +37,7 @@ class Heatmaps:
 
         Args:
             res: Size of the maps: (H, W), or H if both are equal. The default is the size of the labels.
-            make: Whether to compute maps of a size that has not been made before.
+            make: Whether to compute the maps if this size has not been made before.
 
         Returns:
             The maps.
@@ -81,12 +81,12 @@ class Heatmaps:
 
 
 class FactorCatalog:
-    """Clusters of a layer's activations and the parts that users make of them.
+    """Clusters of a layer's activations, and the parts to which the user assigns them.
 
     The following points differ from the released code:
 
     - Activations may have any height and width, and may be on a GPU.
-    - Cluster ids that repeat count once.
+    - Repeated cluster ids count once.
     - The default clustering is `stylefast.SphericalKMeans` on all points instead of mini-batches, whose centers drift.
       The clusters therefore differ.
     - `labels` of the heatmaps holds labels instead of one-hot maps.
@@ -94,15 +94,15 @@ class FactorCatalog:
     Args:
         k: Number of clusters.
         random_state: Random seed.
-        factorization: Class of another clustering of rows with scikit-learn's interface. It is called with
+        factorization: Class of another estimator that clusters rows, with scikit-learn's interface. It is called with
             `n_clusters`, `random_state` and `**kwargs`, and has `fit`, `labels_` and `predict`.
         **kwargs: Arguments of the clustering. Those of `stylefast.SphericalKMeans` are `n_init`, `init`, `max_iter`,
             `tol`, `features` and `backend`.
 
     Attributes:
-        annotations: Cluster ids by part. It is empty at first; the user fills it.
-        M: Input of `StyleInterpolator`, set by the caller as in the example: one tensor [P, C] per layer, the
-            contributions of its channels to the parts, in the order of `annotations`.
+        annotations: Ids of the clusters of each part, by the name of the part. It is empty at first. The user fills it.
+        M: Input of `StyleInterpolator`: one tensor [P, C] per layer, the contributions of its channels to the parts, in
+            the order of `annotations`. The user sets it as in the example.
 
     References:
         Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 3.2.
@@ -136,7 +136,7 @@ class FactorCatalog:
     def from_centroids(
         cls, centroids: Tensor, annotations: Mapping[str, Sequence[int]], **kwargs: Any
     ) -> FactorCatalog:
-        """Make a catalog from known centroids [K, C], such as those of an old catalog."""
+        """Make a catalog from known centroids [K, C], such as the centroids of an old catalog."""
         catalog = cls(len(centroids), **kwargs)
         catalog.kmeans.centroids_ = F.normalize(centroids, dim=1)
         catalog.annotations = {part: list(ids) for part, ids in annotations.items()}
@@ -146,7 +146,7 @@ class FactorCatalog:
         """Cluster activations and return their heatmaps.
 
         Args:
-            X: Activations [N, C, H, W].
+            X: Activations of shape [N, C, H, W].
             raw: Whether to return heatmaps of clusters instead of heatmaps of parts.
 
         Returns:
@@ -155,14 +155,14 @@ class FactorCatalog:
         Raises:
             TypeError: As in `stylefast.SphericalKMeans.fit`.
             ValueError: As in `stylefast.SphericalKMeans.fit`. Unless `raw` is True, also if there are no parts, or a
-                part holds clusters outside of [0, k).
+                cluster of a part is outside [0, k).
         """
         parts = self._parts(raw)
         self.kmeans.fit(self._points(X))
         return self._heatmaps(self.kmeans.labels_, X, raw, parts)
 
     def predict(self, X: Tensor, raw: bool = False) -> Heatmaps | tuple[Heatmaps, list[str]]:
-        """Return heatmaps of other activations for the present centroids, in the form of `fit_predict`."""
+        """Return heatmaps of other activations for the current centroids, in the form that `fit_predict` returns."""
         parts = self._parts(raw)
         return self._heatmaps(self.kmeans.predict(self._points(X)), X, raw, parts)
 

@@ -15,7 +15,7 @@ from ..ops.blend import blend
 
 
 class AnnotatedCatalog(Protocol):
-    """Attributes of a catalog that `StyleInterpolator` reads: the parts, and per layer their contributions [P, C]."""
+    """Attributes of a catalog that `StyleInterpolator` reads: the parts, and one tensor M [P, C] per layer."""
 
     @property
     def annotations(self) -> Mapping[str, Sequence[int]]: ...
@@ -41,10 +41,10 @@ class StyleInterpolator:
       them in any order.
     - A channel with q = 0 equals y1 bit for bit. The released code gives NaN where y2 is Inf or NaN, and turns -0 into
       0.
-    - NaN in M is refused. With it, the released code selects nothing.
+    - NaN in M is refused. The released code selects no channels if M contains NaN.
     - 16-bit styles keep their dtype with a 32-bit M. The released code converts 2-D styles to 32 bits.
-    - `rho` and `epsilon` may be any real numbers, including NumPy's, or one number per layer. Another count of numbers
-      is refused.
+    - `rho` and `epsilon` may be any real numbers, including NumPy's, or one number per layer. Any other number of
+      values is refused.
     - y1 or y2 may require gradients. A style that is neither 2-D nor 5-D is refused with an error that names its shape.
 
     `stylefast.query.sequential` also clamps m to [0, 1] and sums in float64. Its q may therefore differ in a channel
@@ -56,7 +56,8 @@ class StyleInterpolator:
         bias: Whether to blend the second half of 5-D styles, too.
 
     Raises:
-        ValueError: If a tensor of `M` does not have shape [P, C] for the P parts, or holds NaN.
+        TypeError: If an element of `M` is not a floating-point tensor.
+        ValueError: If a tensor of `M` does not have shape [P, C] for the P parts, or contains NaN.
 
     References:
         Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, equations 3 and 5, with
@@ -85,7 +86,7 @@ class StyleInterpolator:
             epsilon: Budget of the cost.
 
         Raises:
-            ValueError: If `label` is not a part.
+            ValueError: If `label` is not the name of a part.
         """
         check_choice("label", label, tuple(self._parts))
         row = self._parts.index(label)
@@ -104,17 +105,18 @@ class StyleInterpolator:
 
         Args:
             ys1: Target styles: one tensor per layer, [N, C] (scale) or [N, 2, C, 1, 1] (scale, bias).
-            ys2: Reference styles, likewise. A single row of one is paired with all rows of the other.
+            ys2: Reference styles in the same form. A single row of `ys1` or `ys2` is paired with all rows of the other.
             label: Name of a part.
             rho: Threshold of m: one number for all layers, or one per layer.
-            epsilon: Budget of the cost, likewise.
+            epsilon: Budget of the cost: one number for all layers, or one per layer.
 
         Returns:
             One new tensor per layer, in the form of `ys1`.
 
         Raises:
-            ValueError: If the label is unknown, a list does not have the length of M, or a style has another shape.
-            TypeError: If y1 and y2 have different dtypes.
+            TypeError: If two styles of a layer have different dtypes.
+            ValueError: If `label` is not the name of a part, a list does not have the length of M, or a style has
+                another shape.
         """
         n = len(self._M)
         rhos, epsilons = _per_layer(rho, n), _per_layer(epsilon, n)

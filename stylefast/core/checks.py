@@ -24,7 +24,10 @@ def check_images(name: str, images: Tensor) -> None:
 
 
 def check_activations(activations: Tensor) -> None:
-    """Raise TypeError or ValueError unless `activations` is a dense floating tensor [N, C, H, W] with C, H, W >= 1."""
+    """Raise TypeError or ValueError unless `activations` is a dense floating-point tensor [N, C, H, W].
+
+    C, H and W must be at least 1.
+    """
     check_tensor("activations", activations, "[N, C, H, W]", 4)
     if 0 in activations.shape[1:]:
         raise ValueError(f"activations [N, C, H, W] must have C, H and W >= 1, got {tuple(activations.shape)}")

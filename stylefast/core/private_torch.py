@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All private names of torch that the package uses.
 
-A release of torch may remove one; tests/core/test_private_torch.py then names it.
+If a release of torch removes one, tests/core/test_private_torch.py fails and names it.
 """
 
 from __future__ import annotations

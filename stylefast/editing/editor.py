@@ -29,7 +29,7 @@ class StyleEditor:
             target, 1 takes the transform of the reference. The transform rotates and shifts the whole image; only
             StyleGAN3 has one. In the row of w that drives it, the edit uses
             `target + strength * transform * (reference - target)`.
-        backend: Backend of the op, as in `stylefast.blend`.
+        backend: Name of a backend, as in `stylefast.assign`.
 
     Raises:
         ValueError: If the catalog belongs to another generator, or `transform` is out of range or is not 0 for a
@@ -67,14 +67,21 @@ class StyleEditor:
 
     @property
     def identity(self) -> list[Any]:
-        """Everything in this editor that determines the pixels of an edit, JSON-serialisable."""
+        """JSON-serialisable description of everything in this editor that determines the pixels of an edit."""
         generator, catalog = self.generator, self.catalog
         tensors = checksum({"centroids": catalog.centroids, "contributions": catalog.contributions})
         clusters = [catalog.parts, catalog.features, catalog.layer]
         return [generator.fingerprint, *clusters, self.rgb, self.transform, tensors]
 
     def query(self, part: str, strategy: Strategy) -> Tensor:
-        """Return the query of a part, q [S].
+        """Return the query of a part.
+
+        Args:
+            part: Name of a part of the catalog.
+            strategy: Strategy that computes the query.
+
+        Returns:
+            Query q of shape [S], float32. It is zero at the sites that are not edited.
 
         Raises:
             ValueError: If the part is unknown, or a parameter of the strategy is out of range.
@@ -83,6 +90,9 @@ class StyleEditor:
 
     def check(self, plan: Plan) -> None:
         """Check that this editor can make all edits of a plan.
+
+        Args:
+            plan: Plan of the edits.
 
         Raises:
             ValueError: If it cannot make an edit. The message describes the first such edit.
@@ -118,17 +128,17 @@ class StyleEditor:
         batch_size: int = 4,
         progress: bool = True,
     ) -> Iterator[EditBatch]:
-        """Edit every target with every reference, part and query, in this order; queries vary fastest.
+        """Edit every target with every reference, part and strategy, in this order. Strategies vary fastest.
 
         The edited styles are, per channel::
 
             styles = target + strength * q * (reference - target)
 
-        They are synthesised with the latent of the target. The call checks the arguments; each batch is computed when
+        They are synthesised with the latent of the target. The call checks the arguments. Each batch is computed when
         the iterator reaches it, so memory does not grow with the number of edits.
 
         Args:
-            targets: Latents w of the targets, as `generator.latents` returns them, or an image source.
+            targets: Latents w of the targets, as `Generator.latents` returns them, or an image source.
             references: Latents w of the references, or an image source.
             parts: One or several parts of the catalog.
             queries: One or several strategies: `Sequential`, `Simultaneous`, `Softmax` or `Random`.
@@ -137,13 +147,13 @@ class StyleEditor:
             roi_mode: Region of interest of a part: where the part is in the "target", in the "reference", or in the
                 "union" of both.
             batch_size: Edits per batch.
-            progress: Whether to show a progress bar after two seconds.
+            progress: Whether to show a progress bar, which appears after two seconds.
 
         Returns:
             An iterator over `EditBatch`.
 
         Raises:
-            TypeError: If a query is not a strategy, or latents are not a floating tensor.
+            TypeError: If `queries` has an element that is not a strategy, or latents are not a floating-point tensor.
             ValueError: If a part or `roi_mode` is unknown, a parameter is out of range, latents have another shape,
                 or `batch_size` is below 1.
 

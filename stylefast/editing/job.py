@@ -27,9 +27,9 @@ from .writer import ImageWriter
 
 
 class Job:
-    """Job that writes the edits of a plan as image files in a folder.
+    """Job that writes the edits of a plan as image files into a folder.
 
-    Iterating over a job makes the edits, and yields each rendered batch.
+    Iterating over a job makes the edits and yields each rendered batch.
 
     The job keeps an existing image if the manifest or a journal of the folder has an entry for the same edit with the
     same metadata and inputs, the size of the file matches, and the file was last modified before the manifest or
@@ -41,13 +41,14 @@ class Job:
         editor: Editor that renders the edits.
         plan: Edits to make.
         directory: Folder for the images. It is created if necessary.
-        options: How the job renders and writes the edits.
+        options: Options of the job.
         metadata: Further fields of every line of the manifest, JSON-serialisable. An existing image with other
             metadata is made again.
         shard: Shard `(i, n)`, counted from 0: the job makes every n-th batch, beginning with batch i. If n > 1, it
             does not write `manifest.jsonl`; a later job over all shards does.
-        group: Process group whose ranks share the job. All ranks create the job with the same arguments.
-        progress: Whether to show a progress bar after two seconds.
+        group: Process group whose ranks share the job. The default is this process alone. All ranks create the job
+            with the same arguments.
+        progress: Whether to show a progress bar, which appears after two seconds.
 
     Attributes:
         n_existing: Number of edits of this process whose images were kept.
@@ -55,8 +56,8 @@ class Job:
 
     Raises:
         TypeError: If `options` has another type.
-        ValueError: If an option or the shard is out of range. Iterating raises it if the editor cannot make an edit,
-            or a line of the manifest or of a journal is not an entry.
+        ValueError: If an option or the shard is out of range. Iterating also raises it if the editor cannot make an
+            edit, or a line of the manifest or of a journal is not an entry.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Job:
             writer.wait(0)
 
     def _missing(self, descriptions: list[dict[str, Any]], entries: Entries, writer: ImageWriter) -> list[int]:
-        """Return the positions in a batch of the edits whose images are missing or not intact."""
+        """Return the positions, in a batch, of the edits whose images are missing or not intact."""
         if not self.options.resume:
             return list(range(len(descriptions)))
         listed = [entries.find(description, self.options.measure) for description in descriptions]
@@ -169,7 +170,7 @@ class Job:
     def _metadata(self) -> dict[str, Any]:
         """Return the fields that all entries share.
 
-        The field "job" is a hash of every input that determines the pixels and is not itself a field of the entry.
+        The field "job" is a hash of every input that determines the pixels and has no field of its own.
         """
         plan, editor = self.plan, self.editor
         identity = json.dumps([*editor.identity, plan.targets.identity, plan.references.identity])

@@ -54,10 +54,10 @@ class Entries(DiskIndex):
 
         Args:
             edit: Fields that describe the edit.
-            measured: Whether the entry must have a locality; if False, it must have none.
+            measured: Whether the entry must have a locality. If False, it must have none.
 
         Returns:
-            The entry; None if there is none, or if the image was made in another way.
+            The entry, or None if there is none or the image was made with other inputs or options.
         """
         modified, _, line = (self.get(edit["file"]) or "0 {}").partition(" ")
         fields = json.loads(line)
@@ -111,7 +111,7 @@ def is_intact(directory: Path, entry: Entry, verify: bool) -> bool:
 
 
 class Journal:
-    """New journal in a folder, to which no other process writes. The first entry creates the file."""
+    """New journal in a folder. No other process writes to this journal. The first entry creates the file."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -9,11 +9,11 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How a job renders and writes the edits of its plan.
+    """Options of a job: how it renders and writes the edits of its plan.
 
     Args:
         image_format: Format of the image files.
-        batch_size: Edits per batch, which is one forward pass of the generator.
+        batch_size: Edits per batch. A batch is one forward pass of the generator.
         measure: Whether to measure locality, which also renders the unedited targets.
         roi_mode: Region of interest of the locality: where the part is in the target, in the reference, or in the
             union of both.

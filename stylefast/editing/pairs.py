@@ -21,7 +21,7 @@ from .strategies import STRATEGIES, Sequential, Strategy
 
 REQUIRED = ("target", "reference", "part")
 OPTIONAL = ("epsilon", "rho", "strength", "query")
-MAX_REPORTED = 20  # refused lines that are kept with their reasons
+MAX_REPORTED = 20  # largest number of refused lines that are kept with their reasons
 
 
 class _WrongCells(NamedTuple):
@@ -38,7 +38,7 @@ class Pairs(Plan):
 
     A .csv file begins with a line of column names, and a .jsonl file has one JSON object per line. The columns (or
     keys) target, reference and part are required. The columns query (sequential, simultaneous or softmax), epsilon,
-    rho and strength are optional, and so is a value in them.
+    rho and strength are optional, and their values may be empty.
 
     The file is read when the plan is checked, and again whenever its edits are enumerated.
 
@@ -46,10 +46,11 @@ class Pairs(Plan):
         path: Path of the file.
         targets: Images that the file may name as targets.
         references: Images that the file may name as references.
-        query: Strategy of the lines without a query. Its epsilon and rho also apply to the lines that name the same
-            strategy without them. A line that names another strategy starts from the defaults of that strategy.
-        strength: Strength of the lines without one.
-        skip_bad: Whether `check` skips lines that describe no possible edit, instead of raising an error.
+        query: Strategy of the lines without a query. Its epsilon and rho also apply to lines that name the same
+            strategy but no epsilon or rho. A line that names another strategy starts from the defaults of that
+            strategy.
+        strength: Strength of the lines without a strength.
+        skip_bad: Whether `check` skips lines that describe no possible edit. Otherwise the first such line is an error.
 
     Attributes:
         n_refused: Number of lines that were skipped.
@@ -110,11 +111,11 @@ class Pairs(Plan):
         """Read the whole file and check every line.
 
         Args:
-            query: Function that raises ValueError for a part and a strategy without a query, such as
+            query: Function that raises ValueError if it cannot compute the query of a part and a strategy, such as
                 `StyleEditor.query`.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: If the file does not exist.
             ValueError: If the targets have no latents, or a column is missing or unknown. Unless `skip_bad` is set,
                 also if a line names an unknown image or part, has a parameter out of range, or repeats an edit. The
                 message gives the number of the first such line.
@@ -140,7 +141,7 @@ class Pairs(Plan):
         self._n_edits = n_edits
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
-        """Yield the lines of the file with their numbers, uninterpreted. Raises ValueError for a wrong header."""
+        """Yield the numbers and the contents of the lines. Raise ValueError if the column names are wrong."""
         with open(self.path, encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
             if self.path.suffix == ".jsonl":
                 yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
@@ -157,7 +158,7 @@ class Pairs(Plan):
                     yield rows.line_num, cells
 
     def _edit(self, row: Row) -> Edit:
-        """Return the edit that a line describes. Raises ValueError if it describes none."""
+        """Return the edit that a line describes. Raise ValueError if it describes none."""
         if isinstance(row, _WrongCells):
             raise ValueError(f"it must have {row.n_columns} cells")
         fields = _parse_json(row) if isinstance(row, str) else row

@@ -38,7 +38,7 @@ class Edit:
 
     @property
     def label(self) -> str:
-        """Name of the strategy, followed by a hash of the parameters if they are not those that the name implies."""
+        """Name of the strategy, with a hash if the name does not imply all parameters and the strength."""
         implied: Strategy = type(self.query)()
         if isinstance(self.query, Sequential) and isinstance(self.query.epsilon, (int, float)):
             implied = Sequential(float(f"{self.query.epsilon:g}"))
@@ -48,7 +48,7 @@ class Edit:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The strategy with its parameters, and the strength, JSON-serialisable."""
+        """JSON-serialisable description of the strategy, its parameters and the strength."""
         strategy = {"kind": type(self.query).__name__.lower(), **asdict(self.query)}
         return {"query": strategy, "strength": self.strength}
 
@@ -77,7 +77,7 @@ class Plan(ABC):
         """Check that all edits can be made.
 
         Args:
-            query: Function that raises ValueError for a part and a strategy without a query, such as
+            query: Function that raises ValueError if it cannot compute the query of a part and a strategy, such as
                 `StyleEditor.query`.
 
         Raises:
@@ -85,7 +85,7 @@ class Plan(ABC):
         """
 
     def batches(self, size: int, shard: tuple[int, int] = (0, 1)) -> Iterator[list[Edit]]:
-        """Yield the edits in batches of `size`; for the shard (i, n), every n-th batch, beginning with batch i."""
+        """Yield every n-th batch of `size` edits, beginning with batch i, for the shard (i, n)."""
         edits = iter(self)
         for number in itertools.count():
             batch = list(itertools.islice(edits, size))
@@ -114,7 +114,9 @@ class Plan(ABC):
 
 
 class Grid(Plan):
-    """Plan of the edits of every target with every reference, part and query, in this order; queries vary fastest.
+    """Plan of the edits of every target with every reference, part and strategy, in this order.
+
+    Strategies vary fastest.
 
     Args:
         targets: Images to edit.
@@ -124,7 +126,8 @@ class Grid(Plan):
         strength: Factor of every query.
 
     Raises:
-        TypeError: If `targets` or `references` is not an image source, or a query is not a strategy.
+        TypeError: If `targets` or `references` is not an image source, or `queries` has an element that is not a
+            strategy.
 
     Example::
 
@@ -168,12 +171,12 @@ class Grid(Plan):
         """Check that all edits can be made.
 
         Args:
-            query: Function that raises ValueError for a part and a strategy without a query, such as
+            query: Function that raises ValueError if it cannot compute the query of a part and a strategy, such as
                 `StyleEditor.query`.
 
         Raises:
-            ValueError: If a part is unknown, a parameter is out of range, there are no parts or no queries, a part
-                with a query is repeated, or the targets have no latents.
+            ValueError: If a part is unknown, a parameter is out of range, there are no parts or no strategies, a part
+                with a strategy is repeated, or the targets have no latents.
         """
         if not self.parts or not self.queries:
             raise ValueError("parts and queries must each name at least one")

@@ -47,8 +47,8 @@ class EditBatch:
 class EditRenderer:
     """Renderer of the edits of a plan. `StyleEditor.renderer` creates one.
 
-    The styles and labels of images and the queries of parts are cached within a bound of memory. The result of an edit
-    depends only on the edits of its batch.
+    The styles and labels of images and the queries of parts are cached in a bounded amount of memory. The result of an
+    edit depends only on the edits of its batch.
 
     Args:
         generator: Generator that synthesises the images.
@@ -59,7 +59,7 @@ class EditRenderer:
         measure: Whether to measure locality, which also renders the unedited targets.
         roi_mode: Region of interest of a part, as in `stylefast.locality.roi`.
         transform: How much of the reference's input transform an edit takes, as in `StyleEditor`.
-        backend: Backend of the ops, as in `stylefast.blend`.
+        backend: Name of a backend, as in `stylefast.assign`.
 
     Raises:
         ValueError: If `batch_size` is below 1, or `roi_mode` is unknown.

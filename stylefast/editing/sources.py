@@ -53,7 +53,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def row(self, name: str | int) -> int:
-        """Return the row of a name or number, as a file of pairs may contain it.
+        """Return the row that a file of pairs gives as a name or as a number.
 
         Raises:
             ValueError: If there is no such row.
@@ -91,8 +91,8 @@ class SeedLatents(ImageSource):
 
     Args:
         generator: Generator of the images.
-        seeds: Different seeds. A range needs no memory per seed, not even the range of all seeds.
-        truncation: Truncation ψ, as in `generator.latents`.
+        seeds: Different seeds. A `range` takes no memory per seed, so it may contain all seeds.
+        truncation: Truncation ψ, as in `Generator.latents`.
 
     Raises:
         ValueError: If a seed is repeated or out of range.
@@ -148,12 +148,12 @@ class StoredLatents(ImageSource):
 
     Args:
         generator: Generator of the images.
-        w: Latents of shape [N, D] or [N, rows, D], as `generator.latents` returns them. Targets need them.
-        styles: Styles of shape [N, S], as `generator.styles` returns them. By default they are computed from `w`.
+        w: Latents of shape [N, D] or [N, rows, D], as `Generator.latents` returns them. Targets need latents.
+        styles: Styles of shape [N, S], as `Generator.styles` returns them. By default they are computed from `w`.
         names: N different names. The default is 0, 1 and so on. Every "_" is replaced by "-".
 
     Raises:
-        TypeError: If `w` or `styles` is not a floating tensor.
+        TypeError: If `w` or `styles` is not a floating-point tensor.
         ValueError: If `w` or `styles` has another shape or device or is not finite, both are missing, or names are
             equal or cannot be part of a file name.
     """
@@ -196,7 +196,7 @@ class StoredLatents(ImageSource):
         tensor, a dictionary with one of them, or a dictionary with one per image name. A .safetensors file may hold
         `w`, `styles` or both. Latents in W are broadcast to the rows of W+. Truncation is not applied.
 
-        The rows have the image names that the file contains, or else the name of the file with a number.
+        The rows get the image names in the file. If it has none, they get the name of the file and a number.
 
         Args:
             path: One file or several. With several files, the numbered names of the rows begin with the name of the
@@ -204,7 +204,7 @@ class StoredLatents(ImageSource):
             generator: Generator of the images.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: If the file does not exist.
             ValueError: If a file cannot be used. The message names the file and the reason.
         """
         if isinstance(path, str | os.PathLike):

@@ -17,14 +17,14 @@ from ..generators import Site
 
 @dataclass(frozen=True)
 class Sequential:
-    """Strategy that takes the channels with the largest contribution until a budget for changes elsewhere is spent.
+    """Strategy that takes the channels with the largest contribution until the budget ε is spent.
 
     It is equation 5 of "Editing in Style", site by site; see `stylefast.query.sequential`.
 
     Args:
         epsilon: Budget ε, a number or one value per edited site.
         rho: Threshold ρ, a number or one value per edited site.
-        fractional: Whether the first channel that exceeds the budget moves by the rest of the budget.
+        fractional: Whether the first channel over the budget moves by the fraction that fits into the remaining budget.
     """
 
     epsilon: float | tuple[float, ...] = 1.0
@@ -51,7 +51,7 @@ class Simultaneous:
     It is equation 4 of "Editing in Style"; see `stylefast.query.simultaneous`.
 
     Args:
-        strength: Factor λ of the contribution; the product is at most 1.
+        strength: Factor λ of the contribution. The product is limited to 1.
     """
 
     strength: float = 1.0

@@ -18,7 +18,7 @@ from .manifest import Journal
 
 
 class ImageWriter:
-    """Context that writes images into a folder, and the entry of each image into a journal, in the order of submission.
+    """Context that writes images into a folder and their entries into a journal, in the order of submission.
 
     An image gets its name only after it has been written completely. When the context ends, normally or by an
     exception, every written image has an entry.
@@ -46,7 +46,7 @@ class ImageWriter:
         self.pool.submit(_fulfil, result, self._write, image, entry["file"])
 
     def wait(self, n_pending: int) -> None:
-        """Wait until at most `n_pending` images are not written. Raises the exception of a thread that failed."""
+        """Wait until at most `n_pending` images are not written. Raise the exception of a thread that failed."""
         while len(self._pending) > n_pending:
             entry, result = self._pending[0]
             self._journal.add(entry | result.result())

@@ -47,7 +47,7 @@ def distinct_colours(n: int) -> tuple[Colour, ...]:
     rgb = torch.cat([from_hex(FIRST_HEX), torch.cartesian_prod(steps, steps, steps)])  # [candidates, 3]
     lab = rgb_to_lab(rgb.T.reshape(1, 3, -1, 1) / 255)[0, :, :, 0].T  # [candidates, 3]
     lightness, chroma = lab[:, 0], lab[:, 1:].norm(dim=1)
-    is_usable = (lightness > 40) & (lightness < 88) & (chroma > 30) & (chroma < 85)  # not murky, pale or glaring
+    is_usable = (lightness > 40) & (lightness < 88) & (chroma > 30) & (chroma < 85)  # not dark, pale, grey or glaring
     is_usable[: len(FIRST_HEX)] = True
     rgb, lab = rgb[is_usable], lab[is_usable]
     chosen: list[int] = []
@@ -139,7 +139,7 @@ def write_numbers(tile: Image.Image, regions: Tensor) -> None:
         if coverage.mean() < 0.01:
             continue
         near, far = (avg_pool2d(coverage, 2 * reach + 1, stride=1, padding=reach) for reach in (3, 16))
-        y, x = divmod(int(((near + 0.1 * far) * coverage).argmax()), 32)  # far decides where near is at its maximum
+        y, x = divmod(int(((near + 0.1 * far) * coverage).argmax()), 32)  # `far` decides between equal `near`
         left, top = (
             min(max((i + 0.5) / 32 * side, size), side - size) for i, side in zip((x, y), tile.size, strict=True)
         )

@@ -35,14 +35,14 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     """Convert images to Pillow images.
 
     Args:
-        images: Images of shape [N, 3, H, W], floating, in [0, 1]. They are clamped, then rounded to 8 bits.
+        images: Floating-point images of shape [N, 3, H, W] in [0, 1]. Values are clamped, then rounded to 8 bits.
 
     Returns:
         N RGB images of W×H pixels.
 
     Raises:
-        TypeError: If the images are not floating.
-        ValueError: If the images do not have shape [N, 3, H, W], or hold NaN.
+        TypeError: If `images` is not a floating-point tensor.
+        ValueError: If `images` does not have shape [N, 3, H, W], or contains NaN.
     """
     return [Image.fromarray(pixels) for pixels in to_uint8(images)]
 
@@ -58,20 +58,20 @@ def cluster_overlay(
     """Draw clusters, or parts made of them, over the images in distinct colours, with a legend.
 
     Args:
-        images: Images of shape [N, 3, H, W], floating, in [0, 1].
-        labels: Labels of shape [N, h, w], integer, in [0, K). They are enlarged by "nearest".
-        parts: Cluster ids by name. Clusters of no part are not tinted, and a cluster of several parts counts for the
-            first. Without parts, every cluster is tinted and numbered.
-        n_clusters: Number of clusters, K.
+        images: Floating-point images of shape [N, 3, H, W] in [0, 1].
+        labels: Integer labels in [0, K) of shape [N, h, w]. They are resized by "nearest".
+        parts: Ids of the clusters of each part, by the name of the part. Clusters of no part are not tinted, and a
+            cluster of several parts counts for the first. Without parts, every cluster is tinted and numbered.
+        n_clusters: Number of clusters K.
         cell: Longer side of an image in the figure, in pixels.
 
     Returns:
         The images in rows of six, above the legend.
 
     Raises:
-        TypeError: If the images are not floating or the labels are not integer.
-        ValueError: If shapes do not fit, there is no image, a label or a cluster of a part is out of range, or the
-            images hold NaN.
+        TypeError: If `images` is not a floating-point tensor, or `labels` is not an integer tensor.
+        ValueError: If a shape does not match, there is no image, a label or a cluster of a part is out of range, or
+            `images` contains NaN.
     """
     _check_not_empty("images", images)
     _check_labels(labels, len(images), n_clusters)
@@ -99,11 +99,11 @@ def cluster_overlay(
 def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple[str, int, int]]) -> Image.Image:
     """Show which channels belong to which part, with one row per part and one column per site.
 
-    A column has 32 steps for any number of channels, which keep their order. Each step shows the largest M of its
-    channels.
+    A column has 32 steps for any number of channels. The channels keep their order, and each step shows the largest M
+    of its channels.
 
     Args:
-        M: Contributions of the parts, of shape [P, S], floating, in [0, 1].
+        M: Contributions of the parts, of shape [P, S], in [0, 1]; floating-point.
         part_names: Names of the P parts.
         sites: (name, start, stop) of each site in S.
 
@@ -112,7 +112,7 @@ def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If shapes, names or sites do not fit.
+        ValueError: If M is empty or does not have one row per name, there is no site, or a site is not within [0, S).
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -163,7 +163,7 @@ def edit_grid(
     """Arrange edits in a table: targets at the left, references at the top, one block of rows per part.
 
     Args:
-        targets: Target images of shape [T, 3, H, W], floating, in [0, 1].
+        targets: Floating-point target images of shape [T, 3, H, W] in [0, 1].
         references: Reference images of shape [R, 3, H', W'].
         edits: Edited images of shape [P, T, R, 3, H", W"].
         part_names: Names of the P parts.
@@ -173,8 +173,8 @@ def edit_grid(
         The figure, about `(R + 1)·cell` pixels wide and `(P·T + 1)·cell` pixels high.
 
     Raises:
-        TypeError: If the images are not floating.
-        ValueError: If shapes or names do not fit, there is no image, or an image holds NaN.
+        TypeError: If an argument is not a floating-point tensor.
+        ValueError: If a shape or the number of names does not match, there is no image, or an image contains NaN.
     """
     _check_not_empty("targets", targets)
     _check_not_empty("references", references)
@@ -213,20 +213,22 @@ def heat_map(
     """Show where and how visibly an edit changed its target, by CIELAB ΔE averaged over each pixel of the figure.
 
     Args:
-        edited: Edited images of shape [N, 3, H, W], floating, in [0, 1].
+        edited: Floating-point edited images of shape [N, 3, H, W] in [0, 1].
         target: Target images of the same shape, dtype and device.
-        mask: Weights of the part, of shape [N, h, w], bool or floating. The region of weights above one half is
-            outlined.
-        vmax: Smallest ΔE with the lightest colour, > 0. The default is the 99.5th percentile of the pixels, rounded up
-            to 1, 2 or 5 times a power of ten, and at least 1, which is just visible.
+        mask: Region of the part, of shape [N, h, w]; bool, or floating-point weights in [0, 1]. The region of weights
+            above one half is outlined.
+        vmax: Smallest ΔE that has the lightest colour, > 0. The default is the 99.5th percentile of the pixels, rounded
+            up to 1, 2 or 5 times a power of ten, and at least 1, which is just visible.
         cell: Longer side of a map in the figure, in pixels.
 
     Returns:
         The maps in rows of six, above their colour bar. No change has the darkest colour.
 
     Raises:
-        TypeError: If the images are not floating or differ in dtype, or the mask is neither bool nor floating.
-        ValueError: If shapes do not fit, there is no image, `vmax` is not a finite number > 0, or an image holds NaN.
+        TypeError: If the images are not floating-point tensors or differ in dtype, or `mask` is neither bool nor
+            floating-point.
+        ValueError: If a shape or a device does not match, there is no image, an image contains NaN, a weight is NaN or
+            outside [0, 1], or `vmax` is not a finite number > 0.
     """
     _check_not_empty("edited", edited)
     errors = delta_e(edited, target).detach().cpu()  # [N, H, W]
@@ -252,7 +254,7 @@ def save(image: Image.Image, path: PathLike, *, quality: int = 80) -> None:
 
     Args:
         image: The image.
-        path: The file. Its suffix determines the format, and missing folders are made.
+        path: Path of the file. Its suffix determines the format. Missing folders are created.
         quality: Quality of JPEG and WebP, 1..100. PNG is exact.
 
     Raises:

@@ -23,10 +23,10 @@ def load(network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.d
     """Load a generator by name or from a file.
 
     Args:
-        network: Name of a generator or path of a file. "random-face" generates faces at 1024 x 1024; it is read from
-            the installed distribution, else from the cached wheel, else the wheel is downloaded. "toy:sg1", "toy:sg2"
-            and "toy:sg3" are tiny networks with random weights. A file is the random-face wheel or a .safetensors file
-            written by `stylefast convert`.
+        network: Name of a generator or path of a file. "random-face" generates faces at 1024 x 1024. It is read from
+            the installed distribution, else from the cached wheel, else from a wheel that is downloaded. "toy:sg1",
+            "toy:sg2" and "toy:sg3" are tiny networks with random weights. A file is the random-face wheel or a
+            .safetensors file written by `stylefast convert`.
         device: Device of the network, as `torch.device` accepts it.
 
     Returns:

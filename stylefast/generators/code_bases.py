@@ -30,8 +30,8 @@ class Calls(NamedTuple):
 
     Attributes:
         z_dim: Length of z.
-        mapping: Maps z [N, z_dim] to w [N, rows, D].
-        synthesis: Maps w to images.
+        mapping: Function from z [N, z_dim] to w [N, rows, D].
+        synthesis: Function from w to images.
         w_mean: Mean of w, or None if it is unknown.
     """
 
@@ -47,14 +47,15 @@ class Family:
 
     Args:
         name: Name of the code base and, if it has several architectures, of the architecture.
-        modules: Module names that identify the family. A module tree belongs to the first family whose names it
-            contains completely.
+        modules: Module names that identify the family. A module tree belongs to the first family for which it contains
+            all names.
         rules: Rules that find the sites.
-        calls: Maps (network, label [1, classes], further arguments of the synthesis) to the interface of the network.
+        calls: Function from (network, label [1, classes], further arguments of the synthesis) to the interface of the
+            network.
         classes: Attribute of the network that holds the number of classes; empty if there is none.
         children: Child modules that produce the images, if the network also holds other modules.
-        image_range: See `Generator`.
-        transform_row: See `Generator`.
+        image_range: As in `Generator`.
+        transform_row: As in `Generator`.
     """
 
     name: str
@@ -166,7 +167,10 @@ def _temporary_attributes(name: str, values: list[tuple[Any, Any]]) -> Iterator[
 
 
 def _modulated(inputs: tuple[Any, ...], output: Any, scale: Tensor) -> Any:
-    """Return the output of genforce's style module: the modulated tensor and the style [N, 2C], stored minus one."""
+    """Return the output of genforce's style module: the modulated tensor, and the style [N, 2C].
+
+    The first half of the style is the scale minus one, and the second half is the bias.
+    """
     style = torch.cat((scale, output[1][:, scale.shape[1] :]), dim=1)
     parts = style.view(-1, 2, scale.shape[1], 1, 1)
     return inputs[0] * (parts[:, 0] + 1) + parts[:, 1], style

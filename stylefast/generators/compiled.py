@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled synthesis. Hooks are registered before compilation and read styles from buffers that never move."""
+"""Compiled synthesis. Hooks are registered before compilation and read the styles from buffers at fixed addresses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CompiledSynthesis:
 
     Args:
         site_hooks: All sites, each with its hooks.
-        synthesis: Maps w to images.
+        synthesis: Function from w to images.
         styles: Buffer of styles, [B, S].
         w: Buffer of latents, [B, D] or [B, rows, D].
         options: Arguments of `torch.compile`.
@@ -56,7 +56,10 @@ class CompiledSynthesis:
         self._synthesis = torch.compile(synthesis, **options)
 
     def __call__(self, styles: Tensor, w: Tensor) -> Iterator[Tensor]:
-        """Yield outputs of synthesis for styles [N, S] and w [N, ...] per batch; each is valid until the next one."""
+        """Yield the output of synthesis for each batch of the styles [N, S] and w [N, ...].
+
+        An output is valid until the next one is computed.
+        """
         size = len(self._styles)
         self._active = True
         try:

@@ -52,17 +52,18 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
     Args:
         source: A .pkl file of NVlabs (stylegan2-ada-pytorch), a module saved by PTI, or a .pt or .pth file of
             rosinality, pSp, e4e, HyperStyle, genforce, Hammer or lucidrains. For lucidrains, the file `.config.json`
-            beside it is read if it exists. Of several generators in a file, the one with averaged weights is converted.
+            beside it is read if it exists. If a file holds several generators, the one with averaged weights is
+            converted.
         target: The .safetensors file to write. It is written completely or not at all.
-        label: Class that a conditional network generates.
+        label: Class of the images, if the network is conditional.
 
     Returns:
         Header of the written file: origin, architecture and options of the network.
 
     Raises:
         FileNotFoundError: If `source` does not exist.
-        ValueError: If `target` is not a .safetensors file, or if `source` requests a name that is not on the list of
-            allowed names, is damaged, holds no supported StyleGAN2, or does not fit `label`.
+        ValueError: If `target` is not a .safetensors file, or if `source` asks for a class or function that is not
+            allowed, is damaged, or holds no supported StyleGAN2, or if `label` is missing, unexpected or out of range.
     """
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"target must be a .safetensors file, got {os.fspath(target)}")
@@ -86,7 +87,7 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
     """Load a network from a file written by `convert`.
 
     Args:
-        path: The file.
+        path: Path of the file.
         device: Device of the network.
 
     Returns:
@@ -167,7 +168,7 @@ def _find_state(checkpoint: Any, key: str = "") -> tuple[str, Mapping[str, Tenso
 
 
 def _check_n_bytes(tensors: int, file: int) -> None:
-    if tensors > file:  # tensors that share one storage would fill the memory
+    if tensors > file:  # many tensors that share one storage could fill the memory
         raise ValueError(f"its tensors have {tensors} bytes, more than the file")
 
 
@@ -178,7 +179,10 @@ def _read_mapping_rate(path: Path) -> float:
 
 
 def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and header of a network in an NVlabs snapshot or pickled alone; the file has `n_bytes` bytes."""
+    """Return the tensors and the header of a network in NVlabs' pickle, a file of `n_bytes` bytes.
+
+    The file holds a snapshot of several networks, or one network.
+    """
     snapshot = {"G_ema": content} if type_name(content) == _PERSISTENT_OBJECT else dict_entries(content)
     inert_tensors, options, state, total = dict[str, Any](), dict[str, Any](), dict[str, Tensor](), 0
     _collect_module(snapshot["G_ema"], "", inert_tensors, options, set())
@@ -230,7 +234,7 @@ def _to_float(value: Any) -> float:
 def _to_json(value: Any, n_left: list[int] | None = None) -> Any:
     """Return the value in JSON-serialisable form; other objects become the names of their types.
 
-    `n_left` holds one number: how many more values are allowed.
+    `n_left` holds one number: the number of further values that are allowed.
     """
     n_left = [MAX_OPTIONS] if n_left is None else n_left
     n_left[0] -= 1

@@ -17,7 +17,7 @@ from .sites import Site
 def compute_fingerprint(network: nn.Module, sites: Iterable[Site]) -> dict[str, str]:
     """Return the sha256 of the site table ("sites") and of all tensors ("weights").
 
-    The latter covers names, dtypes, shapes and bytes.
+    The hash of the tensors covers names, dtypes, shapes and bytes.
     """
     table = json.dumps([asdict(site) for site in sites])
     weights = hashlib.sha256()

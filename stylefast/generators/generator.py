@@ -30,11 +30,11 @@ class Generator:
         rules: Rules that find the style modules of the network.
         name: Name of the generator in messages and files.
         z_dim: Length of z.
-        mapping: Maps z [N, z_dim] to w [N, D] or [N, rows, D].
-        synthesis: Maps w to images [N, 3, H, W] with fixed noise.
-        w_mean: Mean of w, [D] or [rows, D]. By default it is estimated from 4,096 fixed latents on first use.
+        mapping: Function from z [N, z_dim] to w [N, D] or [N, rows, D].
+        synthesis: Function from w to images [N, 3, H, W], with fixed noise.
+        w_mean: Mean of w, [D] or [rows, D]. The default is an estimate from 4,096 fixed latents, made on first use.
         image_range: Values of the network's output for black and for white.
-        transform_row: Row of w that drives a transform of the network's input and no style (StyleGAN3).
+        transform_row: Row of w that drives the input transform and no style (StyleGAN3).
 
     Raises:
         ValueError: If no module matches the rules, a style and its tensor differ in channels, the images do not have
@@ -85,7 +85,7 @@ class Generator:
 
     @property
     def precision(self) -> dict[str, bool]:
-        """Settings that affect pixels; manifests store them. On a GPU, "tf32" says whether cuDNN may use TF32."""
+        """Settings that affect the pixels: on a GPU, whether cuDNN may use TF32 ("tf32"). Manifests store them."""
         if self.device.type != "cuda":
             return {}
         try:
@@ -108,10 +108,10 @@ class Generator:
 
         Args:
             seeds: Integers in `[0, 2**32)`.
-            truncation: Truncation ψ: 1 keeps w, 0 gives the mean.
+            truncation: Truncation ψ: 0 gives the mean of w, 1 keeps w.
 
         Returns:
-            Latents w, float32, [N, D] or [N, rows, D].
+            Latents w of shape [N, D] or [N, rows, D], float32.
 
         Raises:
             ValueError: If a seed is out of range or `truncation` is not finite.
@@ -126,10 +126,10 @@ class Generator:
         """Compute the styles of all sites, end to end, as the style modules return them, without biases.
 
         Args:
-            w: Latents [N, D] or [N, rows, D], as `latents` returns them.
+            w: Latents of shape [N, D] or [N, rows, D], as `latents` returns them.
 
         Returns:
-            Styles [N, S].
+            Styles of shape [N, S].
         """
         self.check("w", w)
         scales: dict[str, Tensor] = {}
@@ -164,17 +164,18 @@ class Generator:
         valid only inside the callback, because later layers may overwrite it. Its memory layout is the network's own.
 
         Args:
-            w: Latents [N, D] or [N, rows, D]; with `styles` also a single row for all.
+            w: Latents of shape [N, D] or [N, rows, D]. With `styles`, a single row may serve all images.
             callback: Called with (key, tensor [N, C, H, W]) once per distinct `Site.tensor`, in forward order.
             sites: Names of the requested sites. None requests all.
-            styles: Styles [N, S] to use instead of those of w.
+            styles: Styles of shape [N, S] to use instead of the styles of w.
             image: Whether to run to the end and return the image.
 
         Returns:
-            Images [N, 3, H, W], float32 in [0, 1], if `image` is True; else None.
+            Images of shape [N, 3, H, W], float32 in [0, 1], if `image` is True; else None.
 
         Raises:
-            ValueError: If `w` or `styles` has a different shape or device, or a site is unknown.
+            TypeError: If `w` or `styles` is not a floating-point tensor.
+            ValueError: If `w` or `styles` has another shape or device, or a site is unknown.
             RuntimeError: If the callback runs the generator that calls it.
         """
         pending = {site.tensor for site in self.select(sites)}
@@ -202,11 +203,11 @@ class Generator:
         """Collect the distinct tensors of the requested sites.
 
         Args:
-            w: Latents [N, D] or [N, rows, D].
+            w: Latents of shape [N, D] or [N, rows, D].
             sites: Names of the requested sites. None requests all and holds every layer of the network in memory.
 
         Returns:
-            Contiguous copies [N, C, H, W] by `Site.tensor`, in forward order.
+            Contiguous copies of shape [N, C, H, W] by `Site.tensor`, in forward order.
         """
         tensors: dict[str, Tensor] = {}
 
@@ -220,12 +221,12 @@ class Generator:
         """Run synthesis with the given styles at every site. The noise is the same in every run.
 
         Args:
-            styles: Styles [N, S].
-            w: Latents [N, D] or [N, rows, D], or one row for all. They drive everything that is not a style, such as
-                the bias of StyleGAN1 and the input transform of StyleGAN3.
+            styles: Styles of shape [N, S].
+            w: Latents of shape [N, D] or [N, rows, D], or one row for all images. They drive everything that is not a
+                style, such as the bias of StyleGAN1 and the input transform of StyleGAN3.
 
         Returns:
-            Images [N, 3, H, W], float32 in [0, 1].
+            Images of shape [N, 3, H, W], float32 in [0, 1].
         """
         if self._compiled is not None and len(styles):
             w = self._paired(w, styles)
@@ -238,9 +239,9 @@ class Generator:
     def compile(self, batch_size: int = 4, **options: Any) -> None:
         """Compile `synthesize`, which then runs in batches of a fixed size. The last batch is padded.
 
-        The first batch is compiled; all further batches reuse the result, whatever their styles. Other methods and
-        users of the network are not affected, because the hooks that stay do nothing for them. A network with graph
-        breaks is compiled layer by layer: `torch._dynamo.config.recompile_limit` must then exceed the number of layers.
+        The first batch is compiled, and all further batches reuse the result, whatever their styles. Other methods and
+        users of the network are not affected, because the hooks stay inactive for them. A network with graph breaks is
+        compiled layer by layer. `torch._dynamo.config.recompile_limit` must then exceed the number of layers.
 
         Args:
             batch_size: Images per batch.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 of lucidrains in plain torch. Its modules have the original's names, so that `wrap` recognises it.
+"""StyleGAN2 of lucidrains in plain torch. Its modules have the names of the original, so that `wrap` recognises it.
 
 It up-samples bilinearly, uses one noise in all layers with a weight per channel, has no gains, and takes one row of w
 per block.
@@ -118,7 +118,7 @@ class ToRGB(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """Modulated convolution whose style is stored minus one."""
+    """Modulated convolution. Its input `style` is the scale minus one."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()

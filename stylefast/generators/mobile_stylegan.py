@@ -34,12 +34,12 @@ def mobile_stylegan(
 ) -> Generator:
     """Build MobileStyleGAN from the constants of its two graphs.
 
-    The order of operations is that in the distributed graph.
+    The operations have the same order as in the distributed graph.
 
     Args:
         mapping: Constants of the mapping graph by name: float32 arrays in the order of the graph, as
             `io.openvino.read_ir` returns them.
-        synthesis: Constants of the synthesis graph, likewise.
+        synthesis: Constants of the synthesis graph, in the same form.
         name: Name of the generator.
         device: Device of the network.
 
@@ -47,7 +47,7 @@ def mobile_stylegan(
         The generator.
 
     Raises:
-        ValueError: If the constants are not those of MobileStyleGAN.
+        ValueError: If the constants do not belong to MobileStyleGAN.
 
     References:
         "MobileStyleGAN: A Lightweight Convolutional Neural Network for High-Fidelity Image Synthesis", arXiv
@@ -192,8 +192,8 @@ class _ToImage(_Modulated):
 class _InverseHaar(nn.Module):
     """One inverse step of the db1 wavelet transform: [N, 4C, H, W] -> [N, C, 2H, 2W].
 
-    The input channels are C averages, followed by details [C, 3]. One average and its three details give a 2 x 2 square
-    by an orthonormal matrix of signs divided by 2.
+    The input channels are C averages, followed by details [C, 3]. An orthonormal matrix, of signs divided by 2, maps an
+    average and its three details to a square of 2 x 2 pixels.
     """
 
     matrix: Tensor

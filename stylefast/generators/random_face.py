@@ -90,7 +90,7 @@ def check_sha256(wheel: Path) -> None:
 
 
 def installed_random_face() -> Path | None:
-    """Return the folder with the networks of the installed random-face distribution, or None if it is not installed."""
+    """Return the folder of the networks in the installed distribution, or None if this version is not installed."""
     try:
         distribution = metadata.distribution(NAME)
     except metadata.PackageNotFoundError:

@@ -61,7 +61,7 @@ class SiteHooks:
         def replace(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             if not active():
                 return None
-            # Keep the module's layout and alignment, because a matrix product may round differently in others.
+            # Keep the module's layout and alignment: with another layout, a matrix product may round differently.
             replacement = torch.empty_like(self.rule.scale.read(output))
             return self.rule.scale.write(inputs, output, replacement.copy_(scale))
 
@@ -72,7 +72,7 @@ def match(network: nn.Module, rules: tuple[Rule, ...]) -> dict[str, SiteHooks]:
     """Find style modules and carriers by name.
 
     Returns:
-        Hooks by site name, per rule in the order in which the network defines the style modules.
+        Hooks by site name, in the order of the rules and, per rule, in the order of the style modules in the network.
 
     Raises:
         ValueError: If no style module matches, a carrier does not exist, or two style modules have the same site name.
@@ -101,14 +101,14 @@ def probe(
 
     Args:
         site_hooks: Hooks by site name, as `match` returns them.
-        synthesis: Maps w to images.
+        synthesis: Function from w to images.
         w: Latent, contiguous, [1, D] or [1, rows, D].
 
     Returns:
         Sites in forward order, and the image.
 
     Raises:
-        ValueError: If a site does not take part, or its style and its tensor differ in channels.
+        ValueError: If synthesis does not use a site, or the style and the tensor of a site differ in channels.
     """
     widths: dict[str, int] = {}
     tensors: dict[str, tuple[str, torch.Size]] = {}

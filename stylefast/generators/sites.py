@@ -19,7 +19,7 @@ class Site:
 
     Args:
         name: Name of the site, unique in its generator.
-        channels: C, the length of the style and the number of channels of the tensor.
+        channels: Number of channels C, which is the length of the style.
         start: First column of the style in the styles [N, S].
         kind: "conv", or "rgb" if the layer writes colours.
         tensor: Key of the tensor: the name of the first site that reads it. Sites with the same key share the work on
@@ -52,8 +52,9 @@ class Scale:
     """Part of a style module's output that is the scale.
 
     Args:
-        read: Maps the output to the scale [N, C].
-        write: Maps (inputs, output, scale [N, C]) to the output with that scale; everything else stays unchanged.
+        read: Function from the output to the scale [N, C].
+        write: Function from (inputs, output, scale [N, C]) to the output with that scale. Everything else in the output
+            stays unchanged.
     """
 
     read: Callable[[Any], Tensor]
@@ -75,14 +76,14 @@ class Rule:
 
     Args:
         style: Regular expression that matches the full name of each style module. Its group "site" names the site.
-        carrier: Template that is expanded with this match: the name of the module whose input or output is the tensor
-            that the style scales.
+        carrier: Name of the module whose input or output is the tensor that the style scales. It is a template that is
+            expanded with the match of `style`.
         reads: Whether this tensor is the first "input" or the "output" of the carrier.
         scale: Part of the style module's output that is the scale.
         kind: Kind of all sites of the rule, "conv" or "rgb".
         last: Kind of the last style module that matches, if it is different.
         normalized: Whether the tensors are outputs of an instance normalisation.
-        margin: Maps the carrier to the number of pixels on each side of its tensor that lie beyond the frame
+        margin: Function from the carrier to the number of pixels on each side of its tensor that lie beyond the frame
             (StyleGAN3).
     """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mapping of StyleGAN2 weights from the names and scales of five code bases to those of this package's networks.
+"""Conversion of StyleGAN2 weights of five code bases to the names and scales of the networks in this package.
 
 The code bases scale weights differently, which matters where 1e-8 is added to a norm. The normalised convolutions of
-NVlabs and Hammer use the stored weights; those of rosinality and genforce divide them by sqrt(fan-in) first.
+NVlabs and Hammer use the stored weights. The convolutions of rosinality and genforce divide them by sqrt(fan-in) first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 State: TypeAlias = Mapping[str, Tensor]
-LEARNING_RATE = 0.01  # of the mapping; its weights and biases are multiplied by it
+LEARNING_RATE = 0.01  # learning rate of the mapping, by which its weights and biases are multiplied
 
 
 def from_rosinality(state: State, mean: Tensor | None = None) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ def from_hammer(state: State) -> dict[str, Tensor]:
 
 
 def from_lucidrains(state: State, rate: float) -> dict[str, Tensor]:
-    """Return the tensors of `Lucidrains` from the averaged networks, SE and GE, of lucidrains' `StyleGAN2`.
+    """Return the tensors of `Lucidrains` from the averaged networks SE and GE of lucidrains' `StyleGAN2`.
 
     Args:
         state: State dict of the network: SE.net.0.weight, GE.initial_block, ...
@@ -158,7 +158,10 @@ def _fold_class(tensors: dict[str, Tensor], label: int | None) -> dict[str, Tens
 
 
 def _from_numbered_layers(state: State) -> dict[str, Tensor]:
-    """Map tensors that genforce and Hammer name alike: layer{i} is convolution i, output{b} is the toRGB of block b."""
+    """Convert the tensors that have the same names in genforce and Hammer.
+
+    layer{i} is convolution i, and output{b} is the toRGB of block b.
+    """
     tensors = {"synthesis.const": state["synthesis.early_layer.const"][0]}
     for i in range(_count(state, r"mapping\.dense(\d+)\.weight")):
         tensors |= _linear(state, f"mapping.dense{i}.", f"mapping.fc{i}.", LEARNING_RATE)
@@ -180,7 +183,7 @@ def _from_numbered_layers(state: State) -> dict[str, Tensor]:
 def _with_filter_and_mean(
     tensors: dict[str, Tensor], filters: Iterable[Tensor], mean: Tensor | None
 ) -> dict[str, Tensor]:
-    """Add the filter that all up-sampling shares, and the mean of w if it is known."""
+    """Add the filter of all up-sampling layers, and the mean of w if it is known."""
     first, *rest = list(filters) or [torch.outer(*[torch.tensor([1.0, 3, 3, 1]) / 8] * 2)]
     if any(taps.shape != first.shape or not torch.allclose(taps, first) for taps in rest):
         raise ValueError("it has up-sampling filters that differ")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wrapping of networks of known code bases, which are recognised by module names and not by their code."""
+"""Wrapping of networks of known code bases. They are recognised by the names of their modules, not by their code."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def wrap(
     pSp, e4e and HyperStyle), genforce, Hammer, lucidrains, lernapparat and mmagic.
 
     The network runs its own code, on its own device, with fixed noise. Nothing is patched or copied, and hooks exist
-    only while the network runs. Styles are the outputs of the style modules in the convention of the code base (some
-    store them minus one). The styles of toRGB are taken before any gain. Tensors of StyleGAN3 are cropped to the frame,
-    so that every layer covers the image and labels keep their place when they are resized.
+    only while the network runs. Styles are the outputs of the style modules in the convention of the code base: in
+    some, a style is the scale minus one. The styles of toRGB are taken before any gain. Tensors of StyleGAN3 are
+    cropped to the frame, so that every layer covers the image and labels keep their place when they are resized.
 
     Args:
         module: The network, or a module that holds it as `decoder`, `generator_ema`, `generator` or `module`. It is set

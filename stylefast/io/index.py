@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class DiskIndex:
-    """Dictionary of strings in a temporary file, so that its size costs no memory. `with` deletes the file."""
+    """Dictionary of strings in a temporary file, so that it takes no memory. Leaving `with` deletes the file."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)  # an unnamed temporary file

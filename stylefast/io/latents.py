@@ -38,8 +38,8 @@ def read_latents(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
             of them under one of `KEYS`, or a dictionary with one latent per image name.
 
     Returns:
-        The tensors of the file by name, and the image names or None. The tensors are the latents "w" and, if a
-        .safetensors file has them, the styles "styles". With image names, "w" has one row per name.
+        The tensors of the file by name, and the image names or None. The tensors are the latents "w". A .safetensors
+        file may have the styles "styles", with or without "w". With image names, "w" has one row per name.
 
     Raises:
         ValueError: If the file has another suffix, contains no latents, or contains anything other than data.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PNG encoder with one filter for all rows, and DEFLATE by ISA-L if installed. It takes a sixth of Pillow's time."""
+"""PNG encoder with one filter for all rows and, if installed, ISA-L for DEFLATE. It takes a sixth of Pillow's time."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def write_tensors(
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    # One entry of metadata, because the order in which safetensors writes several differs from process to process.
+    # One metadata entry, because safetensors writes several entries in an order that differs between processes.
     metadata = {kind: json.dumps({"crc32": checksum(copies), "of": provenance, **header})}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(copies, metadata))  # save_file would choose its own temporary name
@@ -59,8 +59,8 @@ def read_tensors(
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the path is a folder, or the file is truncated, damaged, of another format or of another
-            provenance. The message names the first entry of the provenance that differs.
+        ValueError: If the path is a folder, the file is truncated or damaged, or it has another format or provenance.
+            The message names the first entry of the provenance that differs.
     """
     try:
         if os.path.isdir(path):

@@ -3,7 +3,7 @@
 
 There are three safeguards:
 
-- Before loading, the opcodes are scanned, so that no file can claim more memory than it fills.
+- Before loading, the opcodes are scanned, so that a small file cannot request a large amount of memory.
 - During loading, every name becomes a class that stores arguments and state and runs nothing.
 - After loading, tensors and arrays are built only from inert objects whose names, types, sizes and strides agree.
 """
@@ -135,7 +135,7 @@ def parse_pickle(
 
 
 def _scan_opcodes(data: bytes) -> None:
-    """Raise ValueError unless all opcodes are known and allowed and claim no more memory than the file fills."""
+    """Raise ValueError if an opcode is unknown, not allowed, or requests more memory than the file has data for."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if opcode.name in _FORBIDDEN_OPCODES:
             raise ValueError(f"it has the opcode {opcode.name}, which no network, catalog or array needs")
@@ -198,7 +198,7 @@ def _to_flat_tensor(value: Any) -> Tensor:
 
 
 def torch_refusal(error: Exception) -> str:
-    """Return one line that says why torch did not read a file."""
+    """Return the reason why torch did not read a file, in one line."""
     if asked := re.search(r"GLOBAL `?([\w.]+\.\w+)`?", str(error)):
         return _NOT_ALLOWED.format(asked[1])
     line = re.search(r"(?<=WeightsUnpickler error: ).+", str(error)) or re.search(r".+", str(error))

@@ -3,9 +3,9 @@
 
 Initialisation:
     "k-means++" and "random" choose the initial centroids of all restarts from one random sample of max(4096, 64 K)
-    points. "random" draws distinct points. "k-means++" is greedy: it draws candidates with the weight 1 - max cosine
-    to the points chosen before and keeps the best one. With at least 40 points per sampled point, each restart runs 16
-    k-means++ initialisations for five steps on the sample and keeps the best.
+    points. "random" draws distinct points. "k-means++" is greedy: it draws candidates with probability proportional
+    to 1 - max cosine to the points chosen before, and keeps the best candidate. With at least 40 points per sampled
+    point, each restart runs 16 k-means++ initialisations for five steps on the sample and keeps the best.
 
 Iterations:
     Restarts run in lockstep: all restarts that have not ended share one read of the data. A restart ends when no
@@ -13,7 +13,7 @@ Iterations:
     clusters.
 
 Relocation:
-    An empty cluster gets as its new centroid the point that is least similar to its own centroid after the update.
+    The new centroid of an empty cluster is the point that is least similar to its own centroid after the update.
     Several empty clusters get distinct points. Each call that relocates clusters issues one `EmptyClusterWarning`.
 """
 

@@ -41,7 +41,7 @@ class Batch:
 
     @classmethod
     def from_array(cls, data: Array, features: str, backend: str | None, name: str = "activations") -> Batch:
-        """View data [N, C, H, W] or [M, C]. Rows become the positions of one image, or of no image if M = 0."""
+        """View data [N, C, H, W] or [M, C] as a batch. Rows become positions of one image, or of no image if M = 0."""
         x = as_tensor(name, data, "[N, C, H, W] or [M, C]", 4, 2)
         if x.dim() == 4:
             return cls(x, features, backend, False, name)
@@ -129,7 +129,7 @@ class Points:
         ranks: Ranks that share the data set.
         channels: Number of channels C; 0 if no rank has a batch.
         dtype: Dtype of the centroids.
-        device: Device of the data of this rank; the CPU if it has none.
+        device: Device of the data of this rank; the CPU if the rank has no data.
         probes: Random vectors for `Batch.nonzero`, [4, C].
         n_local: Number of points of this rank.
         n_points: Number of points of all ranks.
@@ -205,7 +205,10 @@ class Points:
         return batch
 
     def step(self, centroids: Tensor) -> Sums:
-        """Run one Lloyd step of restarts [B, K, C]. One batch on one rank gives the bits of `stylefast.lloyd_step`."""
+        """Run one Lloyd step of restarts [B, K, C].
+
+        One batch on one rank gives the same bits as `stylefast.lloyd_step`.
+        """
         total: Sums | None = None
         for batch in self:
             step = batch.step(centroids)
@@ -236,7 +239,7 @@ class Points:
     def farthest(self, centroids: Tensor, n: int) -> Tensor:
         """Return the n points with the lowest cosine to their most similar centroid, at unit norm: [n, C].
 
-        If there are fewer than n nonzero points, all are returned. Of equally similar points, the first ones are taken.
+        If there are fewer than n nonzero points, all are returned. On ties, the first points are taken.
         """
         similarity = torch.empty(0, dtype=self.dtype, device=self.device)
         rows = torch.empty(0, self.channels, dtype=self.dtype, device=self.device)

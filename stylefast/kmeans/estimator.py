@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""K-means estimator. Restarts share every read of the data, and nothing of the size of the data is allocated."""
+"""K-means estimator. Restarts share every read of the data, and no memory of the size of the data is allocated."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class SphericalKMeans:
     Data are activations [N, C, H, W] or points [M, C] with any strides, which are not copied: tensors (float32,
     float64, float16 or bfloat16) or NumPy arrays (no bfloat16). Results are of the same kind. A zero vector has label
     0, is not added to centroids, and has cosine 0 in the objective. `fit` and `score` also take a stream, an iterable
-    of batches that can be read again. The results are then tensors, equal up to rounding to those of a single array.
+    of batches that can be read again. The results are then tensors, and equal the results of one array up to rounding.
 
     Args:
         n_clusters: Number of clusters K, from 1 to the number of nonzero points.
         n_init: Number of restarts. The restart with the best objective is used. Ignored if `init` is an array.
         init: "k-means++" or "random", or initial centroids of shape [K, C], or [B, K, C] for B restarts.
         max_iter: Maximum number of updates per run.
-        tol: Relative gain of the objective below which a run ends. On plateaus of generator activations a step gains
-            about 1e-5, but all steps together gain about 1e-3; with 1e-4, runs are shorter and stop on plateaus.
-        seed: Seed of the random choices. The same seed, data and number of threads give the same bits.
-        features: "raw", "standardized" (per image; points [M, C] are one image) or "squared", as in `stylefast.assign`.
+        tol: Relative gain of the objective below which a run ends. With generator activations, each step on a plateau
+            gains about 1e-5, but all of them together gain about 1e-3. With 1e-4, runs are shorter and stop there.
+        seed: Random seed. The same seed, data and number of threads give the same bits.
+        features: Kind of points, as in `stylefast.assign`. With "standardized", points [M, C] are one image.
         backend: Name of a backend, as in `stylefast.assign`.
 
     Attributes:
@@ -121,21 +121,21 @@ class SphericalKMeans:
 
         Args:
             activations: Data of shape [N, C, H, W] or [M, C], or a stream that gives the same batches on every pass: a
-                list of memory-mapped arrays, a DataLoader that does not shuffle, an object whose `__iter__` starts
-                anew. A thread reads two batches ahead; memory does not depend on the number of batches.
-            progress: Whether to show a progress bar if the fit takes longer than two seconds.
+                list of memory-mapped arrays, a DataLoader that does not shuffle, or an object whose `__iter__` starts
+                anew. A thread reads two batches ahead. Memory does not depend on the number of batches.
+            progress: Whether to show a progress bar, which appears after two seconds.
             checkpoint: File that every iteration overwrites with the state of the fit. If it exists, the fit resumes
                 from it and gives the same bits.
-            group: Process group in which each rank passes its own part of the data, in the order of the ranks; a part
-                may be empty. Every rank gets the same centroids, equal up to rounding to those of one process, and the
-                `labels_` of its own part. The default is this process alone.
+            group: Process group whose ranks share the fit. The default is this process alone. Each rank passes its own
+                part of the data, which may be empty, and gets the `labels_` of this part. All ranks get the same
+                centroids, which equal the centroids of a single process up to rounding.
 
         Returns:
             The fitted estimator itself.
 
         Raises:
             TypeError: If the data have a wrong type or dtype, or are an iterator, which can be read only once.
-            ValueError: If a shape is wrong, there are fewer nonzero points than clusters, a point contains NaN or Inf
+            ValueError: If a shape is wrong, there are fewer nonzero points than clusters, points contain NaN or Inf
                 (the message gives their number and the first position), or the checkpoint is damaged or of another fit.
         """
         ranks, rng = Ranks(group), self._rng()
@@ -159,11 +159,11 @@ class SphericalKMeans:
         return self
 
     def partial_fit(self, batch: Array) -> SphericalKMeans:
-        """Update the centroids with one batch: one Lloyd step, whose sums S are added to those of all earlier batches.
+        """Update the centroids with one batch, by one Lloyd step with sums S over the points of all batches so far.
 
         For the points i of the batch, `S_k += sum_{i in k} x_i / |x_i|`, and then `c_k = S_k / |S_k|`. All points so
         far have equal weight and keep the label from their batch. The first batch initialises the centroids with the
-        best of `n_init` initialisations; after `fit`, S starts with the sums of its data. A cluster that never had a
+        best of `n_init` initialisations. After `fit`, S starts with the sums of its data. A cluster that never had a
         point is relocated to a point of the batch. `labels_`, `objective_` and `runs_` of an earlier `fit` are deleted.
 
         Args:

@@ -40,7 +40,7 @@ def initial_centroids(points: Points, init: str | Tensor, n_clusters: int, n_ini
 
 
 def unit_centroids(init: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return centroids [K, C] or [B, K, C] given by the user as [B, K, C] of unit norm."""
+    """Return the user's centroids, [K, C] or [B, K, C], at unit norm with shape [B, K, C]."""
     return normalize(init.double(), dim=-1).to(dtype).reshape(-1, *init.shape[-2:])
 
 
@@ -55,8 +55,8 @@ def centroids_of_sample(
         n_clusters: Number of clusters K.
         n_init: Number of restarts.
         rng: Random generator on the CPU.
-        weights: Weights of the points, [m] float64, to which the probabilities are proportional. The default is equal
-            weights.
+        weights: Weights of the points, [m] float64. Points are drawn with probability proportional to their weights.
+            The default is equal weights.
 
     Returns:
         Initial centroids, [n_init, K, C].
@@ -101,8 +101,8 @@ def _k_means_plus_plus(
 ) -> Tensor:
     """Choose points by greedy k-means++ for all restarts at once and return their indices, [n_init, K].
 
-    The sample has unit points [m, C] and weights [m]. Each step draws 2 + log K candidates with the weight
-    1 - max cosine to the points chosen before, and chooses the candidate with the best objective.
+    The sample has unit points [m, C] and weights [m]. Each step draws 2 + log K candidates with probability
+    proportional to 1 - max cosine to the points chosen before, and chooses the candidate with the best objective.
 
     References:
         Arthur and Vassilvitskii, "k-means++: The advantages of careful seeding", 2007, with the greedy choice of its

@@ -2,8 +2,8 @@
 """Streams of batches, and a thread that reads them ahead of the computation.
 
 A stream is an iterable that gives the same batches on every pass: a list of arrays, a DataLoader that does not shuffle,
-an object whose `__iter__` starts anew. `check_stream` refuses other objects, `array_of` takes the array from a batch,
-and `prefetch` reads the next batches while the current one is processed.
+or an object whose `__iter__` starts anew. `check_stream` refuses iterators and objects that are not iterable,
+`array_of` takes the array from a batch, and `prefetch` reads the next batches while the current one is processed.
 """
 
 from __future__ import annotations

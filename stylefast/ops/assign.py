@@ -138,13 +138,13 @@ def fake(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor,
 
 
 def cost(activations: Tensor, centroids: Tensor, features: str) -> Cost:
-    """Count one read of the activations (two if they are standardised), and writing labels and similarity."""
+    """Count one read of the activations (two if they are standardised), and one write of labels and similarity."""
     reads = 2 if features == "standardized" else 1
     positions = activations.numel() // activations.shape[1]
     return Cost(reads * activations.nbytes + centroids.nbytes + 8 * positions, 2 * activations.numel() * len(centroids))
 
 
-SIZES = (  # N, C, H, W, K: tile edges and vector widths +- 1, every size 1
+SIZES = (  # N, C, H, W, K: around tile edges and vector widths, and with dimensions of 1
     (2, 16, 8, 8, 4),
     (1, 1, 1, 1, 1),
     (3, 5, 3, 7, 2),

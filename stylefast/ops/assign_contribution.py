@@ -37,7 +37,7 @@ def assign_contribution(
 ) -> LabelsAndContribution:
     """Assign every point and measure the contribution of each channel to each cluster, in one fused op.
 
-    The result is that of the two ops in sequence, but the activations are read once::
+    The result is the same as from the two ops in sequence, but the activations are read once::
 
         labels = assign(A, c).labels
         M = contribution(A, labels, K)
@@ -99,7 +99,7 @@ def fake(
 
 
 def cost(activations: Tensor, centroids: Tensor, features: str, standardize: bool, per_image: bool) -> Cost:
-    """Count one read of the activations (two if the points are standardised), and writing labels and M."""
+    """Count one read of the activations (two if the points are standardised), and one write of labels and M."""
     labelling = assignment.cost(activations, centroids, features)
     rows = len(activations) if per_image else 1
     return Cost(labelling.bytes + rows * centroids.nbytes, labelling.flops + 4 * activations.numel())

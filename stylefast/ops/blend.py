@@ -39,33 +39,34 @@ def blend(
 
         out[e] = t + a q (r - t)
 
-    Channels with `a q = 0` are those of the target bit for bit, channels with `a q = 1` those of the reference. The
-    styles of all sites lie end to end in one row, so one call edits all sites of a generator.
+    Channels with `a q = 0` equal the target bit for bit, and channels with `a q = 1` equal the reference bit for bit.
+    The styles of all sites lie end to end in one row, so one call edits all sites of a generator.
 
-    The mode "norm_preserving" replaces r by the following, with norms over all S channels and without the strength. The
-    scaled references, [E, S], are allocated before the kernel is launched::
+    The mode "norm_preserving" replaces r by a scaled reference. The norms are over all S channels and do not include
+    the strength. The scaled references, [E, S], are allocated before the kernel is launched::
 
         r |q t| / |q r|    (0 if |q r| = 0)
 
-    The op has first and second derivatives with respect to target, reference, query and strength, by autograd and by
-    the reverse- and forward-mode transforms of `torch.func`; `torch.func.vmap` of the blend itself runs a loop.
-    `torch.autograd.forward_ad` and `torch.compile` of a `torch.func` transform are not supported. Under `torch.compile`
-    and `torch.export` the op is one node of the graph. Autocast does not change the computation.
+    The op has first and second derivatives with respect to target, reference, query and strength. Autograd and the
+    reverse- and forward-mode transforms of `torch.func` compute them. `torch.func.vmap` of the blend itself runs a
+    loop. `torch.autograd.forward_ad` and `torch.compile` of a `torch.func` transform are not supported. Under
+    `torch.compile` and `torch.export` the op is one node of the graph. Autocast does not change the computation.
 
     Args:
         target: Styles of shape [T, S] or [S]; float32, float64, float16 or bfloat16.
         reference: Styles of shape [R, S] or [S], of the same dtype.
         query: Queries of shape [Q, S] or [S], in any of these dtypes.
         edits: Row indices into target, reference and query, [E, 3]; int64 or int32. On devices other than the CPU
-            their values are not checked. By default, row e of each belongs to edit e, and a single row to all edits.
+            their values are not checked. By default, edit e uses row e of target, reference and query, and a single
+            row serves all edits.
         strength: Strength of the edits: a number, or a tensor of shape [E]. The default is 1.
         mode: "linear" or "norm_preserving".
-        out: Contiguous tensor [E, S] of the target's dtype, which is written and returned. Reusing it avoids the page
-            faults of a new allocation.
+        out: Contiguous tensor [E, S] of the target's dtype, to which the result is written and which is returned.
+            Reusing a tensor avoids the page faults of a new allocation.
         backend: Name of a backend, as in `stylefast.assign`.
 
     Returns:
-        Blended styles of shape [E, S], of the target's dtype; computed in float32 (float64 for float64 styles).
+        Blended styles of shape [E, S] in the target's dtype. They are computed in float32 (float64 for float64 styles).
 
     Raises:
         TypeError: If an argument has a wrong type or dtype.

@@ -26,7 +26,7 @@ def norm_preserving(
 def _masked_norm(rows: Tensor, query: Tensor, edits: Tensor | None, column: int) -> Tensor:
     """Return `|q x|` per edit, [E]; `column` is the column of the edits that indexes the rows x.
 
-    Without edits, the shape is that of the broadcast rows: [1] for one row and one query.
+    Without edits, the result has one norm per broadcast row: [1] for one row and one query.
     """
     x = rows.to(query.dtype)
     if edits is None:

@@ -50,7 +50,7 @@ def count_edits(target: Tensor, reference: Tensor, query: Tensor, edits: Tensor 
 def gathered(
     target: Tensor, reference: Tensor, query: Tensor, edits: Tensor | None, strength: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return t, r and a q of every edit, [E, S] each, in the dtype that the op computes in."""
+    """Return t, r and `a q` of every edit, [E, S] each, in the dtype that the op computes in."""
     rows = count_edits(target, reference, query, edits)
     t, r, q = (
         (x.expand(rows, -1) if edits is None else x[edits[:, i]]).to(accumulator(target.dtype))

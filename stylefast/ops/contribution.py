@@ -58,8 +58,8 @@ def contribution(
     Returns:
         M of shape [K, C], or [N, K, C] if `per_image` is set; float32 (float64 for float64 activations). All values are
         >= 0; without images they are 0. With `standardize`, the sum over k is the mean over n of `var / (var + 1e-5)`.
-        With `standardize`, NaN or Inf in a channel makes its M NaN in all clusters. Without, M is NaN or Inf at least
-        in the clusters that contain the value.
+        With `standardize`, NaN or Inf in a channel makes its M NaN in all clusters. Without it, M is NaN or Inf at
+        least in the clusters that contain the value.
 
     Raises:
         TypeError: If `activations` is not a dense tensor of one of these dtypes, `labels` is not an integer tensor, or
@@ -111,7 +111,7 @@ def reference(
     x = assignment.points(activations, "standardized" if standardize else "raw")
     clusters = torch.arange(n_clusters, device=x.device).view(1, -1, 1, 1)
     one_hot = (labels.unsqueeze(1) == clusters).to(x.dtype)  # [N, K, h, w]
-    if resize == "nearest":  # which cell is nearest must not depend on the dtype, and in torch it does
+    if resize == "nearest":  # in float32 for every dtype, because torch's choice of the nearest cell depends on it
         resized = F.interpolate(one_hot.float(), size=(h, w), mode=resize).to(x.dtype)  # [N, K, H, W]
     else:
         resized = F.interpolate(one_hot, size=(h, w), mode=resize)
@@ -128,7 +128,7 @@ def fake(
 
 
 def cost(activations: Tensor, labels: Tensor, n_clusters: int, standardize: bool, resize: str, per_image: bool) -> Cost:
-    """Count one read of the activations and of the labels, for any K, and writing M."""
+    """Count one read of the activations and of the labels, whatever K is, and one write of M."""
     taps = 1 if labels.shape[1:] == activations.shape[2:] or resize == "nearest" else 2
     rows = len(activations) if per_image else 1
     written = rows * n_clusters * activations.shape[1] * activations.itemsize

@@ -115,7 +115,7 @@ def fake(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor,
 
 
 def cost(activations: Tensor, centroids: Tensor, features: str) -> Cost:
-    """Count one read of the activations for all restarts (two if standardised), and writing labels and sums."""
+    """Count one read of the activations for all restarts (two if standardised), and one write of labels and sums."""
     reads = 2 if features == "standardized" else 1
     b, k, c = centroids.shape
     positions = activations.numel() // c

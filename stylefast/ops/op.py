@@ -58,8 +58,8 @@ class Op:
         cost: Function that returns the `Cost` of a call.
         samples: Function that yields names and arguments of test inputs.
         errors: Function that yields the `BadCall` that tests make.
-        from_labels: For ops whose first output is labels: function of given labels and the arguments of the op that
-            returns the other outputs. Tests judge labels by their score and the other outputs by their value.
+        from_labels: Function that computes the other outputs from given labels and the arguments of the op. Only ops
+            whose first output is labels have one. Tests judge labels by their score, and the other outputs by value.
         gradient: `setup_context` and `backward` for `torch.library.register_autograd`. None if not differentiable.
         out_schema: Schema of an overload that writes into its last argument.
         cells: Overload of torch per backend, filled by `register`.

@@ -93,5 +93,5 @@ def test_resources_are_read_from_the_disassembly():
     assert cuda_aot.needs(usage, sass) == {"sm_90 mean_kernel<float>": expected}
 
 
-def test_the_table_has_every_device_and_no_fault():
+def test_the_table_covers_every_device_without_faults():
     assert cuda_aot.faults(json.loads(cuda_aot.TABLE.read_text())) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled kernels agree with the reference on every instruction set, not only on the default of this processor."""
+"""The compiled kernels agree with the reference on every instruction set, not only on the processor's default."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ for op in test_edge_cases.ASSIGNING:
 
 
 @pytest.mark.parametrize("isa", [pytest.param(isa, marks=skip_unless("cpu")) for isa in ("portable", "avx2", "avx512")])
-def test_every_sample_agrees_and_ties_go_to_the_lowest(isa: str):
+def test_samples_agree_and_ties_go_to_the_lowest_index(isa: str):
     tests = Path(__file__).parents[1]
     paths = (tests / "ops", tests / "support", tests.parent)
     environment = {**os.environ, "STYLEFAST_ISA": isa, "PYTHONPATH": os.pathsep.join(map(str, paths))}

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selections of tests in other steps: every word must occur in the id of a test, so that no renaming voids it."""
+"""The words by which other steps select tests. Each must occur in the id of a test.
+
+Otherwise a selection would silently change when a test is renamed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def omitted_from_triton() -> str:
-    """The value of TRITON_OMITS in the Makefile."""
+    """Value of TRITON_OMITS in the Makefile."""
     match = re.search(r"^TRITON_OMITS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert match is not None
     return match[1].replace("\\\n", " ")
@@ -25,7 +28,7 @@ def omitted_from_triton() -> str:
 
 @pytest.fixture(scope="module")
 def ids() -> str:
-    """The ids of all tests of the ops."""
+    """Ids of all tests of the ops."""
     command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "tests/ops"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 

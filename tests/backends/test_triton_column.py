@@ -37,7 +37,7 @@ def test_triton_says_that_a_gpu_or_triton_is_missing():
     assert missing == "backend 'triton' needs Triton, which is not installed: pip install triton"
 
 
-def test_interpreted_triton_takes_cpu_tensors_where_named():
+def test_interpreted_triton_takes_cpu_tensors_only_if_named():
     chosen, blended, message = python(
         """
 import torch, stylefast
@@ -63,7 +63,7 @@ def test_faults_of_kernels_are_reported():
     assert triton_aot.faults({**faultless, "sm_80 split_kernel of x": {**NEEDS, "matrix": 0, "wide_loads": 0}}) == []
     for name, change, message in (
         ("sm_80 pool_kernel of x", {"spills": 8}, "spills 8"),
-        ("gfx942 assign_kernel of x", {"shared": 65537}, "65537 bytes of shared memory of 65536"),
+        ("gfx942 assign_kernel of x", {"shared": 65537}, "65537 bytes of shared memory, gfx942 has 65536"),
         ("sm_100 moments_kernel of x", {"matrix": 0}, "no matrix instruction"),
         ("gfx942 lloyd_kernel of x", {"matrix": 0}, "no matrix instruction"),
         ("sm_90 blend_kernel of x", {"wide_loads": 0}, "no load of 16 bytes"),
@@ -80,7 +80,7 @@ def test_differences_between_table_and_kernels_are_reported():
     assert len(triton_aot.differences({"a": NEEDS, "new": NEEDS}, {"a": NEEDS, "gone": NEEDS})) == 2
 
 
-def test_the_table_has_every_device_and_no_fault():
+def test_the_table_covers_every_device_without_faults():
     expected = json.loads(triton_aot.TABLE.read_text())
     assert {name.split()[0] for name in expected} == set(triton_aot.DEVICES)
     assert triton_aot.faults(expected) == []

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Rehearses the GPU stages in a copy of the source tree without .git. If it runs as root, it switches to a user who owns
-# the copy and may not write anywhere else.
+# Rehearses the GPU stages in a copy of the source tree without .git. If run as root, it switches to the user nobody,
+# who owns the copy and may not write anywhere else.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 unset MAKEFLAGS # set if this runs under a parallel make
@@ -9,7 +9,7 @@ make .venv-oldest/requirements
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -c | tar -x -C "$copy"
-carry() { # FILE FOLDER: copies FILE, if it was built before, to FOLDER of the copy
+carry() { # FILE FOLDER: copies FILE, if it was built, into FOLDER of the copy
   if [ -e "$1" ]; then
     mkdir -p "$copy/$2"
     cp "$1" "$copy/$2"

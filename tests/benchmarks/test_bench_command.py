@@ -29,7 +29,7 @@ def test_the_command_returns_the_exit_status(monkeypatch: pytest.MonkeyPatch):
     assert CliRunner().invoke(cli.app, ["bench"]).exit_code == 3
 
 
-def test_without_the_benchmarks_it_says_where_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_command_says_where_missing_benchmarks_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "stylefast" / "cli" / "app.py"))
     monkeypatch.setattr(sys, "argv", ["stylefast", "bench"])
     with pytest.raises(SystemExit, match="^stylefast: the benchmarks are in the source repository"):

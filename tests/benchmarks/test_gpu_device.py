@@ -19,7 +19,7 @@ from provenance import ROOT
 class FakeEvent:
     """An event of a simulated GPU whose calls take 3 ms.
 
-    `sleeping` says, per call, whether the GPU still sleeps when everything is launched.
+    `sleeping` yields, for each query, whether the GPU still sleeps after the last launch.
     """
 
     sleeping: Any = iter(())
@@ -74,7 +74,7 @@ def test_the_gpu_sleeps_longer_for_a_slow_host(timer: device.Timer):
     assert not timer.late
 
 
-def test_a_call_that_waits_for_the_gpu_is_marked(timer: device.Timer):
+def test_a_call_that_waits_for_the_gpu_is_marked_late(timer: device.Timer):
     FakeEvent.sleeping = iter([False] * 20)
     assert timer.seconds(lambda: None) == 0.003 and timer.late
     assert timer.cycles == device.MAX_CYCLES

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of rows in child processes: a row that fails, crashes or hangs does not stop the others."""
+"""Tests of the measurement of rows in child processes: a row that fails, crashes or hangs does not stop the others."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ def test_rows_that_are_not_reached_are_listed():
     assert isolated.run("no_module", ["a", "b"], time.monotonic()) == Tally(left=["a", "b"])
 
 
-def test_a_child_that_never_begins_has_failed(capsys: pytest.CaptureFixture[str]):
+def test_rows_fail_if_their_process_does_not_start(capsys: pytest.CaptureFixture[str]):
     assert isolated.run("no_module", ["a", "b"], time.monotonic() + 60) == Tally(failed=["a", "b"])
     assert "python -m no_module ended with status 1 before a" in capsys.readouterr().out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of prebuilt libraries: they are kept if built from the present sources, otherwise deleted and built again."""
+"""Tests of prebuilt libraries: a library of the current sources is kept, another one is deleted and built again."""
 
 from __future__ import annotations
 

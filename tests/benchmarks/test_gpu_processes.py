@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of processes that run side by side: at the deadline they end and leave their logs."""
+"""Tests of processes that run side by side: they are ended at the deadline, and their logs are kept."""
 
 from __future__ import annotations
 

@@ -133,16 +133,16 @@ raise SystemExit(runner.main(["--out", {str(out)!r}, "--rehearse"]))
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
-    """Return the first true result of a function that may read files which do not exist yet."""
+    """Return the first true result of `condition`, which may read files that do not exist yet."""
     for _ in range(600):
         with suppress(FileNotFoundError):
             if result := condition():
                 return result
         time.sleep(0.05)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition did not become true within 30 s")
 
 
-def test_limits_are_the_requested_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_stage_has_its_own_time_limit_or_the_requested_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     limits = {}
 
     def run(stage: runner.Stage, out: Path, limit: float, rehearsal: bool) -> runner.Result:
@@ -190,7 +190,7 @@ def test_a_rehearsal_and_results_do_not_mix(rehearsal: bool, tmp_path: Path):
     assert "must not mix a rehearsal with results" in str(runner.refusal(tmp_path, not rehearsal))
 
 
-def test_an_output_folder_that_cannot_be_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_output_folder_that_cannot_be_created_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert runner.main(["--rehearse", "--out", "/proc/nowhere"]) == 1
     assert "cannot write to /proc/nowhere" in capsys.readouterr().err
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the tables in the documentation that are made from GPU records."""
+"""Tests of the documentation's tables of GPU records."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_a_right_result_is_timed(op: Op, records: list[dict[str, Any]], monkeypa
     assert record["floor"] == cost.bytes / 10 and record["to_floor"] == pytest.approx(2 / (cost.bytes / 10))
 
 
-def last_label(result: Any) -> Any:
+def with_wrong_last_labels(result: Any) -> Any:
     labels, *rest = result
     labels = labels.clone()
     labels.view(-1)[-labels.numel() // 8 :] += 1
@@ -84,12 +84,14 @@ def last_label(result: Any) -> Any:
 
 
 def off_on_many_images(result: Any) -> Any:
-    """Return wrong sums, but only for more images than are verified against the reference."""
+    """Return sums that are wrong only for batches larger than those that are verified against the reference."""
     labels, sums, *rest = result
     return labels, sums * (1 if labels.shape[1] <= 16 else 1.01), *rest
 
 
 class Unsteady:
+    """Changes a result by a factor that grows with every call."""
+
     def __init__(self) -> None:
         self.times = 0
 
@@ -101,9 +103,9 @@ class Unsteady:
 @pytest.mark.parametrize(
     "op, change, message",
     [
-        (ASSIGN, last_label, "labels are not of the nearest centroid"),
+        (ASSIGN, with_wrong_last_labels, "labels are not of the nearest centroid"),
         (LLOYD_STEP, off_on_many_images, "output 1 of lloyd_step on all images differs from the outputs on parts"),
-        (ASSIGN, Unsteady(), "cuda gives other bits when assign .* is repeated"),
+        (ASSIGN, Unsteady(), "cuda gives different bits when assign .* is repeated"),
         (BLEND, lambda result: result * 1.01, "output 0 of blend is off"),
     ],
 )
@@ -128,7 +130,9 @@ def test_a_rival_that_fails_is_refused(
     assert records == [{"kind": "refused", "row": "a", "error": str(error)}]
 
 
-def test_the_host_time_is_over_that_of_one_op(records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
+def test_host_time_is_compared_with_that_of_one_torch_op(
+    records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+):
     seconds = iter([9.0, 2.0] * 3)
     monkeypatch.setattr(timings, "host_seconds", lambda call: call() is None or next(seconds))
     timings.host_time("blend", "cpu")
@@ -136,7 +140,7 @@ def test_the_host_time_is_over_that_of_one_op(records: list[dict[str, Any]], mon
     assert (record["p50"], record["peer_p50"], record["over_peer"], record["peer"]) == (9.0, 2.0, 7.0, "torch.lerp")
 
 
-def test_images_beyond_2_31_must_agree_with_a_small_batch(
+def test_images_beyond_element_2_31_must_match_a_small_batch(
     records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ):  # fmt: skip
     monkeypatch.setattr(timings, "BEYOND", 20)
@@ -144,8 +148,8 @@ def test_images_beyond_2_31_must_agree_with_a_small_batch(
     fake(monkeypatch, CONTRIBUTION)
     fake(monkeypatch, ASSIGN)
     timings.check_beyond("cuda")
-    fake(monkeypatch, ASSIGN, lambda result: last_label(result) if len(result[0]) > 2 else result)
-    with pytest.raises(WrongResult, match="other results beyond 2\\^31"):
+    fake(monkeypatch, ASSIGN, lambda result: with_wrong_last_labels(result) if len(result[0]) > 2 else result)
+    with pytest.raises(WrongResult, match="different results beyond element 2\\^31"):
         timings.check_beyond("cuda")
 
 

@@ -9,7 +9,7 @@ from gpu.workloads import GPU_WORKLOADS, KEY_WORKLOADS, GpuWorkload
 from stylefast.ops import BLEND
 
 
-def test_the_key_workloads_are_the_eight_of_the_plan():
+def test_the_key_workloads_are_these_eight():
     names = [f"{workload.op.name} {workload.name}" for workload in KEY_WORKLOADS]
     assert names == [
         "lloyd_step 4096x512x32x32 bfloat16 K=32",

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of imports of the benchmarks: no circle among modules, and none between the package gpu and other modules."""
+"""Tests of the imports of the benchmarks and test tools.
+
+No imports are circular, neither between modules nor between the package `gpu` and the modules outside of it.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,13 @@ def imported(name: str, path: Path) -> Iterator[str]:
 
 
 def graph(*folders: Path) -> dict[str, set[str]]:
-    """Return the modules that each module imports. The `__init__` of a package is empty and closes no circle."""
+    """Return the modules that each module imports. The `__init__` of a package is empty, so it is in no cycle."""
     files = modules(*folders)
     return {name: set(imported(name, path)) & files.keys() - {name} for name, path in files.items()}
 
 
-def circle(edges: dict[str, set[str]]) -> list[str]:
-    """Return the names on a circle; none if there is no circle."""
+def cycle(edges: dict[str, set[str]]) -> list[str]:
+    """Return the names along a cycle, or an empty list if there is no cycle."""
     try:
         graphlib.TopologicalSorter(edges).prepare()
     except graphlib.CycleError as error:
@@ -61,30 +64,30 @@ def packages(edges: dict[str, set[str]]) -> dict[str, set[str]]:
     return {top: targets - {top} for top, targets in merged.items()}
 
 
-def test_no_import_circle_among_modules():
+def test_no_circular_import_among_modules():
     edges = graph(*FOLDERS)
     assert "gpu.rehearsal" in edges["gpu.workloads"] and "gpu.workloads" in edges["triton_aot"]
-    assert circle(edges) == []
+    assert cycle(edges) == []
 
 
-def test_no_import_circle_between_packages():
-    assert circle(packages(graph(*FOLDERS))) == []
+def test_no_circular_import_between_packages():
+    assert cycle(packages(graph(*FOLDERS))) == []
 
 
 @pytest.mark.parametrize(
     "text", ["import b", "from b import x", "def f():\n    import b", "importlib.import_module('b')"]
 )
-def test_every_kind_of_import_closes_a_circle(text: str, tmp_path: Path):
+def test_every_kind_of_circular_import_is_found(text: str, tmp_path: Path):
     (tmp_path / "a.py").write_text(text)
     (tmp_path / "b.py").write_text("import a")
-    assert sorted(set(circle(graph(tmp_path)))) == ["a", "b"]
+    assert sorted(set(cycle(graph(tmp_path)))) == ["a", "b"]
 
 
-def test_a_circle_through_a_package_is_found(tmp_path: Path):
+def test_a_circular_import_through_a_package_is_found(tmp_path: Path):
     (tmp_path / "p").mkdir()
     texts = {"p/x.py": "import a", "p/y.py": "from . import z", "p/z.py": "", "a.py": "from p.y import f"}
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     edges = graph(tmp_path)
-    assert edges["p.y"] == {"p.z"} and circle(edges) == []
-    assert sorted(set(circle(packages(edges)))) == ["a", "p"]
+    assert edges["p.y"] == {"p.z"} and cycle(edges) == []
+    assert sorted(set(cycle(packages(edges)))) == ["a", "p"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the recipes: the codes before and after agree, and codes that disagree are not timed."""
+"""Tests of the recipes: the code before and after must give the same results; otherwise nothing is timed."""
 
 from dataclasses import replace
 
@@ -11,14 +11,14 @@ from timing import WrongResult
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.title.split()[0].lower())
-def test_before_and_after_agree(recipe: Recipe):
+def test_code_before_and_after_gives_the_same_results(recipe: Recipe):
     fewer = recipe.before.replace("n_init=10", "n_init=1")
     figure = bench_recipes.race(replace(recipe, before=fewer, images=1, rounds=1), 1)
     assert (figure.op, figure.workload, figure.peer) == ("recipe", recipe.title, "before")
     assert figure.to_peer == figure.peers["before"] > 0
 
 
-def test_codes_that_disagree_are_not_timed():
+def test_code_with_different_results_is_not_timed():
     recipe = replace(RECIPES[2], images=1)
     with pytest.raises(WrongResult, match="Measure M from masks: M differs by 1.0e.00; nothing is timed"):
         bench_recipes.race(replace(recipe, after=recipe.after + "M = 2 * M"), 1)

@@ -23,7 +23,7 @@ def test_percentiles_by_hand():
     assert percentile([1, 2], 20) == pytest.approx(1.2)
 
 
-def test_percentiles_are_those_of_numpy():
+def test_percentiles_equal_those_of_numpy():
     values = [random.Random(0).random() for _ in range(37)]
     for p in (0, 3, 20, 50, 80, 99, 100):
         assert percentile(values, p) == pytest.approx(np.percentile(values, p))
@@ -93,7 +93,7 @@ def test_one_wrong_result_prevents_all_timing():
     assert (right.calls, faulty.calls, probe.calls) == (1, 1, 0)
 
 
-def test_a_race_takes_turns():
+def test_the_candidates_of_a_race_take_turns():
     order: list[str] = []
     candidates = {name: Candidate(lambda name=name: order.append(name), lambda _: None) for name in ("a", "b")}
     times = race(candidates, {"read": lambda: order.append("read") or 5.0}, rounds=3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the verification before timing: right results pass, planted faults do not."""
+"""Tests of the verification before timing: correct results pass, planted faults do not."""
 
 from __future__ import annotations
 

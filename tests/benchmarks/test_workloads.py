@@ -15,7 +15,7 @@ def test_every_op_has_workloads_and_every_id_is_unique():
     assert len({w.id for w in workloads.WORKLOADS}) == len(workloads.WORKLOADS)
 
 
-def test_inputs_repeat_and_labels_lie_in_regions():
+def test_inputs_are_reproducible_and_labels_form_regions():
     (x, c, labels), again = (workloads.activations(2, 6, 32, 7, torch.float32, "nchw") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip((x, c, labels), again, strict=True))
     assert labels.unique().tolist() == list(range(7))
@@ -39,7 +39,7 @@ def test_edits_gathered_and_in_pairs_are_the_same():
     assert gathered.shape == (6, workloads.STYLES) and torch.equal(gathered, pairs)
 
 
-def test_mixtures_repeat_and_differ_by_seed():
+def test_mixtures_are_reproducible_and_differ_by_seed():
     first, again, second = (workloads.mixture(seed, 2, 8, 5) for seed in (0, 0, 1))
     assert first.shape == (2, 512, 8, 8) and first.isfinite().all()
     assert torch.equal(first, again) and not torch.equal(first, second)

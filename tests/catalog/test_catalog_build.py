@@ -17,13 +17,13 @@ from stylefast.generators.toy import toy
 from stylefast.kmeans import estimator
 
 
-def by_hand(generator, made, n):
+def by_hand(generator, catalog, n):
     """Labels [n, h, w] and M [K, C] of every site in float64, computed from all layers of n images at once."""
     tensors = generator.activations(generator.latents(range(n)))
-    x = standardized(tensors[made.layer]) if made.features == "standardized" else tensors[made.layer].double()
-    x = x.square() if made.features == "squared" else x
-    labels = torch.einsum("nchw,kc->nkhw", x, made.centroids.double()).argmax(1)
-    one_hot = F.one_hot(labels, made.n_clusters).movedim(-1, 1).double()
+    x = standardized(tensors[catalog.layer]) if catalog.features == "standardized" else tensors[catalog.layer].double()
+    x = x.square() if catalog.features == "squared" else x
+    labels = torch.einsum("nchw,kc->nkhw", x, catalog.centroids.double()).argmax(1)
+    one_hot = F.one_hot(labels, catalog.n_clusters).movedim(-1, 1).double()
     m = {}
     for site in generator.sites:
         a = tensors[site.tensor].double() if site.normalized else standardized(tensors[site.tensor])
@@ -37,10 +37,10 @@ def standardized(a):
     return (a - a.mean((2, 3), keepdim=True)) / (a.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
 
 
-def assert_m(generator, made, expected):
+def assert_m(generator, catalog, expected):
     for site in generator.sites:
         torch.testing.assert_close(
-            made.contributions[:, site.slice].double(), expected[site.name], rtol=1e-5, atol=1e-8, msg=site.name
+            catalog.contributions[:, site.slice].double(), expected[site.name], rtol=1e-5, atol=1e-8, msg=site.name
         )
 
 
@@ -49,22 +49,22 @@ def assert_m(generator, made, expected):
 )
 def test_every_site_has_m_of_the_tensor_that_its_style_scales(kind, features):
     generator = shared(kind)
-    made = build(generator, features=features)
-    labels, expected = by_hand(generator, made, N)
-    assert_m(generator, made, expected)
-    assert made.contributions.shape == (K, generator.style_width) and made.contributions.dtype == torch.float32
-    assert torch.equal(made.labels(generator, generator.latents(range(N))), labels.int())
+    catalog = build(generator, features=features)
+    labels, expected = by_hand(generator, catalog, N)
+    assert_m(generator, catalog, expected)
+    assert catalog.contributions.shape == (K, generator.style_width) and catalog.contributions.dtype == torch.float32
+    assert torch.equal(catalog.labels(generator, generator.latents(range(N))), labels.int())
     share = torch.stack([(labels == k).double().mean(0) for k in range(K)]).float()
-    torch.testing.assert_close(made.occupancy, share)
+    torch.testing.assert_close(catalog.occupancy, share)
 
 
 def test_normalized_tensors_are_not_normalized_again():
     generator = toy("sg1")
     for layer in generator.network.layers:
         layer.norm.eps = 1.0  # variances stay well below 1; a second normalisation would raise them to 1
-    made = build(generator)
-    assert_m(generator, made, by_hand(generator, made, N)[1])
-    assert made.contributions.sum(0).max() < 0.9
+    catalog = build(generator)
+    assert_m(generator, catalog, by_hand(generator, catalog, N)[1])
+    assert catalog.contributions.sum(0).max() < 0.9
 
 
 @pytest.mark.parametrize("kind", ["sg2", "sg3"])
@@ -77,7 +77,7 @@ def test_columns_of_m_sum_to_the_standardized_variance(kind):
         torch.testing.assert_close(built(kind).contributions[:, site.slice].sum(0), expected, rtol=1e-5, atol=0)
 
 
-def test_a_build_holds_one_batch_and_the_clustered_layer(monkeypatch):
+def test_a_build_keeps_one_batch_and_the_clustered_layer(monkeypatch):
     generator = toy("sg2")
     visit, activations, assign = generator.visit, generator.activations, steps.assign
     visits, batches, points = [], [], []
@@ -98,9 +98,9 @@ def test_a_build_holds_one_batch_and_the_clustered_layer(monkeypatch):
 
     def watched_activations(w, sites):
         assert sum(batch() is not None for batch in batches) <= 1, "batches were kept"
-        found = activations(w, sites)
-        batches.extend(map(weakref.ref, found.values()))
-        return found
+        tensors = activations(w, sites)
+        batches.extend(map(weakref.ref, tensors.values()))
+        return tensors
 
     def watched_assign(x, *args, **options):
         points.append(weakref.ref(x))
@@ -116,16 +116,16 @@ def test_a_build_holds_one_batch_and_the_clustered_layer(monkeypatch):
     assert not any(batch() is not None for batch in batches)
 
 
-@pytest.mark.parametrize("given_images, measured", [(2, 2), (3, 3), (N + 1, N)])
-def test_m_is_measured_on_the_first_images(given_images, measured):
+@pytest.mark.parametrize("requested, measured", [(2, 2), (3, 3), (N + 1, N)])
+def test_m_is_measured_on_the_first_images(requested, measured):
     generator = shared("sg2")
-    made = build(generator, contribution_images=given_images)
-    assert_m(generator, made, by_hand(generator, made, measured)[1])
-    assert torch.equal(made.centroids, built("sg2").centroids)
-    assert (made.provenance["images"], made.provenance["contribution_images"]) == (N, measured)
+    catalog = build(generator, contribution_images=requested)
+    assert_m(generator, catalog, by_hand(generator, catalog, measured)[1])
+    assert torch.equal(catalog.centroids, built("sg2").centroids)
+    assert (catalog.provenance["images"], catalog.provenance["contribution_images"]) == (N, measured)
 
 
-def test_the_best_restart_is_taken_unless_one_is_asked_for():
+def test_the_best_restart_is_used_unless_another_is_chosen():
     generator = shared("sg3")
     (points,) = generator.activations(generator.latents(range(N)), ["layers.1"]).values()
     fitted = SphericalKMeans(K, n_init=3, seed=4).fit(points)
@@ -133,12 +133,12 @@ def test_the_best_restart_is_taken_unless_one_is_asked_for():
     best = int(np.argmax(objectives))
     assert len(set(objectives)) == 3
     for run in (None, 0, 1, 2):
-        made = build(generator, n_init=3, seed=4, run=run, batch_size=N)
-        assert made.provenance["objectives"] == objectives and made.provenance["seed"] == 4
-        assert made.provenance["run"] == (best if run is None else run)
-        assert torch.equal(made.runs, torch.stack([run.centroids for run in fitted.runs_]))
-        assert torch.equal(made.centroids, made.runs[made.provenance["run"]])
-        assert_m(generator, made, by_hand(generator, made, N)[1])
+        catalog = build(generator, n_init=3, seed=4, run=run, batch_size=N)
+        assert catalog.provenance["objectives"] == objectives and catalog.provenance["seed"] == 4
+        assert catalog.provenance["run"] == (best if run is None else run)
+        assert torch.equal(catalog.runs, torch.stack([run.centroids for run in fitted.runs_]))
+        assert torch.equal(catalog.centroids, catalog.runs[catalog.provenance["run"]])
+        assert_m(generator, catalog, by_hand(generator, catalog, N)[1])
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_the_best_restart_is_taken_unless_one_is_asked_for():
 )
 def test_the_layer_is_the_last_of_a_resolution_or_the_named_one(kind, options, expected):
     generator = shared(kind)
-    made = build(generator, **options)
+    catalog = build(generator, **options)
     size = next(site.size for site in generator.sites if site.name == expected)
-    assert made.layer == expected and made.occupancy.shape == (K, *size)
+    assert catalog.layer == expected and catalog.occupancy.shape == (K, *size)
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def test_a_build_refuses_invalid_options(options, message):
         build(shared("sg2"), **options)
 
 
-def test_a_build_refuses_no_images():
-    with pytest.raises(ValueError, match="the rows of w must be >= 1, got 0"):
+def test_a_build_without_images_is_refused():
+    with pytest.raises(ValueError, match="w must hold at least one latent, got none"):
         build_catalog(shared("sg2"), shared("sg2").latents([]))
 
 

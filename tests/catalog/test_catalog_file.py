@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Catalog files: saving, loading, and the refusal of unusable files by name."""
+"""Catalog files: saving, loading, and errors that name an unusable file."""
 
 import json
 import re
@@ -28,19 +28,19 @@ def saved(tmp_path):
 
 
 def test_a_file_gives_back_the_catalog_bit_for_bit(saved):
-    made, generator = built("sg2"), shared("sg2")
+    catalog, generator = built("sg2"), shared("sg2")
     for path in (saved, str(saved)):
         read = Catalog.load(path, generator)
         for name in TENSORS:
-            got, expected = getattr(read, name), getattr(made, name)
+            got, expected = getattr(read, name), getattr(catalog, name)
             assert got.dtype == expected.dtype and torch.equal(got, expected), name
         assert list(read.parts.items()) == [("second", [1, 3]), ("first", [0]), ("none", [])]
         for name in ("generator", "fingerprint", "sites", "layer", "features", "provenance"):
-            assert getattr(read, name) == getattr(made, name), name
+            assert getattr(read, name) == getattr(catalog, name), name
         assert asdict(read.sites[0]) == asdict(generator.sites[0]) and isinstance(read.sites[0].size, tuple)
 
 
-def test_saving_again_and_into_a_new_folder(saved):
+def test_saving_overwrites_a_file_and_creates_folders(saved):
     read = Catalog.load(saved)
     read.annotate({"other": [5]}).save(saved)
     assert Catalog.load(saved).parts == {"other": [5]}
@@ -55,14 +55,14 @@ def test_equal_catalogs_give_equal_files(tmp_path):
 
 
 def test_tensors_that_are_views_are_saved_by_value(tmp_path):
-    made = built("sg2")
-    flipped = replace(made, contributions=made.contributions.T.contiguous().T, centroids=made.runs[0])
+    catalog = built("sg2")
+    flipped = replace(catalog, contributions=catalog.contributions.T.contiguous().T, centroids=catalog.runs[0])
     flipped.save(tmp_path / "views")
-    assert torch.equal(Catalog.load(tmp_path / "views").contributions, made.contributions)
-    assert torch.equal(Catalog.load(tmp_path / "views").centroids, made.runs[0])
+    assert torch.equal(Catalog.load(tmp_path / "views").contributions, catalog.contributions)
+    assert torch.equal(Catalog.load(tmp_path / "views").centroids, catalog.runs[0])
 
 
-def test_another_generator_is_refused_by_the_site_that_differs(saved):
+def test_refusing_another_generator_names_the_differing_site(saved):
     message = (
         f"{saved} cannot be used: catalog of 'toy:sg2' does not belong to generator 'toy:sg1': the "
         "first site that differs is convs.0 (4, 4) x 32 in the catalog, layers.0 (4, 4) x 32 in the generator"
@@ -72,13 +72,13 @@ def test_another_generator_is_refused_by_the_site_that_differs(saved):
 
 
 def test_a_difference_in_any_site_or_their_number_is_refused():
-    made = built("sg2")
-    wider = replace(made.sites[3], channels=48)
+    catalog = built("sg2")
+    wider = replace(catalog.sites[3], channels=48)
     with pytest.raises(ValueError, match=re.escape("convs.2 (8, 8) x 48 in the catalog, convs.2 (8, 8) x 32 in the")):
-        replace(made, sites=(*made.sites[:3], wider, *made.sites[4:])).check(shared("sg2"))
-    for sites, count in ((made.sites[:-1], 10), ((*made.sites, wider), 12)):
+        replace(catalog, sites=(*catalog.sites[:3], wider, *catalog.sites[4:])).check(shared("sg2"))
+    for sites, count in ((catalog.sites[:-1], 10), ((*catalog.sites, wider), 12)):
         with pytest.raises(ValueError, match=f"{count} sites in the catalog, 11 in the generator"):
-            replace(made, sites=sites).check(shared("sg2"))
+            replace(catalog, sites=sites).check(shared("sg2"))
 
 
 def test_a_catalog_of_other_weights_is_refused(saved):
@@ -88,27 +88,27 @@ def test_a_catalog_of_other_weights_is_refused(saved):
 
 
 def test_files_that_are_no_catalogs_are_refused_by_name(saved, tmp_path):
-    whole = saved.read_bytes()
-    wrong = {
-        "half": whole[: len(whole) // 2],
-        "short": whole[:100],
-        "less": whole[:-1],
-        "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+    intact = saved.read_bytes()
+    damaged = {
+        "half": intact[: len(intact) // 2],
+        "short": intact[:100],
+        "less": intact[:-1],
+        "flipped": intact[:-1] + bytes([intact[-1] ^ 1]),
     }
-    wrong |= {"empty": b"", "text": b"no tensors, only words " * 9}
-    for name, content in wrong.items():
+    damaged |= {"empty": b"", "text": b"no tensors, only words " * 9}
+    for name, content in damaged.items():
         (tmp_path / name).write_bytes(content)
     tensors = {name: getattr(built("sg2"), name) for name in TENSORS}
     save_file(tensors, tmp_path / "foreign")
-    whole_header = {"crc32": checksum(tensors), "of": None, "catalog": {"sites": []}}
+    valid_header = {"crc32": checksum(tensors), "of": None, "catalog": {"sites": []}}
     headers = {"later": {"stylefast-catalog-9": "{}"}, "garbled": {FORMAT: "{"}, "headless": {FORMAT: "{}"}}
     headers |= {
-        "hollow": {FORMAT: json.dumps(whole_header)},
-        "swapped": {FORMAT: json.dumps({**whole_header, "crc32": 1})},
+        "hollow": {FORMAT: json.dumps(valid_header)},
+        "swapped": {FORMAT: json.dumps({**valid_header, "crc32": 1})},
     }
     for name, metadata in headers.items():
         save_file(tensors, tmp_path / name, metadata=metadata)
-    for name in (*wrong, *headers, "foreign"):
+    for name in (*damaged, *headers, "foreign"):
         with pytest.raises(ValueError, match=re.escape(f"{tmp_path / name} cannot be used: ")):
             Catalog.load(tmp_path / name)
     with pytest.raises(ValueError, match=f"its format is None, not {FORMAT}"):
@@ -123,7 +123,7 @@ def test_a_folder_is_refused_by_name(tmp_path):
             Catalog.load(path)
 
 
-def test_an_interrupted_save_leaves_the_old_file_only(saved, monkeypatch):
+def test_an_interrupted_save_leaves_only_the_old_file(saved, monkeypatch):
     before = saved.read_bytes()
 
     def interrupted(path, content):

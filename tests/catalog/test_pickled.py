@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pickled catalogs of other tools: clusters and names are read without running code of the file, and used in builds."""
+"""Pickled catalogs of other tools: clusters and names are read without running the file's code, and used in builds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CENTERS = np.random.RandomState(0).randn(5, 32)
 
 @contextmanager
 def authors_modules() -> Iterator[tuple[Any, Any]]:
-    """Classes with the module and class names of the paper's authors, which exist while a pickle is written."""
+    """Provide classes with the authors' module and class names during a block, in which a pickle is written."""
     catalogs, kmeans = types.ModuleType("factor_catalog"), types.ModuleType("spherical_kmeans")
 
     class FactorCatalog:
@@ -64,10 +64,10 @@ def test_the_authors_catalog_is_read(protocol: int, tmp_path: Path):
     path = tmp_path / "ffhq.pkl"
     annotations = OrderedDict({"eyes": [0, 3], "nose": np.array([1]), "mouth": (2,), "hair": np.int64(4)})
     path.write_bytes(authors_catalog(annotations, protocol))
-    found = read_clusters(path)
-    np.testing.assert_array_equal(found.centroids, CENTERS.astype(np.float32))
-    assert found.counts.tolist() == [0, 1, 2, 3, 4] and found.labels.tolist() == [0, 3, 4]
-    assert found.parts == {"eyes": [0, 3], "nose": [1], "mouth": [2], "hair": [4]}
+    clusters = read_clusters(path)
+    np.testing.assert_array_equal(clusters.centroids, CENTERS.astype(np.float32))
+    assert clusters.counts.tolist() == [0, 1, 2, 3, 4] and clusters.labels.tolist() == [0, 3, 4]
+    assert clusters.parts == {"eyes": [0, 3], "nose": [1], "mouth": [2], "hair": [4]}
 
 
 @pytest.mark.parametrize("kind", [KMeans, MiniBatchKMeans])
@@ -75,10 +75,10 @@ def test_k_means_of_scikit_learn_is_read(kind: Any, tmp_path: Path):
     fitted = kind(n_clusters=3, n_init=1, random_state=0).fit(np.random.RandomState(1).randn(50, 4).astype(np.float32))
     for content in (fitted, {"model": [fitted], "annotations": {"eyes": [2]}}):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
-        found = read_clusters(tmp_path / "a.pkl")
-        np.testing.assert_array_equal(found.centroids, fitted.cluster_centers_)
-        np.testing.assert_array_equal(found.labels, fitted.labels_)
-        assert found.parts == ({} if content is fitted else {"eyes": [2]}) and found.counts is None
+        clusters = read_clusters(tmp_path / "a.pkl")
+        np.testing.assert_array_equal(clusters.centroids, fitted.cluster_centers_)
+        np.testing.assert_array_equal(clusters.labels, fitted.labels_)
+        assert clusters.parts == ({} if content is fitted else {"eyes": [2]}) and clusters.counts is None
 
 
 def test_plain_dictionaries_and_tensors_are_read(tmp_path: Path):
@@ -135,17 +135,17 @@ def test_catalogs_with_changed_bytes_are_read_or_refused(tmp_path: Path):
 def test_a_catalog_is_built_from_known_centroids():
     generator = shared("sg2")
     w = generator.latents(range(6))
-    built = build_catalog(generator, w, n_clusters=5, n_init=2, resolution=16)
+    fitted = build_catalog(generator, w, n_clusters=5, n_init=2, resolution=16)
     lengths = torch.tensor([[0.1], [1], [2], [30], [0.5]])
-    given = build_catalog(generator, w, centroids=built.centroids * lengths, resolution=16)
-    torch.testing.assert_close(given.centroids, built.centroids)
-    torch.testing.assert_close(given.contributions, built.contributions)
-    torch.testing.assert_close(given.occupancy, built.occupancy)
-    assert given.n_clusters == 5 and given.runs.shape == (1, *given.centroids.shape)
-    assert "objectives" not in given.provenance and given.provenance["images"] == 6
-    numpy = build_catalog(generator, w, centroids=built.centroids.numpy(), resolution=16)
-    torch.testing.assert_close(numpy.contributions, built.contributions)
-    channels = built.centroids.shape[1]
+    from_centroids = build_catalog(generator, w, centroids=fitted.centroids * lengths, resolution=16)
+    torch.testing.assert_close(from_centroids.centroids, fitted.centroids)
+    torch.testing.assert_close(from_centroids.contributions, fitted.contributions)
+    torch.testing.assert_close(from_centroids.occupancy, fitted.occupancy)
+    assert from_centroids.n_clusters == 5 and from_centroids.runs.shape == (1, *from_centroids.centroids.shape)
+    assert "objectives" not in from_centroids.provenance and from_centroids.provenance["images"] == 6
+    from_numpy = build_catalog(generator, w, centroids=fitted.centroids.numpy(), resolution=16)
+    torch.testing.assert_close(from_numpy.contributions, fitted.contributions)
+    channels = fitted.centroids.shape[1]
     for wrong in (torch.ones(5, channels + 1), torch.zeros(5, channels), torch.full((5, channels), torch.nan)):
         with pytest.raises(ValueError, match=rf"centroids must have shape \[K, C\] with C = {channels} to match layer"):
             build_catalog(generator, w, centroids=wrong, resolution=16)

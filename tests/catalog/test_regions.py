@@ -49,7 +49,7 @@ EIGHTH = [(0, 0, 0.125, 1)]  # holds a quarter of the mass of cluster 0
         ({"all": ALL, "a": [0]}, 0.5, {"all": [1, 2], "a": [0]}),
     ],
 )
-def test_ids_name_clusters_before_regions_do(regions, threshold, parts):
+def test_clusters_are_named_by_ids_then_by_boxes(regions, threshold, parts):
     named = drawn().annotate(regions, threshold=threshold)
     assert named.parts == parts and list(named.parts) == list(parts)
     assert all(type(k) is int for ids in named.parts.values() for k in ids)
@@ -147,11 +147,11 @@ def test_a_part_map_is_true_where_labels_belong_to_the_part():
 
 @settings(max_examples=10)
 @given(st.lists(st.integers(0, 2), min_size=K, max_size=K).filter(lambda owner: set(owner) == {0, 1, 2}))
-def test_a_part_contributes_as_its_clusters_merged_would(owner):
+def test_a_part_contributes_as_much_as_its_clusters_merged(owner):
     generator = shared("sg2")
     w, site = generator.latents(range(N)), generator.sites[-1]
-    made = replace(built("sg2")).annotate({str(p): [k for k in range(K) if owner[k] == p] for p in range(3)})
-    merged = torch.tensor(owner)[made.labels(generator, w).long()]
+    catalog = replace(built("sg2")).annotate({str(p): [k for k in range(K) if owner[k] == p] for p in range(3)})
+    merged = torch.tensor(owner)[catalog.labels(generator, w).long()]
     (tensor,) = generator.activations(w, [site.name]).values()
-    got = torch.stack([made.contribution(str(p))[site.slice] for p in range(3)])
+    got = torch.stack([catalog.contribution(str(p))[site.slice] for p in range(3)])
     torch.testing.assert_close(got, contribution(tensor, merged, 3), rtol=1e-5, atol=1e-7)

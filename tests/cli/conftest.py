@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of catalogs that the command line has built."""
+"""Fixtures with catalogs that the command line built."""
 
 import shutil
 

@@ -24,7 +24,7 @@ from stylefast.editing.writer import ImageWriter
 from stylefast.ops import OPS
 
 
-def test_catalog_build(built):
+def test_catalog_build_equals_a_build_in_python(built):
     generator = shared("sg2")
     loaded = Catalog.load(built, generator)
     w = generator.latents(range(6), truncation=0.9)
@@ -35,7 +35,7 @@ def test_catalog_build(built):
     assert loaded.provenance["seeds"] == "0-5" and loaded.provenance["truncation"] == 0.9
 
 
-def test_catalog_build_with_every_option(tmp_path):
+def test_catalog_build_passes_every_option_on(tmp_path):
     out = tmp_path / "folder" / "c.safetensors"
     options = [
         "--layer",
@@ -56,7 +56,7 @@ def test_catalog_build_with_every_option(tmp_path):
     assert text.endswith(f"{out}: K = 6, parts: none\n")
 
 
-def test_catalog_show(catalog, tmp_path):
+def test_catalog_show_prints_and_draws_the_catalog(catalog, tmp_path):
     text = run("catalog", "show", catalog)
     assert "toy:sg2, layer" in text and "K = 6, 11 sites" in text and "parts: eyes [0, 3], nose [1]" in text
     assert "seeds: 0-5" in text and "torch: " in text
@@ -68,7 +68,7 @@ def test_catalog_show(catalog, tmp_path):
     assert Image.open(tmp_path / "unnamed" / "contributions.png").height > named["contributions.png"].height
 
 
-def test_catalog_annotate(catalog):
+def test_catalog_annotate_replaces_the_names(catalog):
     text = run("catalog", "annotate", catalog, "--part", "eyes=5", "--part", "hair=1,2")
     assert Catalog.load(catalog).parts == {"eyes": [5], "hair": [1, 2]} and text == "eyes [5], hair [1, 2]\n"
     run("catalog", "annotate", catalog, "--boxes", "ffhq", "--part", "hair=0")
@@ -76,7 +76,7 @@ def test_catalog_annotate(catalog):
     assert Catalog.load(catalog).parts == expected and expected["hair"] == [0]
 
 
-def test_edit(catalog, tmp_path):
+def test_edit_writes_the_images_of_the_same_edits_in_python(catalog, tmp_path):
     out = tmp_path / "out"
     text = run(
         *["edit", "--catalog", catalog, "--seeds", "1,3-4", "--references", "7", "--parts", "eyes,nose", *NETWORK],
@@ -93,11 +93,11 @@ def test_edit(catalog, tmp_path):
     targets, references = (SeedLatents(generator, seeds, truncation=0.8) for seeds in ([1, 3, 4], [7]))
     queries = [Sequential(0.5, 0.05), Sequential(2.0, 0.05)]
     editor = StyleEditor(generator, Catalog.load(catalog), rgb=True)
-    made = editor.edit(
+    batches = editor.edit(
         targets, references, ["eyes", "nose"], queries=queries, strength=0.75, measure=True, batch_size=5
     )
     images, ratios = zip(
-        *((image, x) for b in made for image, x in zip(b.images, b.locality.ratio, strict=True)), strict=True
+        *((image, x) for b in batches for image, x in zip(b.images, b.locality.ratio, strict=True)), strict=True
     )
     for line, image, ratio in zip(lines, images, ratios, strict=True):
         pixels = torch.from_numpy(np.array(Image.open(out / line["file"]))).permute(2, 0, 1)
@@ -108,7 +108,7 @@ def test_edit(catalog, tmp_path):
 
 
 @pytest.mark.parametrize("query", ["simultaneous", "softmax"])
-def test_edit_with_another_query_and_format(catalog, tmp_path, query):
+def test_edit_takes_another_query_and_format(catalog, tmp_path, query):
     base = ["edit", "--catalog", catalog, "--seeds", "1", "--references", "7", "--parts", "eyes", *NETWORK]
     text = run(*base, "--outdir", tmp_path / "out", "--query", query, "--format", "webp", "--no-measure")
     assert text.endswith(f"1 edit and manifest.jsonl are in {tmp_path / 'out'}/\n")
@@ -120,16 +120,17 @@ def test_edit_with_another_query_and_format(catalog, tmp_path, query):
 def test_edit_by_shards_keeps_existing_images(catalog, tmp_path):
     base = ["edit", "--catalog", catalog, "--seeds", "1-3", "--references", "7,8", "--parts", "eyes", *NETWORK]
     base += ["--no-measure", "--batch-size", "2"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(*base, "--outdir", whole).endswith(f"6 edits and manifest.jsonl are in {whole}/\n")
-    text = run(*base, "--outdir", parts, "--shard", "2/3")
-    assert f"2 edits of shard 2/3 are in {parts}/\n" in text and "the same command without --shard" in text
-    text = run(*base, "--outdir", parts)
-    assert text.endswith(f"6 edits (2 were there) and manifest.jsonl are in {parts}/\n")
-    assert [path.read_bytes() for path in sorted(parts.iterdir())] == [p.read_bytes() for p in sorted(whole.iterdir())]
+    single, sharded = tmp_path / "whole", tmp_path / "parts"
+    assert run(*base, "--outdir", single).endswith(f"6 edits and manifest.jsonl are in {single}/\n")
+    text = run(*base, "--outdir", sharded, "--shard", "2/3")
+    assert f"2 edits of shard 2/3 are in {sharded}/\n" in text and "the same command without --shard" in text
+    text = run(*base, "--outdir", sharded)
+    assert text.endswith(f"6 edits (2 were there) and manifest.jsonl are in {sharded}/\n")
+    contents = [[path.read_bytes() for path in sorted(folder.iterdir())] for folder in (sharded, single)]
+    assert contents[0] == contents[1]
 
 
-def test_edits_of_a_file_of_pairs_and_of_latents(catalog, tmp_path):
+def test_edit_takes_a_file_of_pairs_and_a_file_of_latents(catalog, tmp_path):
     (tmp_path / "pairs.csv").write_text("target,reference,part\n1,faces-0001,eyes\n9,0,ear\n3,0,nose\n")
     np.save(tmp_path / "faces.npy", shared("sg2").latents([7, 8]).numpy())
     command = ["edit", "--catalog", catalog, "--pairs", tmp_path / "pairs.csv", "--references", tmp_path / "faces.npy"]
@@ -149,13 +150,13 @@ def test_edits_of_a_file_of_pairs_and_of_latents(catalog, tmp_path):
 
 
 def test_a_build_with_a_workdir_gives_the_same_catalog(built, tmp_path):
-    for dtype, same in (("float32", True), ("bfloat16", False)):
+    for dtype, is_equal in (("float32", True), ("bfloat16", False)):
         options = ["--trunc", "0.9", "--seed", "4", "--workdir", tmp_path / dtype, "--dtype", dtype]
         for _ in range(2):  # the second build reads the workdir
             run(*BUILD, "--out", tmp_path / "catalog", *options)
-            made, expected = Catalog.load(tmp_path / "catalog"), Catalog.load(built)
-            assert torch.allclose(made.centroids, expected.centroids, atol=1e-6) == same
-            torch.testing.assert_close(made.centroids, expected.centroids, rtol=0, atol=0.1)
+            catalog, expected = Catalog.load(tmp_path / "catalog"), Catalog.load(built)
+            assert torch.allclose(catalog.centroids, expected.centroids, atol=1e-6) == is_equal
+            torch.testing.assert_close(catalog.centroids, expected.centroids, rtol=0, atol=0.1)
         assert sorted(path.name[:4] for path in (tmp_path / dtype).iterdir()) == ["acti", "cont", "kmea"]
 
 
@@ -201,9 +202,11 @@ except SystemExit:
 
 def test_commands_compute_on_huge_pages():
     """Memory has the flag "hg" if the system has huge pages, unless the user disables them."""
-    there = Path("/sys/kernel/mm/transparent_hugepage").exists()
+    is_supported = Path("/sys/kernel/mm/transparent_hugepage").exists()
     clean = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-    for environment, huge in ((clean, there), (clean | {"THP_MEM_ALLOC_ENABLE": "0"}, False)):
-        done = subprocess.run([sys.executable, "-c", HUGE], env=environment, check=True, capture_output=True, text=True)
-        flags = done.stdout.splitlines()[-1].split()
-        assert flags[:2] == ["flags", "rd"] and ("hg" in flags) == huge
+    for environment, expects_huge in ((clean, is_supported), (clean | {"THP_MEM_ALLOC_ENABLE": "0"}, False)):
+        process = subprocess.run(
+            [sys.executable, "-c", HUGE], env=environment, check=True, capture_output=True, text=True
+        )
+        flags = process.stdout.splitlines()[-1].split()
+        assert flags[:2] == ["flags", "rd"] and ("hg" in flags) == expects_huge

@@ -19,12 +19,12 @@ from stylefast.editing import JobOptions
     "text, expected",
     [("0,1,4-6", [0, 1, 4, 5, 6]), ("7", [7]), ("3-3", [3]), (" 2 , 0-1 ", [2, 0, 1]), ("8-10,1", [8, 9, 10, 1])],
 )
-def test_seeds(text, expected):
+def test_seeds_are_numbers_and_ranges(text, expected):
     assert arguments.seeds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "1-", "-1", "1--2", "1.5", "1 2", "6-4", "0,6-4"])
-def test_bad_seeds(text):
+def test_invalid_seeds_are_refused(text):
     with pytest.raises(ValueError, match="seeds must"):
         arguments.seeds(text)
 
@@ -65,7 +65,7 @@ class Colours:
     kind: Literal["warm", "cold"] = "warm"
 
 
-def test_a_group_becomes_options_and_an_object():
+def test_options_of_a_group_are_passed_as_one_object():
     calls = []
 
     def command(name: str, colours: Colours = Colours(named=True)) -> None:  # noqa: B008

@@ -27,16 +27,16 @@ def check_demo(out, summary, targets, references):
         assert list(queries) == QUERIES
         for name, values in queries.items():
             kind, _, epsilon = name.partition("_")
-            mine = [
+            localities = [
                 line["locality"]
                 for line in lines
                 if (line["part"], line["query"]["kind"]) == (part, kind)
                 and (not epsilon or line["query"]["epsilon"] == float(epsilon))
             ]
-            assert list(values) == ["inside", "outside", "ratio"] and len(mine) == len(targets) * len(references)
+            assert list(values) == ["inside", "outside", "ratio"] and len(localities) == len(targets) * len(references)
             for side in ("inside", "outside"):
-                found = [line[f"delta_e_{side}"] for line in mine if line[f"delta_e_{side}"] is not None]
-                assert values[side] == pytest.approx(sum(found) / len(found))
+                differences = [line[f"delta_e_{side}"] for line in localities if line[f"delta_e_{side}"] is not None]
+                assert values[side] == pytest.approx(sum(differences) / len(differences))
             assert values["outside"] == 0 or values["ratio"] == pytest.approx(values["inside"] / values["outside"])
     stages = [
         "load",
@@ -54,7 +54,7 @@ def check_demo(out, summary, targets, references):
     assert Catalog.load(out / "catalog.safetensors", shared("sg2")).parts == summary["parts"]
 
 
-def test_demo_on_few_images(tmp_path):
+def test_a_demo_with_few_images_writes_all_files(tmp_path):
     summary = demo.run(
         tmp_path, network="toy:sg2", images=8, contribution_images=4, targets=(1, 2), references=(3,), batch_size=5
     )
@@ -84,7 +84,7 @@ def test_the_demo_command_falls_back_to_the_toy(tmp_path, monkeypatch):
     check_demo(tmp_path / "out", strict((tmp_path / "out" / "summary.json").read_text()), (1004, 1011, 1027), (2,))
 
 
-def test_the_summary_counts_edits_with_an_inside_only():
+def test_the_summary_averages_only_measured_values():
     result, nan = demo.Result(1, 1), math.nan
     columns = torch.tensor([[4.0, 1.0], [nan, 3.0], [2.0, nan]], dtype=torch.float64).T
     for part, rows in (("eyes", slice(0, 3)), ("nose", slice(1, 2)), ("mouth", slice(2, 3))):

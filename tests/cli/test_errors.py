@@ -52,19 +52,19 @@ PAIRS = ["edit", "--catalog", "toy.safetensors", *NETWORK, "--pairs"]
         (["edit", "--outdir", "text"], "text"),
     ],
 )
-def test_a_users_error_is_one_line(catalog, tmp_path, monkeypatch, capsys, arguments, message):
+def test_an_error_of_the_user_is_printed_as_one_line(catalog, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").write_text("no catalog")
     (tmp_path / "text.npy").write_text("no latents")
     (tmp_path / "bad.csv").write_text("target,reference,part\n1,2,eyes\n1,2,ear\n")
     if arguments[0] == "edit" and arguments[1] != "--catalog":
-        given = ["--catalog", "toy.safetensors", "--seeds", "1", "--references", "2", "--parts", "eyes", *NETWORK]
-        arguments = ["edit", *given, *arguments[1:]]  # if an option is repeated, its last value counts
+        required = ["--catalog", "toy.safetensors", "--seeds", "1", "--references", "2", "--parts", "eyes", *NETWORK]
+        arguments = ["edit", *required, *arguments[1:]]  # if an option is repeated, its last value counts
     monkeypatch.setattr("sys.argv", ["stylefast", *arguments])
     before = catalog.read_bytes()
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    # Python prints the text of such an exit, and its status is 1
+    # Python prints the text of a SystemExit and exits with status 1.
     assert isinstance(caught.value.code, str) and re.search(message, caught.value.code)
     assert caught.value.code.startswith("stylefast: ") and "\n" not in caught.value.code
     assert "Traceback" not in capsys.readouterr().err

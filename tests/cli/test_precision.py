@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Precision of convolutions on a GPU, which the command line sets, and manifests, catalogs and shards record."""
+"""Precision of convolutions on a GPU: the command line sets it, and manifests, catalogs and shards record it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_shards_of_another_precision_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
-def test_the_newer_setting_of_torch_is_recorded_too(precision: str):
+def test_the_fp32_precision_setting_of_torch_is_recorded(precision: str):
     script = f"""
 import torch
 from types import SimpleNamespace
@@ -86,5 +86,5 @@ from stylefast.generators import Generator
 torch.backends.cudnn.conv.fp32_precision = {precision!r}
 print(Generator.precision.fget(SimpleNamespace(device=torch.device("cuda"))))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{ {'tf32': precision == 'tf32'} }\n"
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert process.stdout == f"{ {'tf32': precision == 'tf32'} }\n"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compatibility classes: q equals loops over the definition bit for bit; intended differences are tested, too."""
+"""Compatibility classes: q equals a loop over its definition bit for bit.
+
+Also tests the intended differences from the released code.
+"""
 
 from types import SimpleNamespace
 
@@ -27,7 +30,7 @@ def make_catalog(dtype: torch.dtype = torch.float32, channels: tuple[int, ...] =
 
 
 def by_loops(m: np.ndarray, rho: float, epsilon: float) -> np.ndarray:
-    """q for distinct values of m, by a running sum in double precision that is rounded to m's dtype for comparison."""
+    """q for distinct values of m: a running sum in float64, rounded to the dtype of m before each comparison."""
     q, spent = np.zeros_like(m), 0.0
     for c in sorted(range(len(m)), key=lambda c: -m[c]):
         spent += float(m.dtype.type(1) - m[c])
@@ -42,14 +45,14 @@ def test_q_equals_the_loop_bit_for_bit(dtype: torch.dtype):
     for layer, m in enumerate(catalog.M):
         for row, part in enumerate(PARTS):
             costs = sorted(1 - m[row].double())
-            exact = [float(sum(costs[:n])) for n in (1, 7, 40)]  # budgets that are equal to a cost
+            exact = [float(sum(costs[:n])) for n in (1, 7, 40)]  # budgets equal to the cost of n channels
             for epsilon in (0, 0.25, 5, 50.0, *exact):
                 for rho in (0, 0.1, float(m[row, 5]), 1):
                     expected = torch.from_numpy(by_loops(m[row].numpy(), rho, epsilon))
                     assert torch.equal(interpolator.query(layer, part, rho, epsilon), expected)
 
 
-def test_equal_channels_go_by_index():
+def test_channels_with_equal_m_are_taken_by_index():
     interpolator = StyleInterpolator(SimpleNamespace(annotations={"a": [0]}, M=[torch.full((1, 300), 0.75)]))
     assert interpolator.query(0, "a", 0.1, 2.6).nonzero().flatten().tolist() == list(range(10))
 
@@ -59,7 +62,7 @@ def styles(n: int, catalog: SimpleNamespace, seed: int, both: bool = False) -> l
 
 
 @pytest.mark.parametrize("n1, n2", [(3, 3), (1, 4), (4, 1)])
-def test_scales_move_where_q_is_one(n1: int, n2: int):
+def test_scales_change_only_where_q_is_one(n1: int, n2: int):
     catalog = make_catalog()
     ys1, ys2 = styles(n1, catalog, 1), styles(n2, catalog, 2)
     rho, epsilon = [0.0, 0.2, 0.1], (1, 3.0, np.float64(2))
@@ -158,7 +161,7 @@ def test_heatmaps_are_the_one_hot_of_the_labels(size: tuple[int, int]):
     assert torch.equal(maps[first_size], parts) and torch.equal(maps.cpu().get(), parts)
 
 
-def test_another_clustering_gets_rows():
+def test_another_clustering_class_gets_rows_of_points():
     x = torch.randn(2, 5, 4, 4, generator=rng())
     catalog = FactorCatalog(3, 0, KMeans, n_init=1)
     labels = KMeans(3, n_init=1, random_state=0).fit(x.permute(0, 2, 3, 1).reshape(-1, 5).numpy()).labels_

@@ -13,18 +13,18 @@ from torch import nn
 
 from stylefast.core import private_torch
 
-PACKAGE = Path(private_torch.__file__).parent
-HOME = Path(private_torch.__file__).name
+PACKAGE = Path(private_torch.__file__).parents[1]
+HOME = "core/private_torch.py"
 ON_OBJECTS = ("_modules", "_parameters", "_buffers", "_call_impl", "_compiled_call_impl", "_dynamo_marked_constant")
 
 
 def exists(name: str) -> bool:
     """Whether a name such as `torch.a.b` exists."""
-    found = torch
+    value = torch
     for part in name.split(".")[1:]:
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             return False
-        found = getattr(found, part)
+        value = getattr(value, part)
     return True
 
 
@@ -42,7 +42,7 @@ def private_names(source: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", private_torch.NAMES)
-def test_this_torch_has(name: str):
+def test_the_installed_torch_has_the_private_name(name: str):
     assert exists(name), f"{name} is gone from torch {torch.__version__}"
 
 
@@ -66,10 +66,10 @@ def test_private_names_are_found(source: str):
 
 
 def test_one_module_uses_private_names():
-    found = {path.relative_to(PACKAGE).as_posix(): private_names(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    used = {path.relative_to(PACKAGE).as_posix(): private_names(path.read_text()) for path in PACKAGE.rglob("*.py")}
     listed = {name for name in private_torch.NAMES if name.startswith("torch._")}
-    assert found.pop(HOME) >= listed  # the search finds all listed names
-    assert {path: names for path, names in found.items() if names} == {}
+    assert used.pop(HOME) >= listed  # the search finds all listed names
+    assert {path: names for path, names in used.items() if names} == {}
 
 
 def test_constants_are_marked_as_the_compiler_marks_them():

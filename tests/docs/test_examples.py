@@ -26,7 +26,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_edit_faces(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_edit_faces_writes_one_image_per_edit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     use_toys(monkeypatch)
     run("edit_faces.py", monkeypatch, "--images", "8", "--outdir", "edits")
     images = sorted(path.name for path in Path("edits").glob("*.png"))
@@ -34,13 +34,15 @@ def test_edit_faces(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.count("changed") == 8
 
 
-def test_own_generator(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_own_generator_prints_sites_and_writes_a_grid(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     run("own_generator.py", monkeypatch, "--outdir", "own")
     assert "blocks.2: 64 channels, 32 x 32" in capsys.readouterr().out
     assert Image.open("own/grid.png").size[0] > 4 * 160
 
 
-def test_kernels_in_a_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_kernels_in_a_loop_recovers_the_directions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     run("kernels_in_a_loop.py", monkeypatch, "--steps", "10")
     lines = dict(line.split(": ") for line in capsys.readouterr().out.splitlines() if ": " in line)
     assert float(lines["lowest cosine between a centroid and its direction"]) > 0.99
@@ -56,7 +58,7 @@ def test_large_job_makes_only_missing_images(monkeypatch: pytest.MonkeyPatch, ca
     assert "this process kept 23 images and wrote 1" in capsys.readouterr().out and images[0].exists()
 
 
-def test_every_cell_of_the_notebook_shows_a_picture(monkeypatch: pytest.MonkeyPatch):
+def test_every_notebook_cell_after_the_first_shows_a_picture(monkeypatch: pytest.MonkeyPatch):
     use_toys(monkeypatch)
     text = (EXAMPLES / "notebook.py").read_text()
     cells = text.split("\n# %%\n")[1:]

@@ -31,7 +31,7 @@ def stylefast(line: list[str]) -> str:
 
 
 def torchrun(line: list[str]) -> str:
-    """Run the program of torchrun in this process alone, on the CPU."""
+    """Run the program that torchrun would start, once, in this process and on the CPU."""
     return stylefast(["cpu" if word == "cuda" else word for word in line[line.index("stylefast") + 1 :]])
 
 
@@ -76,9 +76,10 @@ HANDLERS = {
 
 
 def run_command(line: str) -> str | None:
-    first, *rest = itertools.dropwhile(re.compile("[A-Z_]+=").match, words(line))  # without variables in front
-    handler = HANDLERS[first.removeprefix(".venv/bin/")]
-    return handler(rest)
+    is_variable = re.compile("[A-Z_]+=").match
+    program, *arguments = itertools.dropwhile(is_variable, words(line))
+    handler = HANDLERS[program.removeprefix(".venv/bin/")]
+    return handler(arguments)
 
 
 @pytest.mark.filterwarnings("ignore::stylefast.kmeans.EmptyClusterWarning")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single edits against the formula, and queries against their definitions."""
+"""Single edits compared with the formula, and queries compared with their definitions."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def rgb_columns(generator):
 
 
 @pytest.mark.parametrize("epsilon, rho, fractional", [(1.0, 0.1, False), (3.0, 0.05, False), (4.0, 0.1, True)])
-def test_an_edit_by_hand(editor, epsilon, rho, fractional):
+def test_an_edit_follows_the_formula(editor, epsilon, rho, fractional):
     generator, (t, r) = editor.generator, (latents(editor, 10), latents(editor, 11))
     q, m = torch.zeros(generator.style_width), m_of(editor, "nose")
     for site in generator.sites:
@@ -63,13 +63,13 @@ def test_strength_zero_gives_the_target_image_bit_for_bit(editor):
 
 
 @pytest.mark.parametrize("kind", ["sg1", "sg2", "sg3"])
-def test_all_ones_at_all_sites_give_the_reference(kind):
+def test_a_query_of_ones_gives_the_styles_of_the_reference(kind):
     editor = editor_of(kind, rgb=True)
     t, r = latents(editor, 10), latents(editor, 11)
     (batch,) = editor.edit(t, r, "eyes", queries=Everything())
     assert torch.equal(batch.styles, editor.generator.styles(r))
     own, theirs = own_images(editor.generator, t), own_images(editor.generator, r)
-    assert torch.equal(batch.images, theirs) == (kind == "sg2")  # in sg1 and sg3, w drives more than the styles
+    assert torch.equal(batch.images, theirs) == (kind == "sg2")  # in sg1 and sg3, w has effects besides the styles
     assert not torch.equal(batch.images, own)
 
 
@@ -100,7 +100,7 @@ def test_a_named_backend_computes_the_styles():
 @pytest.mark.parametrize(
     "setting", [Sequential(9.0, 0.01), Simultaneous(1e9), Softmax(0.1, 0.3), Random(Sequential(9.0))]
 )
-def test_torgb_sites_move_only_if_asked(kind, setting):
+def test_torgb_sites_change_only_with_rgb(kind, setting):
     columns = rgb_columns(shared(kind))
     q, with_rgb = (editor_of(kind, rgb=rgb).query("nose", setting) for rgb in (False, True))
     assert not q[columns].any() and q[~columns].any() and with_rgb[columns].any()
@@ -126,7 +126,7 @@ def test_sequential_takes_a_budget_and_a_threshold_per_site(editor):
             editor.edit(t, t, "nose", queries=wrong)
 
 
-def test_softmax_by_its_definition():
+def test_softmax_follows_its_definition():
     generator, base = shared("sg2"), catalog_of("sg2")
     parts = {"eyes": [0], "nowhere": [], "nose": [1, 4], "mouth": [2]}
     fields = (
@@ -160,7 +160,7 @@ def test_random_takes_as_many_channels_as_sequential(editor):
     assert not torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], q)
 
 
-def test_names_of_strategies():
+def test_a_strategy_is_named_by_its_kind_and_a_single_epsilon():
     named = [Sequential(0.25), Sequential(1), Sequential((1.0, 2.0)), Simultaneous(), Softmax(), Random()]
     expected = ["sequential_0.25", "sequential_1", "sequential", "simultaneous", "softmax", "random"]
     assert [setting.name for setting in named] == expected

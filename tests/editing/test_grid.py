@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grids of edits: order, batches, lazy evaluation, arguments that are refused at the call, locality, memory."""
+"""Grids of edits: order, batches, lazy evaluation, refusal of arguments by the call itself, locality, memory."""
 
 import itertools
 import tracemalloc
@@ -30,7 +30,7 @@ def test_targets_run_slowest_and_queries_fastest(editor):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_batches_give_what_single_edits_give(editor, batch_size):
+def test_batches_equal_single_edits(editor, batch_size):
     t, r = latents(editor, 1, 2), latents(editor, 3, 4)
     queries = (Sequential(3.0), Simultaneous(2.0))
     batches = list(editor.edit(t, r, ["nose", "mouth"], queries=queries, batch_size=batch_size))
@@ -110,25 +110,26 @@ def test_the_catalog_of_another_generator_is_refused(mine, theirs):
 
 
 @pytest.mark.parametrize("mode", ["union", "target", "reference"])
-def test_locality_in_a_region_found_by_hand(editor, mode):
+def test_locality_is_measured_in_the_requested_region(editor, mode):
     generator, catalog = editor.generator, editor.catalog
     t, r = latents(editor, 1, 2), latents(editor, 3, 4)
 
-    def place(w, part):
+    def region_of(w, part):
         (a,) = generator.activations(w, [catalog.layer]).values()
         cosine = torch.einsum("kc,nchw->nkhw", catalog.centroids, torch.nn.functional.normalize(a, dim=1))
-        winner = cosine.argmax(1)
-        return sum((winner == k).int() for k in catalog.parts[part]) > 0  # [1, h, w]
+        labels = cosine.argmax(1)
+        return sum((labels == k).int() for k in catalog.parts[part]) > 0  # [1, h, w]
 
-    differ = 0
+    n_different = 0
     for batch in editor.edit(
         t, r, ["nose", "eyes"], queries=Simultaneous(3.0), measure=True, roi_mode=mode, batch_size=3
     ):
         regions, originals = [], []
         for edit in batch.edits:
-            here, there = place(t[edit.target][None], edit.part), place(r[edit.reference][None], edit.part)
-            differ += bool((here != there).any())
-            regions.append({"union": here | there, "target": here, "reference": there}[mode])
+            in_target = region_of(t[edit.target][None], edit.part)
+            in_reference = region_of(r[edit.reference][None], edit.part)
+            n_different += bool((in_target != in_reference).any())
+            regions.append({"union": in_target | in_reference, "target": in_target, "reference": in_reference}[mode])
             originals.append(own_images(generator, t[edit.target][None]))
         assert torch.equal(batch.roi, torch.cat(regions)) and batch.roi.any()
         torch.testing.assert_close(batch.targets, torch.cat(originals), rtol=0, atol=3e-5)
@@ -137,17 +138,17 @@ def test_locality_in_a_region_found_by_hand(editor, mode):
         ):
             assert got.shape == (len(batch.edits),)
             assert torch.equal(got.nan_to_num(-1.0), expected.nan_to_num(-1.0))
-    assert differ > 2
+    assert n_different > 2
 
 
-def test_originals_are_rendered_once_and_kept_for_a_batch(monkeypatch):
+def test_targets_are_rendered_once_and_kept_for_a_batch(monkeypatch):
     editor = editor_of("sg2")
-    made, synthesize = [], editor.generator.synthesize
+    rendered, synthesize = [], editor.generator.synthesize
 
     def watched(styles, w):
         images = synthesize(styles, w)
         if len(images) == 1:  # an unedited target: edits are rendered two at a time
-            made.append(weakref.ref(images))
+            rendered.append(weakref.ref(images))
         return images
 
     monkeypatch.setattr(editor.generator, "synthesize", watched)
@@ -156,10 +157,10 @@ def test_originals_are_rendered_once_and_kept_for_a_batch(monkeypatch):
         latents(editor, *range(3)), latents(editor, *range(6, 10)), "nose", measure=True, batch_size=2
     ):
         del batch
-        alive.append(sum(image() is not None for image in made))
-    assert len(made) == 3 and alive == [1] * 6
-    made.clear(), alive.clear()
+        alive.append(sum(image() is not None for image in rendered))
+    assert len(rendered) == 3 and alive == [1] * 6
+    rendered.clear(), alive.clear()
     for batch in editor.edit(latents(editor, *range(6)), latents(editor, 7), "nose", measure=True, batch_size=2):
         del batch
-        alive.append(sum(image() is not None for image in made))
-    assert len(made) == 6 and alive == [2] * 3
+        alive.append(sum(image() is not None for image in rendered))
+    assert len(rendered) == 6 and alive == [2] * 3

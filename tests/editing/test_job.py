@@ -39,7 +39,7 @@ N = 12
 KEYS = ["file", "target", "reference", "part", "query", "strength", "network", "job", "bytes", "sha256", "locality"]
 
 
-def test_an_image_and_a_line_for_every_edit(tmp_path: Path):
+def test_every_edit_has_an_image_and_a_manifest_entry(tmp_path: Path):
     plan = grid(strength=0.5)
     job = Job(editor_of("sg2"), plan, tmp_path, JobOptions(batch_size=5), metadata={"network": "toy"}, progress=False)
     batches = list(job)

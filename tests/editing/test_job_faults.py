@@ -49,7 +49,7 @@ def make_catalog(directory: Path, catalog: Path) -> None:
 
 
 def finish(function: Callable[..., None], *arguments: Path) -> float:
-    """Run a function in a process of its own to its end, and return the seconds that it took."""
+    """Run a function in another process until it ends; return the duration in seconds."""
     begin = time.monotonic()
     process = start(function, *arguments)
     process.join(SECONDS)
@@ -106,10 +106,10 @@ def wait_for_images(directory: Path) -> None:
         if images_in(directory):
             return
         time.sleep(0.01)
-    raise AssertionError("no image was made")
+    raise AssertionError("no image was written in time")
 
 
-def test_an_interrupt_stops_within_a_batch_and_says_how_to_go_on(tmp_path: Path, catalog: Path):
+def test_an_interrupt_stops_a_job_soon_and_says_how_to_resume(tmp_path: Path, catalog: Path):
     finish(command, tmp_path / "whole", catalog, "0-399")
     process = start(command, tmp_path / "out", catalog, "0-399")
     wait_for_images(tmp_path / "out")
@@ -120,7 +120,7 @@ def test_an_interrupt_stops_within_a_batch_and_says_how_to_go_on(tmp_path: Path,
     after = len(images_in(tmp_path / "out"))
     assert process.exitcode == 130
     assert f"interrupted: {tmp_path / 'out'}/ has {after} of 400 edits; the same" in (tmp_path / "out.err").read_text()
-    # The current batch, the images that wait for the writers, and those that were written meanwhile.
+    # The current batch, the images that wait for the writers, and the images written before the signal arrives.
     assert after <= before + 2 + 2 * 2 + 2 + 10 and after < 400
     assert not [path for path in (tmp_path / "out").iterdir() if ".part" in path.name]
     finish(command, tmp_path / "out", catalog, "0-399")
@@ -131,22 +131,22 @@ def torchrun(size: int, *arguments: str) -> subprocess.Popen[str]:
     address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), *address]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    every = [*launcher, "-m", "stylefast", *arguments]
-    return subprocess.Popen(every, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command_line = [*launcher, "-m", "stylefast", *arguments]
+    return subprocess.Popen(command_line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def children(parent: int) -> list[int]:
-    found = []
+    pids = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, fields = status.parent.name, status.read_text().rsplit(")", 1)[1].split()
         except (FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile
             continue
-        found += [int(name)] if int(fields[1]) == parent else []
-    return found
+        pids += [int(name)] if int(fields[1]) == parent else []
+    return pids
 
 
-def test_a_rank_that_dies_ends_the_job_and_three_others_go_on(tmp_path: Path, catalog: Path):
+def test_a_rank_that_dies_ends_the_job_and_three_ranks_resume_it(tmp_path: Path, catalog: Path):
     targets = "0-399"
     finish(command, tmp_path / "whole", catalog, targets)
     expected = files_of(tmp_path / "whole")
@@ -161,8 +161,8 @@ def test_a_rank_that_dies_ends_the_job_and_three_others_go_on(tmp_path: Path, ca
     journals = [name for name in left if name.startswith("manifest.0")]
     assert {name: x for name, x in left.items() if name not in journals}.items() < expected.items()
     assert "manifest.jsonl" not in left and journals
-    again = torchrun(3, *edit_arguments(tmp_path / "out", catalog, targets))
-    text, _ = again.communicate(timeout=SECONDS)
-    assert again.returncode == 0, text
+    second_job = torchrun(3, *edit_arguments(tmp_path / "out", catalog, targets))
+    text, _ = second_job.communicate(timeout=SECONDS)
+    assert second_job.returncode == 0, text
     assert "400 edits (" in text and f"were there) and manifest.jsonl are in {tmp_path / 'out'}/" in text
     assert files_of(tmp_path / "out") == expected

@@ -28,28 +28,30 @@ N = 12
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of an uninterrupted job."""
     directory = tmp_path_factory.mktemp("whole") / "new" / "folder"
     run(directory)
     return files(directory)
 
 
-def test_a_finished_job_makes_no_image_again(tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
+def test_a_finished_job_makes_no_image_again(
+    tmp_path: Path, expected_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+):
     run(tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
     monkeypatch.setattr(EditRenderer, "__call__", None)
     resumed = run(tmp_path)
-    assert (resumed.n_written, resumed.n_existing) == (0, N) and files(tmp_path) == whole
+    assert (resumed.n_written, resumed.n_existing) == (0, N) and files(tmp_path) == expected_files
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
 
 
-def test_files_that_no_manifest_lists_are_made_again(tmp_path: Path, whole: dict[str, bytes]):
+def test_files_that_no_manifest_lists_are_made_again(tmp_path: Path, expected_files: dict[str, bytes]):
     run(tmp_path)
     lines = (tmp_path / "manifest.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "manifest.jsonl").write_text("".join(lines[:4] + lines[6:]))
     resumed = run(tmp_path)
-    assert (resumed.n_written, resumed.n_existing) == (2, N - 2) and files(tmp_path) == whole
+    assert (resumed.n_written, resumed.n_existing) == (2, N - 2) and files(tmp_path) == expected_files
 
 
 def test_edits_whose_inputs_have_changed_are_made_again(tmp_path: Path):
@@ -75,7 +77,7 @@ def test_a_larger_plan_keeps_the_existing_images(tmp_path: Path):
 
 
 def interrupted(directory: Path, after: int, error: type[BaseException] = KeyboardInterrupt, **options: Any) -> Job:
-    """Run a job whose renderer raises an error after `after` batches of two edits, and return the job."""
+    """Run a job whose renderer raises an error after `after` batches of two edits; return the job."""
     stopped = job(directory, **options)
     render, left = stopped.render, after
 
@@ -93,36 +95,37 @@ def interrupted(directory: Path, after: int, error: type[BaseException] = Keyboa
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interruption_leaves_whole_files_and_their_journal(
-    tmp_path: Path, whole: dict[str, bytes], error: type[BaseException]
+def test_an_interruption_leaves_complete_files_and_their_journal(
+    tmp_path: Path, expected_files: dict[str, bytes], error: type[BaseException]
 ):
     for after in range(6):
         directory = tmp_path / str(after)
         stopped = interrupted(directory, after, error)
         left = files(directory)
         journal = left.pop("manifest.0001.jsonl", b"").decode().splitlines()
-        assert left.items() <= whole.items() and len(left) == stopped.n_written <= 2 * after
+        assert left.items() <= expected_files.items() and len(left) == stopped.n_written <= 2 * after
         assert {json.loads(line)["file"] for line in journal} == set(left)
-        rest = run(directory)
-        assert (rest.n_existing, rest.n_written) == (len(left), N - len(left)) and files(directory) == whole
+        resumed = run(directory)
+        assert (resumed.n_existing, resumed.n_written) == (len(left), N - len(left))
+        assert files(directory) == expected_files
 
 
-def test_a_job_interrupted_several_times_is_completed(tmp_path: Path, whole: dict[str, bytes]):
+def test_a_job_interrupted_several_times_is_completed(tmp_path: Path, expected_files: dict[str, bytes]):
     for after in (1, 1, 0, 2, 1):
         interrupted(tmp_path, after)
     assert 2 <= len(list(tmp_path.glob("manifest.*.jsonl"))) <= 4 and not (tmp_path / "manifest.jsonl").exists()
-    assert run(tmp_path).n_existing == 10 and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == 10 and files(tmp_path) == expected_files
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_an_interruption_while_an_image_is_handed_over(
-    tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, begun: bool
+@pytest.mark.parametrize("submitted", [False, True])
+def test_an_interrupt_while_an_image_is_queued_loses_nothing(
+    tmp_path: Path, expected_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, submitted: bool
 ):
     submit, calls = ThreadPoolExecutor.submit, count(1)
 
     def interrupted(*arguments: Any) -> Any:
         last = next(calls) == 5
-        if begun or not last:
+        if submitted or not last:
             future = submit(*arguments)
         if last:
             raise KeyboardInterrupt
@@ -132,24 +135,24 @@ def test_an_interruption_while_an_image_is_handed_over(
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     left = files(tmp_path)
-    assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) == 4 + begun
+    assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) == 4 + submitted
     monkeypatch.undo()
-    assert run(tmp_path).n_existing == 4 + begun and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == 4 + submitted and files(tmp_path) == expected_files
 
 
-def test_a_caller_that_stops_iterating_interrupts_the_job(tmp_path: Path, whole: dict[str, bytes]):
+def test_a_caller_that_stops_iterating_interrupts_the_job(tmp_path: Path, expected_files: dict[str, bytes]):
     batches = iter(job(tmp_path))
     next(batches), next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert len(list(tmp_path.glob("*.png"))) == 4
-    assert run(tmp_path).n_existing == 4 and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == 4 and files(tmp_path) == expected_files
 
 
-def test_a_journal_cut_in_a_line_is_read_up_to_that_line(tmp_path: Path, whole: dict[str, bytes]):
+def test_a_journal_cut_in_a_line_is_read_up_to_that_line(tmp_path: Path, expected_files: dict[str, bytes]):
     interrupted(tmp_path, 3)
     journal = tmp_path / "manifest.0001.jsonl"
     os.truncate(journal, journal.stat().st_size - 9)
-    assert run(tmp_path).n_existing == 5 and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == 5 and files(tmp_path) == expected_files
 
 
 @pytest.mark.parametrize("name", ["manifest.jsonl", "manifest.0007.jsonl"])
@@ -176,7 +179,9 @@ def test_a_manifest_with_an_invalid_line_is_refused(tmp_path: Path, name: str, l
     assert files(tmp_path) == before
 
 
-def test_a_writer_that_fails_ends_the_job(tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
+def test_a_writer_that_fails_ends_the_job(
+    tmp_path: Path, expected_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+):
     calls, lock, write = [0], threading.Lock(), ImageWriter._write
 
     def failing(self: ImageWriter, pixels: Any, file: str) -> Any:
@@ -192,36 +197,36 @@ def test_a_writer_that_fails_ends_the_job(tmp_path: Path, whole: dict[str, bytes
         run(tmp_path)
     assert threading.active_count() == before
     left = files(tmp_path)
-    assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) < N and left.items() <= whole.items()
+    assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) < N and left.items() <= expected_files.items()
     monkeypatch.undo()
-    assert run(tmp_path).n_existing == len(left) and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == len(left) and files(tmp_path) == expected_files
 
 
-def test_a_full_disk_ends_the_job_without_half_written_files(tmp_path: Path, whole: dict[str, bytes]):
-    full = sorted(name for name in whole if name.endswith(".png"))[5]
+def test_a_full_disk_ends_the_job_without_half_written_files(tmp_path: Path, expected_files: dict[str, bytes]):
+    full = sorted(name for name in expected_files if name.endswith(".png"))[5]
     (tmp_path / f".{full[:-4]}.part.png").symlink_to("/dev/full")  # the temporary file of that image
     with pytest.raises(OSError, match="No space left on device"):
         run(tmp_path)
     left = files(tmp_path)
-    assert full not in left and left.pop("manifest.0001.jsonl") and left.items() <= whole.items()
+    assert full not in left and left.pop("manifest.0001.jsonl") and left.items() <= expected_files.items()
     run(tmp_path)
-    assert files(tmp_path) == whole
+    assert files(tmp_path) == expected_files
 
 
-def test_temporary_files_of_a_killed_writer_are_removed(tmp_path: Path, whole: dict[str, bytes]):
-    for name in whole:
+def test_temporary_files_of_a_killed_writer_are_removed(tmp_path: Path, expected_files: dict[str, bytes]):
+    for name in expected_files:
         path = tmp_path / name
         path.with_name(f".{path.stem}.part{path.suffix}").write_bytes(b"half")
     run(tmp_path)
-    assert files(tmp_path) == whole
+    assert files(tmp_path) == expected_files
 
 
-def test_shards_make_all_images_and_a_job_then_lists_them(tmp_path: Path, whole: dict[str, bytes]):
+def test_shards_make_all_images_and_a_job_then_lists_them(tmp_path: Path, expected_files: dict[str, bytes]):
     jobs = [run(tmp_path, shard=(i, 4)) for i in (2, 0, 3, 1)]
     assert [(job.n_written, job.n_existing, job.total) for job in jobs] == [(2, 0, 2), (4, 0, 4), (2, 0, 2), (4, 0, 4)]
     assert len(list(tmp_path.glob("manifest.000?.jsonl"))) == 4 and not (tmp_path / "manifest.jsonl").exists()
     resumed = run(tmp_path)
-    assert (resumed.n_written, resumed.n_existing) == (0, N) and files(tmp_path) == whole
+    assert (resumed.n_written, resumed.n_existing) == (0, N) and files(tmp_path) == expected_files
 
 
 def job_of(rank: int, directory: Path) -> tuple[int, int, int]:
@@ -234,20 +239,20 @@ def test_ranks_make_the_files_of_one_process_and_resume(tmp_path: Path):
     expected = files(tmp_path / "1")
     assert alone == (N, 0, N)
     for size in (2, 3, 7):
-        found = in_ranks(size, job_of, tmp_path / str(size))
-        assert sum(made for made, _, _ in found) == N and {total for *_, total in found} == {N}
+        counts = in_ranks(size, job_of, tmp_path / str(size))
+        assert sum(written for written, _, _ in counts) == N and {total for *_, total in counts} == {N}
         assert files(tmp_path / str(size)) == expected
     directory = tmp_path / "2"
     for name in sorted(name for name in expected if name.endswith(".png"))[:5]:
         (directory / name).unlink()
-    found = in_ranks(3, job_of, directory)
-    assert sum(made for made, _, _ in found) == 5 and sum(there for _, there, _ in found) == N - 5
+    counts = in_ranks(3, job_of, directory)
+    assert sum(written for written, _, _ in counts) == 5 and sum(existing for _, existing, _ in counts) == N - 5
     assert files(directory) == expected
 
 
 @pytest.mark.parametrize("once", [True, False])
 def test_a_progress_bar_that_raises_loses_no_entry(
-    tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, once: bool
+    tmp_path: Path, expected_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, once: bool
 ):
     calls = count(1)
 
@@ -263,4 +268,4 @@ def test_a_progress_bar_that_raises_loses_no_entry(
     entries = [json.loads(line)["file"] for line in (tmp_path / "manifest.0001.jsonl").read_text().splitlines()]
     assert sorted(entries) == images and stopped.n_written <= len(images)
     monkeypatch.undo()
-    assert run(tmp_path).n_existing == len(images) and files(tmp_path) == whole
+    assert run(tmp_path).n_existing == len(images) and files(tmp_path) == expected_files

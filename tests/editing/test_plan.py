@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans: order, batches and shards, file names of edits, and files of pairs with every kind of bad line."""
+"""Plans: order, batches and shards, file names of edits, and files of pairs with every kind of invalid line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def grid(t: int = 3, r: int = 2, **options: Any) -> Grid:
 
 
 def pairs(path: Path, text: str, **options: Any) -> Pairs:
-    """Write a file of pairs, and return its plan after the check."""
+    """Write a file of pairs; return its plan, which an editor has checked."""
     path.write_text(text)
     plan = Pairs(path, seeds(1, 2, 3), SeedLatents(shared("sg2"), SEEDS), **options)
     editor_of("sg2").check(plan)
@@ -49,7 +49,7 @@ def test_a_grid_lists_its_edits_in_order():
 
 
 @given(st.integers(0, 4), st.integers(0, 3), st.integers(1, 9), st.integers(1, 5))
-def test_shards_are_whole_batches_and_together_all_edits(t: int, r: int, size: int, n: int):
+def test_shards_are_complete_batches_and_cover_all_edits(t: int, r: int, size: int, n: int):
     plan = grid(t, r)
     whole = list(plan.batches(size))
     assert [edit for batch in whole for edit in batch] == list(plan)
@@ -61,11 +61,11 @@ def test_shards_are_whole_batches_and_together_all_edits(t: int, r: int, size: i
     assert sum(map(len, shards)) == len(whole)
 
 
-def test_ten_million_edits_cost_no_memory():
+def test_25_million_edits_need_little_memory():
     tracemalloc.start()
     try:
-        everyone = SeedLatents(shared("sg2"), range(5_000))
-        plan = Grid(everyone, everyone, "nose")
+        images = SeedLatents(shared("sg2"), range(5_000))
+        plan = Grid(images, images, "nose")
         shard = plan.batches(4, (1, 2))
         first = next(shard)
         for _ in range(2_000):
@@ -190,7 +190,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("line", list(BAD), ids=range(len(BAD)))
-def test_a_bad_line_is_refused_with_its_number_and_why(tmp_path: Path, line: str):
+def test_a_bad_line_is_refused_with_its_number_and_the_reason(tmp_path: Path, line: str):
     path = tmp_path / "pairs.csv"
     cells = line if line.count(",") in (1, 7) else line + "," * (6 - line.count(","))
     text = f"{HEADER},query,epsilon,rho,strength\n{GOOD},,,,\n\n{cells}\n2,8,eyes,,,,\n"
@@ -233,7 +233,7 @@ def test_missing_and_unknown_columns_are_refused(tmp_path: Path, header: str):
             pairs(tmp_path / "pairs.csv", header, skip_bad=skip_bad)
 
 
-def test_other_formats_missing_files_and_empty_files(tmp_path: Path):
+def test_other_formats_and_missing_files_fail_empty_files_do_not(tmp_path: Path):
     with pytest.raises(ValueError, match=r"must be \.csv or \.jsonl, got .*pairs\.txt"):
         pairs(tmp_path / "pairs.txt", GOOD)
     with pytest.raises(FileNotFoundError, match="missing.csv"):
@@ -241,12 +241,12 @@ def test_other_formats_missing_files_and_empty_files(tmp_path: Path):
     assert list(pairs(tmp_path / "none.csv", HEADER)) == list(pairs(tmp_path / "none.jsonl", "")) == []
 
 
-def test_a_long_report_is_cut(tmp_path: Path):
+def test_at_most_20_refused_lines_are_kept(tmp_path: Path):
     plan = pairs(tmp_path / "pairs.csv", "\n".join([HEADER, *["9,9,nose"] * 50, GOOD]), skip_bad=True)
     assert (len(plan), plan.n_refused, len(plan.refused)) == (1, 50, 20)
 
 
-def test_a_long_file_costs_no_memory(tmp_path: Path):
+def test_a_long_file_needs_little_memory(tmp_path: Path):
     path = tmp_path / "pairs.csv"
     path.write_text("\n".join([HEADER, *(f"1,{i},nose" for i in range(4_000))]))
     tracemalloc.start()
@@ -260,7 +260,7 @@ def test_a_long_file_costs_no_memory(tmp_path: Path):
     assert peak < 1 << 20
 
 
-def test_wrong_types_are_named():
+def test_errors_name_arguments_of_wrong_types():
     w = shared("sg2").latents([1])
     for sources, argument in (((w, seeds(1)), "targets"), ((seeds(1), [7]), "references")):
         with pytest.raises(TypeError, match=f"{argument} must be of type ImageSource, such as SeedLatents"):

@@ -28,7 +28,7 @@ def w_of(kind: str, *seeds: int) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["sg1", "sg2", "sg3"])
-def test_seeds(kind: str):
+def test_images_of_seeds_have_names_latents_and_styles(kind: str):
     generator = shared(kind)
     images = SeedLatents(generator, [7, 3, 12345], truncation=0.5)
     assert len(images) == 3 and [images.name(row) for row in range(3)] == ["seed0007", "seed0003", "seed12345"]
@@ -65,7 +65,7 @@ def test_latents_of_seeds_may_be_written_to():
     assert torch.equal(seeds.w(0), expected)
 
 
-def test_a_source_of_all_seeds_costs_no_memory():
+def test_a_source_can_hold_all_seeds():
     images = SeedLatents(shared("sg2"), SEEDS)
     assert len(images) == 2**32 and images.row("seed4294967295") == 2**32 - 1 and images.name(9) == "seed0009"
 
@@ -88,7 +88,7 @@ def test_invalid_seeds_are_refused(seeds: list[int], message: str):
         SeedLatents(shared("sg2"), range(5, 2**32 + 1))
 
 
-def test_stored_latents_and_styles():
+def test_stored_rows_give_their_latents_and_styles():
     generator, w = shared("sg2"), w_of("sg2", 1, 2, 3)
     styles = generator.styles(w) + 1
     latents, both, alone = (
@@ -106,7 +106,7 @@ def test_stored_latents_and_styles():
     assert latents.identity == StoredLatents(generator, w.clone()).identity
 
 
-def test_names_of_stored_images():
+def test_stored_images_are_found_by_name_or_number():
     named = StoredLatents(shared("sg2"), w_of("sg2", 1, 2, 3), names=["my_face", "b c", "2"])
     assert [named.name(row) for row in range(3)] == ["my-face", "b c", "2"]
     rows = {"my_face": 0, "my-face": 0, " b c ": 1, "2": 2, 2: 2, "0": 0, 1: 1}
@@ -128,7 +128,7 @@ def test_invalid_tensors_are_refused():
     generator, w = shared("sg2"), w_of("sg2", 1, 2, 3)
     styles, spoilt = generator.styles(w), w.clone()
     spoilt[1, 2, 3] = torch.nan
-    for given, message in (
+    for tensors, message in (
         ((w[:, :, :5], None), r"w must have shape \[N, rows, D\] with rows = 8, D = 32, got \(3, 8, 5\)"),
         ((None, styles[:, :-1]), r"styles must have shape \[N, S\] .* got \(3, "),
         ((w[:2], styles), r"equally many rows, got \[2, 3\] rows"),
@@ -137,7 +137,7 @@ def test_invalid_tensors_are_refused():
         ((w, styles / 0), "styles must be finite, got NaN or Inf in row 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            StoredLatents(generator, given[0], styles=given[1])
+            StoredLatents(generator, tensors[0], styles=tensors[1])
     with pytest.raises(TypeError, match="w must be float32, .* got torch.int64"):
         StoredLatents(generator, w.long())
 
@@ -167,7 +167,7 @@ def test_latents_load_from_every_file_format(tmp_path: Path, name: str, plus: bo
     torch.testing.assert_close(images.styles(1), expected)
 
 
-def test_latents_of_a_generator_without_rows_and_of_other_types(tmp_path: Path):
+def test_latents_without_rows_and_of_other_dtypes_are_loaded(tmp_path: Path):
     w = w_of("sg1", 4, 5)
     np.save(tmp_path / "w.npy", w.double().numpy())
     assert torch.equal(StoredLatents.load(tmp_path / "w.npy", shared("sg1")).w(1), w[1:])
@@ -177,22 +177,22 @@ def test_latents_of_a_generator_without_rows_and_of_other_types(tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".pkl"])
 @pytest.mark.parametrize("kind", ["one W", "one of W", "W with a row", "one W+", "one of W+"])
-def test_one_image_in_w_and_in_w_plus(tmp_path: Path, suffix: str, kind: str):
+def test_a_single_image_is_loaded_in_w_and_in_w_plus(tmp_path: Path, suffix: str, kind: str):
     generator, w, path = shared("sg2"), w_of("sg2", 3), tmp_path / f"projected_w{suffix}"
     plus = w + torch.linspace(0, 1, 8)[:, None]
-    given = {"one W": w[0, 0], "one of W": w[:, 0], "W with a row": w[:, :1], "one W+": plus[0], "one of W+": plus}[
+    stored = {"one W": w[0, 0], "one of W": w[:, 0], "W with a row": w[:, :1], "one W+": plus[0], "one of W+": plus}[
         kind
     ]
     if suffix == ".pkl":
-        path.write_bytes(pickle.dumps({"w": given, "z": None}))
+        path.write_bytes(pickle.dumps({"w": stored, "z": None}))
     else:
-        WRITERS[suffix](path, given)
+        WRITERS[suffix](path, stored)
     images = StoredLatents.load(path, generator)
     assert len(images) == 1 and images.name(0) == "projected-w-0000"
     assert torch.equal(images.w(0), plus if "+" in kind else w)
 
 
-def test_w_plus_for_a_generator_without_rows(tmp_path: Path):
+def test_a_generator_without_rows_takes_w_plus_of_equal_rows(tmp_path: Path):
     w = w_of("sg1", 3, 4)
     torch.save(w[:, None].expand(-1, 6, -1), tmp_path / "same.pt")
     assert torch.equal(StoredLatents.load(tmp_path / "same.pt", shared("sg1")).w(1), w[1:])
@@ -201,7 +201,7 @@ def test_w_plus_for_a_generator_without_rows(tmp_path: Path):
         StoredLatents.load(tmp_path / "others.pt", shared("sg1"))
 
 
-def test_latents_by_name(tmp_path: Path):
+def test_latents_stored_by_name_keep_their_names(tmp_path: Path):
     generator, w = shared("sg2"), w_of("sg2", 3, 4)
     plus = w + torch.linspace(0, 1, 8)[:, None]
     arrays = {"faces/ann.jpg": plus[0].numpy(), "faces/bob.v2.png": plus[1:].numpy()}
@@ -221,7 +221,7 @@ def test_latents_by_name(tmp_path: Path):
     assert torch.equal(StoredLatents.load(tmp_path / "in_w.pt", generator).w(1), w[1:])
 
 
-def test_several_files(tmp_path: Path):
+def test_several_files_make_one_source(tmp_path: Path):
     generator, w = shared("sg2"), w_of("sg2", 3, 4, 5)
     paths = [tmp_path / "ann" / "projected_w.npz", tmp_path / "bob" / "projected_w.npz"]
     for path, own in zip(paths, (w[:1], w[1:]), strict=True):
@@ -246,7 +246,7 @@ class Hostile:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_files_that_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unusable_files_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     w = w_of("sg2", 1, 2)
     for name, write in WRITERS.items():
@@ -278,7 +278,7 @@ def test_files_that_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     Path("w.bin").write_bytes(b"1234")
     for path in sorted(tmp_path.iterdir()):
         if path.name == "hostile was here":
-            raise AssertionError("a file was executed")
+            raise AssertionError("the code in a file was executed")
         with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be used: "):
             StoredLatents.load(path, shared("sg2"))
     assert not Path("hostile was here").exists()
@@ -287,7 +287,7 @@ def test_files_that_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.Monk
             StoredLatents.load(missing, shared("sg2"))
 
 
-def test_latents_of_seeds_as_a_stream():
+def test_latents_of_seeds_can_be_read_as_a_stream():
     generator = shared("sg2")
     stream = LatentBatches(generator, range(3, 10), truncation=0.5, size=3)
     for _ in range(2):

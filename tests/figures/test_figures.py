@@ -32,7 +32,7 @@ def lanczos(image: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(figures.to_pil(image[None])[0].resize(size, Image.Resampling.LANCZOS))
 
 
-def test_to_pil_by_hand():
+def test_to_pil_clamps_and_rounds_pixels():
     image = torch.tensor([[[0.0, 1.0, -3.0]], [[0.5, 0.25, 2.0]], [[1 / 255, 0.998, 0.9]]])  # [3, 1, 3]
     first, second = figures.to_pil(torch.stack([image, 1 - image.clamp(0, 1)]))
     assert first.size == (3, 1) and first.mode == "RGB"
@@ -57,7 +57,7 @@ def test_overlay_tints_each_cluster_with_its_own_colour():
     assert not (first[30, 50:62] == PAPER).all(axis=1).any()  # no border where label 1 lies above label 1
 
 
-def test_overlay_of_parts_leaves_the_rest_as_it_is():
+def test_overlay_of_parts_leaves_other_clusters_unchanged():
     labels = torch.tensor([[[0, 1], [2, 3]]])
     images = random_images(1, 3, 64, 64)
     figure = figures.cluster_overlay(images, labels, parts={"a": [2], "b": [0, 2], "c": []}, n_clusters=4, cell=64)
@@ -111,7 +111,7 @@ def test_heat_colours_rise_evenly_in_lightness():
 def test_contribution_map_is_as_bright_as_the_contribution():
     M = torch.zeros(3, 64 + 4 + 512)
     M[1, 68:] = 1.0  # the third site, for the second part
-    M[2, 40] = 0.5  # one channel of the first site, visible because a step shows its largest M
+    M[2, 40] = 0.5  # one channel of the first site: a step in the column shows the largest M of its channels
     figure = figures.contribution_map(M, ["eyes", "nose", "mouth"], [("b4", 0, 64), ("b8", 64, 68), ("b16", 68, 580)])
     assert figure.size == (1650, round(150 * (1.7 + 0.42 * 3)))
     pixels = np.asarray(figure)[:, :1480]  # left of the colour bar
@@ -253,7 +253,7 @@ def test_save_refuses_an_unknown_suffix(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_inputs_that_do_not_fit_are_refused():
+def test_invalid_inputs_are_refused():
     images, labels = torch.rand(2, 3, 8, 8), torch.zeros(2, 2, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"images must have shape \[N, 3, H, W\], got \(3, 8, 8\)"):
         figures.to_pil(images[0])

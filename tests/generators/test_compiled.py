@@ -22,7 +22,7 @@ class Counting:
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def reset_compiler():
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

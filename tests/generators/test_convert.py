@@ -59,7 +59,7 @@ def test_every_pickle_protocol_is_read(protocol: int, tmp_path: Path):
     assert_images(load(tmp_path / "a.safetensors"), original)
 
 
-def test_a_module_saved_whole_is_read_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_pickled_module_is_read_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     original = Original("nvlabs", clamp=0.9)
     path, target = tmp_path / "model_x_ann.pt", tmp_path / "target.safetensors"
@@ -188,7 +188,7 @@ def test_a_network_of_the_former_version_loads():
     torch.testing.assert_close(generator.styles(stored["w"]), stored["styles"])
 
 
-def test_converted_files_that_are_damaged(tmp_path: Path):
+def test_damaged_converted_files_are_refused(tmp_path: Path):
     source, path = tmp_path / "a.pt", tmp_path / "model.safetensors"
     write(source, Original("rosinality"))
     convert(source, path)

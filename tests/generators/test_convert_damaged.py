@@ -25,10 +25,10 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_that_grow_without_end_are_refused(tmp_path: Path):
-    path, laughs = tmp_path / "a.pkl", list[Any]([0])
+    path, nested = tmp_path / "a.pkl", list[Any]([0])
     for _ in range(40):
-        laughs = [laughs, laughs]
-    write(path, Original("nvlabs"), training_set_kwargs=laughs)
+        nested = [nested, nested]
+    write(path, Original("nvlabs"), training_set_kwargs=nested)
     with pytest.raises(ValueError, match="its options hold more than 10,000 values"):
         convert(path, tmp_path / "target.safetensors")
 
@@ -55,7 +55,7 @@ def mutated(data: bytes, positions: list[int], rng: random.Random) -> bytes:
 
 
 def survives(data: bytes, path: Path, read: Callable[[], object]) -> bool:
-    """Whether the file can be read. A file that cannot be read must be refused with its name."""
+    """Whether the file can be read. If not, the error must name the file."""
     path.write_bytes(data)
     try:
         read()
@@ -67,7 +67,10 @@ def survives(data: bytes, path: Path, read: Callable[[], object]) -> bool:
 
 @pytest.fixture
 def little_memory():
-    """Limit of 256 MiB on further memory, where the system reports its use; torch trusts the sizes in a file."""
+    """Limit further memory to 256 MiB, because torch trusts the sizes that a file states.
+
+    There is no limit on systems without /proc.
+    """
     before, status = resource.getrlimit(resource.RLIMIT_AS), Path("/proc/self/statm")
     if status.exists():
         used = int(status.read_text().split()[0]) * resource.getpagesize()

@@ -43,7 +43,7 @@ def test_reference_styles_give_the_reference_image_bit_for_bit(generator):
     target, reference = generator.latents([0, 1, 2]), generator.latents([3, 4, 5])
     styles = generator.styles(reference)
     assert torch.equal(generator.synthesize(styles, reference), own_images(generator, reference))
-    w_matters = generator.name != "toy:sg2"  # bias of StyleGAN1, input transform of StyleGAN3
+    w_matters = generator.name != "toy:sg2"  # it drives the biases of StyleGAN1 and the input transform of StyleGAN3
     assert torch.equal(generator.synthesize(styles, target), own_images(generator, reference)) != w_matters
 
 
@@ -58,7 +58,7 @@ def test_one_w_serves_all_styles(generator):
     "kind, module", [("sg1", "layers.7.style"), ("sg2", "torgbs.3.affine"), ("sg3", "torgb.affine")]
 )
 def test_styles_are_the_outputs_of_the_modules(kind, module):
-    """The last site is tested. For StyleGAN1, the style is only the scale, as stored: minus one."""
+    """Test the last site. For StyleGAN1, the style is the first half of the output: the scale minus one."""
     generator = shared(kind)
     w, site = generator.latents(range(4)), generator.sites[-1]
     row = w if w.ndim == 2 else w[:, -1]
@@ -145,7 +145,7 @@ def test_an_empty_batch_gives_an_empty_result(generator):
 # Latents
 
 
-def test_a_seed_is_a_row_of_numpys_generator(generator):
+def test_latents_of_a_seed_come_from_numpys_generator(generator):
     w = generator.latents([5, 0, 4294967295])
     z = np.concatenate([np.random.RandomState(seed).randn(1, 32) for seed in (5, 0, 4294967295)])
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_a_mean_that_comes_with_the_network_is_used():
 # Identity
 
 
-def test_fingerprint_tells_weights_and_sites_apart():
+def test_fingerprints_differ_with_weights_and_sites():
     first = toy("sg2", seed=0)
     assert toy("sg2", seed=0).fingerprint == first.fingerprint
     assert toy("sg2", seed=1).fingerprint["sites"] == first.fingerprint["sites"]
@@ -194,7 +194,7 @@ def test_toys_leave_the_global_random_state_alone():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_load_knows_the_toys():
+def test_load_takes_the_names_of_toys():
     assert [load(f"toy:{kind}").name for kind in ("sg1", "sg2", "sg3")] == ["toy:sg1", "toy:sg2", "toy:sg3"]
 
 
@@ -227,7 +227,7 @@ def test_load_knows_the_toys():
         ),
     ],
 )
-def test_wrong_arguments_are_named(run, error, message):
+def test_wrong_arguments_are_refused(run, error, message):
     generator = shared("sg2")
     w = generator.latents([0, 1])
     with pytest.raises(error, match=message):

@@ -45,7 +45,7 @@ def test_the_site_table_is_that_of_the_paper(real):
 
 
 def test_mapping_styles_tensors_and_image_agree_with_the_graph(real, wheel):
-    """The style of each site is compared, and the tensor that the graph multiplies by it."""
+    """Compare the style of each site, and the tensor that the graph multiplies by it."""
     z = torch.from_numpy(np.random.RandomState(3).randn(1, 512)).float()
     w = real.latents([3])
     torch.testing.assert_close(w, graph(wheel, "Mapping", z), atol=1e-5, rtol=0)

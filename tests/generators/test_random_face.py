@@ -40,7 +40,7 @@ def wheel(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pip(monkeypatch, wheel):
-    """A record of the calls of pip, which writes `pip.content` to its destination or fails with `pip.stderr`."""
+    """Stand-in for pip that records its calls, and writes `pip.content` or, if `pip.stderr` is set, fails with it."""
 
     class Pip:
         content, stderr = wheel.read_bytes(), ""

@@ -70,8 +70,8 @@ def test_rules_that_do_not_fit_are_refused(rules, message):
     assert hooks(shared("sg2")) == 0
 
 
-def test_styles_of_modules_that_take_more_than_a_row_of_w():
-    """The second style module takes 2 w. The forward pass has to run, and replay still holds."""
+def test_style_modules_may_have_other_inputs_than_rows_of_w():
+    """The input of the second style module is 2 w, so that `styles` has to run the forward pass."""
     generator = tiny()
     w = generator.latents(range(5))
     styles = torch.cat((generator.network.first.affine(w), generator.network.second.affine(2 * w)), dim=1).detach()
@@ -122,7 +122,7 @@ def test_a_shared_tensor_is_visited_once():
     assert list(generator.activations(generator.latents([0]), ["convs.3", "torgbs.1"])) == ["torgbs.1"]
 
 
-def test_activations_precede_scaling_in_place():
+def test_activations_are_taken_before_they_are_scaled_in_place():
     generator = tiny()
     w = generator.latents([0, 1])
     activations = generator.activations(w)
@@ -130,7 +130,7 @@ def test_activations_precede_scaling_in_place():
     assert torch.equal(activations["second"][:, :, 0, 0], generator.network.first.affine(w).detach() + 1)
 
 
-def test_visit_under_other_styles_sees_their_tensors(generator):
+def test_visit_with_other_styles_sees_their_tensors(generator):
     target, reference = generator.latents([0, 1]), generator.latents([2, 3])
     seen = {}
     styles = generator.styles(reference)

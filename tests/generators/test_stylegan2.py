@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2: layers against their explicit formula, the network against networks with other conventions."""
+"""StyleGAN2: layers compared with their formulas, and the network with the networks of four code bases."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_upsampling_follows_its_formula(side: int):
 
 
 @pytest.mark.parametrize("family, architecture, clamp", CASES)
-def test_the_image_is_that_of_the_original(family: str, architecture: str, clamp: float | None):
+def test_images_equal_those_of_the_code_base(family: str, architecture: str, clamp: float | None):
     original = Original(family, architecture, clamp)
     network = ours(original).double()
     z = random(3, original.z_dim)
@@ -97,7 +97,7 @@ def test_a_class_is_folded_into_the_mapping():
 
 
 @pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
-def test_sites_styles_and_images_of_each_architecture(architecture: str):
+def test_each_architecture_has_the_expected_sites_and_styles(architecture: str):
     original = Original("nvlabs", architecture)
     network = ours(original)
     generator = stylegan2(network, name="mine")

@@ -35,7 +35,10 @@ def transparent(name):
 
 
 def bump(module, inputs, output):
-    """A bump wide enough for bilinear resampling, centred at (0.35, 0.6) of height and width, off the middle."""
+    """Replace the output by a bump, centred at 0.35 of the height and 0.6 of the width.
+
+    The bump is wide enough for bilinear resampling.
+    """
     places = (torch.arange(output.shape[-1]) + 0.5 - 10) / 16
     wave = torch.exp(-((places - 0.35) ** 2)[:, None] / 0.02 - (places - 0.6) ** 2 / 0.02)
     return 0.1 * wave.expand_as(output)
@@ -82,7 +85,7 @@ def test_catalogs_cover_the_frame_without_the_margin():
     torch.testing.assert_close(catalog.contributions[:, last.slice], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_transform_is_the_targets_unless_requested():
+def test_an_edit_keeps_the_targets_transform_by_default():
     generator = shared("sg3")
     t, r = latents(editor_of("sg3"), 10), latents(editor_of("sg3"), 11)
     images = {}

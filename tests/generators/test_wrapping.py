@@ -96,7 +96,7 @@ def test_the_last_tensor_is_the_one_that_the_code_base_scales(name):
     assert torch.equal(generator.activations(w, [site.name])[site.tensor], seen[0])
 
 
-def test_random_noise_of_the_defaults_is_overridden(name):
+def test_random_noise_is_replaced_by_fixed_noise(name):
     row, generator = MINIATURES[name], wrapped(name)
     w = generator.latents([0])
     assert torch.equal(image(generator, w), image(generator, w))
@@ -106,7 +106,7 @@ def test_random_noise_of_the_defaults_is_overridden(name):
 
 
 def test_styles_keep_the_convention_of_the_code_base():
-    """Styles of toRGB are taken before the gain, and without the one that some code bases add."""
+    """The styles of toRGB sites are taken before the gain, and before the 1 that some code bases add."""
     for name, module, offset in (("nvlabs2", "b4.torgb", 1), ("lucidrains", "blocks.0.to_rgb", 0)):
         generator = wrapped(name)
         site = generator.select([module])[0]
@@ -167,7 +167,7 @@ def test_the_mean_comes_from_the_network_or_its_holder():
     assert torch.equal(wrap(psp, w_mean=mean).latents([0], truncation=0)[0, 3], mean)
 
 
-# What is wrapped
+# Networks and their options
 
 
 def test_a_network_is_found_in_the_module_that_holds_it():
@@ -204,7 +204,7 @@ def test_options_reach_the_synthesis():
     assert torch.equal(image(wrapped("nvlabs2", noise_mode="none"), w), expected)
 
 
-def test_weights_of_classes_are_taken_like_a_class():
+def test_a_label_may_be_a_vector_of_class_weights():
     weights = torch.tensor([0.0, 0.0, 1.0, 0.0])
     by_weights = wrap(miniature("nvlabs2-classes"), label=weights)
     assert torch.equal(by_weights.latents([0]), wrapped("nvlabs2-classes").latents([0]))
@@ -244,12 +244,12 @@ def test_an_unknown_module_tree_lists_the_known_families():
         (lambda: wrap(miniature("nvlabs2-classes"), label=torch.ones(3)), ValueError, r"classes = 4, got \(3,\)"),
     ],
 )
-def test_wrong_arguments_are_named(run, error, message):
+def test_wrong_arguments_are_refused(run, error, message):
     with pytest.raises(error, match=message):
         run()
 
 
-def test_images_of_other_than_three_channels_are_refused():
+def test_networks_without_three_image_channels_are_refused():
     net = MINIATURES["lernapparat"].build()
     net.g_synthesis.torgb = nn.Conv2d(CHANNELS[16], 1, 1)
     with pytest.raises(ValueError, match=r"must give images \[N, 3, H, W\], got \(1, 1, 16, 16\)"):

@@ -8,7 +8,7 @@ from openvino_graph import WEIGHTS, graph_xml
 from stylefast.io.openvino import read_ir
 
 
-def test_constants_by_hand():
+def test_constants_are_read_with_their_types_and_shapes():
     xml = graph_xml(
         ("b", "f32", "1, 2", 8, 8), ("n", "i64", "1", 16, 8), ("a", "f32", "", 4, 4), ("h", "f16", "1,1", 24, 2)
     )

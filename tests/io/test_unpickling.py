@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile pickles are refused with the name that they ask for, and no code of theirs is run."""
+"""Hostile pickles are refused, with the forbidden name if they ask for one, and none of their code is run."""
 
 from __future__ import annotations
 
@@ -29,23 +29,26 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "os.system": (b"cos\nsystem\n(S'echo'\ntR.", "it asks for os.system,"),
     "posix.system": (call(name("posix", "system"), text("echo")) + STOP, "it asks for posix.system,"),
     "eval": (call(name("builtins", "eval"), text("1")) + STOP, "it asks for builtins.eval,"),
-    "exec of old": (b"c__builtin__\nexec\n(S'1'\ntR.", "it asks for __builtin__.exec,"),
+    "exec of Python 2": (b"c__builtin__\nexec\n(S'1'\ntR.", "it asks for __builtin__.exec,"),
     "getattr": (call(name("builtins", "getattr"), ORDERED, text("x")) + STOP, "it asks for builtins.getattr,"),
     "import": (call(name("importlib", "import_module"), text("os")) + STOP, "it asks for importlib.import_module,"),
     "popen": (dumped(Call(subprocess.Popen, ["echo"])), "it asks for subprocess.Popen,"),
     "pickle in pickle": (dumped(Call(pickle.loads, b"cos\nsystem\n.")), "it asks for _pickle.loads,"),
     "torch.load": (dumped(Call(torch.load, "x.pt")), "it asks for torch.serialization.load,"),
-    "dots": (
+    "dotted name": (
         name("collections", "OrderedDict.__init__.__globals__") + STOP,
         "it asks for collections.OrderedDict.__init__",
     ),
-    "dots of torch": (
+    "dotted name of torch": (
         name("torch", "_utils._rebuild_tensor_v2.__globals__") + STOP,
         "it asks for torch._utils._rebuild_t",
     ),
     "a call of a call": (call(call(ORDERED), text("x")) + STOP, "'InertObject' object is not callable"),
-    "a class changed": (ORDERED + b"}" + text("__new__") + text("x") + b"s" + b"b.", "missing 1 required positional"),
-    "slots of a class": (ORDERED + b"N}" + text("name") + text("x") + b"s\x86b.", "missing 1 required positional"),
+    "attribute of a class": (
+        ORDERED + b"}" + text("__new__") + text("x") + b"s" + b"b.",
+        "missing 1 required positional",
+    ),
+    "slot of a class": (ORDERED + b"N}" + text("name") + text("x") + b"s\x86b.", "missing 1 required positional"),
     "instance": (b"(S'echo'\nios\nsystem\n.", "it has the opcode INST"),
     "object": (b"(cos\nsystem\nS'echo'\no.", "it has the opcode OBJ"),
     "extension": (b"\x82\x01.", "it has the opcode EXT1"),

@@ -49,7 +49,7 @@ def cuobjdump(library: Path, option: str) -> str:
 
 
 def sections(text: str) -> Iterator[tuple[str, str]]:
-    """Yield "device mangled_name", and the text, of every kernel of every device."""
+    """Yield the name ("device mangled_name") and the text of every kernel of every device."""
     parts = re.split(r"\barch = (sm_\w+)", text)[1:]
     for device, part in zip(parts[::2], parts[1::2], strict=True):
         pieces = re.split(r"\bFunction\s*:?\s+(\w+)", part)[1:]
@@ -92,13 +92,16 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
 
 
 def faults(resources: dict[str, dict[str, int]]) -> list[str]:
-    """Return the faults of the kernels that do not depend on the table."""
+    """Return the faults that can be found without the table.
+
+    They are devices without kernels, spills, and missing matrix instructions or loads of 16 bytes.
+    """
     devices = {name.split()[0] for name in resources}
     messages = [f"{device}: no kernels" for device in DEVICES if device not in devices]
     for name, need in resources.items():
         kernel, arguments = (*name.split(maxsplit=1)[1].rstrip(">").split("<"), "")[:2]
         if need["spills"] > 0:
-            messages.append(f"{name}: spills, or touches local memory, {need['spills']} times or bytes")
+            messages.append(f"{name}: touches local memory ({need['spills']} bytes and instructions)")
         if kernel in LABELLING and arguments in ("half, true", "bfloat16, true") and need["matrix"] == 0:
             messages.append(f"{name}: has no matrix instruction")
         reads_tiles = kernel in (*LABELLING, "moments_kernel", "statistics_kernel")
@@ -110,7 +113,7 @@ def faults(resources: dict[str, dict[str, int]]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--update", action="store_true", help="Write the table.")
-    parser.add_argument("--python", default=sys.executable, help="The Python whose torch to compile against.")
+    parser.add_argument("--python", default=sys.executable, help="Python with the torch to compile against.")
     options = parser.parse_args(arguments)
     library = build(options.python)
     resources = needs(cuobjdump(library, "-res-usage"), cuobjdump(library, "-sass"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Emulate the CUDA kernels on a processor.
+"""Emulate the CUDA kernels on a CPU.
 
 A C++ compiler compiles csrc/cuda against the headers in on_cpu/, where each thread of a block is a fiber. The result is
 registered as the `cuda` backend of CPU tensors.
@@ -34,7 +34,7 @@ FLAGS = (
 
 
 def build(name: str, *flags: str) -> Path:
-    """Compile the library into a folder of build/cuda_on_cpu, unless it was compiled from the same sources before."""
+    """Compile the library into a folder of build/cuda_on_cpu, unless that folder has a library of the same sources."""
     folder, include = BUILD / name, Path(torch.__file__).parent / "include"
     library, build_id = folder / LIBRARY.name, source_id(*flags)
     if library.exists() and bytes.fromhex(build_id) in library.read_bytes():
@@ -68,7 +68,7 @@ def source_id(*flags: str) -> str:
 
 
 def load(library: str) -> ctypes.CDLL:
-    """Register the library as the `cuda` backend, which from now on takes CPU tensors when it is named explicitly."""
+    """Register the library as the `cuda` backend. The backend then takes CPU tensors if it is named explicitly."""
     BACKENDS["cuda"] = replace(
         BACKENDS["cuda"],
         key="CPU",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the CUDA kernels without a GPU, on CPU tensors, as cuda_emulation.py compiles them: `make cuda`.
+"""Run the CUDA kernels on CPU tensors, as compiled by cuda_emulation.py: `make cuda`.
 
 Usage::
 
@@ -8,7 +8,7 @@ Usage::
     cuda_on_cpu.py shared [--update]   # compares shared memory with the table, or writes the table
 
 `order` runs every sample under AddressSanitizer. It checks that no bit of a result depends on the order in which
-threads and blocks run, and that some bit does as soon as any barrier is removed.
+threads and blocks run. It also checks that removing any one barrier makes results depend on the order.
 
 This needs GCC on x86-64.
 """
@@ -40,8 +40,8 @@ ROOT = HERE.parents[1]
 TABLE = HERE / "cuda_shared.json"
 ADDRESS = SANITIZERS[0]
 BATTERY = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws")
-# Tests that the battery leaves out: slow tests, tests that `order` covers, and tests that other backends run for all
-# backends, such as the registration of the ops.
+# Tests that `battery` leaves out: slow tests, tests that `order` covers, and tests that need only run for one backend,
+# such as the registration of the ops.
 OMITTED = (
     "same_bits or surroundings or large_layers or caches_hold or 210-200 or (exact_ties and squared) or compiles_once "
     "or (opcheck and not (bfloat16 or 5x7x1x1))"
@@ -49,7 +49,7 @@ OMITTED = (
 # Names of samples that together need every barrier.
 BARRIER_SAMPLES = "f32-2x64x9x15|same-2x64x9x15|same-1x33x16x16|f32-3x5x3x7| float16|standardized$|resized-True"
 ORDERS = (1, 37)  # orders of threads and blocks besides the natural order: backwards, and shuffled
-AMPERE, TINY = (3, 166912), (1, 20000)  # processors, bytes of shared memory; little fits into 20000
+AMPERE, TINY = (3, 166912), (1, 20000)  # (processors, bytes of shared memory per block); few tiles fit into 20000 bytes
 
 
 def battery(library: str, shard: str) -> int:
@@ -110,16 +110,16 @@ def shared(library: str, update: bool) -> None:
         TABLE.write_text(json.dumps(sizes, indent=0) + "\n")
     expected = json.loads(TABLE.read_text())
     differences = [
-        f"{launch}: the table says {expected.get(launch)}, found {size}"
+        f"{launch}: the table says {expected.get(launch)} bytes, but the launch needs {size}"
         for launch, size in sizes.items()
         if expected.get(launch) != size
     ]
     assert not differences and len(sizes) == len(expected), "\n".join(differences)
-    print(f"{len(sizes)} launches use the shared memory in the table")
+    print(f"{len(sizes)} launches need the shared memory that the table says")
 
 
 def unwritten(value: Any) -> Any:
-    """Return a CPU tensor like a tensor without data. It takes no memory as long as it is not accessed."""
+    """Return an unwritten CPU tensor like a tensor without data. It takes no memory until it is accessed."""
     if not isinstance(value, torch.Tensor):
         return value
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
@@ -146,7 +146,7 @@ def order(library: str) -> None:
     for name, cell in barrier_cells.items():
         log = report(partial(read, cell, short))
         assert "AddressSanitizer" in log, f"{name}: a tensor that is too short is not reported: {log}"
-    print(f"{len(cells)} samples: the same bits in every order; {len(list(barriers()))} barriers, all of them needed")
+    print(f"{len(cells)} samples have the same bits in every order; all {len(list(barriers()))} barriers are needed")
 
 
 def main(check: str, *options: str) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the CPU kernels with sanitizers and run tests/kernels/sanitized.py on every instruction set: `make sanitize`.
 
-This needs GCC with its sanitizers. setup.py gives the sources and the flags; the libraries go to build/sanitize.
+This needs GCC with its sanitizers. setup.py defines the sources and flags. The libraries go to build/sanitize.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def runtime(name: str) -> str:
 
 
 def run(sanitizer: Sanitizer, library: Path, isa: str) -> str:
-    """Return the last line that a run prints. Exit if the run is not clean."""
+    """Run the checks; return the last line that they print. Exit if the sanitizer reports a fault."""
     environment = {
         **os.environ,
         **sanitizer.options,

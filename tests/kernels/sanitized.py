@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checks that tests/kernels/sanitize.py runs in a process with a sanitizer.
 
-First come planted faults, which the sanitizer must report. Then comes every sample of the battery, in memory that
-begins with the first element of a tensor and ends with its last one. Last come large sizes.
+The sanitizer must report planted faults. It must report nothing for every sample of the battery, in memory that begins
+with the first element of a tensor and ends with its last one, and nothing for large sizes.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def cells() -> Iterator[tuple[str, dict[str, Cell]]]:
 
 
 def faults(sanitizer: str) -> Iterator[tuple[str, str, Callable[[], None]]]:
-    """Yield the name of a cell, the message that a sanitizer must report, and the call for which it must do so."""
+    """Yield the name of a cell, the message that the sanitizer must report, and a call with a planted fault."""
     for name, samples in cells():
         first = next(iter(samples.values()))
         by_size = sorted((cell for cell in samples.values() if elements(cell)), key=elements)
@@ -133,7 +133,7 @@ def main(sanitizer: str, library: str) -> None:
     agreement.agree = lambda *_, **__: None  # `make test` compares the results; their reference takes most of the time
     edges = str(Path(__file__).parents[1] / "ops" / "test_edge_cases.py")
     assert pytest.main(["-qs", "-p", "no:cacheprovider", edges, "-k", f"cpu and ({EDGES})"]) == 0
-    print(f"{planted} planted faults reported; {calls} calls and {EDGES} clean")
+    print(f"{planted} planted faults reported; no fault in {calls} calls and the tests {EDGES}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile, without a GPU, every Triton kernel that a GPU workload launches, and check the resources that it needs.
+"""Compile every Triton kernel that a GPU workload launches, and check the resources that it needs. No GPU is needed.
 
 `make triton-aot` fails if a kernel does not compile, if it has a fault such as a spill, or if the table
 tests/kernels/triton_resources.json differs from the binaries. This command writes the table::
 
     PYTHONPATH=.:benchmarks python tests/kernels/triton_aot.py --update
 
-The launchers run on tensors without data, with a driver without a device. The kernels that they launch are compiled.
+The launchers run on tensors without data and with a fake driver. The kernels that they launch are only compiled.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ WIDE_LOADS = re.compile(r"\b(LDG\.E\.\S*128\S*|LDGSTS\.\S*128\S*|(?:global|buffe
 
 @contextmanager
 def pretend(device: Device) -> Iterator[list[tuple[str, Any]]]:
-    """Compile launches for `device` instead of running them; yield a list of (kernel, binary) that they fill."""
+    """Compile launches for `device` instead of running them; yield the list to which they add (kernel, binary)."""
     properties = {"max_shared_mem": device.shared, "multiprocessor_count": device.processors}
     driver = SimpleNamespace(
         get_current_target=lambda: device.target,
@@ -102,8 +102,9 @@ def compiled(workload: GpuWorkload, device: Device) -> dict[str, Any]:
 def needs(kernel: Any, device: Device) -> dict[str, int]:
     """Return registers per thread, bytes of shared memory, spills, matrix instructions and loads of 16 bytes.
 
-    Registers are allocated in groups of eight and rounded up accordingly. Triton's passes for AMD order some operations
-    by their addresses in memory, so that the exact number of registers differs by two from one run to the next.
+    The number of registers is rounded up to a multiple of eight, because registers are allocated in groups of eight.
+    Triton's passes for AMD order some operations by their addresses in memory, so the exact number differs by two
+    between runs.
     """
     if device.target.backend == "hip":
         text = kernel.asm["amdgcn"]
@@ -156,17 +157,19 @@ def table_of(name: str) -> dict[str, dict[str, int]]:
 
 
 def faults(resources: dict[str, dict[str, int]]) -> list[str]:
-    """Return the faults of the kernels that do not depend on the table.
+    """Return the faults that can be found without the table.
 
-    They are spills, too much shared memory, sums without matrix units, and narrow loads of contiguous activations.
+    They are spills, too much shared memory, and missing matrix instructions or loads of 16 bytes.
     """
     messages = []
     for name, need in resources.items():
         device, kernel = name.split()[:2]
         if need["spills"] > 0:
-            messages.append(f"{name}: spills {need['spills']} bytes or registers")
+            messages.append(f"{name}: spills {need['spills']} bytes (NVIDIA) or registers (AMD)")
         if need["shared"] > DEVICES[device].shared:
-            messages.append(f"{name}: needs {need['shared']} bytes of shared memory of {DEVICES[device].shared}")
+            messages.append(
+                f"{name}: needs {need['shared']} bytes of shared memory, {device} has {DEVICES[device].shared}"
+            )
         if kernel in MULTIPLYING and need["matrix"] == 0:
             messages.append(f"{name}: has no matrix instruction")
         if kernel != "split_kernel" and need["wide_loads"] == 0:

@@ -71,7 +71,7 @@ def test_fit_stopped_anywhere_resumes_to_the_same_bits(tmp_path: Path, options: 
         path, stops = tmp_path / str(n_reads), 0
         while True:
             try:
-                # Up to five reads may not complete an iteration, so that such a fit is stopped only once.
+                # Up to five reads may not complete an iteration. If every attempt were stopped, the fit would not end.
                 km = fit(Stopping(n_reads if n_reads > 5 or not stops else 99), path, **options)
                 break
             except KeyboardInterrupt:

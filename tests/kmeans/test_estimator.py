@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spherical k-means compared with results by hand, plain Python and scikit-learn, and laws of every clustering."""
+"""Spherical k-means compared with hand computations, plain Python and scikit-learn, and laws of every fit."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_quality_equals_that_of_scikit_learn():
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=25)
 @given(st.integers(1, 6), st.integers(2, 9), st.integers(0, 99), st.sampled_from(("k-means++", "random")))
-def test_laws_of_every_fit(k: int, c: int, seed: int, init: str):
+def test_every_fit_is_repeatable_and_consistent(k: int, c: int, seed: int, init: str):
     x = mixture(2, c, 3, 7, 5, 1.0, seed).float()
     x[0, :, 0, 0] = 0
     untouched = x.clone()
@@ -143,7 +143,7 @@ def test_invariance_to_length_order_and_repetition():
 
 
 @pytest.mark.parametrize("init", ["k-means++", "random", directions(4, 8).abs()])
-def test_features_are_those_of_the_transformed_tensor(init: str | Tensor, monkeypatch: pytest.MonkeyPatch):
+def test_features_equal_a_fit_of_transformed_data(init: str | Tensor, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("stylefast.kmeans.data.CHUNK", 3 * 2 * 5 * 7)  # three channels at a time
     x = mixture(2, 8, 5, 7, 4, 0.5) + 3
     standardized = torch.nn.functional.instance_norm(x, eps=1e-5)
@@ -190,7 +190,7 @@ def test_empty_clusters_move_to_least_similar_points_and_warn():
     assert sorted(km.runs_[0].counts.tolist()) == [1, 1, 3]
 
 
-def test_empty_cluster_leaves_the_point_another_moves_to():
+def test_empty_clusters_move_by_similarity_to_updated_centroids():
     x = torch.cat((E1.expand(50, 3), (E1 + 0.01 * E2).expand(50, 3), E3[None]))
     init = torch.stack((E1, E1, E1 + 0.001 * E3))  # before the update, E3 is the least similar point
     km = SphericalKMeans(3, init=init, tol=0.9)
@@ -209,7 +209,7 @@ def test_relocation_continues_while_it_fills_clusters():
     assert sorted(km.runs_[0].counts.tolist()) == [1, 2, 50]
 
 
-def test_late_empty_cluster_is_relocated_below_tol():
+def test_a_cluster_that_empties_late_is_relocated_below_tol():
     # The points at 0 and 1 leave the middle centroid after its update.
     angle = torch.tensor([-0.3, -0.3, 0.0, 1.0, 1.3, 1.3])
     init = torch.tensor([-1.0, 0.5, 2.0])
@@ -221,7 +221,7 @@ def test_late_empty_cluster_is_relocated_below_tol():
 
 
 @pytest.mark.parametrize("init", ["k-means++", "random", torch.stack((E1, E1))])
-def test_fewer_directions_than_clusters_end_and_are_reported(init: str | Tensor):
+def test_fits_with_too_few_directions_end_with_a_warning(init: str | Tensor):
     x = torch.arange(1.0, 6.0)[:, None] * E2
     km = SphericalKMeans(2, init=init, n_init=2, tol=0)
     with pytest.warns(EmptyClusterWarning, match="1 clusters of the best run stayed empty"):

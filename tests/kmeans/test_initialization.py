@@ -36,7 +36,7 @@ def test_k_means_plus_plus_finds_every_tight_cluster():
     assert max(run.objective for run in fit(x, k, n_init=4, max_iter=1, init="random").runs_) < truth - 0.05
 
 
-def test_k_means_plus_plus_probabilities_of_greedy_choice():
+def test_k_means_plus_plus_chooses_greedily_among_two_draws():
     angle = torch.tensor([0.0, 0.4, 0.9, 2.0, 3.0], dtype=torch.float64)
     cosine = torch.cos(angle[:, None] - angle)
     n_init = 20_000
@@ -63,7 +63,7 @@ def test_initialization_from_a_sample_is_as_good_as_from_all(monkeypatch: pytest
     assert sampled.objective_ > 0.999 * fit(x, 12, n_init=8).objective_
 
 
-def test_seed_changes_the_choice():
+def test_another_seed_gives_other_initial_centroids():
     x = mixture(2, 8, 8, 8, 9, 3.0)
     one, two = (fit(x, 5, seed=seed, n_init=1, max_iter=1) for seed in (0, 1))
     assert not torch.equal(one.centroids_, two.centroids_)

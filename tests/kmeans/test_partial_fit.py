@@ -84,7 +84,7 @@ def test_partial_fit_relocates_clusters_without_any_point():
     torch.testing.assert_close(km.centroids_[:2], normalize(torch.stack((3 * E1 + E3, E3)), dim=1))
 
 
-def test_partial_fit_relocates_to_unclaimed_points_only():
+def test_partial_fit_relocates_clusters_to_distinct_points():
     with pytest.warns(EmptyClusterWarning):
         km = SphericalKMeans(2, init=E1.expand(2, 3)).partial_fit(torch.cat((E1[None], (E1 + E2).expand(4, 3))))
     assert torch.equal(km.centroids_[1], E1)  # although this was already the centroid of the empty cluster

@@ -59,7 +59,7 @@ def test_weighted_fit_equals_the_formula(dtype, close: float):
 
 
 @pytest.mark.parametrize("n", [40, 6000], ids=["all rows", "sample"])
-def test_integer_weights_are_repetition_in_any_order(n: int):
+def test_integer_weights_equal_repeated_rows_in_any_order(n: int):
     x, rng = rows(n), np.random.default_rng(2)
     weight = rng.integers(0, 4, size=n)
     repeated = rng.permutation(x.repeat(weight, axis=0))
@@ -104,7 +104,7 @@ def test_k_means_plus_plus_reaches_every_direction(n: int):
 
 
 @pytest.mark.parametrize("better", [0, 1])
-def test_the_best_restart_wins_and_has_one_update_at_least(better: int):
+def test_the_best_restart_wins_after_at_least_one_update(better: int):
     x = np.concatenate([np.eye(3)[[0, 1, 2]], np.zeros((1, 3))])
     first = np.array([[[1.0, 1, 0], [0, 0, 1]]] * 2)  # a local optimum, in which the lightest row is a cluster
     first[better] = [[1, 0, 0], [0, 1, 0.1]]

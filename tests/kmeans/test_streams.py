@@ -53,7 +53,7 @@ def test_stream_gives_the_result_of_the_array(features: str, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("init", ["random", "centroids"])
-def test_stream_of_rows_with_every_kind_of_init(init: str):
+def test_stream_of_rows_gives_the_result_of_the_array(init: str):
     x = rows(mixture(3, 8, 5, 7, 4, 1.5))
     options: dict[str, Any] = {"n_init": 2, "init": init if init == "random" else directions(4, 8)}
     km, expected = fit(list(x.split(17)), 4, **options), fit(x, 4, **options)

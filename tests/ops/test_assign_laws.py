@@ -20,7 +20,7 @@ pytestmark = pytest.mark.parametrize("backend", backends())
 
 
 def has_clear_label(activations: Tensor, centroids: Tensor, features: str) -> Tensor:
-    """Whether the best centroid of a point is better than the second best by more than rounding, [N, H, W]."""
+    """Whether the best centroid of a point beats the second best by more than rounding errors, [N, H, W]."""
     x = activations.double()
     x = {"raw": x, "squared": x.square(), "standardized": F.instance_norm(x) if x[0, 0].numel() > 1 else x * 0}[
         features
@@ -105,7 +105,7 @@ def test_lloyd_step_is_assign_with_sums(backend: str, problem: tuple[Tensor, Ten
 
 
 @given(problem=problems())
-def test_counts_sum_to_the_points_that_are_not_zero(backend: str, problem: tuple[Tensor, Tensor]):
+def test_counts_and_sums_leave_out_zero_points(backend: str, problem: tuple[Tensor, Tensor]):
     x, centroids = problem
     step = call(stylefast.lloyd_step, backend, x, centroids)
     nonzero = x.ne(0).any(1)

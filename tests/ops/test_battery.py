@@ -64,7 +64,7 @@ def test_inputs_and_their_surroundings_are_unchanged(cell: Cell):
 
 
 @pytest.mark.parametrize("cell", cells())
-def test_same_bits_again_with_one_thread_and_with_two(cell: Cell):
+def test_same_bits_when_repeated_with_one_or_two_threads(cell: Cell):
     for count in (1, 2):
         with threads(count):
             first, second = run(cell), run(cell)
@@ -112,7 +112,7 @@ def test_compiles_to_one_graph(cell: Cell):
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
-def test_compiles_to_one_graph_by_inductor_with_automatic_choice(op: Op):
+def test_inductor_compiles_to_one_graph_with_the_default_backend(op: Op):
     _, inputs = next(op.samples())
     same(compiled(op.public)(**inputs), op.public(**inputs))
 
@@ -128,7 +128,7 @@ def test_compiles_once_for_all_batches(cell: Cell):
 
 
 def longer(inputs: dict[str, Any], times: int) -> dict[str, Any]:
-    """Inputs of a batch `times` as long: tensors with as many rows as the first tensor are repeated."""
+    """Inputs of a batch that is `times` times as long. Tensors with as many rows as the first one are repeated."""
     rows = len(next(iter(inputs.values())))
     return {
         name: x.repeat(times, *(1 for _ in x.shape[1:])) if isinstance(x, Tensor) and len(x) == rows else x
@@ -146,7 +146,7 @@ def bad_calls() -> list[Any]:
 
 @pytest.mark.parametrize("backend", [None, *BACKENDS])
 @pytest.mark.parametrize("op, bad", bad_calls())
-def test_refuses_before_it_chooses_a_backend(op: Op, bad: BadCall, backend: str | None):
+def test_bad_calls_are_refused_before_a_backend_is_chosen(op: Op, bad: BadCall, backend: str | None):
     with pytest.raises(bad.error, match=bad.match):
         op.public(*bad.args, **{"backend": backend, **bad.kwargs})
 

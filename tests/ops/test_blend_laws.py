@@ -60,7 +60,7 @@ def test_many_edits_equal_single_edits(backend: str, styles: Styles):
 
 
 @given(styles=grids())
-def test_rows_pair_up_as_with_edits_and_one_row_broadcasts(backend: str, styles: Styles):
+def test_rows_without_edits_are_paired_or_broadcast(backend: str, styles: Styles):
     target, reference, query, edits = styles
     rows = [x[edits[:, i]] for i, x in enumerate((target, reference, query))]
     expected = call(stylefast.blend, backend, target, reference, query, edits=edits)
@@ -79,7 +79,7 @@ def test_strength_multiplies_the_query(backend: str, styles: Styles, strength: f
 
 
 @given(styles=grids())
-def test_swapped_ends_and_complementary_queries_agree(backend: str, styles: Styles):
+def test_swapping_target_and_reference_equals_1_minus_query(backend: str, styles: Styles):
     target, reference, query, edits = styles
     got = call(stylefast.blend, backend, target, reference, query, edits=edits)
     swapped = call(stylefast.blend, backend, reference, target, 1 - query, edits=edits[:, [1, 0, 2]])
@@ -114,7 +114,7 @@ def test_gradients_have_the_dtype_and_shape_of_their_inputs(backend: str):
         assert_close(reference.grad.float(), q.sum(0, keepdim=True).float(), rtol=1e-2, atol=2e-2)
 
 
-def norms_by_rows(t: Tensor, r: Tensor, q: Tensor, a: float) -> Tensor:
+def norm_preserving_edit(t: Tensor, r: Tensor, q: Tensor, a: float) -> Tensor:
     """One edit by the equation of "Retrieve in Style", in float64."""
     t, r, q = t.double(), r.double(), q.double()
     length = (q * r).norm()
@@ -128,7 +128,7 @@ def test_norm_preserving_follows_its_equation(backend: str, grid: Styles, streng
     options = {"strength": strength, "mode": "norm_preserving"}
     got = call(stylefast.blend, backend, target, reference, query, edits=edits, **options)
     for e, (i, j, k) in enumerate(edits.tolist()):
-        expected = norms_by_rows(target[i], reference[j], query[k], strength)
+        expected = norm_preserving_edit(target[i], reference[j], query[k], strength)
         assert_close(got[e].double().cpu(), expected, rtol=2e-5, atol=2e-5)
     rows = (x[edits[:, i]] for i, x in enumerate((target, reference, query)))
     assert_close(got, call(stylefast.blend, backend, *rows, **options), rtol=2e-5, atol=2e-5)

@@ -134,7 +134,7 @@ def test_the_resize_of_labels_does_not_depend_on_the_dtype(backend: str, resize:
 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
-def test_labels_of_any_integer_type(backend: str, dtype: torch.dtype):
+def test_labels_may_have_any_integer_dtype(backend: str, dtype: torch.dtype):
     x = torch.randn(2, 5, 6, 6, generator=rng(0))
     labels = torch.randint(4, (2, 6, 6), generator=rng(0), dtype=torch.int32)
     got, expected = (call(stylefast.contribution, backend, x, y, 4) for y in (labels.to(dtype), labels))

@@ -29,7 +29,10 @@ pytestmark = pytest.mark.parametrize("backend", backends())
 
 
 def assigning_inputs(op: Op, activations: Tensor, centroids: Tensor, features: str = "raw") -> dict[str, Any]:
-    """The op's first sample with other tensors. If the op takes restarts, the second has reversed centroids."""
+    """The op's first sample with other activations and centroids.
+
+    If the op takes restarts, there are two, and the second has the centroids in reverse order.
+    """
     inputs = next(op.samples())[1]
     if inputs["centroids"].dim() == 3:
         centroids = torch.stack([centroids, centroids.flip(0)])
@@ -39,7 +42,7 @@ def assigning_inputs(op: Op, activations: Tensor, centroids: Tensor, features: s
 def tied(k: int, c: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Activations and centroids of small integers, so that all sums are exact.
 
-    Every centroid occurs about three times, and equal centroids lie on both sides of every block border.
+    Every centroid occurs about three times. The centroids on both sides of every border of a block are equal.
     """
     rng = torch.Generator().manual_seed(k)
     rows = torch.randint(-1, 2, (k // 3 + 1, c), generator=rng)
@@ -105,7 +108,7 @@ def test_a_point_without_a_finite_norm_is_left_out(backend: str, value: float, f
     assert torch.equal(got.labels, expected.labels)
 
 
-def test_a_nan_spoils_all_standardised_points_of_its_image_alone(backend: str):
+def test_a_nan_spoils_only_its_own_image_when_standardised(backend: str):
     x, _, _, centroids = spoiled(torch.nan)
     x[0] = clustered(1, 19, 5, 7, 6, torch.float32, seed=1)[0][0]
     labels, similarity = call(stylefast.assign, backend, x, centroids, features="standardized")
@@ -117,7 +120,7 @@ def test_a_nan_spoils_all_standardised_points_of_its_image_alone(backend: str):
 
 @pytest.mark.parametrize("standardize", [True, False])
 @pytest.mark.parametrize("grid", [(5, 7), (2, 3)])
-def test_a_nan_spoils_its_channel_of_m_alone(backend: str, grid: tuple[int, int], standardize: bool):
+def test_a_nan_spoils_only_its_own_channel_of_m(backend: str, grid: tuple[int, int], standardize: bool):
     x, clean, _, _ = spoiled(torch.nan)
     clean[:, :7], clean[:, 8:] = x[:, :7], x[:, 8:]
     labels = torch.zeros(2, *grid, dtype=torch.int32)

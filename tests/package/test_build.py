@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The build: one wheel for any Python, without kernels if there is no compiler; the report of the package."""
+"""The build: one wheel for any Python, which has no kernels if there is no compiler.
+
+Also the report that `python -m stylefast` prints.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ CPU_LIBRARY, CUDA_LIBRARY = (f"stylefast/backends/libstylefast_{name}.so" for na
 
 
 def wheel(folder: Path, **environment: str) -> Path:
-    """Build a wheel from a copy of the sources that holds no build products."""
+    """Build a wheel from a copy of the sources without build products."""
     source = folder / "source"
     source.mkdir()
     for name in ("csrc", "stylefast"):
@@ -73,7 +76,9 @@ def test_the_wheel_serves_any_python_and_the_gpus_of_nvcc(tmp_path: Path):
         ("7.5 8.0;9.0a+PTX", [], ["80 sm", "90a sm", "90a compute"]),
     ],
 )
-def test_architectures(listed: str, supported: list[str], options: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_architectures_are_the_listed_or_supported_ones(
+    listed: str, supported: list[str], options: list[str], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
     gencode = runpy.run_path(str(ROOT / "setup.py"))["architectures"](supported)
     expected = [option.split() for option in options]
@@ -158,7 +163,7 @@ def rows(report: str) -> dict[str, list[str]]:
     return {words[0]: words[1:] for line in report.splitlines() if (words := line.split())}
 
 
-def test_the_report_names_versions_and_what_can_run():
+def test_the_report_shows_versions_and_usable_backends():
     report = rows(python("-m", "stylefast").stdout)
     assert report["stylefast"] == [stylefast.__version__]
     assert report["torch"] == [torch.__version__]

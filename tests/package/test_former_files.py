@@ -56,7 +56,7 @@ def test_a_catalog_loads_and_is_saved_to_the_same_bytes(generator: Generator, tm
     assert catalog.parts == {"eyes": [0], "mouth": [1, 2]} and catalog.provenance["images"] == 6
 
 
-def test_a_finished_build_is_taken_from_its_workdir(
+def test_a_finished_build_is_read_from_its_workdir(
     generator: Generator, latents: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def run(*arguments: Any, **options: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_finished_build_is_taken_from_its_workdir(
     assert files(tmp_path / "workdir") == files(FORMER / "workdir")
 
 
-def test_a_stopped_build_goes_on(generator: Generator, latents: torch.Tensor, tmp_path: Path):
+def test_a_stopped_build_resumes(generator: Generator, latents: torch.Tensor, tmp_path: Path):
     shutil.copytree(FORMER / "workdir", tmp_path / "workdir")
     (tmp_path / "workdir" / "contributions-00001-of-00002.safetensors").unlink()
     catalog, former = build(generator, latents, tmp_path / "workdir"), Catalog.load(FORMER / "catalog.safetensors")
@@ -93,16 +93,16 @@ def test_a_finished_job_is_kept(editor: StyleEditor, latents: torch.Tensor, tmp_
     assert files(tmp_path / "edits") == files(FORMER / "edits")
 
 
-def test_a_stopped_job_goes_on(editor: StyleEditor, latents: torch.Tensor, tmp_path: Path):
+def test_a_stopped_job_resumes(editor: StyleEditor, latents: torch.Tensor, tmp_path: Path):
     shutil.copytree(FORMER / "stopped", tmp_path / "stopped")
     targets = StoredLatents(editor.generator, latents[:2], names=["ann", "bob"])
     plan = Grid(targets, SeedLatents(editor.generator, [5, 9], truncation=0.5), ["eyes"], Softmax())
     job = Job(editor, plan, tmp_path / "stopped", JobOptions(image_format="jpg", batch_size=1), progress=False)
     assert len(list(job)) == 1 and (job.n_existing, job.n_written) == (3, 1)
-    former, now = files(FORMER / "stopped"), files(tmp_path / "stopped")
+    former, current = files(FORMER / "stopped"), files(tmp_path / "stopped")
     journal = former.pop("manifest.0001.jsonl")
-    manifest = now.pop("manifest.jsonl")
-    assert manifest.startswith(journal) and manifest.count(b"\n") == 4 and former.items() <= now.items()
+    manifest = current.pop("manifest.jsonl")
+    assert manifest.startswith(journal) and manifest.count(b"\n") == 4 and former.items() <= current.items()
 
 
 @pytest.mark.parametrize("name", ["latents.npz", "latents.pt", "styles.safetensors"])

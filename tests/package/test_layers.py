@@ -59,7 +59,7 @@ def imports(root: Path) -> dict[str, set[str]]:
 
 
 def absolute(node: ast.ImportFrom, package: str, root: str) -> str | None:
-    """Name, relative to the package, of the module that a statement imports from; None if it is of another package."""
+    """Name of the module that a statement imports from, relative to the package; None for another package."""
     if node.level == 0:
         inside = node.module == root or (node.module or "").startswith(f"{root}.")
         return (node.module or "").removeprefix(root).lstrip(".") if inside else None
@@ -92,7 +92,7 @@ def test_imports_point_downwards():
     assert violations(lazy(imports(ROOT))) == []
 
 
-def test_no_module_imports_itself_in_a_circle():
+def test_no_imports_are_circular():
     graph = lazy(imports(ROOT))
     try:
         TopologicalSorter({name: targets - {""} for name, targets in graph.items()}).prepare()
@@ -126,7 +126,7 @@ def test_planted_imports_are_judged(tmp_path: Path, text: str, violation: str | 
     assert violations(lazy(imports(root))) == ([] if violation is None else [violation])
 
 
-def test_a_planted_circle_is_found(tmp_path: Path):
+def test_a_planted_circular_import_is_found(tmp_path: Path):
     (tmp_path / "stylefast").mkdir()
     for name, other in (("one", "two"), ("two", "one")):
         (tmp_path / "stylefast" / f"{name}.py").write_text(f"from .{other} import x")

@@ -24,11 +24,13 @@ PACKAGE = Path(stylefast.__file__).parent
 
 
 def python(script: str, folder: Path = PACKAGE.parent) -> str:
-    """Run a script in a new interpreter that finds the package in `folder`, and return its output."""
+    """Run a script in a new interpreter that imports the package from `folder`; return its output."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def test_import_is_lean():
@@ -79,7 +81,7 @@ for call in (lambda: stylefast.assign(x, centroids, backend="cpu"), lambda: back
 
 
 class Trace(TorchDispatchMode):
-    """Record the names of the package's ops that run."""
+    """Records the names of the package's ops that run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +130,7 @@ def fake_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fake_backends")
-def test_the_choice_of_a_backend():
+def test_the_first_backend_that_can_run_is_chosen():
     cpu = torch.device("cpu")
     assert backends.available() == {
         "missing": "backend 'missing' was left at home", "elsewhere": None, "first": None, "second": None,
@@ -146,7 +148,7 @@ def test_the_choice_of_a_backend():
 
 
 @pytest.mark.usefixtures("fake_backends")
-def test_named_backend_over_innermost_use_over_choice():
+def test_a_named_backend_wins_over_use_and_use_over_choice():
     cpu, seen = torch.device("cpu"), []
     with backends.use("second"):
         assert backends.select(None, cpu) == "second"

@@ -19,16 +19,16 @@ FLIPS = 1e-3
 
 
 class Finding(NamedTuple):
-    """A fault in the outputs, and the layer of the comparison that found it."""
+    """A fault in the outputs, and the check that found it."""
 
-    layer: str
+    check: str
     message: str
 
 
 def agree(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -> None:
     """Raise AssertionError with all findings, if there are any."""
     all_findings = findings(op, got, inputs, exact=exact)
-    assert not all_findings, "\n".join(f"{op.name} ({layer}): {message}" for layer, message in all_findings)
+    assert not all_findings, "\n".join(f"{op.name} ({check}): {message}" for check, message in all_findings)
 
 
 def findings(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -> list[Finding]:
@@ -53,7 +53,7 @@ def findings(op: Op, got: Any, inputs: dict[str, Any], *, exact: bool = False) -
     else:
         got_labels, compute = got[:1], op.from_labels
         result = _judge_labels(got[0], inputs, exact)
-        if any(finding.layer == "range" for finding in result):
+        if any(finding.check == "range" for finding in result):
             return result
     truth, plain = outputs(compute(*got_labels, *wide)), outputs(compute(*got_labels, *arguments))
     eps = torch.finfo(accumulator(arguments[0].dtype)).eps
@@ -157,7 +157,7 @@ def _scores(inputs: dict[str, Any]) -> Tensor:
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """`|a - b|`; 0 for equal infinities and for NaN, which the layer "nan" judges."""
+    """`|a - b|`; 0 for equal infinities and for NaN, which the check "nan" judges."""
     skipped = (a == b) | a.isnan() | b.isnan()
     return torch.where(skipped, 0.0, (a.double() - b.double()).abs())
 

@@ -18,7 +18,7 @@ RESOLUTION = {"sg1": 16, "sg2": 16, "sg3": 21}
 
 
 def build_catalog(generator: Generator, w: Any, **options: Any) -> Catalog:
-    """Call `Catalog.build` with the fields of its option objects as keywords."""
+    """Call `Catalog.build`; the fields of its option objects are keywords."""
     groups = (Clustering, BuildOptions)
     grouped = [group(**{f.name: options.pop(f.name) for f in fields(group) if f.name in options}) for group in groups]
     return Catalog.build(generator, w, *grouped, **{"progress": False, **options})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The op table as test parameters (op x cell x sample), and calls of cells on the devices of their backends."""
+"""The op table as test parameters (op x backend x sample), and calls of cells on the devices of their backends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Sample = tuple[str, dict[str, Any]]
 
 
 class Cell(NamedTuple):
-    """An op of one backend, with one sample as inputs.
+    """An op on one backend, with one sample as inputs.
 
     `key` is a key of `Op.cells`: a backend, or for example "cpu.out", the overload that writes into `out`.
     """
@@ -33,7 +33,7 @@ class Cell(NamedTuple):
 
 
 def cells(pick: Callable[[Op], Iterable[Sample]] = lambda op: op.samples()) -> list[Any]:
-    """Parameters for every cell with the samples that `pick` selects; skipped with the reason of the backend."""
+    """Parameters for every cell and the samples that `pick` selects; skipped if the backend cannot run."""
     return [
         pytest.param(Cell(op, key, inputs), id=f"{op.name}-{key}-{name}", marks=skip_unless(key.removesuffix(".out")))
         for op in OPS
@@ -43,7 +43,7 @@ def cells(pick: Callable[[Op], Iterable[Sample]] = lambda op: op.samples()) -> l
 
 
 def backends() -> list[Any]:
-    """Parameters with the names of all backends; skipped with the reason of the backend."""
+    """Parameters with the names of all backends; skipped if the backend cannot run."""
     return [pytest.param(name, marks=skip_unless(name)) for name in BACKENDS]
 
 
@@ -104,7 +104,7 @@ def outputs(result: Any) -> tuple[Tensor, ...]:
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, which also tell 0 from -0 and one NaN from another."""
+    """The bytes of a tensor. They differ for 0 and -0, and for different NaNs."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 

@@ -62,7 +62,7 @@ def nvlabs_classes() -> Iterator[tuple[Any, Any]]:
 
 
 def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, tuned: bool = False, **entries: Any) -> None:
-    """Write a snapshot with the network as `G_ema` and further entries; if `tuned`, `torch.save` only the network.
+    """Write a snapshot with the network as `G_ema`, and further entries. If `tuned`, `torch.save` the network alone.
 
     Tensors are parameters or buffers; gains are NumPy or Python numbers.
     """

@@ -35,8 +35,10 @@ def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
     """Return the results of `function(rank, *arguments)` in `size` ranks of `torch.distributed.group.WORLD`."""
     with tempfile.TemporaryDirectory() as folder:
         pipes = [FORK.Pipe(duplex=False) for _ in range(size)]
-        given = [(function, arguments, rank, size, f"{folder}/store", out) for rank, (_, out) in enumerate(pipes)]
-        processes = [FORK.Process(target=_rank, args=each, daemon=True) for each in given]
+        all_arguments = [
+            (function, arguments, rank, size, f"{folder}/store", out) for rank, (_, out) in enumerate(pipes)
+        ]
+        processes = [FORK.Process(target=_rank, args=rank_arguments, daemon=True) for rank_arguments in all_arguments]
         for process in processes:
             process.start()
         try:
@@ -49,8 +51,8 @@ def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
 
 def _answer(answers: Connection) -> Any:
     assert answers.poll(SECONDS), "a rank did not answer in time"
-    fine, value = pickle.loads(answers.recv_bytes())
-    assert fine, value
+    succeeded, value = pickle.loads(answers.recv_bytes())
+    assert succeeded, value
     return value
 
 

@@ -26,7 +26,7 @@ def grid(
     generator: Generator | None = None,
     strength: float = 1.0,
 ) -> Grid:
-    """A plan of 12 edits, with the default arguments."""
+    """A grid. With the default arguments, it has 12 edits."""
     generator = generator or shared("sg2")
     sources = (SeedLatents(generator, list(seeds)) for seeds in (targets, references))
     return Grid(*sources, parts, queries, strength=strength)

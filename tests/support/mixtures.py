@@ -28,7 +28,7 @@ def directions(k: int, c: int, seed: int = 1) -> Tensor:
 
 
 def rows(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N * H * W, C]."""
+    """Points [N * H * W, C] of activations [N, C, H, W]."""
     return x.movedim(1, -1).reshape(-1, x.shape[1])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO IR v10 graphs: an interpreter, the reference for the port to plain torch, and small graphs as input."""
+"""OpenVINO IR v10 graphs: an interpreter, with which the port to plain torch is compared, and small graphs."""
 
 from collections import Counter
 from xml.etree import ElementTree

@@ -47,7 +47,7 @@ class Original:
 
     def __post_init__(self) -> None:
         even = torch.tensor([1.0, 3, 3, 1]) / 8
-        # `up` flips the filter and genforce does not: a symmetric filter gives the same result.
+        # `up` flips the filter and genforce does not. A symmetric filter makes the results equal.
         self.taps = torch.outer(even, even) if self.family == "genforce" else TAPS
         self.generator = torch.Generator().manual_seed(sum(map(ord, self.family + self.architecture)))
         width = Z if self.family != "rosinality" else W  # rosinality: z has the width of w
@@ -150,7 +150,7 @@ class Original:
                 self.put(f"layer{2 * i - 1}.filter", self.taps)
 
     def map(self, z: Tensor, label: int | None = None) -> Tensor:
-        """w, one row per image."""
+        """Latents w [N, W] of z."""
         x = normalised(z.double())
         if label is not None:
             weight, bias = self.embedding
@@ -160,7 +160,7 @@ class Original:
         return x
 
     def image(self, w: Tensor) -> Tensor:
-        """[N, rows, W] -> [N, 3, 16, 16]."""
+        """Images [N, 3, 16, 16] of latents [N, rows, W]."""
         x, image, row = self.const.double().expand(len(w), -1, -1, -1), None, 0
         for size in CHANNELS:
             before, gain = x, math.sqrt(0.5) if size in self.skips else 1.0

@@ -47,7 +47,7 @@ def forbid_execution(monkeypatch: pytest.MonkeyPatch) -> None:
     """End the test run as soon as a command or code is executed."""
 
     def fail(*arguments: Any, **options: Any) -> None:
-        pytest.exit(f"something was run: {arguments}")
+        pytest.exit(f"a command or code was run, with the arguments {arguments}")
 
     for module, attribute in ((os, "system"), (os, "popen"), (subprocess, "Popen"), (builtins, "eval")):
         monkeypatch.setattr(module, attribute, fail)

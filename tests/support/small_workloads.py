@@ -14,7 +14,10 @@ SIZE, K = (3, 20, 8), 5  # N, C, H = W
 
 
 def arguments(name: str) -> dict[str, Any]:
-    """Arguments of the op of this name. "pooled": contribution with coarse labels; "pairs": blend without `edits`."""
+    """Arguments of the op of this name.
+
+    Further names are "pooled", for `contribution` with coarse labels, and "pairs", for `blend` without `edits`.
+    """
     if name in ("pooled", CONTRIBUTION.name):
         return workloads.labelled((1, 4, 64) if name == "pooled" else SIZE, K, torch.float32, "nchw")
     if name in ("pairs", BLEND.name):

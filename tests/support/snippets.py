@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MAX_SEEDS = 6
-# Parts of the toy network, which has no faces. The guide names the clusters 1 and 2 "eyes" and leaves the others.
+# Parts of the toy network, which has no faces. Clusters 1 and 2 stay without a name here: a guide names them "eyes".
 PARTS = {"eyes": [0], "nose": [3], "mouth": [4, 5], "skin": [6], "background": [7]}
 CHECKPOINTS = {"ffhq.pkl": "nvlabs", "e4e_ffhq_encode.pt": "rosinality", "stylegan2_ffhq.pth": "genforce"}
 
@@ -86,7 +86,7 @@ def names() -> dict[str, Any]:
 
 
 def write_inputs(line: list[str]) -> None:
-    """Write the input files that a command names and that no other command makes."""
+    """Write the input files of a command, unless an earlier command of the page writes them."""
     for name in (word for word in line if word in CHECKPOINTS):
         write(Path(name), Original(CHECKPOINTS[name]))
     network = line[line.index("--network") + 1] if "--network" in line else "random-face"

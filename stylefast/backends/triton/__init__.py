@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backend `triton`: portable GPU kernels, one file per op, which Triton compiles when they first run.
 
-With TRITON_INTERPRET=1 in the environment, Triton interprets the kernels on CPU tensors instead. This is slow; it is
-for tests without a GPU.
+With TRITON_INTERPRET=1 in the environment, Triton interprets the kernels on CPU tensors instead. This is slow and only
+meant for tests without a GPU.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it, too, when the kernels are imported
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton, too, reads it when the kernels are imported
 DEVICE = "cpu" if INTERPRETED else "cuda"  # torch calls AMD GPUs "cuda", too
 
 
 @cache
 def reason() -> str | None:
-    """Return None if the kernels can run here, else one sentence that says why they cannot."""
+    """Return why the kernels cannot run here, as one sentence, or None if they can."""
     if find_spec("triton") is None:
         return "backend 'triton' needs Triton, which is not installed: pip install triton"
     if not INTERPRETED and not torch.cuda.is_available():
@@ -32,7 +32,7 @@ def reason() -> str | None:
 
 
 def launcher(op: str, name: str = "launch") -> Callable[..., Any]:
-    """Return the function `name` of the file `op`, run on the device of its first argument.
+    """Return the function `name` of the file `op`, which then runs on the device of its first argument.
 
     The file is imported at the first call, because Triton is slow to import.
     """

@@ -31,10 +31,10 @@ class Points(NamedTuple):
 
 @triton.jit
 def split_kernel(centroids, pieces, scale, rows, channels, PIECES: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Split a row of centroids into 16-bit pieces that add up to it, times a power of two that keeps them in range.
+    """Multiply a row of centroids by a power of two, and split it into 16-bit pieces whose sum is the row.
 
-    The power of two brings the largest number to 2^14; `scale` receives its inverse. The exponent is clamped so that
-    both are normal numbers. bfloat16 has the range of float32 and needs no power of two.
+    The power of two brings the largest finite number to [2^14, 2^15); `scale` receives its inverse. The exponent is
+    clamped so that both factors are normal numbers. bfloat16 has the range of float32 and needs no power of two.
     """
     row = tl.program_id(0).to(tl.int64)
     o_c = tl.arange(0, BLOCK_C)
@@ -58,10 +58,10 @@ def nearest(
     FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Return label, cosine and `1 / |x|` of BLOCK_P positions of image n, from position p on.
+    """Return label, cosine and `1 / |x|` of BLOCK_P positions of image n, beginning at position p.
 
-    The centroids are rows [first, first + clusters). The lowest label wins ties. Label and `1 / |x|` are 0 where `|x|`
-    is 0 or not finite; the cosine is then 0 or NaN.
+    The centroids are rows [first, first + clusters). The lowest label wins ties. Label, cosine and `1 / |x|` are 0 if
+    `|x|` is 0. If `|x|` is not finite, the cosine is NaN instead. If no score is above -Inf, the cosine is NaN, too.
     """
     acc_dtype: tl.constexpr = tl.float64 if a.data.dtype.element_ty == tl.float64 else tl.float32
     best = tl.full([BLOCK_P], float("-inf"), acc_dtype)
@@ -92,7 +92,7 @@ def nearest(
             score *= tl.load(points.scale + first + o_k, mask=m_k, other=0)[None, :]
         score = tl.where(m_k[None, :] & (score == score), score, float("-inf"))  # NaN never wins
         block_best = tl.max(score, 1)
-        block_label = tl.min(tl.where(score == block_best[:, None], o_k[None, :], 2147483647), 1)  # the lowest of ties
+        block_label = tl.min(tl.where(score == block_best[:, None], o_k[None, :], 2147483647), 1)  # lowest of the ties
         label = tl.where(block_best > best, block_label, label)
         best = tl.maximum(block_best, best)
     finite = square < float("inf")
@@ -111,7 +111,10 @@ def assign_kernel(
     FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Label one tile of one image for one restart. The restarts of a tile follow each other and find it in cache."""
+    """Label one tile of one image for one restart.
+
+    The programs for the restarts of a tile are consecutive, so that the tile stays in the cache.
+    """
     restarts = points.rows // points.clusters
     tile, b = tl.program_id(0) // restarts, tl.program_id(0) % restarts
     blocks = tl.cdiv(a.plane, BLOCK_P)
@@ -135,7 +138,7 @@ def prepare(x: Tensor, centroids: Tensor, features: str) -> tuple[Points, dict[s
     rows, clusters = centroids.reshape(-1, centroids.shape[-1]).contiguous(), centroids.shape[-2]
     n_pieces, scale = 1, None
     if features == "raw" and x.element_size() == 2:
-        n_pieces = 2 if x.dtype == torch.float16 else 3  # which hold 22 or all 24 bits of a float32
+        n_pieces = 2 if x.dtype == torch.float16 else 3  # they hold 22 or all 24 bits of a float32
         pieces, scale = x.new_empty((n_pieces, *rows.shape)), rows.new_empty(len(rows))
         block = triton.next_power_of_2(rows.shape[1])
         split_kernel[(len(rows),)](rows, pieces, scale, *rows.shape, PIECES=n_pieces, BLOCK_C=block)
@@ -145,7 +148,7 @@ def prepare(x: Tensor, centroids: Tensor, features: str) -> tuple[Points, dict[s
 
 
 def label_all(x: Tensor, centroids: Tensor, features: str, with_weights: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return labels, cosines and, if `with_weights`, `1 / |x|` for centroids [B, K, C]: [B, N, H, W] each."""
+    """Return labels, cosines and, if `with_weights`, `1 / |x|`, [B, N, H, W] each, for centroids [B, K, C]."""
     n, _, h, w = x.shape
     shape, dtype = (len(centroids), n, h, w), accumulator(x.dtype)
     labels, cosines = x.new_empty(shape, dtype=torch.int32), x.new_empty(shape, dtype=dtype)
@@ -155,7 +158,7 @@ def label_all(x: Tensor, centroids: Tensor, features: str, with_weights: bool) -
         sizes = tiles_for(x, centroids.shape[1])
         grid = (len(centroids) * n * triton.cdiv(h * w, sizes.positions),)
         blocks = {"BLOCK_P": sizes.positions, "BLOCK_C": sizes.channels, "BLOCK_K": sizes.clusters}
-        warps = 4 if sizes.clusters <= 64 else sizes.warps  # more warps would compute the same scores
+        warps = 4 if sizes.clusters <= 64 else sizes.warps  # further warps would repeat work
         assign_kernel[grid](view(x), points, labels, cosines, weights, **constants, **blocks, num_warps=warps)
     return labels, cosines, weights
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Op `assign_contribution`, and M from the moments of every channel over every cluster.
+"""Op `assign_contribution`, and the computation of M from the moments of every channel over every cluster.
 
 Moments are taken about a shift near the mean of the channel. With d = mean - shift::
 
     sum (a - mean)^2 = squares - 2 d sums + d^2 counts
 
-which loses no digits while `|d|` is of the order of the standard deviation. A program owns whole images, so that it
-knows the means of an image at its end, and adds up the M of its images.
+This loses no digits while `|d|` is at most about the standard deviation. A program owns whole images. Therefore it
+knows the mean of each channel at the end of an image, and can add the M of all its images.
 
-Activations are read from memory once, as in `lloyd_step`, if SPLITS programs can hold two sums of every channel for all
-clusters. Otherwise all positions are labelled first, and activations are read twice.
+Activations are read from memory once, as in `lloyd_step`, if SPLITS programs can hold two sums per channel and cluster
+in registers. Otherwise all positions are labelled first, and the activations are read a second time for the sums.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from .tiles import SPLITS, added, device_of, load_tile, precision, sampled_mean,
 class Pooled(NamedTuple):
     """A layer pooled onto the label grid of h x w cells."""
 
-    sums: Any  # [N, C, h, w]: of a - shift
-    squares: Any  # [N, C, h, w]: of (a - shift)^2
+    sums: Any  # [N, C, h, w]: weighted sums of a - shift
+    squares: Any  # [N, C, h, w]: weighted sums of (a - shift)^2
     area: Any  # [h, w]: sum of a cell's weights over all positions
 
 
 @triton.jit
 def load_moments(a, pooled, shift, n, c, start, o_c, o_p, cells):
-    """Return a - shift and its square, [channels, positions], or for a pooled layer their sums, [channels, cells].
+    """Return a - shift and its square, [channels, positions], or their sums in a pooled layer, [channels, cells].
 
-    Channels o_c begin at c; positions or cells o_p begin at start.
+    The channels o_c begin at c. The positions or cells o_p begin at `start`.
     """
     mask = (o_c < a.channels)[:, None] & (o_p < cells)[None, :]
     if pooled is None:
@@ -54,17 +54,20 @@ def load_moments(a, pooled, shift, n, c, start, o_c, o_p, cells):
 
 @triton.jit
 def standardized_energy(sums, squares, plane_sum, plane_square, area, positions):
-    """Return sum U (a - mean)^2 / (var + 1e-5), [channels, clusters], from moments of the clusters and of the plane."""
+    """Return `sum U (a - mean)^2 / (var + 1e-5)`, [channels, clusters], from moments per cluster and of the plane.
+
+    U is the weight of a cluster at a position.
+    """
     offset = plane_sum / positions
     variance = plane_square / positions - offset * offset
-    scale = 1 / (tl.where(variance < 0, 0.0, variance) + 1e-5)  # NaN stays
+    scale = 1 / (tl.where(variance < 0, 0.0, variance) + 1e-5)  # NaN stays NaN
     energy = squares - 2 * offset[:, None] * sums + (offset * offset)[:, None] * area[None, :]
     return tl.where(energy < 0, 0.0, energy) * scale[:, None]
 
 
 @triton.jit
 def store_contribution(pointers, energy, positions, mask, PER_IMAGE: tl.constexpr):
-    """Write M of an image, or add the energy of the image to the sum of its group."""
+    """Write M of an image if PER_IMAGE, else add the energy of the image to the sum of its group."""
     if PER_IMAGE:
         tl.store(pointers, energy / positions, mask=mask)
     else:
@@ -82,10 +85,10 @@ def moments_kernel(
 ):  # fmt: skip
     """Compute M of SUM_BLOCKS x SUM_C channels x SUM_K clusters over every `groups`-th image.
 
-    The programs of a group take the same images for different channels and clusters. They run together, so that they
-    find each tile in cache. Per tile, a program gets the labels (read, or computed by `nearest`) and adds the moments
-    of its channels and clusters in registers, as products with the one-hot labels. At the end of an image it computes
-    M from its moments.
+    The programs of a group process the same images for different channels and clusters. They run at the same time, so
+    that they find each tile in the cache. Per tile, a program reads the labels or computes them with `nearest`, and
+    adds the moments of its channels and clusters in registers, as products with the one-hot labels. At the end of an
+    image, it computes M from the moments.
     """
     slices_c, slices_k = tl.cdiv(a.channels, SUM_BLOCKS * SUM_C), tl.cdiv(clusters, SUM_K)
     members = slices_c * slices_k
@@ -95,7 +98,7 @@ def moments_kernel(
     acc_dtype: tl.constexpr = m.dtype.element_ty
     positions = tl.full([1], 1.0, acc_dtype) * a.plane
     for n in tl.range(group.to(tl.int64), a.images, groups, disable_licm=True):
-        moments, area = (), tl.zeros([SUM_K], acc_dtype)  # per block: shift, two sums by label, two over the plane
+        moments, area = (), tl.zeros([SUM_K], acc_dtype)  # per block: shift, 2 sums by label, 2 over the plane
         for i in tl.static_range(SUM_BLOCKS):
             shift = tl.zeros([SUM_C], acc_dtype)
             if STANDARDIZE and pooled is None:
@@ -122,7 +125,7 @@ def moments_kernel(
                 squares = added(squares, sum_by_label(d_square, one_hot, PRECISION))
                 if STANDARDIZE:
                     sums = added(sums, sum_by_label(d, one_hot, PRECISION))
-                    if LABELLED:  # otherwise o_k are all clusters, and every position has one
+                    if LABELLED:  # otherwise the sums over all clusters are the same
                         plane_sum += tl.sum(d, 1)
                         plane_square += tl.sum(d_square, 1)
                 new_moments += ((shift, sums, squares, plane_sum, plane_square),)
@@ -143,7 +146,10 @@ def moments(
     x: Tensor, labels: Tensor, clusters: int, standardize: bool, per_image: bool, *,
     centroids: Tensor | None = None, features: str = "raw", pooled: Pooled | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return M. Labels [N, cells] are read, or written if centroids are given."""
+    """Return M, [N, K, C] if `per_image`, else [K, C].
+
+    The labels, of N x cells elements, are read. If centroids are given, they are computed and written instead.
+    """
     (n, c, h, w), dtype = x.shape, accumulator(x.dtype)
     sizes = tiles_for(x, clusters, 4 if centroids is None else 2)
     slices = sizes.slices(c, clusters)
@@ -153,7 +159,7 @@ def moments(
         points, constants = None, {"FEATURES": features, "PIECES": 1, "PRECISION": precision(x)}
         if centroids is not None:
             points, constants = prepare(x, centroids, features)
-        if pooled is not None:  # it reads two tiles: sums and squares
+        if pooled is not None:  # the kernel reads two tiles then: sums and squares
             sizes = sizes._replace(positions=max(16, sizes.positions // 2))
         moments_kernel[(groups * slices,)](
             view(x), points, pooled, labels, m, labels[0].numel(), clusters,

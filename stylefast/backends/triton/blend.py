@@ -16,7 +16,7 @@ MAX_BLOCK_S = 1024
 
 
 class Rows(NamedTuple):
-    """Rows of styles or queries, [count, S], with contiguous channels. `stride` is that of rows."""
+    """Rows of styles or queries, [count, S], with contiguous channels. `stride` is the distance of rows in elements."""
 
     data: Any
     count: Any

@@ -16,15 +16,14 @@ from ...core.dtypes import accumulator
 from .assign_contribution import Pooled, moments
 from .tiles import device_of, load_tile, sampled_mean, view
 
-CELLS = 16  # per program, all in one row
+CELLS = 16  # cells per program, all in one row
 
 
 @triton.jit
 def weights(i, size, cell, cells, step, DTYPE: tl.constexpr, BILINEAR: tl.constexpr):
-    """Return how much of position i goes to a cell, [positions, cells], as in torch.nn.functional.interpolate.
+    """Return the weight of every cell at every position i, [positions, cells], as in torch.nn.functional.interpolate.
 
-    Positions and cells are integers, and a bilinear weight is a quotient of integers, so that only the result is
-    rounded.
+    A bilinear weight is a quotient of integers, so only the result is rounded.
     """
     if BILINEAR:
         distance = tl.maximum((2 * i + 1) * cells - size, 0)  # from the centre of cell 0, in units of 1 / (2 size)
@@ -44,7 +43,7 @@ def pool_kernel(
 ):  # fmt: skip
     """Pool BLOCK_C channels of one image onto BLOCK_CELLS cells of one row of the label grid.
 
-    Rows of positions are added up first; then their sum is pooled along the row.
+    The rows of positions are summed first, and then pooled along x.
     """
     blocks_x, blocks_c = tl.cdiv(columns, BLOCK_CELLS), tl.cdiv(a.channels, BLOCK_C)
     pid = tl.program_id(0).to(tl.int64)
@@ -55,7 +54,7 @@ def pool_kernel(
     shift = tl.zeros([BLOCK_C], acc_dtype)
     if STANDARDIZE:
         shift = sampled_mean(a, n, o_c)
-    top = tl.maximum((y - 1) * height // rows - 1, 0)  # only rows and columns in these ranges may have a weight
+    top = tl.maximum((y - 1) * height // rows - 1, 0)  # outside these ranges of rows and columns, weights are 0
     bottom = tl.minimum((y + 2) * height // rows + 2, height)
     left = tl.maximum((i_x * BLOCK_CELLS - 1) * width // columns - 1, 0) // 16 * 16  # for loads of 16 bytes
     right = tl.minimum((i_x * BLOCK_CELLS + BLOCK_CELLS + 1) * width // columns + 2, width)
@@ -69,7 +68,7 @@ def pool_kernel(
         for j in range(top, bottom):
             weight = weights(j + tl.zeros([1], tl.int64), height, y, rows, step_y, acc_dtype, BILINEAR)
             x = load_tile(a, n, i_c * BLOCK_C, j * width + start, BLOCK_C, BLOCK_W)
-            d = tl.where(m_x, x.to(acc_dtype) - shift[:, None], 0.0)  # zero behind the end of the row
+            d = tl.where(m_x, x.to(acc_dtype) - shift[:, None], 0.0)  # zero past the end of the row
             row_sums += weight[None, :] * d
             row_squares += weight[None, :] * (d * d)
             area_y += weight

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Op `lloyd_step`: a tile is labelled, then its unit vectors are summed by label while it is in cache.
+"""Op `lloyd_step`: a tile is labelled, and its unit vectors are summed by label while it is in the cache.
 
-Activations are read from memory once. A tile of 512 channels is 64 KB (float32: 128 KB), and the tiles of 132 programs
-are 8 MB (float32: 17 MB) of the 50 MB of L2 of an H100; an A100 has 7 or 14 of 40 MB, an MI300X 20 or 39 of 256 MB. If
-the sums need more registers than SPLITS programs have, tiles would be labelled too often. Then all positions are
-labelled first, and activations are read twice.
+Activations are read from memory once, because the tiles of all running programs fit into the last-level cache. A tile
+of 512 channels has 64 KB (float32: 128 KB). With one program per multiprocessor, the tiles take 8 MB (float32: 17 MB)
+of the 50 MB of an H100, 7 MB (14 MB) of the 40 MB of an A100, and 20 MB (39 MB) of the 256 MB of an MI300X.
+
+If SPLITS programs do not have enough registers for the sums, every tile would be labelled too often. Then all positions
+are labelled first, and the activations are read a second time for the sums.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ def lloyd_kernel(
 ):  # fmt: skip
     """Sum SUM_BLOCKS x SUM_C channels x SUM_K clusters of one restart over every `groups`-th tile.
 
-    The programs of a group take the same tiles for different channels, clusters and restarts. They run together, so
-    that they find each tile in cache. Per tile, a program gets the labels (computed by `nearest` if FUSED, else read)
-    and adds the unit vectors of its channels and clusters in registers, as products with the one-hot labels. Every
-    group has its own sums, which `launch` adds up.
+    The programs of a group process the same tiles for different channels, clusters and restarts. They run at the same
+    time, so that they find each tile in the cache. Per tile, a program computes the labels with `nearest` if FUSED,
+    else reads them, and adds the unit vectors of its channels and clusters in registers, as products with the one-hot
+    labels. Every group has its own sums, which `launch` adds.
     """
     slices_c, slices_k = tl.cdiv(a.channels, SUM_BLOCKS * SUM_C), tl.cdiv(points.clusters, SUM_K)
     restarts = points.rows // points.clusters

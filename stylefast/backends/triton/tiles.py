@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared parts of the kernels: views of activations, loads of tiles, exact products, and sizes of blocks."""
+"""Code that all kernels share: views of activations, loads of tiles, exact products, and sizes of blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...core.dtypes import accumulator
 from . import INTERPRETED
 
 SIDE = 256  # largest number of channels or positions of a tile
-SPLITS = 2  # largest number of programs that label the same tile for different sums; beyond, reading A again is cheaper
+SPLITS = 2  # most programs that label the same tile for different sums; with more, a second read of A is cheaper
 
 
 class View(NamedTuple):
@@ -33,7 +33,7 @@ class View(NamedTuple):
 
 
 def view(x: Tensor) -> View:
-    """Return the view of x, with one row per plane if rows join and a tile spans less than 2^31 elements.
+    """Return the view of x, with one row per plane if rows follow each other and a tile spans less than 2^31 elements.
 
     With one row per plane, positions need no division, offsets inside a tile have 32 bits, and loads have 16 bytes.
     """
@@ -56,25 +56,32 @@ class Tiles(NamedTuple):
     warps: int
 
     def slices(self, channels: int, clusters: int) -> int:
-        """Return how many programs hold the sums of all channels and clusters."""
+        """Return the number of programs that together hold the sums of all channels and clusters."""
         return triton.cdiv(channels, self.sum_blocks * self.sum_channels) * triton.cdiv(clusters, self.sum_clusters)
 
     def constants(self) -> dict[str, int]:
-        """Return the sizes under their names in the kernels that sum."""
+        """Return the sizes by the names that the kernels with sums give them."""
         names = ("BLOCK_P", "BLOCK_C", "BLOCK_K", "SUM_C", "SUM_K", "SUM_BLOCKS", "num_warps")
         return dict(zip(names, self, strict=True))
 
 
 def tiles(channels: int, clusters: int, itemsize: int, device: Device, registers: int = 1) -> Tiles:
-    """Return the sizes for C, K, the bytes of an element, the device, and the registers per sum.
+    """Return the sizes of blocks.
 
-    A row of a tile of 16-bit numbers is a line of 128 bytes. Sums stay in registers: as many as leave room for the tile
-    that is added, so that nothing is spilled. Warp groups, whose operands lie in shared memory, and AMD's registers
-    have room for more.
+    A row of a tile of 16-bit numbers is a cache line of 128 bytes. Sums stay in registers. Their number leaves room for
+    the tile that is added, so that no register is spilled. There is room for more sums on GPUs with warp groups, whose
+    matrix units read operands from shared memory, and on AMD GPUs, which have more registers.
+
+    Args:
+        channels: Number of channels C.
+        clusters: Number of clusters K.
+        itemsize: Bytes per element of the activations.
+        device: Limits of the GPU.
+        registers: Registers to reserve per sum of one channel over one cluster.
     """
     if INTERPRETED:  # fewer, larger programs
         return Tiles(256, 256, 64, 256, 64, 2, 1)
-    warp_groups = device.shared >= 200_000  # their matrix units read operands from shared memory
+    warp_groups = device.shared >= 200_000  # Hopper and later
     positions = 64 if itemsize <= 4 else 16
     score_channels = _power_of_two(channels, 16, 64 if itemsize <= 2 and clusters <= 64 else 32)
     score_clusters = _power_of_two(clusters, 16, 128 if warp_groups else 64)
@@ -95,11 +102,11 @@ def tiles_for(x: Tensor, clusters: int, registers: int = 1) -> Tiles:
 
 
 class Device(NamedTuple):
-    """Sizes of a GPU."""
+    """Limits of a GPU."""
 
-    shared: int  # bytes of shared memory that a program can have
+    shared: int  # bytes of shared memory per program
     processors: int  # multiprocessors
-    lanes: int  # threads of a warp
+    lanes: int  # threads per warp
 
 
 def device_of(x: Tensor) -> Device:
@@ -117,10 +124,11 @@ def device(index: int | None) -> Device:
 
 
 def precision(x: Tensor) -> str:
-    """Return how products are computed: "tf32x3" on NVIDIA GPUs, "ieee" for float64 and elsewhere, or "widened".
+    """Return how products are computed: "tf32x3", "ieee" or "widened".
 
-    "tf32x3" computes a float32 product as three products of TF32; one product of TF32 is never used. "widened" is for
-    the interpreter, which cannot multiply bfloat16: in float32 these products are exact.
+    NVIDIA GPUs use "tf32x3" except for float64: a float32 product is computed as three products of TF32, never as one.
+    Other GPUs and float64 use "ieee". The interpreter uses "widened", because it cannot multiply bfloat16: operands are
+    converted to the type of the sums first, in which products of 16-bit numbers are exact.
     """
     if INTERPRETED:
         return "widened"
@@ -130,9 +138,9 @@ def precision(x: Tensor) -> str:
 
 @triton.jit
 def load_tile(a, n, c, p, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Return a tile [BLOCK_C, BLOCK_P] of image n, from channel c and position p on, in its own type; zero outside.
+    """Return a tile [BLOCK_C, BLOCK_P] of image n that begins at channel c and position p, in the activations' type.
 
-    With one row per plane, all tiles have the same offsets from their corner.
+    Elements outside the image are zero. With one row per plane, all tiles have the same offsets from their corner.
     """
     o_c, o_p = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_P)
     if a.stride_h is not None:
@@ -145,7 +153,7 @@ def load_tile(a, n, c, p, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
 
 @triton.jit
 def load_positions(a, n, o_c, o_p):
-    """Return channels o_c of positions o_p of image n, [channels, positions], in their own type; zero outside."""
+    """Return channels o_c of positions o_p of image n, [channels, positions], in their own type, and zero outside."""
     o_plane = o_p * a.stride_w
     if a.stride_h is not None:
         o_plane = o_p // a.width * a.stride_h + o_p % a.width * a.stride_w
@@ -155,7 +163,7 @@ def load_positions(a, n, o_c, o_p):
 
 @triton.jit
 def transform(x, points, n, o_c, channels, FEATURES: tl.constexpr):
-    """Return the features of a tile [channels, positions]: raw in their own type, others in the computing type."""
+    """Return the features of a tile [channels, positions]: raw ones in the type of x, others in the type of sums."""
     acc_dtype: tl.constexpr = tl.float64 if x.dtype == tl.float64 else tl.float32
     if FEATURES == "squared":
         x = x.to(acc_dtype) * x.to(acc_dtype)
@@ -169,7 +177,10 @@ def transform(x, points, n, o_c, channels, FEATURES: tl.constexpr):
 
 @triton.jit
 def product(x, y, total, PRECISION: tl.constexpr):
-    """Return x y + total in the type of total. 16-bit x and y are multiplied as they are, float32 by PRECISION."""
+    """Return `x y + total` in the type of total.
+
+    16-bit x and y are multiplied directly. PRECISION applies to float32 x and y; see `precision`.
+    """
     if PRECISION == "widened":
         return tl.dot(x.to(total.dtype), y.to(total.dtype), total, input_precision="ieee", out_dtype=total.dtype)
     return tl.dot(x, y, total, input_precision=PRECISION, out_dtype=total.dtype)
@@ -179,7 +190,8 @@ def product(x, y, total, PRECISION: tl.constexpr):
 def sum_by_label(x, one_hot, PRECISION: tl.constexpr):
     """Return the sum of the positions of each label: x [channels, positions] times one_hot [positions, clusters].
 
-    Zeros and ones are exact in TF32, so that products with the two halves of x are as exact as float32.
+    Zeros and ones are exact in TF32. Therefore two TF32 products, with the high and the low bits of x, are as exact as
+    one product in float32.
     """
     zeros = tl.zeros([x.shape[0], one_hot.shape[1]], x.dtype)
     one_hot = one_hot.to(x.dtype)
@@ -192,13 +204,19 @@ def sum_by_label(x, one_hot, PRECISION: tl.constexpr):
 
 @triton.jit
 def added(total, part):
-    """Return total + part by a separate addition: matrix units truncate their sums, so they only sum within a tile."""
+    """Return `total + part`, computed by a separate addition.
+
+    Matrix units truncate their sums, so they only sum within a tile.
+    """
     return tl.fma(part, tl.full(part.shape, 1.0, part.dtype), total)
 
 
 @triton.jit
 def sampled_mean(a, n, o_c):
-    """Return the mean of 64 positions of the plane, in four runs, [channels]. Exact if all are equal."""
+    """Return the mean over a sample of the plane, [channels]. It is exact if all values are equal.
+
+    The sample is four runs of 16 positions, or all positions of a smaller plane.
+    """
     i = tl.arange(0, 64).to(tl.int64)
     count = tl.minimum(a.plane, 64)
     o_p = tl.where(a.plane < 64, i, i // 16 * (a.plane // 4) + i % 16)
@@ -226,14 +244,14 @@ def statistics_kernel(a, mean, rstd, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexp
     size = tl.full([1], 1.0, shift.dtype) * a.plane
     offset = sums / size
     variance = squares / size - offset * offset
-    variance = tl.where(variance < 0, 0.0, variance)  # NaN stays
+    variance = tl.where(variance < 0, 0.0, variance)  # NaN stays NaN
     row = n * a.channels + o_c
     tl.store(mean + row, shift + offset, mask=o_c < a.channels)
     tl.store(rstd + row, 1 / tl.sqrt(variance + 1e-5), mask=o_c < a.channels)
 
 
 def statistics(x: Tensor, features: str) -> tuple[Tensor | None, Tensor | None]:
-    """Return mean and 1 / std, [N, C] each, for standardised features, else None for both."""
+    """Return the mean and 1 / std of every plane, [N, C] each, for standardised features, else None for both."""
     if features != "standardized":
         return None, None
     mean, rstd = x.new_empty((2, *x.shape[:2]), dtype=accumulator(x.dtype))

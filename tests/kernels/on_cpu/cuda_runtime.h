@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stand-in for CUDA's header, with which a C++ compiler compiles csrc/cuda for a processor. Every thread of a block is
-// a fiber (fibers.cpp); blocks run one after the other.
+// Stand-in for CUDA's header. With it, a C++ compiler compiles csrc/cuda for a CPU. Every thread of a block is a fiber
+// (fibers.cpp). Blocks run one after the other.
 #pragma once
 
 #include <algorithm>

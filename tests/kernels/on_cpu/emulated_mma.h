@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mma.m16n8k16 of a warp of fibers, with the register layout of the PTX manual. Matrix units truncate their sums; so
-// does this emulation.
+// mma.m16n8k16 for a warp of fibers, with the register layout of the PTX manual. Like matrix units, this emulation
+// truncates sums.
 #pragma once
 
 #include "cuda_runtime.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Blocks of fibers. A fiber runs until it reaches a barrier. The tests choose the order in which fibers run. Results
-// must not depend on it; they do if a barrier is missing.
+// Runs the threads of a block as fibers. A fiber runs until it reaches a barrier. The tests choose the order in which
+// fibers run. Results must not depend on this order; they do if a barrier is missing.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <cstdio>
@@ -45,7 +45,7 @@ on_cpu_switch:
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace stylefast {
-constexpr size_t kMaxShared = 232448;  // bytes of a Hopper block
+constexpr size_t kMaxShared = 232448;  // bytes of shared memory that a block on Hopper can have
 alignas(16) unsigned char shared_bytes[kMaxShared + 4096];
 }  // namespace stylefast
 
@@ -138,7 +138,7 @@ void run_block(int threads) {
   }
   for (int i = 0; i < threads; ++i) {
     if (fibers[i].state == State::kDone) continue;
-    std::fprintf(stderr, "thread %d waits at a barrier (line %d) to which others do not come\n", i, fibers[i].line);
+    std::fprintf(stderr, "thread %d waits at a barrier (line %d) that other threads do not reach\n", i, fibers[i].line);
     std::abort();
   }
 }

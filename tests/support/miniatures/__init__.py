@@ -39,7 +39,7 @@ class Miniature:
         rows: Number of rows of w.
         label: Class, if the network has classes.
         unit: Whether images are in [0, 1] instead of [-1, 1].
-        w_matters: Whether the styles of the reference do not give its image if w is that of the target.
+        w_matters: Whether w affects the image in other ways than through the styles.
     """
 
     build: Callable[[], nn.Module]
@@ -145,7 +145,7 @@ MINIATURES = {
 
 @cache
 def miniature(name: str) -> nn.Module:
-    """Network of this name, shared by tests."""
+    """The network of this name, shared by all tests."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return MINIATURES[name].build().eval()

@@ -8,7 +8,7 @@ from .common import CHANNELS, WIDTH, Conv, affine, holder, skip
 
 
 class ListNetwork(nn.Module):
-    """Common part of rosinality and mmagic.
+    """Base class of the networks of rosinality and mmagic.
 
     The input is a list of latents. The modules are conv1, to_rgb1, convs and to_rgbs. Noise is random by default.
     """
