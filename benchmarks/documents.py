@@ -82,7 +82,7 @@ def headline(records: Iterable[Record]) -> str:
         "Unless a row says otherwise: 64 images, 512 channels, 32 x 32 positions, K = 32 clusters. Machine: "
         f"{last['processor']}, {last['threads']} threads, torch {last['torch']}, {last['instruction_set']}.",
         "",
-        "| op | task | fastest alternative | speed-up | our time / bound |",
+        "| op | task | fastest alternative | speed-up | time / bound |",
         "| --- | --- | --- | --- | --- |",
     ]
     for key, task in HEADLINES.items():
@@ -106,7 +106,7 @@ def _machine(processor: str, cores: int, threads: int, records: list[Record]) ->
     for record in records:
         rows.setdefault((record["op"], record["workload"]), {})[record["k"]] = record
     lines = [
-        f"**{processor}, {cores} cores, {threads} threads, {versions}.** Each cell by K is: speed-up (bound).",
+        f"**{processor}, {cores} cores, {threads} threads, {versions}.** Each cell by K is: speed-up (time / bound).",
         "",
         "| op | workload | fastest alternative | " + " | ".join(f"K = {k}" for k in CLUSTERS) + " |",
         "| --- " * (3 + len(CLUSTERS)) + "|",
@@ -115,7 +115,7 @@ def _machine(processor: str, cores: int, threads: int, records: list[Record]) ->
         if None not in by_k:
             cells = [_cell(by_k.get(k)) for k in CLUSTERS]
             lines.append(f"| `{op}` | {workload} | {_peers(by_k.values())} | {' | '.join(cells)} |")
-    lines += ["", "| task | workload | fastest alternative | speed-up | bound |", "| --- " * 5 + "|"]
+    lines += ["", "| task | workload | fastest alternative | speed-up | time / bound |", "| --- " * 5 + "|"]
     for (op, workload), by_k in rows.items():
         if None in by_k:
             speed_up, bound = _ratios(by_k[None])

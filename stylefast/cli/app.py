@@ -35,7 +35,7 @@ def demo(
     ] = Path("demo"),
     network: Annotated[str, typer.Option(help="Generator of the images, as in `stylefast edit`.")] = "random-face",
 ) -> None:
-    """Edit the eyes, nose and mouth of real faces: build a catalog, make edits, draw figures, and measure locality."""
+    """Edit the eyes, nose and mouth of generated faces: build a catalog, make edits, draw figures, and measure locality."""
     summary = demonstration.run(outdir, network=network)
     print("Mean CIELAB difference inside / outside the part:\n" + demonstration.table(summary))
     print(f"Figures, edited images, manifest and summary.json are in {outdir}/")

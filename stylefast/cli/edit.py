@@ -52,15 +52,15 @@ class ImageOptions:
 
     Args:
         targets: Images to edit: seeds such as 0,1,4-6, or files of latents, separated by commas. With --pairs, the
-            file may name only these images as targets; the default is all seeds.
+            file may name only these images as targets, or any seed without this option.
         references: Images to take parts from: seeds, or files of latents or styles, separated by commas. With
-            --pairs, the file may name only these images as references; the default is all seeds.
+            --pairs, the file may name only these images as references, or any seed without this option.
         parts: Parts of the catalog, separated by commas. Every target is edited with every reference, part and
             budget. Cannot be combined with --pairs.
         pairs: File with one edit per line: a .csv file, whose first line names the columns, or a .jsonl file with one
             object per line. The columns or keys target, reference and part are required. The optional query, epsilon,
-            rho and strength override --query, --epsilon, --rho and --strength for the line. A line that names another
-            strategy than --query ignores --epsilon and --rho. With --pairs, --epsilon must be a single budget.
+            rho and strength override --query, --epsilon, --rho and --strength for the line. If a line names a strategy
+            other than --query, --epsilon and --rho are not used for it. --epsilon must be a single budget.
         skip_bad: Whether to skip the lines of --pairs that cannot be used, and report them. Otherwise the first such
             line is an error.
     """

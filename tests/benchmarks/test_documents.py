@@ -24,8 +24,8 @@ def test_table_by_hand():
     ]
     records: list[dict[str, Any]] = [MACHINE | asdict(figure) for figure in figures]
     head = "| op | workload | fastest alternative | K = 8 | K = 16 | K = 32 | K = 64 | K = 128 |"
-    others = ["| task | workload | fastest alternative | speed-up | bound |", "| --- " * 5 + "|"]
-    caption = "torch 2.13.0, avx512.** Each cell by K is: speed-up (bound)."
+    others = ["| task | workload | fastest alternative | speed-up | time / bound |", "| --- " * 5 + "|"]
+    caption = "torch 2.13.0, avx512.** Each cell by K is: speed-up (time / bound)."
     assert documents.table([*records, records[0] | {"threads": 1, "to_floor": None}]).splitlines() == [
         f"**Abacus, 4 cores, 2 threads, {caption}",
         "",

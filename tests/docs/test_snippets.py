@@ -10,10 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from snippets import PAGES, ROOT, blocks, commands, names, replaced, use_toys, words, write_inputs, write_latents
+from snippets import PAGES, ROOT, blocks, commands, names, replaced, use_toys, words, write_inputs, write_network
 from typer.testing import CliRunner
 
-from stylefast import generators
 from stylefast.cli import app as cli
 
 # Languages of blocks that are not code, or that the build of the documentation runs.
@@ -87,7 +86,7 @@ def run_command(line: str) -> str | None:
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     use_toys(monkeypatch)
-    write_latents(generators.load())
+    write_network(Path("ffhq.safetensors"))
     namespace = names()
     for block in blocks(page):
         if block.language == "python":

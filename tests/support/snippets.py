@@ -23,6 +23,7 @@ from sklearn.cluster import KMeans
 import stylefast
 from stylefast import catalog, cli, editing, generators
 from stylefast.cli import arguments
+from stylefast.generators.convert import convert
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -98,6 +99,13 @@ def write_inputs(line: list[str]) -> None:
         Path("old.pkl").write_bytes(pickle.dumps(KMeans(8, n_init=1, random_state=0).fit(points)))
     if "bad.csv" in line:
         Path("bad.csv").write_text(Path("pairs.csv").read_text() + "9999,1002,eyes,1\n")
+
+
+def write_network(path: Path) -> None:
+    """Write a converted network, and latents of it in files."""
+    write(Path("ffhq.pkl"), Original("nvlabs"))
+    convert("ffhq.pkl", path)
+    write_latents(generators.load(path))
 
 
 def write_latents(generator: stylefast.generators.Generator) -> None:
