@@ -156,7 +156,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
-    parser.add_argument("--only", default="", metavar="REGEX", help="Run only the workloads whose id matches.")
+    parser.add_argument(
+        "--only", default="", type=re.compile, metavar="REGEX", help="Run only the workloads whose id matches."
+    )
     parser.add_argument("--record", action="store_true", help="Append to benchmarks/results/<machine>.jsonl.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -7,8 +7,8 @@
 
 # %% [markdown]
 # # Local edits of faces
-# Each cell shows a picture. Open this file as a notebook in Jupyter (with jupytext), VS Code or PyCharm, or run it as a
-# program. `docs/tutorial.md` explains the steps.
+# Each cell shows a picture. Open this file as a notebook in Jupyter (with jupytext), VS Code or PyCharm. It needs
+# matplotlib. `docs/tutorial.md` explains the steps.
 
 # %%
 import torch

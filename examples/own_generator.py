@@ -67,7 +67,8 @@ def main() -> None:
     ]
     generator = Generator(network, rules, name="own", z_dim=64, mapping=network.mapping, synthesis=network)
     for site in generator.sites:
-        print(f"{site.name}: {site.channels} channels, {site.size[0]} x {site.size[1]}, columns {site.slice}")
+        height, width = site.size
+        print(f"{site.name}: {site.channels} channels of {height} x {width}, columns {site.start} to {site.stop - 1}")
 
     # No regions are known for these images, so name a cluster by its number.
     w = generator.latents(range(32))

@@ -10,6 +10,7 @@ import torch
 
 CPU_LIBRARY = Path(__file__).with_name("libstylefast_cpu.so")
 CUDA_LIBRARY = CPU_LIBRARY.with_name("libstylefast_cuda.so")
+ROOT = Path(__file__).resolve().parents[2]  # the folder of the package, which is a checkout or an installation
 CAPABILITY = (8, 0)  # lowest compute capability that the CUDA kernels are compiled for
 
 
@@ -17,7 +18,7 @@ CAPABILITY = (8, 0)  # lowest compute capability that the CUDA kernels are compi
 def cpu_reason() -> str | None:
     """Load the CPU kernels. Return None, or the reason why they cannot be loaded, as one sentence."""
     if not CPU_LIBRARY.exists():
-        return "backend 'cpu' was not built: install a C++17 compiler, then install stylefast again"
+        return _not_built("cpu", "a C++17 compiler")
     return _load("cpu", CPU_LIBRARY)
 
 
@@ -27,7 +28,7 @@ def cuda_reason() -> str | None:
     if torch.version.cuda is None:
         return f"backend 'cuda' needs a torch built for CUDA, got {torch.__version__}"
     if not CUDA_LIBRARY.exists():
-        return "backend 'cuda' was not built: install the CUDA toolkit (nvcc), then install stylefast again"
+        return _not_built("cuda", "the CUDA toolkit (nvcc)")
     if not torch.cuda.is_available():
         return "backend 'cuda' needs an NVIDIA GPU that torch can use"
     return _load("cuda", CUDA_LIBRARY)
@@ -41,6 +42,14 @@ def cuda_supports(device: torch.device) -> str | None:
         return None
     required, actual = (".".join(map(str, version)) for version in (CAPABILITY, capability))
     return f"backend 'cuda' needs a GPU of compute capability {required} or later, {device} has {actual}"
+
+
+def _not_built(name: str, tool: str) -> str:
+    """Return the reason of a missing library. A source tree on the path hides an installed package with libraries."""
+    if (ROOT / "setup.py").is_file():
+        remedy = f"install {tool}, then run `pip install --no-build-isolation -e .` there"
+        return f"backend '{name}' was not built in the checkout {ROOT}, which is used here: {remedy}"
+    return f"backend '{name}' was not built: install {tool}, then install stylefast again"
 
 
 def _load(name: str, library: Path) -> str | None:

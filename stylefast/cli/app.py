@@ -35,7 +35,7 @@ def demo(
     ] = Path("demo"),
     network: Annotated[str, typer.Option(help="Generator of the images, as in `stylefast edit`.")] = "random-face",
 ) -> None:
-    """Edit the eyes, nose and mouth of generated faces: build a catalog, make edits, draw figures, and measure locality."""
+    """Edit the eyes, nose and mouth of generated faces: build a catalog, make edits, draw figures, measure locality."""
     summary = demonstration.run(outdir, network=network)
     print("Mean CIELAB difference inside / outside the part:\n" + demonstration.table(summary))
     print(f"Figures, edited images, manifest and summary.json are in {outdir}/")
@@ -56,7 +56,9 @@ def convert(
 
 @app.command(epilog=example("stylefast bench --rounds 5 --only blend"))
 def bench(
-    rounds: Annotated[int, typer.Option(help="Timed calls per implementation. Implementations take turns.")] = 15,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Timed calls per implementation. Implementations take turns.")
+    ] = 15,
     only: Annotated[str, typer.Option(help="Regular expression. Only workloads whose id matches it are timed.")] = "",
     record: Annotated[bool, typer.Option(help="Whether to append the results to benchmarks/results/.")] = False,
 ) -> None:
@@ -64,7 +66,7 @@ def bench(
     script = Path(__file__).parents[2] / "benchmarks" / "peers.py"
     if not script.is_file():
         raise FileNotFoundError(
-            "the benchmarks are in the source repository: install a checkout with `pip install -e .`"
+            "the benchmarks are in the source repository: run `pip install --no-build-isolation -e .` in a checkout"
         )
     options = ["--rounds", str(rounds), "--only", only, *(["--record"] if record else [])]
     # The script runs in a new process, because threads are bound to processors when a process starts.

@@ -46,8 +46,8 @@ class NetworkOptions:
     """The generator and the device that it runs on.
 
     Args:
-        network: Generator of the images: random-face (a network for faces), the path of the random-face wheel, a .safetensors
-            file that `stylefast convert` wrote, or one of the tiny random networks toy:sg1, toy:sg2 and toy:sg3.
+        network: Generator of the images: random-face (a network for faces), the path of its wheel, a .safetensors file
+            that `stylefast convert` wrote, or one of the tiny random networks toy:sg1, toy:sg2 and toy:sg3.
         truncation: Truncation psi of the latents of seeds: 0 gives the mean latent, 1 keeps the latent.
         device: Device of the generator: cpu, cuda, or cuda:0 and so on. Under torchrun, cuda gives every process its
             own GPU.

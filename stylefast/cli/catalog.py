@@ -13,6 +13,7 @@ import typer
 from .. import figures
 from ..catalog import FFHQ_REGIONS, BuildOptions, Catalog, Clustering, LatentBatches, Region, read_clusters
 from ..distributed import Ranks
+from ..figures.figures import require_matplotlib
 from ..generators import Generator
 from .arguments import NetworkOptions, example, option_groups, seeds
 from .interrupts import report_interrupt
@@ -101,6 +102,8 @@ def show(
 
     Only the figures need the generator.
     """
+    if outdir is not None:
+        require_matplotlib()
     loaded = Catalog.load(catalog)
     print(f"{loaded.generator}, layer {loaded.layer}, K = {loaded.n_clusters}, {len(loaded.sites)} sites")
     print(f"parts: {_parts(loaded)}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import figures, generators
 from ..catalog import FFHQ_REGIONS, BuildOptions, Catalog, Clustering
 from ..editing import EditBatch, Grid, Job, JobOptions, Random, SeedLatents, Sequential, Simultaneous, StyleEditor
+from ..figures.figures import require_matplotlib
 from ..generators import Generator
 from ..io.atomic import atomic_write
 
@@ -55,6 +56,7 @@ def run(
         The contents of summary.json: `locality[part][query] = {inside, outside, ratio}` with mean CIELAB differences
         over edits, the duration of each stage in seconds, the parts, and the seeds.
     """
+    require_matplotlib()
     directory, times = Path(directory), [time.perf_counter()]
     generator = load(network)
     times.append(time.perf_counter())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -114,12 +115,11 @@ def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple
         ImportError: If matplotlib is not installed.
         ValueError: If M is empty or does not have one row per name, there is no site, or a site is not within [0, S).
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.colors import ListedColormap
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("contribution_map needs matplotlib: pip install 'stylefast[plots]'") from error
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
     check_shape("M", M, P=len(part_names), S=None)
     if 0 in M.shape:
         raise ValueError(f"M [P, S] must have P and S >= 1, got {tuple(M.shape)}")
@@ -144,6 +144,12 @@ def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple
     raster = FigureCanvasAgg(figure)
     raster.draw()
     return Image.fromarray(np.asarray(raster.buffer_rgba())).convert("RGB")
+
+
+def require_matplotlib() -> None:
+    """Raise ImportError if `contribution_map` cannot run, before other work is done."""
+    if find_spec("matplotlib") is None:
+        raise ImportError("contribution_map needs matplotlib: pip install matplotlib")
 
 
 def _label_axes(axes: Any, part_names: Sequence[str], site_names: Sequence[str]) -> None:

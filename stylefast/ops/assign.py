@@ -22,7 +22,8 @@ class Assignment(NamedTuple):
 
     Attributes:
         labels: Label of every point, [N, H, W] int32.
-        similarity: Cosine of every point to the centroid of its label, [N, H, W] float32 or float64.
+        similarity: Inner product of every point and the centroid of its label, divided by the norm of the point. It is
+            the cosine if the centroids have unit norm. Shape [N, H, W] float32 or float64.
     """
 
     labels: Tensor

@@ -40,7 +40,13 @@ def test_cuda_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert reason() == f"backend 'cuda' needs a torch built for CUDA, got {torch.__version__}"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(native, "CUDA_LIBRARY", tmp_path / "lib.so")
-    assert "was not built: install the CUDA toolkit (nvcc)" in str(reason())
+    assert str(reason()) == (
+        f"backend 'cuda' was not built in the checkout {native.ROOT}, which is used here: "
+        "install the CUDA toolkit (nvcc), then run `pip install --no-build-isolation -e .` there"
+    )
+    monkeypatch.setattr(native, "ROOT", tmp_path)
+    sentence = "backend 'cuda' was not built: install the CUDA toolkit (nvcc), then install stylefast again"
+    assert reason() == sentence
     (tmp_path / "lib.so").write_bytes(b"no library")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert reason() == "backend 'cuda' needs an NVIDIA GPU that torch can use"

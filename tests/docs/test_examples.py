@@ -38,7 +38,7 @@ def test_own_generator_prints_sites_and_writes_a_grid(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     run("own_generator.py", monkeypatch, "--outdir", "own")
-    assert "blocks.2: 64 channels, 32 x 32" in capsys.readouterr().out
+    assert "blocks.2: 64 channels of 32 x 32, columns 128 to 191" in capsys.readouterr().out
     assert Image.open("own/grid.png").size[0] > 4 * 160
 
 
