@@ -81,7 +81,7 @@ docs: .venv/docs
 	$(BIN)/sphinx-build --quiet --fresh-env --keep-going --fail-on-warning docs build/docs
 
 # Builds a source archive and, from it, a wheel.
-wheel: .venv/docs
+wheel: .venv/installed
 	$(BIN)/python -m build --no-isolation
 
 demo: .venv/installed

@@ -11,7 +11,6 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
-from typer.testing import CliRunner
 
 import stylefast
 
@@ -37,7 +36,9 @@ napoleon_use_rtype = False
 default_role = "code_or_link"
 highlight_language = "text"
 
-os.environ["TERMINAL_WIDTH"] = "100"  # read by typer when it is imported
+# Both are read by typer when it is imported.
+os.environ["TERMINAL_WIDTH"] = "100"
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
 
 
 class CodeOrLink(PyXRefRole):
@@ -56,6 +57,8 @@ class Help(Directive):
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
+        from typer.testing import CliRunner
+
         from stylefast.cli.app import app
 
         result = CliRunner().invoke(app, [*" ".join(self.arguments).split(), "--help"], prog_name="stylefast")

@@ -27,7 +27,7 @@ from stylefast.generators.convert import convert
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(\S+)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MAX_SEEDS = 6
 # Parts of the toy network, which has no faces. Clusters 1 and 2 stay without a name here: a guide names them "eyes".
 PARTS = {"eyes": [0], "nose": [3], "mouth": [4, 5], "skin": [6], "background": [7]}
@@ -45,7 +45,10 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """Return the blocks of a page without those of recipes, which tests/benchmarks/test_recipes.py runs."""
     text = re.sub("<!-- recipes: .*<!-- /recipes -->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    return [Block(*match.groups()) for match in BLOCK.finditer(text)]
+    result = [Block(*match.groups()) for match in BLOCK.finditer(text)]
+    n_fences = len(re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE))
+    assert n_fences == 2 * len(result), f"{page} has a block without a language, or one that is indented"
+    return result
 
 
 def commands(text: str) -> list[tuple[str, str]]:
