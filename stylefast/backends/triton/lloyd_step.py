@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Op `lloyd_step`: a tile is labelled, and its unit vectors are summed by label while it is in the cache.
+"""Op `lloyd_step`: labels, and sums of unit vectors by label.
 
-Activations are read from memory once, because the tiles of all running programs fit into the last-level cache. A tile
-of 512 channels has 64 KB (float32: 128 KB). With one program per multiprocessor, the tiles take 8 MB (float32: 17 MB)
-of the 50 MB of an H100, 7 MB (14 MB) of the 40 MB of an A100, and 20 MB (39 MB) of the 256 MB of an MI300X.
-
-If SPLITS programs do not have enough registers for the sums, every tile would be labelled too often. Then all positions
-are labelled first, and the activations are read a second time for the sums.
+With up to 512 channels and 64 clusters, activations are read once: a program keeps each tile on the chip until it has
+summed it (see `resident`). Otherwise all positions are labelled first, and the activations are read a second time for
+the sums.
 """
 
 from __future__ import annotations
@@ -17,23 +14,71 @@ import triton.language as tl
 from torch import Tensor
 
 from ...core.dtypes import accumulator
-from .assign import label_all, nearest, prepare
-from .tiles import SPLITS, added, device_of, load_tile, sum_by_label, tiles_for, transform, view
+from . import assign, resident
+from .assign import label_all
+from .resident import ONE_OVER_NORM, add_tile, load_blocks, load_centroids, nearest, scores, split_tile, zero_tile
+from .tiles import added, device_of, load_tile, sum_by_label, tiles_for, transform, view
 
 
 @triton.jit
 def lloyd_kernel(
-    a, points, labels, cosines, weights, sums, counts,
-    FUSED: tl.constexpr, FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
-    SUM_C: tl.constexpr, SUM_K: tl.constexpr, SUM_BLOCKS: tl.constexpr,
+    a, points, labels, cosines, sums, counts,
+    FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr, RESTARTS: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """Sum SUM_BLOCKS x SUM_C channels x SUM_K clusters of one restart over every `groups`-th tile.
+    """Label and add every `groups`-th tile for RESTARTS restarts.
+
+    The programs of a group process the same tiles for different restarts. Every group has its own sums and counts,
+    which `launch` adds.
+    """
+    parts = tl.cdiv(points.restarts, RESTARTS)
+    groups, group, part = tl.num_programs(0) // parts, tl.program_id(0) // parts, tl.program_id(0) % parts
+    o_b = part * RESTARTS + tl.arange(0, RESTARTS)
+    centroids = load_centroids(points, part, a.channels, BLOCK_K, BLOCKS, BLOCK_C)
+    totals = ()
+    for _ in tl.static_range(BLOCKS):
+        totals += (tl.zeros([BLOCK_C, BLOCK_K], tl.float32),)
+    count = tl.zeros([BLOCK_K, BLOCK_P], tl.int32)
+    blocks = tl.cdiv(a.plane, BLOCK_P)
+    tiles = a.images * blocks
+    tile, weight, cosine = zero_tile(PIECES, BLOCKS, BLOCK_C, BLOCK_P)
+    for i in tl.range(group - groups, tiles, groups, disable_licm=True):
+        score = scores(centroids, tile, BLOCK_K, PRECISION)
+        following = tl.minimum(i + groups, tiles - 1)
+        n, p = (following // blocks).to(tl.int64), following % blocks * BLOCK_P
+        loaded = load_blocks(a, n, p, BLOCKS, BLOCK_C, BLOCK_P)
+        one_hot = tl.zeros([BLOCK_K, BLOCK_P], tl.int1)
+        if i >= 0:
+            label, best, one_hot = nearest(score, points, part, weight, cosine, RESTARTS)
+            o_p = i % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+            position = (o_b.to(tl.int64) * a.images + i // blocks)[:, None] * a.plane + o_p[None, :]
+            mask = (o_b < points.restarts)[:, None] & (o_p < a.plane)[None, :]
+            tl.store(labels + position, label, mask=mask)
+            tl.store(cosines + position, best, mask=mask)
+        count += one_hot.to(tl.int32)
+        totals = add_tile(totals, tile, weight, one_hot, PRECISION)
+        tile, weight, cosine = split_tile(a, points, loaded, n, p, FEATURES, PIECES)
+    o_k = tl.arange(0, BLOCK_K)
+    b, k = part * RESTARTS + o_k // (BLOCK_K // RESTARTS), o_k % (BLOCK_K // RESTARTS)
+    row = (group.to(tl.int64) * points.restarts + b) * points.clusters + k
+    m_k = (b < points.restarts) & (k < points.clusters)
+    for i in tl.static_range(BLOCKS):
+        o_c = i * BLOCK_C + tl.arange(0, BLOCK_C)
+        mask = (o_c < a.channels)[:, None] & m_k[None, :]
+        tl.store(sums + row[None, :] * a.channels + o_c[:, None], totals[i] * ONE_OVER_NORM, mask=mask)
+    tl.store(counts + row, tl.sum(count, 1), mask=m_k)
+
+
+@triton.jit
+def sum_kernel(
+    a, points, labels, weights, sums, counts,
+    FEATURES: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr, SUM_C: tl.constexpr, SUM_K: tl.constexpr, SUM_BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """Add every `groups`-th tile by its labels, for SUM_BLOCKS x SUM_C channels x SUM_K clusters of one restart.
 
     The programs of a group process the same tiles for different channels, clusters and restarts. They run at the same
-    time, so that they find each tile in the cache. Per tile, a program computes the labels with `nearest` if FUSED,
-    else reads them, and adds the unit vectors of its channels and clusters in registers, as products with the one-hot
-    labels. Every group has its own sums, which `launch` adds.
+    time, so that they find each tile in the cache.
     """
     slices_c, slices_k = tl.cdiv(a.channels, SUM_BLOCKS * SUM_C), tl.cdiv(points.clusters, SUM_K)
     restarts = points.rows // points.clusters
@@ -54,16 +99,8 @@ def lloyd_kernel(
         o_p = p + tl.arange(0, BLOCK_P)
         m_p = o_p < a.plane
         position = (b * a.images + n) * a.plane + o_p
-        if FUSED:
-            label, cosine, weight = nearest(
-                a, points, b * points.clusters, n, p, FEATURES, PIECES, PRECISION, BLOCK_P, BLOCK_C, BLOCK_K
-            )
-            if member % (slices_c * slices_k) == 0:
-                tl.store(labels + position, label, mask=m_p)
-                tl.store(cosines + position, cosine, mask=m_p)
-        else:
-            label = tl.load(labels + position, mask=m_p, other=0)
-            weight = tl.load(weights + position, mask=m_p, other=0)
+        label = tl.load(labels + position, mask=m_p, other=0)
+        weight = tl.load(weights + position, mask=m_p, other=0)
         one_hot = (label[:, None] == o_k[None, :]) & (m_p & (weight > 0))[:, None]
         count += tl.sum(one_hot.to(tl.int32), 0)
         new_totals = ()
@@ -85,25 +122,38 @@ def lloyd_kernel(
 
 def launch(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (n, c, h, w), (b, k, _), dtype = activations.shape, centroids.shape, accumulator(activations.dtype)
-    sizes = tiles_for(activations, k)
-    slices = sizes.slices(c, k)
-    fused = slices <= SPLITS
-    if fused:
-        labels = activations.new_empty((b, n, h, w), dtype=torch.int32)
-        cosines, weights = activations.new_empty((b, n, h, w), dtype=dtype), None
+    sizes = resident.sizes_for(activations, k, b, features)
+    if sizes is None:
+        labels, cosines, sums, counts = _in_two_reads(activations, centroids, features)
     else:
-        labels, cosines, weights = label_all(activations, centroids, features, with_weights=True)
-        sizes = tiles_for(activations, k, 2)
-        slices = sizes.slices(c, k)
-    blocks = n * triton.cdiv(h * w, sizes.positions)
-    groups = min(blocks, triton.cdiv(2 * device_of(activations).processors, slices * b))
+        labels = activations.new_empty((b, n, h, w), dtype=torch.int32)
+        cosines = activations.new_empty((b, n, h, w), dtype=dtype)
+        tiles, parts = n * triton.cdiv(h * w, sizes.positions), triton.cdiv(b, sizes.restarts)
+        groups = min(tiles, triton.cdiv(device_of(activations).processors, parts))
+        sums = activations.new_empty((groups, b, k, c), dtype=dtype)
+        counts = activations.new_empty((groups, b, k), dtype=torch.int64)
+        if groups > 0:
+            points, constants = resident.prepare(activations, centroids, features, sizes)
+            lloyd_kernel[(groups * parts,)](view(activations), points, labels, cosines, sums, counts, **constants)
+    objective = cosines.flatten(1).sum(1, dtype=torch.float64) / max(1, n * h * w)
+    return labels, sums.sum(0, dtype=torch.float64).to(dtype), counts.sum(0), objective
+
+
+def _in_two_reads(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return labels, cosines, and sums and counts per group."""
+    (n, c, h, w), (b, k, _), dtype = activations.shape, centroids.shape, accumulator(activations.dtype)
+    labels, cosines, weights = label_all(activations, centroids, features, with_weights=True)
+    sizes = tiles_for(activations, k, 2)
+    slices = sizes.slices(c, k)
+    groups = min(
+        n * triton.cdiv(h * w, sizes.positions), triton.cdiv(2 * device_of(activations).processors, slices * b)
+    )
     sums = activations.new_empty((groups, b, k, c), dtype=dtype)
     counts = activations.new_empty((groups, b, k), dtype=torch.int64)
     if groups > 0:
-        points, constants = prepare(activations, centroids, features)
-        lloyd_kernel[(groups * slices * b,)](
-            view(activations), points, labels, cosines, weights, sums, counts,
-            FUSED=fused, **constants, **sizes.constants(), num_stages=3 if fused else 1,
+        points, constants = assign.prepare(activations, centroids, features)
+        sum_kernel[(groups * slices * b,)](
+            view(activations), points, labels, weights, sums, counts,
+            FEATURES=features, PRECISION=constants["PRECISION"], **sizes.sum_constants(), num_stages=1,
         )  # fmt: skip
-    objective = cosines.flatten(1).sum(1, dtype=torch.float64) / max(1, n * h * w)
-    return labels, sums.sum(0, dtype=torch.float64).to(dtype), counts.sum(0), objective
+    return labels, cosines, sums, counts

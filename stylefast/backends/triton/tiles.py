@@ -64,6 +64,10 @@ class Tiles(NamedTuple):
         names = ("BLOCK_P", "BLOCK_C", "BLOCK_K", "SUM_C", "SUM_K", "SUM_BLOCKS", "num_warps")
         return dict(zip(names, self, strict=True))
 
+    def sum_constants(self) -> dict[str, int]:
+        """Return the sizes of a kernel that does not compute scores."""
+        return {name: size for name, size in self.constants().items() if name not in ("BLOCK_C", "BLOCK_K")}
+
 
 def tiles(channels: int, clusters: int, itemsize: int, device: Device, registers: int = 1) -> Tiles:
     """Return the sizes of blocks.
@@ -83,17 +87,17 @@ def tiles(channels: int, clusters: int, itemsize: int, device: Device, registers
         return Tiles(256, 256, 64, 256, 64, 2, 1)
     warp_groups = device.shared >= 200_000  # Hopper and later
     positions = 64 if itemsize <= 4 else 16
-    score_channels = _power_of_two(channels, 16, 64 if itemsize <= 2 and clusters <= 64 else 32)
-    score_clusters = _power_of_two(clusters, 16, 128 if warp_groups else 64)
+    score_channels = power_of_two(channels, 16, 64 if itemsize <= 2 and clusters <= 64 else 32)
+    score_clusters = power_of_two(clusters, 16, 128 if warp_groups else 64)
     max_channels = (512 if warp_groups or device.lanes == 64 else 256) * 4 // max(4, itemsize) // registers
     has_room = device.shared >= 128 * positions * 16 and itemsize * registers <= 4
-    sum_channels = _power_of_two(channels, 16, min(max_channels, 128 if has_room else 64))
-    sum_clusters = _power_of_two(clusters, 16, 32)
+    sum_channels = power_of_two(channels, 16, min(max_channels, 128 if has_room else 64))
+    sum_clusters = power_of_two(clusters, 16, 32)
     blocks = min(triton.cdiv(channels, sum_channels), max_channels // sum_channels)
     return Tiles(positions, score_channels, score_clusters, sum_channels, sum_clusters, blocks, 256 // device.lanes)
 
 
-def _power_of_two(size: int, minimum: int, maximum: int) -> int:
+def power_of_two(size: int, minimum: int, maximum: int) -> int:
     return min(max(triton.next_power_of_2(size), minimum), maximum)
 
 
