@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
-from gpu.workloads import GPU_WORKLOADS, GpuWorkload
+from gpu.workloads import GPU_WORKLOADS
 from provenance import ROOT
 
 from stylefast.ops import BLEND
@@ -30,6 +31,7 @@ TABLE = ROOT / "tests" / "kernels" / "triton_resources.json"
 PREDICTIONS = ROOT / "tests" / "kernels" / "triton_predictions.json"
 RESOURCES = ("instructions", "matrix_flops", "l2", "memory")
 ATTAINABLE = 0.85  # of the peak of a resource
+Work = Mapping[str, float]
 
 
 class Device(NamedTuple):
@@ -54,9 +56,9 @@ DEVICES = {
     # NVIDIA H100 data sheet (SXM): 132 multiprocessors with 4 schedulers, 989 TFLOP/s, 3.35 TB/s. 1.755 GHz is the
     # clock under load. L2 read and copy: measured. HMMA reaches about 62 % of the rate of WGMMA in microbenchmarks.
     "sm_90": Device("H100", 132 * 4 * 1.755e9, 989e12, 5.5e12, 3.35e12, 3.0e12, 1 / 0.62),
-    # NVIDIA B200 data sheet: 148 multiprocessors, 2250 TFLOP/s, 8 TB/s. Assumptions: 1.85 GHz, an L2 cache with the
-    # same ratio to the memory as the H100, a copy at 90 % of 8 TB/s, and HMMA at the rate per multiprocessor of H100.
-    "sm_100": Device("B200", 148 * 4 * 1.85e9, 2250e12, 13e12, 8e12, 7.2e12, 3.4),
+    # NVIDIA B200 data sheet: 148 multiprocessors, 2250 TFLOP/s, 8 TB/s. Assumptions: 1.85 GHz; an L2 cache with the
+    # same ratio to the memory as in the H100; a copy at 90 % of 8 TB/s; HMMA as fast per multiprocessor as in the H100.
+    "sm_100": Device("B200", 148 * 4 * 1.85e9, 2250e12, 13e12, 8e12, 7.2e12, 3.1),
     # AMD MI300X data sheet: 304 compute units, 2.1 GHz, 1307 TFLOP/s, 5.3 TB/s, Infinity Cache 17.2 TB/s, which stands
     # for the L2 cache. A compute unit issues one vector instruction of 64 lanes per cycle. Assumption: a copy reaches
     # 85 % of 5.3 TB/s.
@@ -72,13 +74,25 @@ class Prediction(NamedTuple):
     bound: str
 
 
-def elements(workload: GpuWorkload) -> int:
-    """Return the number of elements of the activations, or of the result of blend."""
-    arguments = tuple(workload.make("meta").values())
-    return (workload.op.fake(*arguments) if workload.op is BLEND else arguments[0]).numel()
+class Size(NamedTuple):
+    """Number of elements of the activations, or of the result of blend, and least bytes of a call."""
+
+    elements: int
+    least_bytes: int
 
 
-def times(work: Mapping[str, float], elements: int, device: Device) -> dict[str, float]:
+@cache
+def sizes() -> dict[str, Size]:
+    """Return the sizes of all workloads, by "op workload"."""
+    result = {}
+    for workload in GPU_WORKLOADS:
+        arguments = tuple(workload.make("meta").values())
+        x = workload.op.fake(*arguments) if workload.op is BLEND else arguments[0]
+        result[f"{workload.op.name} {workload.name}"] = Size(x.numel(), workload.op.cost(*arguments).bytes)
+    return result
+
+
+def times(work: Work, elements: int, device: Device) -> dict[str, float]:
     """Return the seconds that each resource needs for a kernel.
 
     Args:
@@ -89,35 +103,30 @@ def times(work: Mapping[str, float], elements: int, device: Device) -> dict[str,
     return {name: work[name] * elements / (ATTAINABLE * getattr(device, name)) for name in RESOURCES}
 
 
-def predict(kernels: list[Mapping[str, float]], elements: int, least_bytes: int, device: Device) -> Prediction:
+def predict(kernels: Iterable[Work], size: Size, device: Device) -> Prediction:
     """Return the prediction for a call that launches the kernels one after the other."""
-    by_kernel = [times(work, elements, device) for work in kernels]
+    by_kernel = [times(work, size.elements, device) for work in kernels]
     slowest = max(by_kernel, key=lambda seconds: max(seconds.values()))
     total = sum(max(seconds.values()) for seconds in by_kernel)
-    return Prediction(total, least_bytes / device.copy / total, max(slowest, key=lambda name: slowest[name]))
+    return Prediction(total, size.least_bytes / device.copy / total, max(slowest, key=lambda name: slowest[name]))
 
 
-def calls(
-    table: Mapping[str, Mapping[str, float]],
-) -> Iterator[tuple[str, GpuWorkload, dict[str, Mapping[str, float]]]]:
-    """Yield the calls of the table: device, workload, and work by kernel."""
+def calls(table: Mapping[str, Work]) -> Iterator[tuple[str, str, dict[str, Work]]]:
+    """Yield the calls of the table: device, "op workload", and work by kernel."""
     for device in DEVICES:
-        for workload in GPU_WORKLOADS:
-            end = f" of {workload.op.name} {workload.name}"
-            rows = {name: work for name, work in table.items() if name.startswith(f"{device} ") and name.endswith(end)}
-            if rows:
-                yield device, workload, {name.split()[1]: work for name, work in rows.items()}
+        for call in sizes():
+            rows = {name: work for name, work in table.items() if name.partition(" of ")[2] == call}
+            kernels = {name.split()[1]: work for name, work in rows.items() if name.split()[0] == device}
+            if kernels:
+                yield device, call, kernels
 
 
-def predictions(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """Return the predictions of all calls of the table, by "device op workload", to two digits."""
+def predictions(table: Mapping[str, Work]) -> dict[str, dict[str, Any]]:
+    """Return the predictions of all calls of the table, by "device op workload", to two or three digits."""
     result = {}
-    for name, workload, kernels in calls(table):
-        least = workload.op.cost(*workload.make("meta").values()).bytes
-        prediction = predict(list(kernels.values()), elements(workload), least, DEVICES[name])
-        milliseconds = float(f"{1e3 * prediction.seconds:.3g}")
-        call = f"{name} {workload.op.name} {workload.name}"
-        result[call] = {"ms": milliseconds, "share": round(prediction.share, 2), "bound": prediction.bound}
+    for device, call, kernels in calls(table):
+        seconds, share, bound = predict(kernels.values(), sizes()[call], DEVICES[device])
+        result[f"{device} {call}"] = {"ms": float(f"{1e3 * seconds:.3g}"), "share": round(share, 2), "bound": bound}
     return result
 
 
@@ -152,15 +161,14 @@ def markdown(stored: Mapping[str, Mapping[str, Any]]) -> str:
 def main(words: list[str]) -> None:
     """Print the predictions whose names contain all words, and the milliseconds of each resource per kernel."""
     table = json.loads(TABLE.read_text())
-    shares = predictions(table)
-    for name, workload, kernels in calls(table):
-        call = f"{name} {workload.op.name} {workload.name}"
-        if not all(word in call for word in words):
+    predicted = predictions(table)
+    for device, call, kernels in calls(table):
+        name = f"{device} {call}"
+        if not all(word in name for word in words):
             continue
-        prediction = shares[call]
-        print(f"{call}: {prediction['ms']} ms, {100 * prediction['share']:.0f} %, bound by {prediction['bound']}")
+        print("{0}: {ms} ms, {share:.0%}, bound by {bound}".format(name, **predicted[name]))
         for kernel, work in kernels.items():
-            seconds = times(work, elements(workload), DEVICES[name])
+            seconds = times(work, sizes()[call].elements, DEVICES[device])
             parts = ", ".join(f"{resource} {1e3 * value:.2f}" for resource, value in seconds.items())
             print(f"    {kernel} in ms: {parts}")
 
