@@ -8,7 +8,7 @@ import json
 import pytest
 import roofline
 from gpu.workloads import GPU_WORKLOADS
-from roofline import DEVICES, Device, Prediction
+from roofline import DEVICES, Device, Prediction, Size
 
 TOY = Device("toy", instructions=1e9, matrix_flops=4e9, l2=2e9, memory=1e9, copy=0.9e9)
 STREAM = {"instructions": 0.5, "matrix_flops": 0.0, "l2": 1.0, "memory": 2.0}
@@ -19,15 +19,15 @@ def test_a_prediction_by_hand():
     assert roofline.times(STREAM, 85, TOY) == pytest.approx(
         {"instructions": 0.5e-7, "matrix_flops": 0, "l2": 0.5e-7, "memory": 2e-7}
     )
-    alone = roofline.predict([STREAM], 85, 170, TOY)
+    alone = roofline.predict([STREAM], Size(85, 170), TOY)
     assert alone == Prediction(pytest.approx(2e-7), pytest.approx(170 / 0.9e9 / 2e-7), "memory")
-    both = roofline.predict([STREAM, PRODUCT], 85, 170, TOY)
+    both = roofline.predict([STREAM, PRODUCT], Size(85, 170), TOY)
     assert both == Prediction(pytest.approx(1e-6), pytest.approx(170 / 0.9e9 / 1e-6), "matrix_flops")
 
 
 def test_a_copy_on_an_h100_has_at_most_95_percent():
     copy = {"instructions": 0.0, "matrix_flops": 0.0, "l2": 2.0, "memory": 2.0}
-    assert roofline.predict([copy], 1 << 30, 2 << 30, DEVICES["sm_90"]).share == pytest.approx(0.85 * 3.35 / 3.0)
+    assert roofline.predict([copy], Size(1 << 30, 2 << 30), DEVICES["sm_90"]).share == pytest.approx(0.85 * 3.35 / 3.0)
 
 
 def test_calls_sum_their_kernels():

@@ -177,7 +177,7 @@ def table_of(name: str, only: str = "") -> dict[str, Row]:
     """Return the part of the table for one device."""
     rows: dict[str, Row] = {}
     for workload in tqdm(_chosen(name, only), desc=name, disable=None):
-        elements, launches = roofline.elements(workload), Counter()
+        elements, launches = roofline.sizes()[f"{workload.op.name} {workload.name}"].elements, Counter()
         for launch in launched(workload, DEVICES[name]):
             code = machine_code(launch.binary)
             end, count = f" of {workload.op.name} {workload.name}", launches[launch.kernel]
