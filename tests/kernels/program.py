@@ -210,18 +210,21 @@ class Program:
 
     @staticmethod
     def _shares(operations: list[Operation], totals: Totals) -> dict[SourceLines, float]:
+        """Return the shares of lines that are only in branches. A branch in tl.static_range has several copies."""
+        copies: dict[SourceLines, list[Operation]] = {}
+        for operation in operations:
+            if operation.name == "scf.if":
+                copies.setdefault(operation.lines, []).append(operation)
         shares: dict[SourceLines, float] = {}
-        for branch in operations:
-            reached = totals.reached.get(id(branch), 0.0)
-            if branch.name != "scf.if" or reached == 0:
-                continue
-            share = totals.taken[id(branch)] / reached
-            inside = {id(operation) for operation in branch.inside()}
+        for branches in copies.values():
+            reached, taken = (sum(count.get(id(b), 0.0) for b in branches) for count in (totals.reached, totals.taken))
+            inside = {id(operation) for branch in branches for operation in branch.inside()}
             outside = {operation.lines for operation in operations if id(operation) not in inside}
-            for body, part in zip(branch.bodies, (share, 1 - share), strict=False):
-                for operation in (inner for outer in body for inner in (outer, *outer.inside())):
-                    if operation.lines not in outside:
-                        shares[operation.lines] = min(part, shares.get(operation.lines, 1.0))
+            for branch in branches if reached > 0 else ():
+                for body, share in zip(branch.bodies, (taken / reached, 1 - taken / reached), strict=False):
+                    for operation in Operation("", bodies=[body]).inside():
+                        if operation.lines not in outside:
+                            shares[operation.lines] = min(share, shares.get(operation.lines, 1.0))
         return shares
 
 

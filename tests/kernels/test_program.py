@@ -38,6 +38,7 @@ module {
       }) : (tensor<64x16xf32>) -> tensor<64xf32> loc(#loc5)
       scf.if %6 {
         %7 = tt.load %q : !tt.ptr<i64> loc(#loc6)
+        %9 = arith.addf %x, %x : tensor<64x32xf32> loc(#loc4)
       } else {
         tt.store %r, %v : tensor<4x!tt.ptr<f32>> loc(#loc7)
       } loc(#loc5)
@@ -91,6 +92,12 @@ def test_shares_of_branches_by_hand():
     rare = Program(TTIR, ARGUMENTS, (4,), taken=0.1)
     assert rare.shares == {line(6): 0.1, line(7): 0.9, line(9): 0.25}
     assert rare.bytes - program.bytes == pytest.approx(2.5 * 0.1 * (8 - 4 * 4))
+
+
+def test_copies_of_a_branch_have_one_share():
+    begin, end = TTIR.index("      scf.if %6"), TTIR.index("      scf.yield %5")
+    twice = TTIR[:end] + TTIR[begin:]
+    assert Program(twice, ARGUMENTS, (4,), taken=0.1).shares == Program(TTIR, ARGUMENTS, (4,), taken=0.1).shares
 
 
 def test_source_lines_of_loops_include_the_calls():
