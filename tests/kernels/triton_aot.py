@@ -11,7 +11,7 @@ The launchers run on tensors without data and with a fake driver. The kernels th
 
 The table also holds the work of every launch per element of the activations (`work.py`). Trip counts come from the
 intermediate code of Triton and the arguments of the launch (`program.py`), and instructions from the machine code
-(`listing.py`). Two rules concern those who change a kernel: a loop that the compiler unrolls or removes is an error
+(`listing.py`). Two rules concern those who change a kernel: a loop that the compiler unrolls completely is an error
 (write it with `tl.static_range`), and a branch on data counts as not taken (`program.TAKEN` holds other shares).
 
 To tune one kernel, compile for some devices and workloads only, and print their predictions::
@@ -182,10 +182,11 @@ def table_of(name: str, only: str = "") -> dict[str, Row]:
             code = machine_code(launch.binary)
             end, count = f" of {workload.op.name} {workload.name}", launches[launch.kernel]
             launches[launch.kernel] += 1
-            rows[f"{name} {launch.kernel}{f'#{count + 1}' if count else ''}{end}"] = {
-                **needs(launch.binary, code),
-                **work(launch, code, name, elements),
-            }
+            key = f"{name} {launch.kernel}{f'#{count + 1}' if count else ''}{end}"
+            try:
+                rows[key] = {**needs(launch.binary, code), **work(launch, code, name, elements)}
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
     return rows
 
 
