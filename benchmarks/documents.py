@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the tables of README.md and docs from the records in benchmarks/results.
+"""Write the tables of README.md and docs from the records in benchmarks/results, and from the predictions for GPUs.
 
 Usage::
 
@@ -11,10 +11,12 @@ Usage::
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable
 from typing import Any
 
+import roofline
 from gpu import table as gpu_table
 from provenance import RESULTS, ROOT
 from recipes import markdown
@@ -25,6 +27,7 @@ COMMAND = "python benchmarks/documents.py --write"
 PAGES = {  # page of each block
     "headline": "README.md",
     "measured": "docs/performance.md",
+    "predictions": "docs/performance.md",
     "gpu": "docs/performance.md",
     "recipes": "docs/guides/drop_in.md",
 }
@@ -46,6 +49,7 @@ def blocks() -> dict[str, str]:
     return {
         "headline": headline(records),
         "measured": table(records),
+        "predictions": roofline.markdown(json.loads(roofline.PREDICTIONS.read_text(encoding="utf-8"))),
         "gpu": gpu_table.table(gpu_table.read(RESULTS / "gpu")),
         "recipes": markdown(record for record in records if record["op"] == "recipe"),
     }

@@ -17,7 +17,7 @@ import torch
 from stylefast import backends
 from stylefast.backends import BACKENDS, native
 
-NEEDS = {"registers": 128, "shared": 0, "spills": 0, "matrix": 8, "wide_loads": 4}
+NEEDS = {"registers": 128, "shared": 0, "spills": 0, "matrix": 8, "wide_loads": 4, "in_loops": 500}
 
 
 @pytest.fixture
@@ -93,9 +93,12 @@ def test_faults_of_kernels_are_reported():
 def test_resources_are_read_from_the_disassembly():
     name = "_ZN9stylefast11mean_kernelIfEEvPKT_"
     usage = f"arch = sm_90\n Function {name}:\n  REG:32 STACK:16 SHARED:1024 LOCAL:4 CONSTANT[0]:8\n"
-    code = "LDG.E.128 R4, [R2]; HMMA.16816.F32.BF16 R4; LDL R1, [R2]; STL.64 [R1], R2; LDG.E R5, [R2]"
-    sass = f"arch = sm_90\n\t\tFunction : {name}\n {code}\n"
-    expected = {"registers": 32, "shared": 1024, "spills": 22, "matrix": 1, "wide_loads": 1}
+    code = (
+        "LDG.E.128 R4, [R2]; HMMA.16816.F32.BF16 R4; LDL R1, [R2]; STL.64 [R1], R2; LDG.E R5, [R2]; @P0 BRA 0x10; EXIT"
+    )
+    lines = "\n".join(f"/*{16 * i:04x}*/  {text} ;" for i, text in enumerate(code.split("; ")))
+    sass = f"arch = sm_90\n\t\tFunction : {name}\n {lines}\n"
+    expected = {"registers": 32, "shared": 1024, "spills": 22, "matrix": 1, "wide_loads": 1, "in_loops": 5}
     assert cuda_aot.needs(usage, sass) == {"sm_90 mean_kernel<float>": expected}
 
 

@@ -60,7 +60,7 @@ except RuntimeError as error:
 
 def test_faults_of_kernels_are_reported():
     faultless = {f"sm_90 {kernel} of x": NEEDS for kernel in ("assign_kernel", "lloyd_kernel", "moments_kernel")}
-    assert triton_aot.faults({**faultless, "sm_80 split_kernel of x": {**NEEDS, "matrix": 0, "wide_loads": 0}}) == []
+    assert triton_aot.faults({**faultless, "sm_80 split_kernel#2 of x": {**NEEDS, "matrix": 0, "wide_loads": 0}}) == []
     for name, change, message in (
         ("sm_80 pool_kernel of x", {"spills": 8}, "spills 8"),
         ("gfx942 assign_kernel of x", {"shared": 65537}, "65537 bytes of shared memory, gfx942 has 65536"),
@@ -78,6 +78,10 @@ def test_differences_between_table_and_kernels_are_reported():
     assert triton_aot.differences({"a": NEEDS}, {"a": dict(NEEDS)}) == []
     assert len(triton_aot.differences({"a": NEEDS}, {"a": {**NEEDS, "registers": 201}})) == 1
     assert len(triton_aot.differences({"a": NEEDS, "new": NEEDS}, {"a": NEEDS, "gone": NEEDS})) == 2
+    expected = {"a": {**NEEDS, "instructions": 1.0}}
+    assert triton_aot.differences({"a": {**NEEDS, "instructions": 0.985}}, expected) == []
+    assert len(triton_aot.differences({"a": {**NEEDS, "instructions": 1.025}}, expected)) == 1
+    assert len(triton_aot.differences({"a": NEEDS}, expected)) == 1
 
 
 def test_the_table_covers_every_device_without_faults():

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import triton
+from listing import Listing
 from triton_aot import MATRIX, WIDE_LOADS, differences
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +74,8 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
 
     "registers" counts per thread and "shared" is in bytes. "spills" adds up the bytes of stack and local memory and the
     instructions that access local memory. "matrix" counts matrix instructions and "wide_loads" loads of 16 bytes.
+    "in_loops" counts the instructions inside loops, once each: their trip counts are not known here, so there is no
+    prediction of the time.
     """
     code = dict(sections(sass))
     names = readable(sorted({name.split()[1] for name in code}))
@@ -87,6 +90,7 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
             "spills": fields["STACK"] + fields["LOCAL"] + len(LOCAL.findall(body)),
             "matrix": len(MATRIX.findall(body)),
             "wide_loads": len(WIDE_LOADS.findall(body)),
+            "in_loops": len(frozenset().union(*(loop.body for loop in Listing(body).loops))),
         }
     return dict(sorted(resources.items()))
 

@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile every Triton kernel that a GPU workload launches, and check the resources that it needs. No GPU is needed.
 
-`make triton-aot` fails if a kernel does not compile, if it has a fault such as a spill, or if the table
-tests/kernels/triton_resources.json differs from the binaries. This command writes the table::
+`make triton-aot` fails if a kernel does not compile, if it has a fault such as a spill, if the table
+tests/kernels/triton_resources.json differs from the binaries, or if a prediction of benchmarks/roofline.py differs from
+tests/kernels/triton_predictions.json. This command writes both files::
 
     PYTHONPATH=.:benchmarks python tests/kernels/triton_aot.py --update
 
 The launchers run on tensors without data and with a fake driver. The kernels that they launch are only compiled.
+
+The table also holds the work of every launch per element of the activations (`work.py`). Trip counts come from the
+intermediate code of Triton and the arguments of the launch (`program.py`), and instructions from the machine code
+(`listing.py`). Two rules concern those who change a kernel: a loop that the compiler unrolls completely is an error
+(write it with `tl.static_range`), and a branch on data counts as not taken (`program.TAKEN` holds other shares).
+
+To tune one kernel, compile for some devices and workloads only, and print their predictions::
+
+    PYTHONPATH=.:benchmarks python tests/kernels/triton_aot.py --only "sm_90 lloyd_step 4096x512x32x32 bfloat16 K=32"
 """
 
 from __future__ import annotations
@@ -18,7 +28,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
@@ -28,15 +39,18 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import roofline
 import triton
 from gpu.workloads import GPU_WORKLOADS, GpuWorkload
 from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
+from work import Launch, work
 
 from stylefast.backends.triton import tiles
 
 TABLE = Path(__file__).with_name("triton_resources.json")
+Row = Mapping[str, float]
 
 
 class Device(NamedTuple):
@@ -59,8 +73,8 @@ WIDE_LOADS = re.compile(r"\b(LDG\.E\.\S*128\S*|LDGSTS\.\S*128\S*|(?:global|buffe
 
 
 @contextmanager
-def pretend(device: Device) -> Iterator[list[tuple[str, Any]]]:
-    """Compile launches for `device` instead of running them; yield the list to which they add (kernel, binary)."""
+def pretend(device: Device) -> Iterator[list[Launch]]:
+    """Compile launches for `device` instead of running them; yield the list to which they are added."""
     properties = {"max_shared_mem": device.shared, "multiprocessor_count": device.processors}
     driver = SimpleNamespace(
         get_current_target=lambda: device.target,
@@ -68,12 +82,14 @@ def pretend(device: Device) -> Iterator[list[tuple[str, Any]]]:
         get_current_stream=lambda index: 0,
         utils=SimpleNamespace(get_device_properties=lambda index: properties),
     )
-    collected: list[tuple[str, Any]] = []
+    collected: list[Launch] = []
     run = JITFunction.run
 
-    def compile_only(self: Any, *args: Any, **kwargs: Any) -> None:
-        kwargs["warmup"] = True
-        collected.append((self.fn.__name__, run(self, *args, **kwargs)))
+    def compile_only(self: Any, *args: Any, grid: tuple[int, ...], **kwargs: Any) -> None:
+        binary = run(self, *args, grid=grid, **{**kwargs, "warmup": True})
+        named = {name: value for name, value in kwargs.items() if name in self.arg_names}
+        arguments = self.signature.bind(*args, **named).arguments
+        collected.append(Launch(self.fn.__name__, binary, arguments, grid))
 
     tiles.device.cache_clear()
     try:
@@ -91,33 +107,32 @@ def _kernels() -> Iterator[JITFunction]:
         yield from (value for value in vars(module).values() if isinstance(value, JITFunction))
 
 
-def compiled(workload: GpuWorkload, device: Device) -> dict[str, Any]:
-    """Return the kernels that the workload launches on the device, by name."""
+def launched(workload: GpuWorkload, device: Device) -> list[Launch]:
+    """Return the launches of the workload on the device."""
     launch = import_module(f"stylefast.backends.triton.{workload.op.name}").launch
     with pretend(device) as collected:
         launch(*workload.make("meta").values())
-    return dict(collected)
+    return collected
 
 
-def needs(kernel: Any, device: Device) -> dict[str, int]:
+def needs(kernel: Any, code: str) -> dict[str, int]:
     """Return registers per thread, bytes of shared memory, spills, matrix instructions and loads of 16 bytes.
 
     The number of registers is rounded up to a multiple of eight, because registers are allocated in groups of eight.
     Triton's passes for AMD order some operations by their addresses in memory, so the exact number differs by two
     between runs.
     """
-    if device.target.backend == "hip":
-        text = kernel.asm["amdgcn"]
-        registers, spills = _field(text, r"\.vgpr_count:\s+(\d+)"), _field(text, r"\.vgpr_spill_count:\s+(\d+)")
+    if "amdgcn" in kernel.asm:
+        registers, spills = _field(code, r"\.vgpr_count:\s+(\d+)"), _field(code, r"\.vgpr_spill_count:\s+(\d+)")
     else:
-        usage, text = _cuobjdump(kernel.asm["cubin"], "-res-usage"), _cuobjdump(kernel.asm["cubin"], "-sass")
+        usage = _disassembled(kernel.asm["cubin"], "cuobjdump", "-res-usage")
         registers, spills = _field(usage, r"REG:(\d+)"), _field(usage, r"STACK:(\d+)") + _field(usage, r"LOCAL:(\d+)")
     return {
         "registers": -(-registers // 8) * 8,
         "shared": kernel.metadata.shared,
         "spills": spills,
-        "matrix": len(MATRIX.findall(text)),
-        "wide_loads": len(WIDE_LOADS.findall(text)),
+        "matrix": len(MATRIX.findall(code)),
+        "wide_loads": len(WIDE_LOADS.findall(code)),
     }
 
 
@@ -127,43 +142,62 @@ def _field(text: str, pattern: str) -> int:
     return int(match[1])
 
 
-def _cuobjdump(cubin: bytes, option: str) -> str:
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+def machine_code(kernel: Any) -> str:
+    """Return the machine code of a kernel, with source lines."""
+    return kernel.asm.get("amdgcn") or _disassembled(kernel.asm["cubin"], "nvdisasm", "-gi", "-c")
+
+
+def _disassembled(cubin: bytes, tool: str, *options: str) -> str:
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([tool, option, file.name], check=True, capture_output=True, text=True).stdout
+        return subprocess.run([path, *options, file.name], check=True, capture_output=True, text=True).stdout
 
 
-def table() -> dict[str, dict[str, int]]:
-    """Return the resources of every kernel on every device, by "device kernel of op workload".
+def table(only: str = "") -> dict[str, Row]:
+    """Return what every launch needs on every device, by "device kernel of op workload".
 
-    A kernel that several workloads launch is named after the first of them.
+    The second launch of a kernel in a call is "kernel#2".
+
+    Args:
+        only: Compile only for calls "device op workload" that contain this text.
     """
-    with ProcessPoolExecutor(min(len(DEVICES), os.cpu_count() or 1), get_context("spawn")) as pool:
-        return {name: need for lines in pool.map(table_of, DEVICES) for name, need in lines.items()}
+    devices = [name for name in DEVICES if _chosen(name, only)]
+    with ProcessPoolExecutor(min(len(devices), os.cpu_count() or 1), get_context("spawn")) as pool:
+        parts = pool.map(table_of, devices, [only] * len(devices))
+        return {name: row for part in parts for name, row in part.items()}
 
 
-def table_of(name: str) -> dict[str, dict[str, int]]:
+def _chosen(device: str, only: str) -> list[GpuWorkload]:
+    return [workload for workload in GPU_WORKLOADS if only in f"{device} {workload.op.name} {workload.name}"]
+
+
+def table_of(name: str, only: str = "") -> dict[str, Row]:
     """Return the part of the table for one device."""
-    resources, seen, device = {}, set(), DEVICES[name]
-    for workload in tqdm(GPU_WORKLOADS, desc=name, disable=None):
-        for kernel, binary in compiled(workload, device).items():
-            if binary.hash in seen:
-                continue
-            seen.add(binary.hash)
-            resources[f"{name} {kernel} of {workload.op.name} {workload.name}"] = needs(binary, device)
-    return resources
+    rows: dict[str, Row] = {}
+    for workload in tqdm(_chosen(name, only), desc=name, disable=None):
+        elements, launches = roofline.sizes()[f"{workload.op.name} {workload.name}"].elements, Counter()
+        for launch in launched(workload, DEVICES[name]):
+            code = machine_code(launch.binary)
+            end, count = f" of {workload.op.name} {workload.name}", launches[launch.kernel]
+            launches[launch.kernel] += 1
+            key = f"{name} {launch.kernel}{f'#{count + 1}' if count else ''}{end}"
+            try:
+                rows[key] = {**needs(launch.binary, code), **work(launch, code, name, elements)}
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+    return rows
 
 
-def faults(resources: dict[str, dict[str, int]]) -> list[str]:
+def faults(resources: Mapping[str, Row]) -> list[str]:
     """Return the faults that can be found without the table.
 
     They are spills, too much shared memory, and missing matrix instructions or loads of 16 bytes.
     """
     messages = []
     for name, need in resources.items():
-        device, kernel = name.split()[:2]
+        device, kernel = name.partition("#")[0].split()[:2]
         if need["spills"] > 0:
             messages.append(f"{name}: spills {need['spills']} bytes (NVIDIA) or registers (AMD)")
         if need["shared"] > DEVICES[device].shared:
@@ -177,27 +211,46 @@ def faults(resources: dict[str, dict[str, int]]) -> list[str]:
     return messages
 
 
-def differences(resources: dict[str, dict[str, int]], expected: dict[str, dict[str, int]]) -> list[str]:
-    """Return the differences between the kernels and the table."""
+def differences(resources: Mapping[str, Row], expected: Mapping[str, Row]) -> list[str]:
+    """Return the differences between the kernels and the table. Fractions may differ by 2 %."""
     names = [*resources, *(name for name in expected if name not in resources)]
     return [
         f"{name}: the table says {expected.get(name)}, found {resources.get(name)}"
         for name in names
-        if resources.get(name) != expected.get(name)
+        if not _same(resources.get(name, {}), expected.get(name, {}))
     ]
+
+
+def _same(row: Row, expected: Row) -> bool:
+    return row.keys() == expected.keys() and all(
+        abs(row[name] - value) <= (0.02 * value if isinstance(value, float) else 0) for name, value in expected.items()
+    )
+
+
+def write(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a table with one line per row."""
+    path.write_text(
+        "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items()) + "\n}\n"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="Write the table.")
-    update = parser.parse_args(arguments).update
-    resources = table()
-    messages = faults(resources)
-    if update:
-        lines = (f"{json.dumps(name)}: {json.dumps(need)}" for name, need in resources.items())
-        TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    parser.add_argument("--update", action="store_true", help="Write the table and the predictions.")
+    parser.add_argument("--only", default="", help='Print the rows of the calls "device op workload" with this text.')
+    options = parser.parse_args(arguments)
+    resources = table(options.only)
+    messages, predictions = faults(resources), roofline.predictions(resources)
+    if options.only:
+        messages += [f"{name}: {row}" for name, row in {**resources, **predictions}.items()]
+        print("\n".join(messages))
+        return 0
+    if options.update:
+        write(TABLE, resources)
+        write(roofline.PREDICTIONS, predictions)
     else:
         messages += differences(resources, json.loads(TABLE.read_text()))
+        messages += roofline.falls(predictions, json.loads(roofline.PREDICTIONS.read_text()))
     print("\n".join([*messages, f"{len(resources)} kernels compiled, {len(messages)} faults"]))
     return 1 if messages else 0
 
