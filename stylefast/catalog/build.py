@@ -7,7 +7,7 @@ Ranks can share each step, and a build that was stopped resumes from its workdir
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +159,7 @@ class Build:
         features, backend = self._kmeans.features, self._kmeans.backend
         return assign(activations, centroids, features=features, backend=backend).labels
 
-    def _shard_sums(self, shard: int, w: Tensor, centroids: Tensor, clusters: Mapping[str, Any]) -> Sums:
+    def _shard_sums(self, shard: int, w: Tensor, centroids: Tensor, clusters: dict[str, Any]) -> Sums:
         """Return the sums of a shard, from the workdir if it has them."""
         if self._workdir is None:
             return self._measure(shard, w, centroids)
@@ -190,12 +190,13 @@ class Build:
                     readers = [site for site in sites if site.tensor == key]
                     standardize = not readers[0].normalized
                     m = contribution(tensor, labels, k, standardize=standardize, backend=self._kmeans.backend)
+                    weighted = m.double() * len(labels)
                     for site in readers:
-                        sums[:, site.slice] += m.double() * len(labels)
+                        sums[:, site.slice] += weighted
 
             with self._timed("generator"):
                 self._generator.visit(batch, add)
-                is_finite = bool(sums.isfinite().all())  # a GPU has then run the batch, and its time is counted
+                is_finite = bool(sums.isfinite().all())  # waits for a GPU, so that the stage includes its time
             if not is_finite:
                 site = next(site for site in sites if not sums[:, site.slice].isfinite().all())
                 images = self._describe_images(shard, start, len(batch))

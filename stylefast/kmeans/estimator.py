@@ -276,14 +276,11 @@ class SphericalKMeans:
             state = BatchedLloyd.load(checkpoint, provenance, points.device)
         else:
             state = BatchedLloyd(ranks.broadcast(self._initial_centroids(points, rng).cpu()).to(points.device))
-        # Not for a checkpoint, because a resumed fit gives the same bits only if it runs the same steps; not for ranks,
-        # which must agree on the steps; and not for a stream, because an extra pass takes longer than the host.
-        ahead = points.device.type == "cuda" and checkpoint is None and ranks.size == 1 and points.in_memory
         n_done = max(run.n_iter for run in state.runs)
         hidden = not progress or ranks.rank > 0
         with tqdm(total=self.max_iter, initial=n_done, desc="k-means", unit="step", delay=2, disable=hidden) as bar:
             while state.active:
-                state.advance(points, self.tol, self.max_iter, ahead=ahead)
+                state.advance(points, self.tol, self.max_iter, ahead=points.can_run_ahead and checkpoint is None)
                 if checkpoint is not None and ranks.rank == 0:
                     state.save(checkpoint, provenance)
                 bar.set_postfix(runs=len(state.active), refresh=False)

@@ -131,7 +131,8 @@ class BatchedLloyd:
             max_iter: Maximum number of updates per restart.
             ahead: Whether to start the step of the next iteration before the numbers of this one are read, so that a
                 GPU does not wait for the host. The step is computed in vain for restarts that end in this iteration,
-                and for all restarts if clusters are relocated. The results are the same up to rounding.
+                and for all restarts if clusters are relocated. The results are the same up to rounding. A fit with a
+                checkpoint must not set it, because a resumed fit starts without such a step and may round differently.
         """
         evaluation = self._started or _Evaluation(points, self.centroids)
         ahead = ahead and any(self.runs[index].n_iter < max_iter for index in self.active)

@@ -159,7 +159,8 @@ class RealGpu:
 
     @property
     def waits(self) -> list[str]:
-        return [message for message in (str(warning.message) for warning in self._caught) if "synchroniz" in message]
+        messages = [str(warning.message) for warning in self._caught]
+        return [message for message in messages if "called a synchronizing" in message]
 
     def put(self, tensor: Tensor) -> Tensor:
         return tensor.to(GPU)
