@@ -19,7 +19,9 @@ from .processes import RESERVE, Ended, side_by_side
 from .rehearsal import REHEARSAL
 from .statuses import CUT
 
-FILES = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws", "torch_transforms")
+OPS = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws", "torch_transforms")
+WAITS = ("support/test_host_waits.py", "kmeans/test_lloyd_waits.py", "catalog/test_build_waits.py")
+FILES = (*(f"ops/test_{name}.py" for name in OPS), *WAITS)
 FIRST = "test_agrees,test_same_bits,test_edge_cases"  # in this order
 PROCESSES = len(environment.CPUS) or os.cpu_count() or 1
 SHARDS = 150 * PROCESSES if REHEARSAL else PROCESSES
@@ -29,7 +31,7 @@ SHOWN = 12_000  # characters that are printed of the log of a process with failu
 
 def battery(shard: str) -> int:
     """Run one shard of the tests in this process; return the exit status."""
-    files = [str(ROOT / "tests" / "ops" / f"test_{name}.py") for name in FILES]
+    files = [str(ROOT / "tests" / name) for name in FILES]
     require = [option for name in backends() for option in ("--require", name)]
     options = ["-v", "--tb=short", "-p", "no:cacheprovider", "-m", "not large and not fetches", "-k", "cuda or triton"]
     return pytest.main([*options, *require, "--first", FIRST, "--shard", shard, *files])

@@ -7,7 +7,7 @@ Ranks can share each step, and a build that was stopped resumes from its workdir
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,8 +121,7 @@ class Build:
         total = Sums(zeros, torch.zeros(k, *self._shape[1:], dtype=torch.int64))
         clusters = {"centroids": checksum({"": centroids}), "features": self._kmeans.features}
         for shard, w in self._latents:
-            provenance = clusters | self._provenance(w) | {"measured": self._count_measured(shard)}
-            sums = self._shard_sums(shard, w, centroids, provenance)
+            sums = self._shard_sums(shard, w, centroids, clusters)
             total = Sums(*(a + b for a, b in zip(total, sums, strict=True)))
         self._bar.close()
         if "contribution" in self.seconds:  # this stage runs inside the stage "generator"
@@ -148,7 +147,7 @@ class Build:
             with self._timed("generator"):
                 (batch,) = self._generator.activations(w[start : start + self._batch_size], [self._layer]).values()
             stored = out[start : start + len(batch)].copy_(batch)
-            if batch.dtype != self._dtype and batch.isfinite().all() and not stored.isfinite().all():
+            if batch.dtype != self._dtype and bool(batch.isfinite().all() & ~stored.isfinite().all()):
                 raise ValueError(
                     f"dtype must have a range that contains the activations, up to {batch.abs().max():g} in "
                     f"{self._describe_images(shard, start, len(batch))}, got {self._dtype}"
@@ -160,11 +159,12 @@ class Build:
         features, backend = self._kmeans.features, self._kmeans.backend
         return assign(activations, centroids, features=features, backend=backend).labels
 
-    def _shard_sums(self, shard: int, w: Tensor, centroids: Tensor, provenance: Mapping[str, Any]) -> Sums:
+    def _shard_sums(self, shard: int, w: Tensor, centroids: Tensor, clusters: dict[str, Any]) -> Sums:
         """Return the sums of a shard, from the workdir if it has them."""
         if self._workdir is None:
             return self._measure(shard, w, centroids)
         path = self._path("contributions", shard)
+        provenance = clusters | self._provenance(w) | {"measured": self._count_measured(shard)}
         if path.exists():
             self._bar.update(self._count_measured(shard))
             return Sums(**read_tensors(path, FORMAT, provenance=provenance)[0])
@@ -179,28 +179,32 @@ class Build:
         else:
             labels = self._labels[self._latents.local_slice(shard)]
         occupancy = torch.stack([(labels == i).sum(0) for i in range(k)])  # [K, h, w]
-        normalized = {site.tensor: site.normalized for site in self._generator.sites}
-        sums: dict[str, Tensor] = {}
+        sites = self._generator.sites
+        sums = torch.zeros(k, self._generator.style_width, dtype=torch.float64, device=self._generator.device)
         for start in range(0, n, self._batch_size):
             batch = w[start : min(n, start + self._batch_size)]
             batch_labels = labels[start : start + len(batch)]
 
             def add(key: str, tensor: Tensor, labels: Tensor = batch_labels) -> None:
                 with self._timed("contribution"):
-                    m = contribution(tensor, labels, k, standardize=not normalized[key], backend=self._kmeans.backend)
-                    sums[key] = sums.get(key, torch.zeros_like(m, dtype=torch.float64)) + m.double() * len(labels)
+                    readers = [site for site in sites if site.tensor == key]
+                    standardize = not readers[0].normalized
+                    m = contribution(tensor, labels, k, standardize=standardize, backend=self._kmeans.backend)
+                    weighted = m.double() * len(labels)
+                    for site in readers:
+                        sums[:, site.slice] += weighted
 
             with self._timed("generator"):
                 self._generator.visit(batch, add)
-            for site in self._generator.sites:
-                if not sums[site.tensor].isfinite().all():
-                    images = self._describe_images(shard, start, len(batch))
-                    raise ValueError(
-                        f"activations of site {site.name} must be finite, got NaN or Inf in the batch of {images}"
-                    )
+                is_finite = bool(sums.isfinite().all())  # waits for a GPU, so that the stage includes its time
+            if not is_finite:
+                site = next(site for site in sites if not sums[:, site.slice].isfinite().all())
+                images = self._describe_images(shard, start, len(batch))
+                raise ValueError(
+                    f"activations of site {site.name} must be finite, got NaN or Inf in the batch of {images}"
+                )
             self._bar.update(len(batch))
-        columns = [sums.get(site.tensor, torch.zeros(k, site.channels).double()) for site in self._generator.sites]
-        return Sums(torch.cat(columns, 1).cpu(), occupancy.cpu())
+        return Sums(sums.cpu(), occupancy.cpu())
 
     def _count_measured(self, shard: int) -> int:
         """Return the number of images of a shard on which M is measured."""

@@ -188,6 +188,14 @@ class Points:
         """Whether the data are a single array."""
         return isinstance(self.data, (Tensor, np.ndarray))
 
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether a step may start before the host knows that it is needed: for one array on one GPU.
+
+        Ranks must agree on their steps, and an extra pass over a stream takes longer than waiting for the host.
+        """
+        return self.in_memory and self.ranks.size == 1 and self.device.type == "cuda"
+
     def __iter__(self) -> Iterator[Batch]:
         n_read = 0
         for batch in _read_alike(self.data, self.features, self.backend, self.channels, self.dtype):

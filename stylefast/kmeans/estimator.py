@@ -280,7 +280,7 @@ class SphericalKMeans:
         hidden = not progress or ranks.rank > 0
         with tqdm(total=self.max_iter, initial=n_done, desc="k-means", unit="step", delay=2, disable=hidden) as bar:
             while state.active:
-                state.advance(points, self.tol, self.max_iter)
+                state.advance(points, self.tol, self.max_iter, ahead=points.can_run_ahead and checkpoint is None)
                 if checkpoint is not None and ranks.rank == 0:
                     state.save(checkpoint, provenance)
                 bar.set_postfix(runs=len(state.active), refresh=False)

@@ -115,13 +115,12 @@ def _k_means_plus_plus(
         cumulative = weights.cumsum(0)
         draw = torch.rand(n_init, generator=rng, dtype=torch.float64).to(cumulative.device) * cumulative[-1]
         first = torch.searchsorted(cumulative, draw, right=True).clamp(max=len(sample) - 1)
+    draws = torch.rand(n_clusters - 1, n_init, n_candidates, generator=rng, dtype=torch.float64).to(sample.device)
     indices, similarity = [first], sample[first] @ sample.T  # [n_init, m]
-    for _ in range(1, n_clusters):
+    for draw in draws:
         weight = (1 - similarity).clamp(min=0).double()
         cumulative = (weight if weights is None else weight * weights).cumsum(1)
-        draw = torch.rand(n_init, n_candidates, generator=rng, dtype=torch.float64).to(weight.device)
-        draw = draw * cumulative[:, -1:]
-        candidates = torch.searchsorted(cumulative, draw, right=True).clamp(max=len(sample) - 1)
+        candidates = torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True).clamp(max=len(sample) - 1)
         cosine = (sample[candidates.flatten()] @ sample.T).view(n_init, n_candidates, -1)
         closer = torch.maximum(similarity[:, None], cosine)  # [n_init, n_candidates, m]
         best = (closer.sum(2) if weights is None else closer.double() @ weights).argmax(1)

@@ -60,6 +60,45 @@ class SupportsLloyd(Protocol):
     def farthest(self, centroids: Tensor, n: int) -> Tensor: ...
 
 
+class _Evaluation:
+    """One Lloyd step of several restarts, the centroids that it gives, and its numbers on their way to the host.
+
+    Args:
+        points: Points to cluster.
+        centroids: Centroids that are evaluated, [B, K, C].
+
+    Attributes:
+        centroids: As above.
+        sums, counts: Result of the step, as in `Run` but for B restarts.
+        updated: Centroids of the next iteration, [B, K, C].
+    """
+
+    def __init__(self, points: SupportsLloyd, centroids: Tensor) -> None:
+        self.sums, self.counts, objective = points.step(centroids)
+        self.centroids, self.updated = centroids, directions(self.sums, centroids)
+        moved = (self.updated != centroids).flatten(1).any(1)
+        n_empty = (self.counts == 0).sum(1)
+        # One copy, into pinned memory if it comes from a GPU. The host waits for the copy, but not for later kernels.
+        self._numbers = torch.stack([x.double() for x in (objective, n_empty, moved)], 1).to("cpu", non_blocking=True)
+        self._copied = torch.cuda.current_stream(moved.device).record_event() if moved.is_cuda else None
+        self._rows = list(range(len(centroids)))
+
+    def select(self, rows: list[int]) -> _Evaluation:
+        """Drop all restarts except the given ones, and return the evaluation."""
+        if len(rows) < len(self._rows):
+            self._rows = rows
+            for name in ("centroids", "sums", "counts", "updated"):
+                setattr(self, name, rows_of(getattr(self, name), rows))
+        return self
+
+    def numbers(self) -> list[tuple[float, int, bool]]:
+        """Return the objective of every restart, its number of empty clusters, and whether a centroid moved."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        values = self._numbers.tolist()
+        return [(values[i][0], int(values[i][1]), bool(values[i][2])) for i in self._rows]
+
+
 class BatchedLloyd:
     """Lloyd iterations of B restarts that share every read of the data.
 
@@ -81,35 +120,42 @@ class BatchedLloyd:
         self.runs = [Run(initial, torch.zeros_like(initial), counts) for initial in centroids]
         self.active = list(range(len(centroids)))
         self.centroids = centroids
+        self._started: _Evaluation | None = None  # of `centroids`
 
-    def advance(self, points: SupportsLloyd, tol: float, max_iter: int) -> None:
+    def advance(self, points: SupportsLloyd, tol: float, max_iter: int, *, ahead: bool = False) -> None:
         """Run one iteration of the active restarts. A restart that ends keeps the centroids that were evaluated last.
 
         Args:
             points: Points to cluster.
             tol: Relative gain of the objective below which a restart ends.
             max_iter: Maximum number of updates per restart.
+            ahead: Whether to start the step of the next iteration before the numbers of this one are read, so that a
+                GPU does not wait for the host. The step is computed in vain for restarts that end in this iteration,
+                and for all restarts if clusters are relocated. The results are the same up to rounding. A fit with a
+                checkpoint must not set it, because a resumed fit starts without such a step and may round differently.
         """
-        step = points.step(self.centroids)
-        updated = directions(step.sums, self.centroids)
-        moved = (updated != self.centroids).flatten(1).any(1).tolist()
-        empty = step.counts == 0  # [B, K]
-        objective, n_empty = step.objective.tolist(), empty.sum(1).tolist()
-        remaining = []
-        for i, run in enumerate(self.runs[index] for index in self.active):
-            settled = not moved[i] or objective[i] - run.objective < tol * abs(objective[i])
+        evaluation = self._started or _Evaluation(points, self.centroids)
+        ahead = ahead and any(self.runs[index].n_iter < max_iter for index in self.active)
+        self._started = _Evaluation(points, evaluation.updated) if ahead else None
+        updated, remaining, relocated = evaluation.updated, [], False
+        for i, (objective, n_empty, moved) in enumerate(evaluation.numbers()):
+            run = self.runs[self.active[i]]
+            settled = not moved or objective - run.objective < tol * abs(objective)
             # With fewer distinct directions than clusters, some clusters stay empty after any number of relocations.
-            run.converged = settled and (n_empty[i] == 0 or 0 < run.n_empty <= n_empty[i])
-            run.objective, run.n_empty = objective[i], n_empty[i]
-            run.centroids, run.sums, run.counts = self.centroids[i], step.sums[i], step.counts[i]
+            run.converged = settled and (n_empty == 0 or 0 < run.n_empty <= n_empty)
+            run.objective, run.n_empty = objective, n_empty
+            run.centroids, run.sums, run.counts = evaluation.centroids[i], evaluation.sums[i], evaluation.counts[i]
             if run.converged or run.n_iter == max_iter:
                 continue
-            if n_empty[i]:
-                updated[i, empty[i]] = points.farthest(updated[i, ~empty[i]], n_empty[i])
-                run.n_relocated += n_empty[i]
+            if n_empty:
+                empty = evaluation.counts[i] == 0  # [K]
+                updated[i, empty] = points.farthest(updated[i, ~empty], n_empty)
+                run.n_relocated += n_empty
+                relocated = True
             run.n_iter += 1
             remaining.append(i)
-        self.centroids, self.active = updated[remaining], [self.active[i] for i in remaining]
+        self.centroids, self.active = rows_of(updated, remaining), [self.active[i] for i in remaining]
+        self._started = None if self._started is None or relocated else self._started.select(remaining)
 
     def save(self, path: PathLike, provenance: Mapping[str, Any]) -> None:
         """Write a checkpoint atomically.
@@ -147,6 +193,13 @@ class BatchedLloyd:
             arrays = {name: tensors[f"{name}.{index}"] for name in _ARRAYS}
             state.runs.append(Run(**arrays, **{attribute: stored[key] for attribute, key in _NUMBERS.items()}))
         return state
+
+
+def rows_of(tensor: Tensor, rows: list[int]) -> Tensor:
+    """Return the given rows of a tensor. A list as index would be copied to a GPU, which waits for the GPU."""
+    if len(rows) == len(tensor):
+        return tensor
+    return torch.stack([tensor[i] for i in rows]) if rows else tensor[:0]
 
 
 def directions(sums: Tensor, centroids: Tensor) -> Tensor:
