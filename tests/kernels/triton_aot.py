@@ -102,8 +102,8 @@ def pretend(device: Device) -> Iterator[list[Launch]]:
 
 
 def _kernels() -> Iterator[JITFunction]:
-    for name in ("assign", "assign_contribution", "blend", "contribution", "lloyd_step", "tiles"):
-        module = import_module(f"stylefast.backends.triton.{name}")
+    for path in sorted(Path(tiles.__file__).parent.glob("[a-z]*.py")):
+        module = import_module(f"stylefast.backends.triton.{path.stem}")
         yield from (value for value in vars(module).values() if isinstance(value, JITFunction))
 
 

@@ -14,8 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...core.dtypes import accumulator
-from . import assign, resident
-from .assign import label_all
+from . import resident, streamed
 from .resident import ONE_OVER_NORM, add_tile, load_blocks, load_centroids, nearest, scores, split_tile, zero_tile
 from .tiles import added, device_of, load_tile, sum_by_label, tiles_for, transform, view
 
@@ -142,7 +141,7 @@ def launch(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tenso
 def _in_two_reads(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return labels, cosines, and sums and counts per group."""
     (n, c, h, w), (b, k, _), dtype = activations.shape, centroids.shape, accumulator(activations.dtype)
-    labels, cosines, weights = label_all(activations, centroids, features, with_weights=True)
+    labels, cosines, weights = streamed.label_all(activations, centroids, features, with_weights=True)
     sizes = tiles_for(activations, k, 2)
     slices = sizes.slices(c, k)
     groups = min(
@@ -151,7 +150,7 @@ def _in_two_reads(activations: Tensor, centroids: Tensor, features: str) -> tupl
     sums = activations.new_empty((groups, b, k, c), dtype=dtype)
     counts = activations.new_empty((groups, b, k), dtype=torch.int64)
     if groups > 0:
-        points, constants = assign.prepare(activations, centroids, features)
+        points, constants = streamed.prepare(activations, centroids, features)
         sum_kernel[(groups * slices * b,)](
             view(activations), points, labels, weights, sums, counts,
             FEATURES=features, PRECISION=constants["PRECISION"], **sizes.sum_constants(), num_stages=1,

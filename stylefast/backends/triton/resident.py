@@ -53,11 +53,11 @@ class Sizes(NamedTuple):
         return dict(zip(names, self, strict=True))
 
 
-def sizes_for(x: Tensor, clusters: int, restarts: int, features: str) -> Sizes | None:
-    """Return the sizes of blocks, or None if a program cannot hold the sums of all channels in registers.
+def sizes_for(x: Tensor, clusters: int, restarts: int, features: str, *, sums: bool = True) -> Sizes | None:
+    """Return the sizes of blocks, or None if a program cannot hold all channels of a tile and, with `sums`, their sums.
 
-    A tile of 64 positions leaves no registers for more than 32 clusters or for a second piece, and GPUs before Hopper
-    hold operands of matrix instructions in registers, too.
+    A tile of 64 positions leaves no registers for the sums of more than 32 clusters or for a second piece, and GPUs
+    before Hopper hold operands of matrix instructions in registers, too.
     """
     device = device_of(x)
     roomy = device.shared >= 200_000 or device.lanes == 64  # Hopper and later; AMD
@@ -68,7 +68,7 @@ def sizes_for(x: Tensor, clusters: int, restarts: int, features: str) -> Sizes |
     joined = min(largest // padded, power_of_two(restarts, 1, largest))
     clusters = max(32, joined * padded)
     pieces = pieces_of(x, features)
-    positions = (64 if clusters <= 32 else 32) // pieces if roomy else 32 // pieces
+    positions = (64 if not sums or (roomy and clusters <= 32) else 32) // pieces
     channels = power_of_two(x.shape[1], 16, 128)
     return Sizes(
         restarts=joined,
