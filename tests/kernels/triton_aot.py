@@ -86,7 +86,7 @@ def pretend(device: Device) -> Iterator[list[tuple[str, Any]]]:
 
 
 def _kernels() -> Iterator[JITFunction]:
-    for name in ("assign", "assign_contribution", "blend", "contribution", "lloyd_step", "tiles"):
+    for name in ("assign", "assign_contribution", "blend", "contribution", "lloyd_step", "moments", "tiles"):
         module = import_module(f"stylefast.backends.triton.{name}")
         yield from (value for value in vars(module).values() if isinstance(value, JITFunction))
 

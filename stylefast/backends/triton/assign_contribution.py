@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...core.dtypes import accumulator
 from .assign import label_all, nearest, prepare
+from .moments import moments as labelled_moments
 from .tiles import SPLITS, added, device_of, load_tile, precision, sampled_mean, sum_by_label, tiles_for, view
 
 
@@ -176,7 +177,7 @@ def launch(
     sizes = tiles_for(activations, clusters, 2)
     if clusters > sizes.sum_clusters or sizes.slices(c, clusters) > SPLITS:
         labels = label_all(activations, centroids[None], features, with_weights=False)[0][0]
-        return labels, moments(activations, labels, clusters, standardize, per_image)
+        return labels, labelled_moments(activations, labels, clusters, standardize, per_image)
     labels = activations.new_empty((n, h, w), dtype=torch.int32)
     m = moments(activations, labels, clusters, standardize, per_image, centroids=centroids, features=features)
     return labels, m

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Op `contribution`: M from labels.
 
-Labels of the layer's own size use the pass of `assign_contribution`. For labels of another size, the layer is first
-pooled onto the label grid with the adjoint of the resize, so that memory traffic does not grow with the number of
-clusters.
+For labels of another size than the layer, the layer is first pooled onto the label grid with the adjoint of the resize,
+so that memory traffic does not grow with the number of clusters. `moments` then computes M.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...core.dtypes import accumulator
-from .assign_contribution import Pooled, moments
+from .moments import Pooled, moments
 from .tiles import device_of, load_tile, sampled_mean, view
 
 CELLS = 16  # cells per program, all in one row
@@ -108,4 +107,4 @@ def launch(
     pooled = None
     if grid != tuple(activations.shape[2:]):
         pooled = pool(activations, grid, standardize, resize == "bilinear")
-    return moments(activations, labels, n_clusters, standardize, per_image, pooled=pooled)
+    return moments(activations, labels, n_clusters, standardize, per_image, pooled)
