@@ -19,7 +19,8 @@ from .tiles import device_of, load_tile, sampled_mean, view
 
 CELLS = 16  # cells per program, all in one row
 ROWS = 4  # rows of positions that a program loads at a time
-PROGRAMS = 4  # per processor, if there are so many rows of cells
+COLUMNS = 32  # columns of positions that a program loads at a time
+PROGRAMS = 5  # per processor at most; fewer programs read fewer bands twice
 
 
 class Grid(NamedTuple):
@@ -160,12 +161,11 @@ def pool(x: Tensor, grid: tuple[int, int], standardize: bool, bilinear: bool) ->
     channels = min(max(triton.next_power_of_2(c), 16), 32)
     columns = n * triton.cdiv(c, channels) * triton.cdiv(grid[1], CELLS)
     if columns > 0:
-        runs = min(grid[0], triton.cdiv(PROGRAMS * device_of(x).processors, columns))
-        run = triton.cdiv(grid[0], runs)
+        run = triton.cdiv(grid[0], max(1, PROGRAMS * device_of(x).processors // columns))
         pool_kernel[(columns * triton.cdiv(grid[0], run),)](
             view(x), pooled, Grid(h, w, *grid, grid[0] / h, grid[1] / w), run,
             STANDARDIZE=standardize, BILINEAR=bilinear, INDEX=tl.int32 if 4 * w * grid[1] < 1 << 31 else tl.int64,
-            BLOCK_C=channels, BLOCK_W=64, BLOCK_CELLS=CELLS, ROWS=ROWS, num_warps=256 // device_of(x).lanes,
+            BLOCK_C=channels, BLOCK_W=COLUMNS, BLOCK_CELLS=CELLS, ROWS=ROWS, num_warps=128 // device_of(x).lanes,
         )  # fmt: skip
     return pooled
 
