@@ -59,6 +59,17 @@ def test_many_edits_equal_single_edits(backend: str, styles: Styles):
         assert torch.equal(together[e], call(stylefast.blend, backend, target[i], reference[j], query[k])[0])
 
 
+def test_a_grid_of_edits_in_any_order_equals_pairs(backend: str):
+    """Consecutive edits share rows in the order of the grid; few do in another order."""
+    rng = torch.Generator().manual_seed(0)
+    target, reference, query = (torch.randn(n, 33, generator=rng) for n in (2, 9, 5))
+    grid = torch.cartesian_prod(*(torch.arange(n) for n in (2, 9, 5)))  # [90, 3]
+    for edits in (grid, grid[torch.randperm(90, generator=rng)], grid.flip(0), grid[:, :1].expand(-1, 3)):
+        rows = [x[edits[:, i]] for i, x in enumerate((target, reference, query))]
+        got = call(stylefast.blend, backend, target, reference, query, edits=edits)
+        assert torch.equal(got, call(stylefast.blend, backend, *rows))
+
+
 @given(styles=grids())
 def test_rows_without_edits_are_paired_or_broadcast(backend: str, styles: Styles):
     target, reference, query, edits = styles

@@ -1,22 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Op `contribution`: M from labels.
 
-Labels of the layer's own size use the pass of `assign_contribution`. For labels of another size, the layer is first
-pooled onto the label grid with the adjoint of the resize, so that memory traffic does not grow with the number of
-clusters.
+For labels of another size than the layer, the layer is first pooled onto the label grid with the adjoint of the resize,
+so that memory traffic does not grow with the number of clusters. `moments` then computes M.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ...core.dtypes import accumulator
-from .assign_contribution import Pooled, moments
+from .moments import Pooled, moments
 from .tiles import device_of, load_tile, sampled_mean, view
 
 CELLS = 16  # cells per program, all in one row
+ROWS = 4  # rows of positions that a program loads at a time
+COLUMNS = 32  # columns of positions that a program loads at a time
+PROGRAMS = 5  # per processor at most; fewer programs read fewer bands twice
+
+
+class Grid(NamedTuple):
+    """Sizes of the layer and of the label grid."""
+
+    height: Any
+    width: Any
+    rows: Any
+    columns: Any
+    step_y: Any  # rows / height, as torch computes it
+    step_x: Any  # columns / width
 
 
 @triton.jit
@@ -31,58 +46,111 @@ def weights(i, size, cell, cells, step, DTYPE: tl.constexpr, BILINEAR: tl.conste
         high = tl.minimum(low + 1, cells - 1)
         weight = (distance - low * 2 * size).to(DTYPE) / (2.0 * size)
         return tl.where(low == cell, 1 - weight, 0.0) + tl.where(high == cell, weight, 0.0)
-    nearest = (i.to(tl.float32) * step).to(tl.int64)  # rounded as in torch
+    nearest = (i.to(tl.float32) * step).to(i.dtype)  # rounded as in torch
     return (tl.minimum(nearest, cells - 1) == cell).to(DTYPE)
 
 
 @triton.jit
-def pool_kernel(
-    a, pooled, height, width, rows, columns, step_y, step_x,
-    STANDARDIZE: tl.constexpr, BILINEAR: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_CELLS: tl.constexpr,
-):  # fmt: skip
-    """Pool BLOCK_C channels of one image onto BLOCK_CELLS cells of one row of the label grid.
+def band_start(band, size, cells, step, BILINEAR: tl.constexpr):
+    """Return the first position that lies in this band or a later one.
 
-    The rows of positions are summed first, and then pooled along x.
+    Band b are the positions between the centres of cells b and b + 1, or those that are nearest to cell b.
     """
-    blocks_x, blocks_c = tl.cdiv(columns, BLOCK_CELLS), tl.cdiv(a.channels, BLOCK_C)
+    if BILINEAR:
+        start = tl.maximum((2 * band + 1) * size - cells + 2 * cells - 1, 0) // (2 * cells)
+    else:
+        start = tl.maximum(band * size // cells - 1, 0)
+        for _ in tl.static_range(3):  # the product is rounded to float32, so that positions can be one cell off
+            start += tl.where((start.to(tl.float32) * step).to(tl.int64) < band, 1, 0)
+    return tl.where(band <= 0, 0, tl.where(band >= cells, size, tl.minimum(start, size)))
+
+
+@triton.jit
+def sum_band(a, grid, shift, n, c, band, start, BILINEAR: tl.constexpr, BLOCK_W: tl.constexpr, ROWS: tl.constexpr):
+    """Return the weighted sums of d and d^2 over the rows of a band, for cell row `band`, and for the next one.
+
+    Also return the sums of the weights of the two cell rows.
+    """
+    acc_dtype: tl.constexpr = shift.dtype
+    low_d = tl.zeros([shift.shape[0], BLOCK_W], acc_dtype)
+    low_square, high_d, high_square = low_d, low_d, low_d
+    low_area, high_area = tl.zeros([1], acc_dtype), tl.zeros([1], acc_dtype)
+    first = band_start(band, grid.height, grid.rows, grid.step_y, BILINEAR)
+    count = (band_start(band + 1, grid.height, grid.rows, grid.step_y, BILINEAR) - first).to(tl.int32)
+    distance = ((2 * first + 1) * grid.rows - grid.height - 2 * band * grid.height).to(tl.int32)  # of `first`
+    scale = 1 / (tl.full([1], 2.0, acc_dtype) * grid.height)
+    for j in range(0, count, ROWS):
+        tiles = ()
+        for i in tl.static_range(ROWS):
+            row = tl.minimum(j + i, count - 1)
+            tiles += (load_tile(a, n, c, (first + row) * grid.width + start, shift.shape[0], BLOCK_W),)
+        for i in tl.static_range(ROWS):
+            counted = (tl.full([1], j + i, tl.int32) < count).to(acc_dtype)
+            high = tl.zeros([1], acc_dtype)
+            if BILINEAR and band < grid.rows - 1:
+                high = tl.maximum(distance + 2 * (j + i) * grid.rows, 0).to(acc_dtype) * scale * counted
+            low = counted - high
+            d = tiles[i].to(acc_dtype) - shift[:, None]
+            d_square = d * d
+            low_d, low_square = low_d + low[None, :] * d, low_square + low[None, :] * d_square
+            high_d, high_square = high_d + high[None, :] * d, high_square + high[None, :] * d_square
+            low_area, high_area = low_area + low, high_area + high
+    return low_d, low_square, high_d, high_square, low_area, high_area
+
+
+@triton.jit
+def pool_kernel(
+    a, pooled, grid, run,
+    STANDARDIZE: tl.constexpr, BILINEAR: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_CELLS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Pool BLOCK_C channels of one image onto BLOCK_CELLS cells of each of `run` rows of the label grid.
+
+    The program walks the rows of positions once, band by band. It sums the rows of a band for the cell rows above and
+    below it, and then pools these sums along x. The sums for the cell row below are carried to the next band.
+    """
+    blocks_x, blocks_c, runs = tl.cdiv(grid.columns, BLOCK_CELLS), tl.cdiv(a.channels, BLOCK_C), tl.cdiv(grid.rows, run)
     pid = tl.program_id(0).to(tl.int64)
-    i_x, y, unit = pid % blocks_x, pid // blocks_x % rows, pid // (blocks_x * rows)
+    i_x, i_run, unit = pid % blocks_x, pid // blocks_x % runs, pid // (blocks_x * runs)
     i_c, n = unit % blocks_c, unit // blocks_c
     o_x, o_c = i_x * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS), i_c * BLOCK_C + tl.arange(0, BLOCK_C)
     acc_dtype: tl.constexpr = pooled.sums.dtype.element_ty
     shift = tl.zeros([BLOCK_C], acc_dtype)
     if STANDARDIZE:
         shift = sampled_mean(a, n, o_c)
-    top = tl.maximum((y - 1) * height // rows - 1, 0)  # outside these ranges of rows and columns, weights are 0
-    bottom = tl.minimum((y + 2) * height // rows + 2, height)
-    left = tl.maximum((i_x * BLOCK_CELLS - 1) * width // columns - 1, 0) // 16 * 16  # for loads of 16 bytes
-    right = tl.minimum((i_x * BLOCK_CELLS + BLOCK_CELLS + 1) * width // columns + 2, width)
-    sums, squares = tl.zeros([BLOCK_C, BLOCK_CELLS], acc_dtype), tl.zeros([BLOCK_C, BLOCK_CELLS], acc_dtype)
-    area_x, area_y = tl.zeros([BLOCK_CELLS], acc_dtype), tl.zeros([1], acc_dtype)
-    for start in range(left, right, BLOCK_W):
-        i = start + tl.arange(0, BLOCK_W)
-        m_x = (i < right)[None, :] & (o_c < a.channels)[:, None]
-        row_sums, row_squares = tl.zeros([BLOCK_C, BLOCK_W], acc_dtype), tl.zeros([BLOCK_C, BLOCK_W], acc_dtype)
-        area_y = tl.zeros([1], acc_dtype)
-        for j in range(top, bottom):
-            weight = weights(j + tl.zeros([1], tl.int64), height, y, rows, step_y, acc_dtype, BILINEAR)
-            x = load_tile(a, n, i_c * BLOCK_C, j * width + start, BLOCK_C, BLOCK_W)
-            d = tl.where(m_x, x.to(acc_dtype) - shift[:, None], 0.0)  # zero past the end of the row
-            row_sums += weight[None, :] * d
-            row_squares += weight[None, :] * (d * d)
-            area_y += weight
-        weights_x = weights(i[:, None], width, o_x[None, :], columns, step_x, acc_dtype, BILINEAR)
-        weights_x = tl.where((i < right)[:, None], weights_x, 0.0)  # [BLOCK_W, BLOCK_CELLS]
-        area_x += tl.sum(weights_x, 0)
-        sums = tl.dot(row_sums, weights_x, sums, input_precision="ieee", out_dtype=acc_dtype)
-        squares = tl.dot(row_squares, weights_x, squares, input_precision="ieee", out_dtype=acc_dtype)
-    offsets = ((n * a.channels + o_c) * rows + y)[:, None] * columns + o_x[None, :]
-    mask = (o_c < a.channels)[:, None] & (o_x < columns)[None, :]
-    tl.store(pooled.sums + offsets, sums, mask=mask)
-    tl.store(pooled.squares + offsets, squares, mask=mask)
-    if n + i_c == 0:
-        tl.store(pooled.area + y * columns + o_x, area_x * area_y, mask=o_x < columns)
+    left = tl.maximum((i_x * BLOCK_CELLS - 1) * grid.width // grid.columns - 1, 0) // 16 * 16  # for loads of 16 bytes
+    right = tl.minimum((i_x * BLOCK_CELLS + BLOCK_CELLS + 1) * grid.width // grid.columns + 2, grid.width)
+    next_sums = tl.zeros([BLOCK_C, BLOCK_CELLS], acc_dtype)
+    next_squares, next_area = next_sums, tl.zeros([1], acc_dtype)
+    for band in range(i_run * run - 1, tl.minimum(i_run * run + run, grid.rows)):
+        sums, squares, area_y = next_sums, next_squares, next_area
+        next_sums = tl.zeros([BLOCK_C, BLOCK_CELLS], acc_dtype)
+        next_squares, area_x = next_sums, tl.zeros([BLOCK_CELLS], acc_dtype)
+        low_area, next_area = next_area, next_area
+        for start in range(left, right, BLOCK_W):
+            low_d, low_square, high_d, high_square, low_area, next_area = sum_band(
+                a, grid, shift, n, i_c * BLOCK_C, band, start, BILINEAR, BLOCK_W, ROWS
+            )
+            i = (start + tl.arange(0, BLOCK_W)).to(INDEX)
+            wx = weights(
+                i[:, None], grid.width.to(INDEX), o_x.to(INDEX)[None, :], grid.columns.to(INDEX), grid.step_x,
+                acc_dtype, BILINEAR,
+            )  # fmt: skip
+            wx = tl.where((i < right)[:, None], wx, 0.0)  # [BLOCK_W, BLOCK_CELLS]
+            area_x += tl.sum(wx, 0)
+            sums = tl.dot(low_d, wx, sums, input_precision="ieee", out_dtype=acc_dtype)
+            squares = tl.dot(low_square, wx, squares, input_precision="ieee", out_dtype=acc_dtype)
+            if BILINEAR:
+                next_sums = tl.dot(high_d, wx, next_sums, input_precision="ieee", out_dtype=acc_dtype)
+                next_squares = tl.dot(high_square, wx, next_squares, input_precision="ieee", out_dtype=acc_dtype)
+        if band >= i_run * run:
+            offsets = ((n * a.channels + o_c) * grid.rows + band)[:, None] * grid.columns + o_x[None, :]
+            mask = (o_c < a.channels)[:, None] & (o_x < grid.columns)[None, :]
+            tl.store(pooled.sums + offsets, sums, mask=mask)
+            tl.store(pooled.squares + offsets, squares, mask=mask)
+            if n + i_c == 0:
+                area = area_x * (area_y + low_area)
+                tl.store(pooled.area + band * grid.columns + o_x, area, mask=o_x < grid.columns)
 
 
 def pool(x: Tensor, grid: tuple[int, int], standardize: bool, bilinear: bool) -> Pooled:
@@ -91,12 +159,13 @@ def pool(x: Tensor, grid: tuple[int, int], standardize: bool, bilinear: bool) ->
     dtype = accumulator(x.dtype)
     pooled = Pooled(*x.new_empty((2, n, c, *grid), dtype=dtype), x.new_empty(grid, dtype=dtype))
     channels = min(max(triton.next_power_of_2(c), 16), 32)
-    programs = n * triton.cdiv(c, channels) * grid[0] * triton.cdiv(grid[1], CELLS)
-    if programs > 0:
-        pool_kernel[(programs,)](
-            view(x), pooled, h, w, *grid, grid[0] / h, grid[1] / w,
-            STANDARDIZE=standardize, BILINEAR=bilinear, BLOCK_C=channels, BLOCK_W=64, BLOCK_CELLS=CELLS,
-            num_warps=256 // device_of(x).lanes,
+    columns = n * triton.cdiv(c, channels) * triton.cdiv(grid[1], CELLS)
+    if columns > 0:
+        run = triton.cdiv(grid[0], max(1, PROGRAMS * device_of(x).processors // columns))
+        pool_kernel[(columns * triton.cdiv(grid[0], run),)](
+            view(x), pooled, Grid(h, w, *grid, grid[0] / h, grid[1] / w), run,
+            STANDARDIZE=standardize, BILINEAR=bilinear, INDEX=tl.int32 if 4 * w * grid[1] < 1 << 31 else tl.int64,
+            BLOCK_C=channels, BLOCK_W=COLUMNS, BLOCK_CELLS=CELLS, ROWS=ROWS, num_warps=128 // device_of(x).lanes,
         )  # fmt: skip
     return pooled
 
@@ -108,4 +177,4 @@ def launch(
     pooled = None
     if grid != tuple(activations.shape[2:]):
         pooled = pool(activations, grid, standardize, resize == "bilinear")
-    return moments(activations, labels, n_clusters, standardize, per_image, pooled=pooled)
+    return moments(activations, labels, n_clusters, standardize, per_image, pooled)
