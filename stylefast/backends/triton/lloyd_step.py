@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core.dtypes import accumulator
 from . import resident, streamed
 from .resident import ONE_OVER_NORM, add_tile, load_blocks, load_centroids, nearest, scores, split_tile, zero_tile
-from .tiles import added, device_of, load_tile, sum_by_label, tiles_for, transform, view
+from .tiles import added, device_of, load_tile, product, tiles_for, transform, view
 
 
 @triton.jit
@@ -66,6 +66,22 @@ def lloyd_kernel(
         mask = (o_c < a.channels)[:, None] & m_k[None, :]
         tl.store(sums + row[None, :] * a.channels + o_c[:, None], totals[i] * ONE_OVER_NORM, mask=mask)
     tl.store(counts + row, tl.sum(count, 1), mask=m_k)
+
+
+@triton.jit
+def sum_by_label(x, one_hot, PRECISION: tl.constexpr):
+    """Return the sum of the positions of each label: x [channels, positions] times one_hot [positions, clusters].
+
+    Zeros and ones are exact in TF32. Therefore two TF32 products, with the high and the low bits of x, are as exact as
+    one product in float32.
+    """
+    zeros = tl.zeros([x.shape[0], one_hot.shape[1]], x.dtype)
+    one_hot = one_hot.to(x.dtype)
+    if PRECISION != "tf32x3":
+        return product(x, one_hot, zeros, PRECISION)
+    high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    low = tl.dot(x - high, one_hot, zeros, input_precision="tf32")
+    return tl.dot(high, one_hot, low, input_precision="tf32")
 
 
 @triton.jit

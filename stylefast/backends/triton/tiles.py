@@ -191,22 +191,6 @@ def product(x, y, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def sum_by_label(x, one_hot, PRECISION: tl.constexpr):
-    """Return the sum of the positions of each label: x [channels, positions] times one_hot [positions, clusters].
-
-    Zeros and ones are exact in TF32. Therefore two TF32 products, with the high and the low bits of x, are as exact as
-    one product in float32.
-    """
-    zeros = tl.zeros([x.shape[0], one_hot.shape[1]], x.dtype)
-    one_hot = one_hot.to(x.dtype)
-    if PRECISION != "tf32x3":
-        return product(x, one_hot, zeros, PRECISION)
-    high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-    low = tl.dot(x - high, one_hot, zeros, input_precision="tf32")
-    return tl.dot(high, one_hot, low, input_precision="tf32")
-
-
-@triton.jit
 def added(total, part):
     """Return `total + part`, computed by a separate addition.
 
