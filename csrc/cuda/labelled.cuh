@@ -209,22 +209,27 @@ __device__ void count_labels(const MomentsTask<S>& task, const int32_t* labels, 
   __syncthreads();
 }
 
-// Mean of positions that are spread over the plane of one channel.
+// Mean of a channel at kPixels positions: in some rows of the plane, eight each.
 template <typename S>
 __device__ typename Row<S>::T sampled_mean(const View<S>& a, int64_t n, int64_t channel) {
   using T = typename Row<S>::T;
+  constexpr int kColumns = 8, kRows = Row<S>::kPixels / kColumns;
   const S* from = a.data + n * a.stride_n + channel * a.stride_c;
-  const Span span = sample_of<S>(a.plane());
   const T first = widen(from[0]);
   T total = 0;
-#pragma unroll 4
-  for (int i = 1; i < Row<S>::kPixels; ++i) total += widen(from[a.offset(span.position<S>(i))]) - first;
-  return first + total / static_cast<T>(Row<S>::kPixels);
+#pragma unroll 1
+  for (int y = 0; y < kRows; ++y) {
+    const S* row = from + a.h * y / kRows * a.stride_h;
+#pragma unroll
+    for (int x = 0; x < kColumns; ++x) total += widen(row[a.w * x / kColumns * a.stride_w]) - first;
+  }
+  return first + total / static_cast<T>(kRows * kColumns);
 }
 
 // If there are several segments, their moments are copied to scratch.
 template <typename S, bool kInShared, int kChannels>
-__global__ void __launch_bounds__(kLabelledThreads) moments_kernel(MomentsTask<S> task, const int32_t* labels) {
+__global__ void __launch_bounds__(kLabelledThreads, sizeof(S) == 8 ? 4 : 8)
+    moments_kernel(MomentsTask<S> task, const int32_t* labels) {
   using R = Row<S>;
   using T = typename R::T;
   Carver carver(shared_memory());

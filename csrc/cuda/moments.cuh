@@ -70,18 +70,18 @@ template <typename S, typename Count>
 __device__ void finish_image(const MomentsTask<S>& task, int64_t n, int64_t group, int64_t channel, int channels,
                              const Moments<typename Row<S>::T, Count>& moments) {
   using T = typename Row<S>::T;
-  const T positions = static_cast<T>(task.a.plane());
+  const T share = 1 / static_cast<T>(task.a.plane());  // of one position
   T* to = task.contributions + (task.per_image ? n : group) * task.clusters * task.a.c + channel;
   const bool adds = !task.per_image && n != group;  // the first image of a group initialises the sum
   const int clusters = static_cast<int>(task.clusters), counted = min(clusters + 1, moments.rows);
   for (int c = static_cast<int>(threadIdx.x); c < channels; c += static_cast<int>(blockDim.x)) {
     const Sums<T>* from = moments.sums + c;
-    T d = 0, scale = 1 / positions;
+    T d = 0, scale = share;
     if (task.standardize) {
       Sums<T> total{};
       for (int k = 0; k < counted; ++k) total.add(from[k * moments.width]);
-      d = total.sum / positions;
-      const T variance = total.square / positions - d * d;
+      d = total.sum * share;
+      const T variance = total.square * share - d * d;
       scale /= (variance < 0 ? T(0) : variance) + static_cast<T>(kVarianceEpsilon);  // NaN stays NaN
     }
     T* result = to + c;

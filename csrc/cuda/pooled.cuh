@@ -179,7 +179,7 @@ __device__ void sample_shifts(const PoolTask<S>& task, const PoolMemory<S>& memo
 }
 
 template <typename S, bool kInShared>
-__global__ void __launch_bounds__(kPoolThreads, 2) pool_kernel(PoolTask<S> task) {
+__global__ void __launch_bounds__(kPoolThreads, kInShared ? 2 : 1) pool_kernel(PoolTask<S> task) {
   using T = typename Row<S>::T;
   Carver carver(shared_memory());
   const PoolMemory<S> memory(carver, task.width, task.columns, task.max_cells);
