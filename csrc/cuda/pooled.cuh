@@ -85,13 +85,12 @@ struct RowSums {
   Sums<T> sums[kVector]{};
   T weight = 0;
 
-  __device__ void add(const T (&d)[kVector], T factor) {
+  __device__ void add(const Sums<T> (&powers)[kVector], T factor) {
     weight += factor;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
-      const T weighted = factor * d[i];
-      sums[i].sum += weighted;
-      sums[i].square = fma(weighted, d[i], sums[i].square);
+      sums[i].sum = fma(factor, powers[i].sum, sums[i].sum);
+      sums[i].square = fma(factor, powers[i].square, sums[i].square);
     }
   }
 };
@@ -149,11 +148,15 @@ __device__ void pool_tile(const PoolTask<S>& task, const PoolMemory<S>& memory, 
     start_row(y + kPoolStages - 1);
     wait_for_copies<kPoolStages - 1>();
     const Vector<S> vector = ring[y % kPoolStages * kPoolThreads];
-    T d[kVector];
+    const auto* words = reinterpret_cast<const typename Row<S>::Word*>(&vector);
+    Sums<T> powers[kVector];  // d and d^2, with d = element - shift
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) d[i] = widen(vector.values[i]) - shift[i];
-    above.add(d, 1 - tap.weight);
-    if (tap.weight != 0) below.add(d, tap.weight);  // otherwise Inf would reach the cells below as NaN
+    for (int i = 0; i < kVector; ++i) {
+      const T d = Row<S>::value(words[i / Row<S>::kPack], i % Row<S>::kPack) - shift[i];
+      powers[i] = {d, d * d};
+    }
+    above.add(powers, 1 - tap.weight);
+    if (tap.weight != 0) below.add(powers, tap.weight);  // otherwise Inf would reach the cells below as NaN
   }
 }
 

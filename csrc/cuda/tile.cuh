@@ -47,7 +47,8 @@ struct Row {
   static constexpr int kVector = 16 / sizeof(S);  // elements in 16 bytes
 
   __device__ static T value(Word word, int i) {
-    if constexpr (kPack == 2) return widen(S{static_cast<uint16_t>(word >> 16 * i)});
+    if constexpr (std::is_same_v<S, bfloat16>) return __uint_as_float(word >> 16 * i << 16);
+    if constexpr (std::is_same_v<S, half>) return widen(S{static_cast<uint16_t>(word >> 16 * i)});
     if constexpr (kPack == 1) return word;
   }
 
