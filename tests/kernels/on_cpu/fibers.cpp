@@ -111,6 +111,10 @@ void enter() {
   leave();
 }
 
+bool is_skipped(const char* file, int line) {
+  return line == skipped_line && std::strstr(file, skipped_file) != nullptr;
+}
+
 void wait(State state, int line) {
   fibers[current].state = state;
   fibers[current].line = line;
@@ -159,7 +163,7 @@ void run_block(int threads) {
 int attribute(cudaDeviceAttr name) { return name == cudaDevAttrMultiProcessorCount ? processors : shared_limit; }
 
 void meet_block(const char* file, int line) {
-  if (line == skipped_line && std::strstr(file, skipped_file) != nullptr) return;
+  if (is_skipped(file, line)) return;
   wait(State::kAtBlock, line);
 }
 
@@ -174,13 +178,17 @@ const Operands* exchange(const Operands& operands) {
 
 void copy_async(void* to, const void* from, int size) {
   const Copy copy{to, from, size};
-  if (order == 0) copy.make();
-  if (order != 0) fibers[current].copies.back().push_back(copy);
+  if (order == 0) {
+    copy.make();
+  } else {
+    fibers[current].copies.back().push_back(copy);
+  }
 }
 
 void commit_copies() { fibers[current].copies.emplace_back(); }
 
-void wait_for_copies(int in_flight) {
+void wait_for_copies(int in_flight, const char* file, int line) {
+  if (is_skipped(file, line)) return;
   auto& groups = fibers[current].copies;
   while (static_cast<int>(groups.size()) > in_flight + 1) {
     for (const Copy& copy : groups.front()) copy.make();
@@ -220,7 +228,7 @@ extern "C" __attribute__((visibility("default"))) int on_cpu_largest() {
   on_cpu::only_measure = true;
   return std::exchange(on_cpu::largest, 0);
 }
-// From now on the barrier at this line lets every thread pass.
+// From now on the barrier or the wait at this line lets every thread pass.
 extern "C" __attribute__((visibility("default"))) void on_cpu_skip(const char* file, int line) {
   on_cpu::skipped_file = strdup(file), on_cpu::skipped_line = line;
 }
