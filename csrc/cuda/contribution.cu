@@ -60,16 +60,18 @@ template Tensor mean_of_groups<float>(const Device&, const Tensor&, int64_t);
 template Tensor mean_of_groups<double>(const Device&, const Tensor&, int64_t);
 
 namespace {
-// Divides the images among groups, or every image into segments. Segments of `units` rows or tiles are preferred: many
-// small blocks keep all processors busy until the end. They need their moments in shared memory, and scratch for them.
+
+// Divides every image into at most `max_parts` segments, because many small blocks keep all processors busy until the
+// end. This needs moments in shared memory and scratch for all of them. Otherwise a block owns a group of images.
 template <typename S>
-void divide(MomentsTask<S>& task, int64_t resident_blocks, int64_t units, bool in_shared) {
+void divide(MomentsTask<S>& task, int64_t resident_blocks, int64_t max_parts, bool in_shared) {
   const View<S>& a = task.a;
   task.slices = (a.c + task.width - 1) / task.width;
   const int64_t slices = std::max<int64_t>(1, a.n * task.slices), max_segments = kScratch / (slices * task.bytes);
   if (in_shared && max_segments > 1) {
     task.groups = a.n;
-    task.segments = std::clamp<int64_t>(kBlocksPerPlace * resident_blocks / slices, 1, std::min(units, max_segments));
+    task.segments =
+        std::clamp<int64_t>(kBlocksPerPlace * resident_blocks / slices, 1, std::min(max_parts, max_segments));
     return;
   }
   const int64_t output = task.clusters * a.c * static_cast<int64_t>(sizeof(typename Row<S>::T));

@@ -7,137 +7,52 @@
 // of additions is fixed, so results are bitwise repeatable.
 #pragma once
 
-#include "async.cuh"
-#include "moments.cuh"
+#include "labelled_tiles.cuh"
 
 namespace stylefast {
 
-inline constexpr int kLabelledThreads = 64;
-inline constexpr int kSampledTiles = 16;  // in planes of at most so many tiles, the first tile gives the shift
-
-// A position of a sorted tile: the byte offset of its element in a row of the tile, and the index of its label's first
-// element in the moments.
-struct Labelled {
-  int32_t offset, first;
-};
-
-// Shared memory of a block, except for the moments.
+// Mean of a channel at kPixels positions: in some rows of the plane, eight each.
 template <typename S>
-struct LabelledMemory {
-  using R = Row<S>;
-  static constexpr int kCopied = 8;                                              // bytes per asynchronous copy
-  static constexpr int kPitch = R::kWords + kCopied / sizeof(typename R::Word);  // words from one row to the next
-
-  __host__ __device__ LabelledMemory(Carver& carver, int width)
-      : tile(carver.take<typename R::Word>(2 * width * kPitch)),
-        key(carver.take<uint32_t>(2 * R::kPixels)),
-        sorted(carver.take<Labelled>(2 * R::kPixels)),
-        tile_size(width * kPitch) {}
-
-  __device__ typename R::Word* tile_of(int step) const { return tile + step % 2 * tile_size; }
-  __device__ uint32_t* keys_of(int step) const { return key + step % 2 * R::kPixels; }
-  __device__ Labelled* sorted_of(int step) const { return sorted + step % 2 * R::kPixels; }
-
-  typename R::Word* tile;  // [2, width, kPitch]
-  uint32_t* key;           // [2, kPixels]: row of the moments * kPixels + position
-  Labelled* sorted;        // [2, kPixels]
-  int tile_size;
-};
-
-// The tiles of a block in the order in which it adds them.
-template <typename S>
-struct TileWalk {
-  int64_t n, offset;      // image of the tile; offset of its first position in a tensor
-  int64_t groups, next;   // from one image of the block to the next; from the end of a segment to the next image's
-  int tile, first, last;  // tile; first and last tile of the segment
-
-  // Image n begins at n * image_stride.
-  __device__ TileWalk(int64_t n, int64_t groups, int first, int last, int64_t image_stride)
-      : n(n),
-        offset(n * image_stride + first * static_cast<int64_t>(Row<S>::kPixels)),
-        groups(groups),
-        next(groups * image_stride - (last - first) * static_cast<int64_t>(Row<S>::kPixels)),
-        tile(first),
-        first(first),
-        last(last) {}
-
-  __device__ void advance() {
-    offset += Row<S>::kPixels;
-    if (++tile < last) return;
-    tile = first, n += groups, offset += next;
-  }
-};
-
-// Key of this thread's position of a tile: row of the moments * kPixels + position.
-template <typename S>
-__device__ uint32_t key_of_label(const MomentsTask<S>& task, const int32_t* labels, const TileWalk<S>& walk) {
-  constexpr int kPixels = Row<S>::kPixels;
-  const int i = static_cast<int>(threadIdx.x), clusters = static_cast<int>(task.clusters);
-  int32_t row = clusters + 1;
-  if (i < kPixels && walk.n < task.a.n && walk.tile * static_cast<int64_t>(kPixels) + i < task.a.plane()) {
-    const int32_t label = labels[walk.offset + i];
-    row = label >= 0 && label < clusters ? label : clusters;
-  }
-  return static_cast<uint32_t>(row * kPixels + i);
-}
-
-// Sorts the positions of a tile by label; positions of equal label keep their order. A thread finds the rank of its
-// position by counting the smaller keys.
-template <typename S>
-__device__ void sort_tile(const LabelledMemory<S>& memory, int step, int width) {
-  constexpr int kPixels = Row<S>::kPixels;
-  if (threadIdx.x >= kPixels) return;
-  const uint32_t *keys = memory.keys_of(step), key = keys[threadIdx.x];
-  int rank = 0;
-#pragma unroll 4
-  for (int i = 0; i < kPixels; i += 4) {
-    const auto others = *reinterpret_cast<const Vector<uint32_t>*>(keys + i);
+__device__ typename Row<S>::T sampled_mean(const View<S>& a, int64_t n, int64_t channel) {
+  using T = typename Row<S>::T;
+  constexpr int kColumns = 8, kRows = Row<S>::kPixels / kColumns;
+  const S* from = a.data + n * a.stride_n + channel * a.stride_c;
+  const T first = widen(from[0]);
+  T total = 0;
+#pragma unroll 1
+  for (int y = 0; y < kRows; ++y) {
+    const S* row = from + a.h * y / kRows * a.stride_h;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) rank += (others.values[j] - key) >> 31;  // keys are less than 2^30
+    for (int x = 0; x < kColumns; ++x) total += widen(row[a.w * x / kColumns * a.stride_w]) - first;
   }
-  memory.sorted_of(step)[rank] = {static_cast<int32_t>(threadIdx.x * sizeof(S)),
-                                  static_cast<int32_t>(key / kPixels) * width};
-}
-
-// Begins to load channels [channel, channel + channels) of a tile. Rows of 16-byte vectors are copied asynchronously, 8
-// bytes at a time: rows that begin at multiples of 16 bytes would have more bank conflicts.
-template <typename S>
-__device__ void start_loading(const View<S>& a, const TileWalk<S>& walk, int64_t channel, int channels,
-                              typename Row<S>::Word* tile) {
-  using R = Row<S>;
-  constexpr int kPitch = LabelledMemory<S>::kPitch, kCopied = LabelledMemory<S>::kCopied / static_cast<int>(sizeof(S));
-  constexpr int kCopies = R::kPixels / kCopied, kStep = kLabelledThreads / kCopies;  // copies per row; rows per pass
-  constexpr int kPasses = 8;
-  const int64_t first = walk.tile * static_cast<int64_t>(R::kPixels);
-  if (a.load != Load::kPlanes || first + R::kPixels > a.plane()) {
-    const int padded = static_cast<int>(round_up(channels, 32));
-    load_tile<S, kPitch>(a, walk.n, span_of<S>(first), channel, channels, padded, tile);
-  } else {
-    const int copy = static_cast<int>(threadIdx.x) % kCopies * kCopied;
-    int c = static_cast<int>(threadIdx.x) / kCopies;
-    const S* from = a.data + walk.offset + (channel + c) * a.stride_c + copy;
-    S* to = reinterpret_cast<S*>(tile + c * kPitch) + copy;
-    const auto copy_row = [&] {
-      copy_async<LabelledMemory<S>::kCopied>(to, from);
-      from += kStep * a.stride_c, to += kStep * kPitch * R::kPack, c += kStep;
-    };
-    while (c + (kPasses - 1) * kStep < channels) {
-#pragma unroll
-      for (int i = 0; i < kPasses; ++i) copy_row();
-    }
-    while (c < channels) copy_row();
-  }
-  commit_copies();
+  return first + total / static_cast<T>(kRows * kColumns);
 }
 
 // The channels of a thread lie kLabelledThreads apart.
 template <typename S, int kChannels>
 struct ChannelSums {
   using T = typename Row<S>::T;
+  using Word = typename Row<S>::Word;
   static constexpr int kRow = kLabelledThreads * LabelledMemory<S>::kPitch * Row<S>::kPack;  // elements
 
+  // Clears the moments and chooses the shifts for image n. `row` is the row of the first channel in the first tile.
+  __device__ void start_image(const MomentsTask<S>& task, int64_t n, int64_t channel, int channels, const Word* row,
+                              const Moments<T, int32_t>& moments) {
+    const int64_t plane = task.a.plane();
+    const bool small = plane <= kSampledTiles * Row<S>::kPixels && task.segments == 1;
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) {
+      const int c = static_cast<int>(threadIdx.x) + i * kLabelledThreads;
+      if (c >= channels) continue;
+      for (int k = 0; k < moments.rows; ++k) moments.sums[k * moments.width + c] = {};
+      if (!task.standardize) continue;
+      const Word* own = row + i * kLabelledThreads * LabelledMemory<S>::kPitch;
+      shift[i] = small ? sampled_mean<S>(own, plane) : sampled_mean(task.a, n, channel + c);
+    }
+  }
+
   // Adds a sorted tile. `row` is the row of the first channel, and `moments` its moments.
-  __device__ void add_tile(const Labelled* sorted, const typename Row<S>::Word* row, Sums<T>* moments) const {
+  __device__ void add_tile(const Labelled* sorted, const Word* row, Sums<T>* moments) const {
     constexpr int kAhead = 8;  // positions loaded at a time
     const auto* bytes = reinterpret_cast<const unsigned char*>(row);
     int32_t label = sorted[0].first;
@@ -209,23 +124,6 @@ __device__ void count_labels(const MomentsTask<S>& task, const int32_t* labels, 
   __syncthreads();
 }
 
-// Mean of a channel at kPixels positions: in some rows of the plane, eight each.
-template <typename S>
-__device__ typename Row<S>::T sampled_mean(const View<S>& a, int64_t n, int64_t channel) {
-  using T = typename Row<S>::T;
-  constexpr int kColumns = 8, kRows = Row<S>::kPixels / kColumns;
-  const S* from = a.data + n * a.stride_n + channel * a.stride_c;
-  const T first = widen(from[0]);
-  T total = 0;
-#pragma unroll 1
-  for (int y = 0; y < kRows; ++y) {
-    const S* row = from + a.h * y / kRows * a.stride_h;
-#pragma unroll
-    for (int x = 0; x < kColumns; ++x) total += widen(row[a.w * x / kColumns * a.stride_w]) - first;
-  }
-  return first + total / static_cast<T>(kRows * kColumns);
-}
-
 // If there are several segments, their moments are copied to scratch.
 template <typename S, bool kInShared, int kChannels>
 __global__ void __launch_bounds__(kLabelledThreads, sizeof(S) == 8 ? 4 : 8)
@@ -275,18 +173,7 @@ __global__ void __launch_bounds__(kLabelledThreads, sizeof(S) == 8 ? 4 : 8)
       set_key(step + 2, key);
       key = next_key();
       const typename R::Word* row = memory.tile_of(step) + thread * LabelledMemory<S>::kPitch;
-      if (tile == first) {
-#pragma unroll
-        for (int i = 0; i < kChannels; ++i) {
-          const int c = thread + i * kLabelledThreads;
-          if (c >= channels) continue;
-          for (int k = 0; k < moments.rows; ++k) moments.sums[k * moments.width + c] = {};
-          if (!task.standardize) continue;
-          sums.shift[i] = tiles <= kSampledTiles && task.segments == 1
-                              ? sampled_mean<S>(row + i * kLabelledThreads * LabelledMemory<S>::kPitch, task.a.plane())
-                              : sampled_mean(task.a, n, channel + c);
-        }
-      }
+      if (tile == first) sums.start_image(task, n, channel, channels, row, moments);
       if (thread < channels) sums.add_tile(memory.sorted_of(step), row, moments.sums + thread);
     }
     count_labels(task, labels, n, loaded, moments.counts);

@@ -95,6 +95,24 @@ struct RowSums {
   }
 };
 
+// Writes the taps of kPoolRows rows from `first`.
+template <typename S>
+__device__ void set_rows(const PoolTask<S>& task, const PoolMemory<S>& memory, int64_t first) {
+  for (int i = static_cast<int>(threadIdx.x); i < kPoolRows; i += kPoolThreads) {
+    memory.row[i] = Tap<typename Row<S>::T>(first + i, task.grid.h, task.grid.step_h, task.grid.bilinear);
+  }
+}
+
+// Writes the elements of a thread for one row of cells to memory.partial.
+template <typename S>
+__device__ void set_partial(const PoolTask<S>& task, const PoolMemory<S>& memory, const PoolVector<S>& own,
+                            const RowSums<typename Row<S>::T, Row<S>::kVector>& from) {
+  Sums<typename Row<S>::T>* to = memory.partial + own.c * task.columns + own.x;
+  const int step = own.along_channels ? task.columns : 1;
+#pragma unroll
+  for (int i = 0; i < Row<S>::kVector; ++i) to[i * step] = from.sums[i];
+}
+
 // Adds rows [first, last) of a tile of columns that begins with `first_column` to the moments.
 template <typename S, typename M>
 __device__ void pool_tile(const PoolTask<S>& task, const PoolMemory<S>& memory, int64_t n, int64_t channel,
@@ -103,7 +121,6 @@ __device__ void pool_tile(const PoolTask<S>& task, const PoolMemory<S>& memory, 
   constexpr int kVector = Row<S>::kVector;
   const int thread = static_cast<int>(threadIdx.x);
   const int columns = static_cast<int>(min(task.a.w - first_column, static_cast<int64_t>(task.columns)));
-  const LabelGrid& grid = task.grid;
   const int rows = static_cast<int>(last - first);
   PoolVector<S> own(task, n, channel, first_column, first);
   Vector<S>* const ring = memory.ring + thread;
@@ -116,7 +133,7 @@ __device__ void pool_tile(const PoolTask<S>& task, const PoolMemory<S>& memory, 
   };
   for (int y = 0; y < kPoolStages - 1; ++y) start_row(y);
   for (int x = thread; x < columns; x += kPoolThreads) {
-    memory.column[x] = Tap<T>(first_column + x, grid.w, grid.step_w, grid.bilinear);
+    memory.column[x] = Tap<T>(first_column + x, task.grid.w, task.grid.step_w, task.grid.bilinear);
   }
   T shift[kVector];
   RowSums<T, kVector> above, below;
@@ -126,9 +143,7 @@ __device__ void pool_tile(const PoolTask<S>& task, const PoolMemory<S>& memory, 
     if (y % kPoolRows == 0) {
       __syncthreads();  // taps of columns have been written, and taps of rows are no longer used
       if (y == 0) cells = find_cells(task, memory, columns);
-      for (int i = thread; i < kPoolRows; i += kPoolThreads) {
-        memory.row[i] = Tap<T>(first + y + i, grid.h, grid.step_h, grid.bilinear);
-      }
+      set_rows(task, memory, first + y);
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kVector; ++i) shift[i] = moments.shift[own.c + (own.along_channels ? i : 0)];
@@ -139,10 +154,7 @@ __device__ void pool_tile(const PoolTask<S>& task, const PoolMemory<S>& memory, 
 #pragma unroll 1
     for (; cell_row < next_row; ++cell_row) {
       if (above.weight != 0) {
-        Sums<T>* to = memory.partial + own.c * task.columns + own.x;
-        const int step = own.along_channels ? task.columns : 1;
-#pragma unroll
-        for (int i = 0; i < kVector; ++i) to[i * step] = above.sums[i];
+        set_partial(task, memory, own, above);
         add_cells(task, memory, n, cell_row, cells, above.weight, moments);
       }
       above = below, below = {};
