@@ -7,6 +7,52 @@
 namespace stylefast {
 namespace {
 
+// Sums both moments of one channel over a run, then adds them to the moments of its label.
+template <typename T>
+struct RunMoments {
+  T shift;
+  Sums<T>* to;
+  int stride;
+  Sums<T> total{};
+
+  __device__ void add(T x, T) {
+    const T d = x - shift;
+    total.sum += d;
+    total.square = fma(d, d, total.square);
+  }
+  __device__ void end(int32_t label) {
+    Sums<T> sums = to[label * stride];
+    sums.add(total);
+    to[label * stride] = sums;
+    total = {};
+  }
+};
+
+// Clears the moments of the previous image and samples the shift of image n.
+template <typename S>
+__device__ void start_image(const MomentsTask<S>& task, int64_t n, typename Row<S>::Word* tile,
+                            const Moments<typename Row<S>::T, int32_t>& moments) {
+  __syncthreads();  // the previous image is finished
+  auto* words = reinterpret_cast<uint4*>(moments.shift);
+  for (int64_t i = threadIdx.x; i < moments.bytes / 16; i += kThreads) words[i] = {};
+  if (!task.standardize) return;
+  sample_tile(task.a, n, 0, task.width, tile);
+  for (int c = static_cast<int>(threadIdx.x); c < task.width; c += kThreads) {
+    moments.shift[c] = sampled_mean<S>(tile + c * Row<S>::kPitch, task.a.plane());
+  }
+}
+
+// Adds a tile whose positions are sorted by label. Each thread owns one channel at a time.
+template <typename S>
+__device__ void add_moments(const Runs<typename Row<S>::T>& runs, const typename Row<S>::Word* tile,
+                            const Moments<typename Row<S>::T, int32_t>& moments) {
+  runs.for_each([&](int32_t label, int begin, int end) { moments.counts[label] += end - begin; });
+  for (int c = static_cast<int>(threadIdx.x); c < moments.width; c += kThreads) {
+    RunMoments<typename Row<S>::T> run{moments.shift[c], moments.sums + c, moments.width};
+    add_runs<S>(runs, tile + c * Row<S>::kPitch, run);
+  }
+}
+
 // A block owns every `groups`-th image and keeps the moments of one image in shared memory.
 //
 // Per tile, the block assigns the labels and sorts the positions by label; then every thread adds the runs of its
@@ -19,11 +65,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   Carver carver(shared_memory());
   const LabelMemory<S> memory(carver, channels);
   const Runs<T> runs(carver, kPixels);
-  const Moments<T> moments = task.moments(carver.take<unsigned char>(task.bytes));
+  const Moments<T, int32_t> moments = task.template moments<int32_t>(carver.take<unsigned char>(task.bytes));
   const int64_t plane = points.a.plane();
-  const int p = static_cast<int>(threadIdx.x), rows = task.width;
+  const int p = static_cast<int>(threadIdx.x);
   for (int64_t n = blockIdx.x; n < points.a.n; n += task.groups) {
-    start_image(task, n, 0, rows, memory.tile, moments);
+    start_image(task, n, memory.tile, moments);
     for (int64_t first = 0; first < plane; first += kPixels) {
       label_tile<S, kRaw>(points, n, first, memory, {labels, nullptr, nullptr, n * plane + first, 0});
       if (p < kPixels) {
@@ -31,10 +77,11 @@ __global__ void __launch_bounds__(kThreads, 1)
         runs.label[p] = counts ? labels[n * plane + first + p] : kNone;
         runs.weight[p] = counts ? 1 : 0;
       }
-      runs.sort(1);
-      add_moments<S>(runs, task.width, rows, memory.tile, moments);
+      runs.sort();
+      add_moments<S>(runs, memory.tile, moments);
     }
-    finish_image(task, n, static_cast<int64_t>(blockIdx.x), 0, rows, moments, 0);
+    __syncthreads();  // all tiles have been counted
+    finish_image(task, n, static_cast<int64_t>(blockIdx.x), 0, task.width, moments);
   }
 }
 
@@ -51,8 +98,9 @@ std::tuple<Tensor, Tensor> assign_contribution_of(const Tensor& activations, con
 
   MomentsTask<S> task{};
   task.a = a, task.clusters = points.clusters, task.standardize = standardize, task.per_image = per_image;
-  task.width = static_cast<int>(a.c), task.slices = task.segments = 1, task.in_shared = true;
-  task.bytes = task.moments(nullptr).bytes;
+  task.width = static_cast<int>(a.c), task.slices = task.segments = 1;
+  task.rows = task.clusters;  // every position has a cluster
+  task.bytes = task.template moments<int32_t>(nullptr).bytes;
   const Plan plan = stylefast::plan(device, points, [&](Carver& carver, bool sums_in_shared) {
     Runs<T>(carver, Row<S>::kPixels);
     if (sums_in_shared) carver.take<unsigned char>(task.bytes);

@@ -78,25 +78,27 @@ class Device {
 };
 
 // Places arrays one after the other, aligned to 16 bytes, in shared or global memory. If `begin` is nullptr, it only
-// computes their size.
+// computes their size. It does arithmetic on pointers, not on integers, so that the compiler can see which memory an
+// array lies in; otherwise it emits generic loads and stores.
 class Carver {
  public:
-  __host__ __device__ explicit Carver(void* begin) : begin_(reinterpret_cast<uintptr_t>(begin)), next_(begin_) {}
+  __host__ __device__ explicit Carver(unsigned char* begin) : begin_(begin) {}
 
   template <typename T>
   __host__ __device__ T* take(int64_t size) {
-    T* array = reinterpret_cast<T*>(next_);
-    next_ += static_cast<uintptr_t>(round_up(size * static_cast<int64_t>(sizeof(T)), 16));
+    T* array = reinterpret_cast<T*>(begin_ + bytes_);
+    bytes_ += round_up(size * static_cast<int64_t>(sizeof(T)), 16);
     return array;
   }
 
-  __host__ __device__ int64_t bytes() const { return static_cast<int64_t>(next_ - begin_); }
+  __host__ __device__ int64_t bytes() const { return bytes_; }
 
  private:
-  uintptr_t begin_, next_;
+  unsigned char* begin_;
+  int64_t bytes_ = 0;
 };
 
-__device__ inline void* shared_memory() {
+__device__ inline unsigned char* shared_memory() {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   return shared_bytes;
 }

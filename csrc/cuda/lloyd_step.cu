@@ -37,7 +37,7 @@ struct LloydTask {
   double* objective;       // [B]
 
   __host__ __device__ int64_t restarts() const { return points.rows / points.clusters; }
-  __host__ __device__ LloydSums<T> block_sums(void* begin) const {
+  __host__ __device__ LloydSums<T> block_sums(unsigned char* begin) const {
     return {Carver(begin), restarts(), points.rows, points.a.c, Row<S>::kPixels};
   }
 };
@@ -69,7 +69,7 @@ __device__ void add_tile(const LloydTask<S>& task, int64_t n, int64_t first, con
       runs.label[p] = counts ? task.labels[(b * a.n + n) * a.plane() + first + p] : kNone;
       runs.weight[p] = counts ? memory.weight[p] : 0;
     }
-    runs.sort(1);
+    runs.sort();
     runs.for_each([&](int32_t label, int begin, int end) { sums.counts[b * clusters + label] += end - begin; });
     for (int64_t channel = 0; channel < a.c; channel += memory.channels) {
       const int rows = static_cast<int>(min(a.c - channel, static_cast<int64_t>(memory.channels)));
@@ -91,7 +91,7 @@ __device__ void add_tile(const LloydTask<S>& task, int64_t n, int64_t first, con
 // Per tile, the block assigns the labels of all restarts. Then, per restart, it sorts the positions by label, and every
 // thread adds the runs of its channels to the sums. At the end, the sums go to scratch, and lloyd_finish_kernel adds
 // the sums of all blocks in order. There are no atomics, so results are bitwise repeatable.
-template <typename S, bool kRaw>
+template <typename S, bool kRaw, bool kSumsInShared>
 __global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
   using T = typename Row<S>::T;
   constexpr int kPixels = Row<S>::kPixels;
@@ -99,9 +99,10 @@ __global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
   const LabelMemory<S> memory(carver, task.plan.channels);
   const Runs<T> runs(carver, kPixels);
   unsigned char* scratch = task.scratch + blockIdx.x * task.bytes;
-  void* begin = task.plan.sums_in_shared ? carver.take<unsigned char>(task.bytes) : scratch;
+  unsigned char* begin = scratch;
+  if constexpr (kSumsInShared) begin = carver.take<unsigned char>(task.bytes);
   const LloydSums<T> sums = task.block_sums(begin);
-  const auto words = static_cast<uint4*>(begin);
+  const auto words = reinterpret_cast<uint4*>(begin);
   for (int64_t i = threadIdx.x; i < task.bytes / 16; i += kThreads) words[i] = {};
   const int64_t plane = task.points.a.plane(), blocks = (plane + kPixels - 1) / kPixels;
   for (int64_t tile = blockIdx.x; tile < task.points.a.n * blocks; tile += gridDim.x) {
@@ -113,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 1) lloyd_kernel(LloydTask<S> task) {
   for (int64_t b = threadIdx.x; b < task.restarts(); b += kThreads) {
     for (int p = 1; p < kPixels; ++p) sums.objective[b * kPixels] += sums.objective[b * kPixels + p];
   }
-  if (!task.plan.sums_in_shared) return;
+  if constexpr (!kSumsInShared) return;
   __syncthreads();  // all tiles have been added
   for (int64_t i = threadIdx.x; i < task.bytes / 16; i += kThreads) reinterpret_cast<uint4*>(scratch)[i] = words[i];
 }
@@ -168,7 +169,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
       Runs<T>(carver, Row<S>::kPixels);
       if (sums_in_shared) carver.take<unsigned char>(task.bytes);
     });
-    const auto kernel = points.raw() ? lloyd_kernel<S, true> : lloyd_kernel<S, false>;
+    const auto kernel = task.plan.sums_in_shared
+                            ? points.raw() ? lloyd_kernel<S, true, true> : lloyd_kernel<S, false, true>
+                        : points.raw() ? lloyd_kernel<S, true, false>
+                                       : lloyd_kernel<S, false, false>;
     const int64_t tiles = a.n * ((a.plane() + Row<S>::kPixels - 1) / Row<S>::kPixels);
     const int64_t max_blocks = std::max<int64_t>(1, kScratch / task.bytes);
     task.blocks = std::min({tiles, device.resident_blocks(kernel, kThreads, task.plan.shared), max_blocks});

@@ -8,9 +8,9 @@
 
 namespace stylefast {
 
-inline constexpr int32_t kNone = INT32_MAX;  // label of entries that are left out; sorts last
+inline constexpr int32_t kNone = INT32_MAX;  // label of positions that are left out; sorts last
 
-// A position of a tile with one of its labels, and the weight of the position for that label.
+// A position of a tile with its label and its weight.
 template <typename T>
 struct alignas(16) Entry {
   T weight;
@@ -25,9 +25,9 @@ struct Runs {
         weight(carver.take<T>(size)),
         entry(carver.take<Entry<T>>(size)) {}
 
-  // Sorts the entries (label, weight) by label; entries of equal label keep their order. A thread finds the rank of
-  // its entry by counting the entries before it. Every position has `entries_per_position` entries.
-  __device__ void sort(int entries_per_position) const {
+  // Sorts the positions by label; positions of equal label keep their order. A thread finds the rank of its position by
+  // counting the positions before it.
+  __device__ void sort() const {
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < size; i += static_cast<int>(blockDim.x)) {
       const int32_t key = label[i];
@@ -37,7 +37,7 @@ struct Runs {
 #pragma unroll
         for (int e = 0; e < 4; ++e) rank += keys.values[e] < key || (keys.values[e] == key && j + e < i);
       }
-      entry[rank] = {weight[i], i / entries_per_position, key};
+      entry[rank] = {weight[i], i, key};
     }
     __syncthreads();
   }

@@ -47,7 +47,8 @@ struct Row {
   static constexpr int kVector = 16 / sizeof(S);  // elements in 16 bytes
 
   __device__ static T value(Word word, int i) {
-    if constexpr (kPack == 2) return widen(S{static_cast<uint16_t>(word >> 16 * i)});
+    if constexpr (std::is_same_v<S, bfloat16>) return __uint_as_float(word >> 16 * i << 16);
+    if constexpr (std::is_same_v<S, half>) return widen(S{static_cast<uint16_t>(word >> 16 * i)});
     if constexpr (kPack == 1) return word;
   }
 
@@ -104,7 +105,7 @@ __device__ Span sample_of(int64_t plane) {
 }
 
 // Neighbouring lanes load neighbouring vectors of positions of a channel.
-template <typename S>
+template <typename S, int kPitch>
 __device__ void load_planes(const View<S>& a, const S* from, Span span, int rows, int padded,
                             typename Row<S>::Word* tile) {
   using R = Row<S>;
@@ -133,7 +134,7 @@ __device__ void load_planes(const View<S>& a, const S* from, Span span, int rows
       const int i = begin + j * threads;
       if (i >= size) continue;
       const auto words = *reinterpret_cast<const Vector<typename R::Word>*>(&vector[j]);
-      typename R::Word* to = tile + i / kVectors * R::kPitch + i % kVectors * (R::kWords / kVectors);
+      typename R::Word* to = tile + i / kVectors * kPitch + i % kVectors * (R::kWords / kVectors);
 #pragma unroll
       for (int e = 0; e < R::kWords / kVectors; ++e) to[e] = words.values[e];
     }
@@ -141,7 +142,7 @@ __device__ void load_planes(const View<S>& a, const S* from, Span span, int rows
 }
 
 // Neighbouring lanes load neighbouring positions, kChannels channels of each.
-template <typename S, int kChannels>
+template <typename S, int kPitch, int kChannels>
 __device__ void load_channels(const View<S>& a, const S* from, Span span, int rows, int padded,
                               typename Row<S>::Word* tile) {
   using R = Row<S>;
@@ -150,7 +151,6 @@ __device__ void load_channels(const View<S>& a, const S* from, Span span, int ro
   const bool inside = p < a.plane();
   from += inside ? a.offset(p) : 0;
   S* to = reinterpret_cast<S*>(tile) + i;
-  constexpr int kPitch = R::kPitch * R::kPack;
 #pragma unroll 4
   for (int c = static_cast<int>(threadIdx.x) / R::kPixels * kChannels; c < padded; c += step * kChannels) {
     Vector<S, kChannels> vector{};
@@ -167,22 +167,23 @@ __device__ void load_channels(const View<S>& a, const S* from, Span span, int ro
       }
     }
 #pragma unroll
-    for (int e = 0; e < kChannels; ++e) to[(c + e) * kPitch] = vector.values[e];
+    for (int e = 0; e < kChannels; ++e) to[(c + e) * kPitch * R::kPack] = vector.values[e];
   }
 }
 
 // Loads channels [channel, channel + rows) of a span of image n. Rows up to `padded`, a multiple of 32, and positions
-// past the end of the plane become zeros. `channel` must be a multiple of 32, and the number of threads one of 64.
-template <typename S>
+// past the end of the plane become zeros. kPitch is the number of words from one row to the next. `channel` must be a
+// multiple of 32, and the number of threads one of 64.
+template <typename S, int kPitch = Row<S>::kPitch>
 __device__ void load_tile(const View<S>& a, int64_t n, Span span, int64_t channel, int rows, int padded,
                           typename Row<S>::Word* tile) {
   const S* from = a.data + n * a.stride_n + channel * a.stride_c;
   if (a.load == Load::kPlanes) {
-    load_planes(a, from, span, rows, padded, tile);
+    load_planes<S, kPitch>(a, from, span, rows, padded, tile);
   } else if (a.load == Load::kChannels) {
-    load_channels<S, Row<S>::kVector>(a, from, span, rows, padded, tile);
+    load_channels<S, kPitch, Row<S>::kVector>(a, from, span, rows, padded, tile);
   } else {
-    load_channels<S, 1>(a, from, span, rows, padded, tile);
+    load_channels<S, kPitch, 1>(a, from, span, rows, padded, tile);
   }
 }
 

@@ -181,6 +181,7 @@ def samples() -> Iterator[tuple[str, dict[str, Any]]]:
     rows = {name: wide[name].t().contiguous().t() for name in ("target", "reference", "query")}
     yield "transposed", {**wide, **rows}
     yield "long", _sample(2, 3, 2, 9088, edits=6)
+    yield "many-edits", _sample(4, 3, 2, 8, edits=300)
 
 
 def _sample(

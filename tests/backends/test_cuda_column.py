@@ -17,7 +17,10 @@ import torch
 from stylefast import backends
 from stylefast.backends import BACKENDS, native
 
-NEEDS = {"registers": 128, "shared": 0, "spills": 0, "matrix": 8, "wide_loads": 4, "in_loops": 500}
+NEEDS = {
+    "registers": 128, "shared": 0, "spills": 0, "matrix": 8, "wide_loads": 4, "asynchronous": 8, "generic": 0,
+    "in_loops": 500,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -83,7 +86,9 @@ def test_faults_of_kernels_are_reported():
         ("mean_kernel<double>", {"spills": 8}, "touches local memory"),
         ("lloyd_kernel<bfloat16, true>", {"matrix": 0}, "no matrix instruction"),
         ("blend_kernel<half, true>", {"wide_loads": 0}, "no load of 16 bytes"),
-        ("moments_kernel<float>", {"wide_loads": 0}, "no load of 16 bytes"),
+        ("moments_kernel<float, true, 2>", {"wide_loads": 0}, "no load of 16 bytes"),
+        ("pool_kernel<half, true>", {"asynchronous": 0}, "no asynchronous copy"),
+        ("lloyd_finish_kernel<float>", {"generic": 1}, "has 1 generic loads and stores"),
     ):
         faults = cuda_aot.faults(on_every_device(kernel, **change))
         assert len(faults) == len(cuda_aot.DEVICES) and all(message in fault for fault in faults)
@@ -94,11 +99,16 @@ def test_resources_are_read_from_the_disassembly():
     name = "_ZN9stylefast11mean_kernelIfEEvPKT_"
     usage = f"arch = sm_90\n Function {name}:\n  REG:32 STACK:16 SHARED:1024 LOCAL:4 CONSTANT[0]:8\n"
     code = (
-        "LDG.E.128 R4, [R2]; HMMA.16816.F32.BF16 R4; LDL R1, [R2]; STL.64 [R1], R2; LDG.E R5, [R2]; @P0 BRA 0x10; EXIT"
+        "LDG.E.128 R4, [R2]; HMMA.16816.F32.BF16 R4; LDL R1, [R2]; STL.64 [R1], R2; LDG.E R5, [R2]; LDS.64 R6, [R2]; "
+        "LDGSTS.E.64 [R3], [R2.64]; LD.E.128 R4, [R2.64]; ST.E [R2.64], R4; STG.E [R2.64], R4; ATOM.E.ADD R1, [R2]; "
+        "@P0 BRA 0x10; EXIT"
     )
     lines = "\n".join(f"/*{16 * i:04x}*/  {text} ;" for i, text in enumerate(code.split("; ")))
     sass = f"arch = sm_90\n\t\tFunction : {name}\n {lines}\n"
-    expected = {"registers": 32, "shared": 1024, "spills": 22, "matrix": 1, "wide_loads": 1, "in_loops": 5}
+    expected = {
+        "registers": 32, "shared": 1024, "spills": 22, "matrix": 1, "wide_loads": 1, "asynchronous": 1, "generic": 3,
+        "in_loops": 11,
+    }  # fmt: skip
     assert cuda_aot.needs(usage, sass) == {"sm_90 mean_kernel<float>": expected}
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile the CUDA kernels without a GPU, with warnings as errors, and check the resources that the binaries need.
 
-`make cuda` fails if a kernel spills, if matrix instructions or loads of 16 bytes are missing, or if the table
-tests/kernels/cuda_resources.json differs from the binaries. This command writes the table::
+`make cuda` fails if a kernel spills, if matrix instructions or wide loads are missing, if generic loads or stores show
+that the compiler does not see which memory an array lies in, or if the table tests/kernels/cuda_resources.json differs
+from the binaries. This command writes the table::
 
     PYTHONPATH=.:benchmarks python tests/kernels/cuda_aot.py --update
 
@@ -30,7 +31,10 @@ BUILD = ROOT / "build" / "cuda"
 TABLE = Path(__file__).with_name("cuda_resources.json")
 DEVICES = ("sm_80", "sm_90", "sm_100")
 LABELLING = ("assign_kernel", "lloyd_kernel", "assign_moments_kernel")
+COPYING = ("moments_kernel", "pool_kernel")
 LOCAL = re.compile(r"\b(LDL|STL)\b")
+ASYNCHRONOUS = re.compile(r"\bLDGSTS\b")
+GENERIC = re.compile(r"\b(LD|ST|ATOM|RED)\.E\b")  # LDG, LDS, STG, STS and so on name the memory
 
 
 def build(python: str) -> Path:
@@ -73,9 +77,10 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
     """Return the resources that every kernel needs.
 
     "registers" counts per thread and "shared" is in bytes. "spills" adds up the bytes of stack and local memory and the
-    instructions that access local memory. "matrix" counts matrix instructions and "wide_loads" loads of 16 bytes.
-    "in_loops" counts the instructions inside loops, once each: their trip counts are not known here, so there is no
-    prediction of the time.
+    instructions that access local memory. "matrix" counts matrix instructions, "wide_loads" loads of 16 bytes,
+    "asynchronous" asynchronous copies to shared memory, and "generic" loads and stores whose address may lie in any
+    memory. "in_loops" counts the instructions inside loops, once each: their trip counts are not known here, so there
+    is no prediction of the time.
     """
     code = dict(sections(sass))
     names = readable(sorted({name.split()[1] for name in code}))
@@ -90,6 +95,8 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
             "spills": fields["STACK"] + fields["LOCAL"] + len(LOCAL.findall(body)),
             "matrix": len(MATRIX.findall(body)),
             "wide_loads": len(WIDE_LOADS.findall(body)),
+            "asynchronous": len(ASYNCHRONOUS.findall(body)),
+            "generic": len(GENERIC.findall(body)),
             "in_loops": len(frozenset().union(*(loop.body for loop in Listing(body).loops))),
         }
     return dict(sorted(resources.items()))
@@ -98,7 +105,9 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
 def faults(resources: dict[str, dict[str, int]]) -> list[str]:
     """Return the faults that can be found without the table.
 
-    They are devices without kernels, spills, and missing matrix instructions or loads of 16 bytes.
+    They are devices without kernels, spills, generic loads or stores, and missing matrix instructions, asynchronous
+    copies or loads of 16 bytes. No kernel needs generic accesses: whether sums lie in shared or in global memory is a
+    template parameter.
     """
     devices = {name.split()[0] for name in resources}
     messages = [f"{device}: no kernels" for device in DEVICES if device not in devices]
@@ -106,6 +115,10 @@ def faults(resources: dict[str, dict[str, int]]) -> list[str]:
         kernel, arguments = (*name.split(maxsplit=1)[1].rstrip(">").split("<"), "")[:2]
         if need["spills"] > 0:
             messages.append(f"{name}: touches local memory ({need['spills']} bytes and instructions)")
+        if need["generic"] > 0:
+            messages.append(f"{name}: has {need['generic']} generic loads and stores")
+        if kernel in COPYING and need["asynchronous"] == 0:
+            messages.append(f"{name}: has no asynchronous copy")
         if kernel in LABELLING and arguments in ("half, true", "bfloat16, true") and need["matrix"] == 0:
             messages.append(f"{name}: has no matrix instruction")
         reads_tiles = kernel in (*LABELLING, "moments_kernel", "statistics_kernel")

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "emulated_async.h"
 #include "emulated_mma.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -62,12 +63,21 @@ int skipped_line = 0;
 
 enum class State { kReady, kAtBlock, kAtWarp, kDone };
 
+struct Copy {
+  void* to;
+  const void* from;
+  int size;
+
+  void make() const { std::memcpy(to, from, static_cast<size_t>(size)); }
+};
+
 struct Fiber {
   void* top;  // top of the stack, where the registers are saved
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
   State state;
   int line;
   int exchanges;
+  std::vector<std::vector<Copy>> copies;  // groups that are not yet made; the last one is not yet committed
 };
 
 std::vector<Fiber> fibers;
@@ -101,6 +111,10 @@ void enter() {
   leave();
 }
 
+bool is_skipped(const char* file, int line) {
+  return line == skipped_line && std::strstr(file, skipped_file) != nullptr;
+}
+
 void wait(State state, int line) {
   fibers[current].state = state;
   fibers[current].line = line;
@@ -119,6 +133,7 @@ bool release(int begin, int end, State state) {
 void start(Fiber& fiber) {
   fiber.state = State::kReady;
   fiber.exchanges = 0;
+  fiber.copies.assign(1, {});
   auto* top = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(fiber.stack.get() + kStack) / 16 * 16);
   top[-2] = reinterpret_cast<void*>(&enter);  // where on_cpu_switch returns to
   fiber.top = top - 8;                        // below six registers
@@ -148,7 +163,7 @@ void run_block(int threads) {
 int attribute(cudaDeviceAttr name) { return name == cudaDevAttrMultiProcessorCount ? processors : shared_limit; }
 
 void meet_block(const char* file, int line) {
-  if (line == skipped_line && std::strstr(file, skipped_file) != nullptr) return;
+  if (is_skipped(file, line)) return;
   wait(State::kAtBlock, line);
 }
 
@@ -159,6 +174,26 @@ const Operands* exchange(const Operands& operands) {
   warp[current % 32] = operands;
   meet_warp();
   return warp;
+}
+
+void copy_async(void* to, const void* from, int size) {
+  const Copy copy{to, from, size};
+  if (order == 0) {
+    copy.make();
+  } else {
+    fibers[current].copies.back().push_back(copy);
+  }
+}
+
+void commit_copies() { fibers[current].copies.emplace_back(); }
+
+void wait_for_copies(int in_flight, const char* file, int line) {
+  if (is_skipped(file, line)) return;
+  auto& groups = fibers[current].copies;
+  while (static_cast<int>(groups.size()) > in_flight + 1) {
+    for (const Copy& copy : groups.front()) copy.make();
+    groups.erase(groups.begin());
+  }
 }
 
 void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
@@ -193,7 +228,7 @@ extern "C" __attribute__((visibility("default"))) int on_cpu_largest() {
   on_cpu::only_measure = true;
   return std::exchange(on_cpu::largest, 0);
 }
-// From now on the barrier at this line lets every thread pass.
+// From now on the barrier or the wait at this line lets every thread pass.
 extern "C" __attribute__((visibility("default"))) void on_cpu_skip(const char* file, int line) {
   on_cpu::skipped_file = strdup(file), on_cpu::skipped_line = line;
 }
