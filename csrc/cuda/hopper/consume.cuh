@@ -50,9 +50,8 @@ class Consumer {
     sum(tiles);
   }
 
-  // Writes the sums and counts of the block.
+  // Writes the sums and counts of the block. The last barrier of add() follows all counts.
   __device__ void finish() const {
-    meet(kScoresSent, kConsumers);  // all tiles have been counted
     const int64_t block = blockIdx.x, rows = task_.rows(), thread = threadIdx.x;
     uint32_t* counts = task_.counts + block * (rows + 1);
     if (thread < rows) counts[thread] = shared_.counts[thread];
