@@ -73,21 +73,20 @@ class Consumer {
   static constexpr int kStep = 16;                         // summed elements per product
   static constexpr int kQuarter = kPartialSquares / 4;     // partial sums that a lane adds
 
-  __device__ static int group() { return static_cast<int>(threadIdx.x) / kGroupThreads; }
   __device__ static int thread() { return static_cast<int>(threadIdx.x) % kGroupThreads; }
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
-  __device__ static int box(int i) { return group() + i * kGroups; }
+  __device__ int box(int i) const { return group_ + i * kGroups; }
   // The matrix elements that a thread holds (see multiply): two rows, and kColumns columns.
   __device__ static int row(int r) { return thread() / 32 * 16 + lane() / 4 + 8 * r; }
   __device__ static int column(int i) { return i / 2 * 8 + lane() % 4 * 2 + i % 2; }
   // The position that this thread labels together with the other three lanes that hold its scores.
-  __device__ static int position() { return row(group()); }
+  __device__ int position() const { return row(group_); }
 
   // Computes the scores of this thread's position and columns. Each warp group computes the scores of its channels for
   // all positions, sends half of them to the other group, and receives the other half.
   __device__ void score(uint32_t tiles, float (&scores)[kColumns]) {
     float products[4 * kColumns] = {}, square[8] = {};
-    for (int box = group(); box < task_.boxes; box += kGroups) {
+    for (int box = group_; box < task_.boxes; box += kGroups) {
       const Slot slot(tiles, task_.boxes, box);
       shared_.full[slot.index].wait(slot.parity);
       const uint64_t x = descriptor<128>(shared_.boxes[slot.index], 8 * 128);
@@ -112,15 +111,15 @@ class Consumer {
     Vector<float> sent[2];
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
-      scores[i] = group() == 0 ? both[0][i] : both[1][i];
-      sent[i / 4].values[i % 4] = group() == 0 ? both[1][i] : both[0][i];
+      scores[i] = group_ == 0 ? both[0][i] : both[1][i];
+      sent[i / 4].values[i % 4] = group_ == 0 ? both[1][i] : both[0][i];
     }
 #pragma unroll
-    for (int i = 0; i < 2; ++i) shared_.scores[group()][i][thread()] = sent[i];
+    for (int i = 0; i < 2; ++i) shared_.scores[group_][i][thread()] = sent[i];
     meet(kScoresSent, kConsumers);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const Vector<float> received = shared_.scores[1 - group()][i][thread()];
+      const Vector<float> received = shared_.scores[1 - group_][i][thread()];
 #pragma unroll
       for (int j = 0; j < 4; ++j) scores[4 * i + j] = (scores[4 * i + j] + received.values[j]) * scale_[4 * i + j];
     }
@@ -207,7 +206,7 @@ class Consumer {
       }
     }
     fence_writes();
-    meet(kBoxesCleared + group(), kGroupThreads);
+    meet(kBoxesCleared + group_, kGroupThreads);
   }
 
   // Adds the weighted positions of a tile to the sums, and releases its boxes. Matrix units truncate their sums.
@@ -230,9 +229,9 @@ class Consumer {
       if (lane() == 0) shared_.empty[slot.index].arrive();
 #pragma unroll
       for (int j = 0; j < 2 * kColumns; ++j) {
-        float total = 0;
+        float total = products[(kWeightPieces - 1) * 2 * kColumns + j] / WeightPieces<S>::factor(kWeightPieces - 1);
 #pragma unroll
-        for (int piece = kWeightPieces - 1; piece >= 0; --piece) {  // the smallest piece first
+        for (int piece = kWeightPieces - 2; piece >= 0; --piece) {  // the smallest piece first
           total = fma(products[piece * 2 * kColumns + j], 1 / WeightPieces<S>::factor(piece), total);
         }
         sums_[i][j] += total;
@@ -242,6 +241,7 @@ class Consumer {
 
   const Task& task_;
   Shared& shared_;
+  const int group_ = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) / kGroupThreads, 0);
   float scale_[kColumns];
   float sums_[kGroupBoxes][2 * kColumns] = {};  // channels row(0) and row(1) of every box, and this thread's columns
   uint32_t tiles_with_left_out_ = 0;

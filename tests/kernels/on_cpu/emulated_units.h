@@ -100,10 +100,14 @@ inline void wait_for_products(const char* file = __builtin_FILE(), int line = __
 }  // namespace stylefast::hopper
 
 template <typename T>
-T __shfl_xor_sync(unsigned, T value, int mask) {
+T __shfl_sync(unsigned, T value, int lane) {
   static_assert(sizeof(T) == 4);
-  const int lane = static_cast<int>(threadIdx.x % 32) ^ mask;
   return __builtin_bit_cast(T, on_cpu::exchange({{__builtin_bit_cast(uint32_t, value)}, {}})[lane].a[0]);
+}
+
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int difference) {
+  return __shfl_sync(mask, value, static_cast<int>(threadIdx.x % 32) ^ difference);
 }
 
 inline unsigned __ballot_sync(unsigned, bool condition) {
