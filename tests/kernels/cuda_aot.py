@@ -30,6 +30,8 @@ TABLE = Path(__file__).with_name("cuda_resources.json")
 DEVICES = ("sm_80", "sm_90", "sm_100")
 LABELLING = ("assign_kernel", "lloyd_kernel", "assign_moments_kernel")
 LOCAL = re.compile(r"\b(LDL|STL)\b")
+GROUP_ENDS = re.compile(r"\bHGMMA[^;]*\bgsb0")  # products of a warp group that end a group of products
+PRODUCTS_PER_GROUP = 4  # of the Hopper kernel
 
 
 def build(python: str) -> Path:
@@ -50,7 +52,7 @@ def cuobjdump(library: Path, option: str) -> str:
 
 def sections(text: str) -> Iterator[tuple[str, str]]:
     """Yield the name ("device mangled_name") and the text of every kernel of every device."""
-    parts = re.split(r"\barch = (sm_\w+)", text)[1:]
+    parts = re.split(r"\barch = (sm_\d+)a?", text)[1:]
     for device, part in zip(parts[::2], parts[1::2], strict=True):
         pieces = re.split(r"\bFunction\s*:?\s+(\w+)", part)[1:]
         for mangled, body in zip(pieces[::2], pieces[1::2], strict=True):
@@ -72,7 +74,9 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
     """Return the resources that every kernel needs.
 
     "registers" counts per thread and "shared" is in bytes. "spills" adds up the bytes of stack and local memory and the
-    instructions that access local memory. "matrix" counts matrix instructions and "wide_loads" loads of 16 bytes.
+    instructions that access local memory. "matrix" counts matrix instructions and "wide_loads" loads of 16 bytes. For
+    kernels with matrix products of warp groups, "group_ends" counts the products that end a group and "bulk_loads" the
+    loads of tensor boxes.
     """
     code = dict(sections(sass))
     names = readable(sorted({name.split()[1] for name in code}))
@@ -88,13 +92,19 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
             "matrix": len(MATRIX.findall(body)),
             "wide_loads": len(WIDE_LOADS.findall(body)),
         }
+        if GROUP_ENDS.search(body):
+            resources[f"{device} {names[mangled]}"] |= {
+                "group_ends": len(GROUP_ENDS.findall(body)),
+                "bulk_loads": len(re.findall(r"\bUTMALDG\b", body)),
+            }
     return dict(sorted(resources.items()))
 
 
 def faults(resources: dict[str, dict[str, int]]) -> list[str]:
     """Return the faults that can be found without the table.
 
-    They are devices without kernels, spills, and missing matrix instructions or loads of 16 bytes.
+    They are devices without kernels, spills, missing matrix instructions or loads of 16 bytes, and matrix products of
+    the Hopper kernel that wait for each other.
     """
     devices = {name.split()[0] for name in resources}
     messages = [f"{device}: no kernels" for device in DEVICES if device not in devices]
@@ -104,6 +114,11 @@ def faults(resources: dict[str, dict[str, int]]) -> list[str]:
             messages.append(f"{name}: touches local memory ({need['spills']} bytes and instructions)")
         if kernel in LABELLING and arguments in ("half, true", "bfloat16, true") and need["matrix"] == 0:
             messages.append(f"{name}: has no matrix instruction")
+        if name.startswith("sm_90 hopper_lloyd_kernel"):
+            if need.get("bulk_loads", 0) == 0 or need["matrix"] == 0:
+                messages.append(f"{name}: has no bulk load or no matrix instruction")
+            if need.get("group_ends", 0) * PRODUCTS_PER_GROUP > need["matrix"]:
+                messages.append(f"{name}: waits for every matrix instruction: ptxas has serialized them")
         reads_tiles = kernel in (*LABELLING, "moments_kernel", "statistics_kernel")
         if (reads_tiles or (kernel == "blend_kernel" and arguments.endswith("true"))) and need["wide_loads"] == 0:
             messages.append(f"{name}: has no load of 16 bytes")
