@@ -8,7 +8,7 @@ namespace stylefast::hopper {
 namespace {
 
 // Writes the pieces of the centroids that the scores need, as operands of matrix products, and starts the barriers.
-__device__ void prepare(const Task& task, Shared& shared) {
+[[maybe_unused]] __device__ void prepare(const Task& task, Shared& shared) {
   const int vectors = task.boxes * kScorePieces * kMaxRows * 8;  // of 8 channels
   for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kBlockThreads) {
     const int vector = i % 8, row = i / 8 % (kScorePieces * kMaxRows), box = i / 8 / (kScorePieces * kMaxRows);
@@ -63,38 +63,61 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 #endif
 }
 
-// Adds the sums and counts of all blocks, in order.
-__global__ void hopper_sums_kernel(Task task, int64_t blocks, float* sums, int64_t* counts) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t rows = task.rows(), size = rows * task.channels();
+constexpr int kSlices = kThreads / kBoxChannels;  // of the blocks whose sums are added
+
+// Adds the sums and counts of all blocks, in a fixed order, for one row and the 64 channels of a box. The cosines of
+// the positions in a cluster add up to the product of their sum and the centroid. cosines[blockIdx.x] receives the part
+// of these channels.
+template <typename S>
+__global__ void __launch_bounds__(kThreads)
+    hopper_sums_kernel(Task task, int64_t blocks, float* sums, int64_t* counts, double* cosines) {
+  Carver carver(shared_memory());
+  double* partial = carver.take<double>(kThreads);
+  int64_t* partial_count = carver.take<int64_t>(kSlices);
+  const int thread = static_cast<int>(threadIdx.x), slice = thread / kBoxChannels;
+  const int box = static_cast<int>(blockIdx.x) % task.boxes, channel = box * kBoxChannels + thread % kBoxChannels;
+  const int64_t rows = task.rows(), row = static_cast<int>(blockIdx.x) / task.boxes;
+  const int64_t element = row * task.channels() + channel;
   double sum = 0;
   int64_t count = 0;
 #pragma unroll 8
-  for (int64_t block = 0; block < blocks; ++block) {
-    if (i < size) sum += static_cast<double>(task.sums[block * size + i]);
-    if (i < rows) count += task.counts[block * (rows + 1) + i];
+  for (int64_t block = slice; block < blocks; block += kSlices) {
+    sum += static_cast<double>(task.sums[block * rows * task.channels() + element]);
+    if (channel == 0) count += task.counts[block * (rows + 1) + row];
   }
-  if (i < size) sums[i] = static_cast<float>(sum);
-  if (i < rows) counts[i] = count;
-}
-
-// Writes the mean cosine of restart blockIdx.x. The cosines of the positions in a cluster add up to the product of
-// their sum and the centroid.
-template <typename S>
-__global__ void __launch_bounds__(kThreads)
-    hopper_objective_kernel(Task task, int64_t blocks, const float* sums, const int64_t* counts, double* objective) {
-  Carver carver(shared_memory());
-  double* partial = carver.take<double>(kThreads);
-  const int64_t rows = task.rows(), channels = task.channels();
-  double total = 0;
-  for (int64_t i = threadIdx.x; i < task.clusters * channels; i += kThreads) {
-    const int64_t row = blockIdx.x * static_cast<int64_t>(task.clusters) + i / channels, c = i % channels;
-    if (counts[row] == 0) continue;
+  partial[thread] = sum;
+  if (channel == 0) partial_count[slice] = count;
+  __syncthreads();
+  if (slice == 0) {
+    for (int i = 1; i < kSlices; ++i) {
+      sum += partial[i * kBoxChannels + thread];
+      if (channel == 0) count += partial_count[i];
+    }
+    sums[element] = static_cast<float>(sum);
+    if (channel == 0) counts[row] = count;
     float centroid = 0;
     for (int piece = kPieces<S> - 1; piece >= 0; --piece) {
-      centroid += widen(S{task.pieces[(piece * task.columns + row) * channels + c]});
+      centroid += widen(S{task.pieces[(piece * task.columns + row) * task.channels() + channel]});
     }
-    total += static_cast<double>(sums[row * channels + c]) * static_cast<double>(centroid * task.scale[row]);
+    partial[thread] = sum * static_cast<double>(centroid * task.scale[row]);
+  }
+  __syncthreads();
+  if (thread > 0) return;
+  double total = 0;
+  for (int i = 0; i < kBoxChannels; ++i) total += partial[i];
+  cosines[blockIdx.x] = total;
+}
+
+// Writes the mean cosine of restart blockIdx.x: NaN if the norm of any position is not finite.
+__global__ void __launch_bounds__(kThreads) hopper_objective_kernel(Task task, int64_t blocks, const int64_t* counts,
+                                                                    const double* cosines, double* objective) {
+  Carver carver(shared_memory());
+  double* partial = carver.take<double>(kThreads);
+  const int64_t rows = task.rows(), first = blockIdx.x * static_cast<int64_t>(task.clusters);
+  double total = 0;
+  for (int64_t i = threadIdx.x; i < task.clusters * task.boxes; i += kThreads) {
+    if (counts[first + i / task.boxes] > 0)
+      total += cosines[first * task.boxes + i];  // else 0, also for a NaN centroid
   }
   for (int64_t block = threadIdx.x; block < blocks; block += kThreads) {
     if (task.counts[block * (rows + 1) + rows] > 0) total = NAN;
@@ -103,8 +126,7 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   if (threadIdx.x > 0) return;
   for (int i = 1; i < kThreads; ++i) total += partial[i];
-  const double positions = static_cast<double>(task.images) * static_cast<double>(task.plane);
-  objective[blockIdx.x] = total / (positions > 0 ? positions : 1);
+  objective[blockIdx.x] = total / (static_cast<double>(task.images) * static_cast<double>(task.plane));
 }
 
 // Describes the planes of activations as a tensor (position, channel, image).
@@ -173,10 +195,12 @@ void lloyd_step(const Device& device, const Tensor& activations, const Points<S>
   task.sums = mutable_data<float>(sums);
   task.counts = reinterpret_cast<uint32_t*>(mutable_data<int32_t>(counts));
   device.launch(hopper_lloyd_kernel<S>, {blocks, kBlockThreads, sizeof(Shared)}, tensor_map(a), task);
-  device.launch(hopper_sums_kernel, {(points.rows * a.c + kThreads - 1) / kThreads, kThreads}, task, blocks,
-                outputs.sums, outputs.counts);
-  device.launch(hopper_objective_kernel<S>, {task.restarts, kThreads, kThreads * sizeof(double)}, task, blocks,
-                outputs.sums, outputs.counts, outputs.objective);
+  const Tensor cosines = empty<double>({points.rows * task.boxes}, activations);
+  constexpr int64_t kShared = kThreads * sizeof(double) + kSlices * sizeof(int64_t);
+  device.launch(hopper_sums_kernel<S>, {points.rows * task.boxes, kThreads, kShared}, task, blocks, outputs.sums,
+                outputs.counts, mutable_data<double>(cosines));
+  device.launch(hopper_objective_kernel, {task.restarts, kThreads, kShared}, task, blocks, outputs.counts,
+                mutable_data<double>(cosines), outputs.objective);
 }
 
 template bool wanted(const Points<half>&);
