@@ -116,8 +116,8 @@ __global__ void __launch_bounds__(kThreads) hopper_objective_kernel(Task task, i
   const int64_t rows = task.rows(), first = blockIdx.x * static_cast<int64_t>(task.clusters);
   double total = 0;
   for (int64_t i = threadIdx.x; i < task.clusters * task.boxes; i += kThreads) {
-    if (counts[first + i / task.boxes] > 0)
-      total += cosines[first * task.boxes + i];  // else 0, also for a NaN centroid
+    // The product of an empty sum and a centroid with NaN is NaN.
+    if (counts[first + i / task.boxes] > 0) total += cosines[first * task.boxes + i];
   }
   for (int64_t block = threadIdx.x; block < blocks; block += kThreads) {
     if (task.counts[block * (rows + 1) + rows] > 0) total = NAN;
