@@ -29,7 +29,7 @@ from stylefast.ops.assign import clustered
 ROOT = Path(__file__).resolve().parents[2]
 (LLOYD_STEP,) = (op for op in OPS if op.name == "lloyd_step")
 HOPPER = (3, 232448)  # processors, bytes of shared memory per block
-ORDERS = (0, 1, 37, 101)  # of threads, blocks and copies; in order 101, warps lag behind each other (fibers.cpp)
+ORDERS = (0, 1, 37, 103)  # of threads, blocks and copies; in order 103, warps lag behind each other (fibers.cpp)
 SIZES = (  # N, C, H, W, B, K: planes of less and more than a tile, every number of boxes, and the borders of B K
     (2, 64, 8, 8, 1, 4),
     (1, 128, 1, 8, 1, 1),
