@@ -207,6 +207,7 @@ void wait_for_products(Place place) {
   ThreadProducts& own = products[threadIdx.x];
   for (const Product& product : std::exchange(own.ended, {})) compute(product);
   own.begun = false;
+  meet_warp();  // the threads of a warp wait together
 }
 
 void start_units(size_t shared) {
