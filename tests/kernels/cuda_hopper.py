@@ -75,9 +75,27 @@ def far_norms() -> Cell:
     return cell
 
 
+def large_norms() -> Cell:
+    """Return a float16 sample of few positions, whose weights are about 2^-16."""
+    cell = sample(1, 64, 1, 8, 1, 8, torch.float16)
+    cell.inputs["activations"] *= 2.0**13
+    return cell
+
+
+def ties() -> Cell:
+    """Return a sample of small integers, whose scores are exact, and in which every centroid occurs several times."""
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randint(-1, 2, (5, 64), generator=rng)
+    x = rows[torch.randint(5, (2, 9, 16), generator=rng)].movedim(-1, 1).contiguous()
+    centroids = rows[torch.randint(5, (31,), generator=rng)].unsqueeze(0)
+    inputs = {"activations": x.bfloat16(), "centroids": centroids.float(), "features": "raw"}
+    return Cell(LLOYD_STEP, "cuda", inputs)
+
+
 def slices() -> Cell:
-    """Return a sample that is a slice of a larger tensor, whose other elements are NaN."""
+    """Return a slice of a larger tensor, whose other elements are NaN, and a centroid of NaN, which stays empty."""
     cell = sample(2, 64, 5, 16, 1, 5, torch.bfloat16)
+    cell.inputs["centroids"][0, 3] = torch.nan
     x = cell.inputs["activations"]
     buffer = torch.full((3, 2, 66, 6, 16), torch.nan, dtype=x.dtype)
     buffer[1:, 1, 2:, 1:] = x
@@ -90,7 +108,8 @@ def samples() -> dict[str, Cell]:
         for dtype in (torch.bfloat16, torch.float16)
         for n, c, h, w, b, k in SIZES
     }
-    return {**cells, "special": special(), "far_norms": far_norms(), "slices": slices()}
+    norms = {"far_norms": far_norms(), "large_norms": large_norms()}
+    return {**cells, **norms, "special": special(), "ties": ties(), "slices": slices()}
 
 
 def unsupported() -> dict[str, Cell]:
@@ -129,7 +148,7 @@ def check(on_cpu: ctypes.CDLL, name: str, cell: Cell, orders: tuple[int, ...] = 
         on_cpu.on_cpu_order(order)
         got = result(cell)
         assert on_cpu.on_cpu_boxes() > 0, f"{name}: the Hopper kernel has not run"
-        agree(LLOYD_STEP, got, cell.inputs)
+        agree(LLOYD_STEP, got, cell.inputs, exact=name == "ties")
         first = first or got
         assert all(torch.equal(bits(x), bits(y)) for x, y in zip(got, first, strict=True)), (
             f"{name}: other bits in order {order}"
