@@ -47,6 +47,7 @@ cuda: .venv/installed .venv-oldest/requirements
 	$(KERNELS)/cuda_on_cpu.py shared
 	$(KERNELS)/cuda_on_cpu.py battery
 	$(KERNELS)/cuda_on_cpu.py order
+	$(KERNELS)/cuda_hopper.py
 
 # Tests and measures on a machine with an NVIDIA GPU. It uses the installed packages (PYTHON) and downloads nothing.
 # docs/gpu.md explains OUT and STAGES.

@@ -74,7 +74,7 @@ def nvcc() -> str | None:
 def files(name: str) -> list[str]:
     """Return the sources and headers of a library, relative to the root."""
     folders = ("common", "cpu" if name == CPU else "cuda")
-    return sorted(str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / "csrc" / folder).glob("*.*"))
+    return sorted(str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / "csrc" / folder).rglob("*.*"))
 
 
 def source_id(name: str) -> str:
@@ -89,7 +89,8 @@ def source_id(name: str) -> str:
 def architectures(supported: list[str]) -> list[str]:
     """Return the -gencode options of nvcc.
 
-    They are for TORCH_CUDA_ARCH_LIST or, if it is unset, for those of ARCHITECTURES that nvcc supports.
+    They are for TORCH_CUDA_ARCH_LIST or, if it is unset, for those of ARCHITECTURES that nvcc supports. Code for 9.0 is
+    code for 9.0a, which every GPU of 9.0 runs; only PTX for 9.0 works on later GPUs, too.
 
     Args:
         supported: Architectures that nvcc supports, such as "sm_80".
@@ -106,10 +107,11 @@ def architectures(supported: list[str]) -> list[str]:
         if not (match := re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", item)):
             raise SystemExit(f'TORCH_CUDA_ARCH_LIST must look like "8.0 9.0a+PTX", got {item!r}')
         if int(match[1]) >= 8:
-            codes = ("sm", "compute") if match[3] else ("sm",)
-            options += [
-                f"-gencode=arch=compute_{match[1]}{match[2]},code={code}_{match[1]}{match[2]}" for code in codes
-            ]
+            number = match[1] + match[2]
+            binary = "90a" if number == "90" else number
+            options.append(f"-gencode=arch=compute_{binary},code=sm_{binary}")
+            if match[3]:
+                options.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     if not options:
         raise SystemExit("TORCH_CUDA_ARCH_LIST must name a compute capability of at least 8.0")
     return options
@@ -165,7 +167,7 @@ class BuildLibraries(build_ext):
             link_command.append(f"{linker_prefix}--build-id=0x{source_id(ext.name)}")
 
         def compile_one(source: str) -> str:
-            unit = build / (Path(source).stem + ".o")
+            unit = build / (Path(source).parent.name + "-" + Path(source).stem + ".o")
             self.spawn([*compile_command, "-c", source, "-o", str(unit)])
             return str(unit)
 

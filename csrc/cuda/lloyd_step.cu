@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // lloyd_step on CUDA: labels, sums, counts and objective of all restarts. Activations are read once if all channels of
 // a tile fit into shared memory.
+#include "hopper/lloyd_step.cuh"
 #include "prepare.cuh"
 #include "runs.cuh"
 
@@ -154,6 +155,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
     const Tensor sums = empty<T>({restarts, clusters, a.c}, activations);
     const Tensor counts = empty<int64_t>({restarts, clusters}, activations);
     const Tensor objective = empty<double>({restarts}, activations);
+    if constexpr (sizeof(S) == 2) {
+      if (hopper::wanted(points)) {
+        hopper::lloyd_step(device, activations, points,
+                           {mutable_data<int32_t>(labels), mutable_data<T>(sums), mutable_data<int64_t>(counts),
+                            mutable_data<double>(objective)});
+        return std::make_tuple(labels, sums, counts, objective);
+      }
+    }
 
     LloydTask<S> task{points,
                       {},

@@ -92,6 +92,16 @@ def test_faults_of_kernels_are_reported():
     ):
         faults = cuda_aot.faults(on_every_device(kernel, **change))
         assert len(faults) == len(cuda_aot.DEVICES) and all(message in fault for fault in faults)
+    hopper = "sm_90 hopper_lloyd_kernel<half>"
+    faultless = {"matrix": 20, "group_ends": 5, "bulk_loads": 1}
+    for change, message in (
+        ({}, None),
+        ({"matrix": 0, "group_ends": 0}, "no bulk load or no matrix instruction"),
+        ({"bulk_loads": 0}, "no bulk load or no matrix instruction"),
+        ({"group_ends": 6}, "waits for every matrix instruction"),
+    ):
+        table = {**on_every_device("mean_kernel<float>"), hopper: {**NEEDS, **faultless, **change}}
+        assert [message in fault for fault in cuda_aot.faults(table)] == [True] * (message is not None)
     assert cuda_aot.faults({"sm_90 mean_kernel<float>": NEEDS}) == ["sm_80: no kernels", "sm_100: no kernels"]
 
 
@@ -110,6 +120,10 @@ def test_resources_are_read_from_the_disassembly():
         "in_loops": 11,
     }  # fmt: skip
     assert cuda_aot.needs(usage, sass) == {"sm_90 mean_kernel<float>": expected}
+    hopper = "HGMMA.64x96x16.F32.BF16 R24, gdesc[UR8], R24; HGMMA.64x96x16 R24, gdesc[UR8], R24, gsb0; UTMALDG.3D [UR8]"
+    sass = f"arch = sm_90a\n\t\tFunction : {name}\n {hopper}\n"
+    (needs,) = cuda_aot.needs(usage.replace("sm_90", "sm_90a"), sass).values()
+    assert (needs["matrix"], needs["group_ends"], needs["bulk_loads"]) == (2, 1, 1)
 
 
 def test_the_table_covers_every_device_without_faults():

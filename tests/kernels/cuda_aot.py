@@ -35,6 +35,8 @@ COPYING = ("moments_kernel", "pool_kernel")
 LOCAL = re.compile(r"\b(LDL|STL)\b")
 ASYNCHRONOUS = re.compile(r"\bLDGSTS\b")
 GENERIC = re.compile(r"\b(LD|ST|ATOM|RED)\.E\b")  # LDG, LDS, STG, STS and so on name the memory
+GROUP_ENDS = re.compile(r"\bHGMMA[^;]*\bgsb0")  # products of a warp group that end a group of products
+PRODUCTS_PER_GROUP = 4  # of the Hopper kernel
 
 
 def build(python: str) -> Path:
@@ -55,7 +57,7 @@ def cuobjdump(library: Path, option: str) -> str:
 
 def sections(text: str) -> Iterator[tuple[str, str]]:
     """Yield the name ("device mangled_name") and the text of every kernel of every device."""
-    parts = re.split(r"\barch = (sm_\w+)", text)[1:]
+    parts = re.split(r"\barch = (sm_\d+)a?", text)[1:]
     for device, part in zip(parts[::2], parts[1::2], strict=True):
         pieces = re.split(r"\bFunction\s*:?\s+(\w+)", part)[1:]
         for mangled, body in zip(pieces[::2], pieces[1::2], strict=True):
@@ -80,7 +82,8 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
     instructions that access local memory. "matrix" counts matrix instructions, "wide_loads" loads of 16 bytes,
     "asynchronous" asynchronous copies to shared memory, and "generic" loads and stores whose address may lie in any
     memory. "in_loops" counts the instructions inside loops, once each: their trip counts are not known here, so there
-    is no prediction of the time.
+    is no prediction of the time. For kernels with matrix products of warp groups, "group_ends" counts the products that
+    end a group, and "bulk_loads" the loads of tensor boxes.
     """
     code = dict(sections(sass))
     names = readable(sorted({name.split()[1] for name in code}))
@@ -99,15 +102,20 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
             "generic": len(GENERIC.findall(body)),
             "in_loops": len(frozenset().union(*(loop.body for loop in Listing(body).loops))),
         }
+        if GROUP_ENDS.search(body):
+            resources[f"{device} {names[mangled]}"] |= {
+                "group_ends": len(GROUP_ENDS.findall(body)),
+                "bulk_loads": len(re.findall(r"\bUTMALDG\b", body)),
+            }
     return dict(sorted(resources.items()))
 
 
 def faults(resources: dict[str, dict[str, int]]) -> list[str]:
     """Return the faults that can be found without the table.
 
-    They are devices without kernels, spills, generic loads or stores, and missing matrix instructions, asynchronous
-    copies or loads of 16 bytes. No kernel needs generic accesses: whether sums lie in shared or in global memory is a
-    template parameter.
+    They are devices without kernels, spills, generic loads or stores, missing matrix instructions, asynchronous copies
+    or loads of 16 bytes, and matrix products of the Hopper kernel that wait for each other. No kernel needs generic
+    accesses: whether sums lie in shared or in global memory is a template parameter.
     """
     devices = {name.split()[0] for name in resources}
     messages = [f"{device}: no kernels" for device in DEVICES if device not in devices]
@@ -121,6 +129,11 @@ def faults(resources: dict[str, dict[str, int]]) -> list[str]:
             messages.append(f"{name}: has no asynchronous copy")
         if kernel in LABELLING and arguments in ("half, true", "bfloat16, true") and need["matrix"] == 0:
             messages.append(f"{name}: has no matrix instruction")
+        if name.startswith("sm_90 hopper_lloyd_kernel"):
+            if need.get("bulk_loads", 0) == 0 or need["matrix"] == 0:
+                messages.append(f"{name}: has no bulk load or no matrix instruction")
+            if need.get("group_ends", 0) * PRODUCTS_PER_GROUP > need["matrix"]:
+                messages.append(f"{name}: waits for every matrix instruction: ptxas has serialized them")
         reads_tiles = kernel in (*LABELLING, "moments_kernel", "statistics_kernel")
         if (reads_tiles or (kernel == "blend_kernel" and arguments.endswith("true"))) and need["wide_loads"] == 0:
             messages.append(f"{name}: has no load of 16 bytes")

@@ -43,12 +43,12 @@ def build(name: str, *flags: str) -> Path:
     command = [COMPILER, *FLAGS.split(), *flags, f"-I{HERE / 'on_cpu'}", f"-isystem{include}", "-c"]
 
     def compile_one(source: Path) -> Path:
-        unit = folder / f"{source.stem}.o"
+        unit = folder / f"{source.parent.name}-{source.stem}.o"
         language = ["-include", "prefix.h", "-x", "c++"] if source.suffix == ".cu" else []
         subprocess.run([*command, *language, source, "-o", unit], check=True)
         return unit
 
-    sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), HERE / "on_cpu" / "fibers.cpp"]
+    sources = [*sorted((ROOT / "csrc" / "cuda").rglob("*.cu")), *sorted((HERE / "on_cpu").glob("*.cpp"))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         units = list(pool.map(compile_one, sources))
     torch_libraries = [f"-L{include.parent / 'lib'}", "-ltorch_cpu", "-lc10"]
@@ -62,7 +62,7 @@ def build(name: str, *flags: str) -> Path:
 def source_id(*flags: str) -> str:
     """Return the SHA-1 of the kernels, the stand-ins for CUDA, and the options."""
     folders = (ROOT / "csrc" / "common", ROOT / "csrc" / "cuda", HERE / "on_cpu")
-    files = sorted(path for folder in folders for path in folder.iterdir())
+    files = sorted(path for folder in folders for path in folder.rglob("*.*"))
     texts = [f"{COMPILER} {FLAGS} {flags}".encode(), *(path.name.encode() + path.read_bytes() for path in files)]
     return hashlib.sha1(b"\0".join(texts)).hexdigest()
 

@@ -63,16 +63,19 @@ def test_the_wheel_serves_any_python_and_the_gpus_of_nvcc(tmp_path: Path):
     assert not [file for file in files if "cpython" in file or not file.startswith("stylefast")]
     calls = (tmp_path / "bin" / "nvcc.log").read_text().splitlines()
     sources = [word for call in calls for word in call.split() if word.endswith(".cu")]
-    assert sorted(sources) == sorted(f"csrc/cuda/{path.name}" for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
-    codes = {"compute_80,code=sm_80", "compute_90,code=sm_90", "compute_90,code=compute_90"}
+    assert sorted(sources) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / "cuda").rglob("*.cu"))
+    units = [word for call in calls if "-c" in call.split() for word in call.split() if word.endswith(".o")]
+    assert len(set(units)) == len(sources)
+    codes = {"compute_80,code=sm_80", "compute_90a,code=sm_90a", "compute_90,code=compute_90"}
     assert all({word[14:] for word in call.split() if word.startswith("-gencode=")} == codes for call in calls)
 
 
 @pytest.mark.parametrize(
     "listed, supported, options",
     [
-        ("", ["sm_80", "sm_90", "sm_100"], ["80 sm", "90 sm", "100 sm", "100 compute"]),
-        ("", ["sm_80", "sm_90"], ["80 sm", "90 sm", "90 compute"]),
+        ("", ["sm_80", "sm_90", "sm_100"], ["80 sm", "90a sm", "100 sm", "100 compute"]),
+        ("", ["sm_80", "sm_90"], ["80 sm", "90a sm", "90 compute"]),
+        ("9.0 10.0f+PTX", [], ["90a sm", "100f sm", "100f compute"]),
         ("7.5 8.0;9.0a+PTX", [], ["80 sm", "90a sm", "90a compute"]),
     ],
 )

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs the threads of a block as fibers. A fiber runs until it reaches a barrier. The tests choose the order in which
 // fibers run. Results must not depend on this order; they do if a barrier is missing.
+#include "fibers.h"
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <cstdio>
@@ -11,7 +13,7 @@
 #include <vector>
 
 #include "emulated_async.h"
-#include "emulated_mma.h"
+#include "emulated_units.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -47,7 +49,7 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace stylefast {
 constexpr size_t kMaxShared = 232448;  // bytes of shared memory that a block on Hopper can have
-alignas(16) unsigned char shared_bytes[kMaxShared + 4096];
+alignas(1024) unsigned char shared_bytes[kMaxShared + 4096];
 }  // namespace stylefast
 
 namespace on_cpu {
@@ -55,13 +57,13 @@ namespace {
 
 constexpr size_t kStack = 64 << 10;
 
-int processors = 3, shared_limit = 166912, order = 0;
+int processors = 3, shared_limit = 166912, capability = 8, chosen_order = 0;
 int largest = 0;            // bytes of shared memory of the largest launch so far
 bool only_measure = false;  // whether launches only record their shared memory
 const char* skipped_file = "";
 int skipped_line = 0;
 
-enum class State { kReady, kAtBlock, kAtWarp, kDone };
+enum class State { kReady, kAtBlock, kAtWarp, kWaiting, kDone };
 
 struct Copy {
   void* to;
@@ -78,6 +80,7 @@ struct Fiber {
   int line;
   int exchanges;
   std::vector<std::vector<Copy>> copies;  // groups that are not yet made; the last one is not yet committed
+  std::function<bool()> ready;            // ends State::kWaiting
 };
 
 std::vector<Fiber> fibers;
@@ -111,10 +114,6 @@ void enter() {
   leave();
 }
 
-bool is_skipped(const char* file, int line) {
-  return line == skipped_line && std::strstr(file, skipped_file) != nullptr;
-}
-
 void wait(State state, int line) {
   fibers[current].state = state;
   fibers[current].line = line;
@@ -139,17 +138,36 @@ void start(Fiber& fiber) {
   fiber.top = top - 8;                        // below six registers
 }
 
+// The i-th thread that runs. 37 has no common divisor with the number of threads.
+int nth(int i, int threads) {
+  return chosen_order == 0 ? i : chosen_order == 1 ? threads - 1 - i : i * chosen_order % threads;
+}
+
+// Whether a warp does not run in this round: three of four, at random, in orders above 100. A warp then lags behind.
+bool stalls(unsigned round, unsigned warp) {
+  if (chosen_order <= 100) return false;
+  const unsigned mixed = (round * 2654435761u + static_cast<unsigned>(chosen_order)) ^ warp * 2246822519u;
+  return (mixed * 3266489917u >> 24) % 4 != 0;
+}
+
 void run_block(int threads) {
   for (int i = 0; i < threads; ++i) start(fibers[i]);
-  for (bool released = true; released;) {
+  bool advanced = true;
+  for (unsigned round = 0; advanced; ++round) {
+    advanced = false;
     for (int i = 0; i < threads; ++i) {
-      current = order == 0 ? i : order == 1 ? threads - 1 - i : i ^ (order % threads);
-      if (fibers[current].state != State::kReady) continue;
+      current = nth(i, threads);
+      Fiber& fiber = fibers[current];
       threadIdx.x = static_cast<unsigned>(current);
-      switch_to(&scheduler, fibers[current].top, fibers[current].stack.get(), kStack);
+      if (fiber.state == State::kWaiting && fiber.ready()) fiber.state = State::kReady;
+      if (fiber.state != State::kReady) continue;
+      advanced = true;
+      if (stalls(round, threadIdx.x / 32)) continue;
+      switch_to(&scheduler, fiber.top, fiber.stack.get(), kStack);
     }
-    released = release(0, threads, State::kAtBlock);
-    for (int i = 0; i < threads; i += 32) released |= release(i, std::min(i + 32, threads), State::kAtWarp);
+    advanced |= release(0, threads, State::kAtBlock);
+    for (int i = 0; i < threads; i += 32) advanced |= release(i, std::min(i + 32, threads), State::kAtWarp);
+    if (!advanced) advanced = advance_units();
   }
   for (int i = 0; i < threads; ++i) {
     if (fibers[i].state == State::kDone) continue;
@@ -160,10 +178,26 @@ void run_block(int threads) {
 
 }  // namespace
 
-int attribute(cudaDeviceAttr name) { return name == cudaDevAttrMultiProcessorCount ? processors : shared_limit; }
+int attribute(cudaDeviceAttr name) {
+  if (name == cudaDevAttrComputeCapabilityMajor) return capability;
+  if (name == cudaDevAttrComputeCapabilityMinor) return 0;
+  return name == cudaDevAttrMultiProcessorCount ? processors : shared_limit;
+}
+
+int order() { return chosen_order; }
+
+bool skipped(const char* file, int line) { return line == skipped_line && std::strstr(file, skipped_file) != nullptr; }
+
+void wait_until(const std::function<bool()>& ready, int line) {
+  if (ready()) return;
+  fibers[current].ready = ready;
+  wait(State::kWaiting, line);
+}
+
+unsigned char* shared_begin() { return stylefast::shared_bytes; }
 
 void meet_block(const char* file, int line) {
-  if (is_skipped(file, line)) return;
+  if (skipped(file, line)) return;
   wait(State::kAtBlock, line);
 }
 
@@ -178,7 +212,7 @@ const Operands* exchange(const Operands& operands) {
 
 void copy_async(void* to, const void* from, int size) {
   const Copy copy{to, from, size};
-  if (order == 0) {
+  if (chosen_order == 0) {
     copy.make();
   } else {
     fibers[current].copies.back().push_back(copy);
@@ -188,7 +222,7 @@ void copy_async(void* to, const void* from, int size) {
 void commit_copies() { fibers[current].copies.emplace_back(); }
 
 void wait_for_copies(int in_flight, const char* file, int line) {
-  if (is_skipped(file, line)) return;
+  if (skipped(file, line)) return;
   auto& groups = fibers[current].copies;
   while (static_cast<int>(groups.size()) > in_flight + 1) {
     for (const Copy& copy : groups.front()) copy.make();
@@ -206,12 +240,14 @@ void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) 
   blockDim = config.blockDim, gridDim = config.gridDim;
   const unsigned blocks = gridDim.x * gridDim.y;
   for (unsigned i = 0; i < blocks; ++i) {
-    const unsigned block = order == 0 ? i : blocks - 1 - i;
+    const unsigned block = chosen_order == 0 ? i : blocks - 1 - i;
     blockIdx = dim3(block % gridDim.x, block / gridDim.x);
     std::memset(stylefast::shared_bytes, 0xFF, sizeof stylefast::shared_bytes);  // NaN
     ASAN_POISON_MEMORY_REGION(stylefast::shared_bytes + config.dynamicSmemBytes,
                               sizeof stylefast::shared_bytes - config.dynamicSmemBytes);
+    start_units(config.dynamicSmemBytes);
     run_block(threads);
+    end_units();
     ASAN_UNPOISON_MEMORY_REGION(stylefast::shared_bytes, sizeof stylefast::shared_bytes);
   }
 }
@@ -219,10 +255,11 @@ void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) 
 }  // namespace on_cpu
 
 // Settings of the tests: the order of fibers and blocks, and the device that the launchers see.
-extern "C" __attribute__((visibility("default"))) void on_cpu_order(int order) { on_cpu::order = order; }
+extern "C" __attribute__((visibility("default"))) void on_cpu_order(int order) { on_cpu::chosen_order = order; }
 extern "C" __attribute__((visibility("default"))) void on_cpu_device(int processors, int shared_limit) {
   on_cpu::processors = processors, on_cpu::shared_limit = shared_limit;
 }
+extern "C" __attribute__((visibility("default"))) void on_cpu_capability(int major) { on_cpu::capability = major; }
 // Returns the bytes of shared memory of the largest launch since the last call. From now on launches run no kernel.
 extern "C" __attribute__((visibility("default"))) int on_cpu_largest() {
   on_cpu::only_measure = true;
