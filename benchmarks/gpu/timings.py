@@ -13,6 +13,7 @@ median GPU time with a cold L2 cache. Each time is a separate row.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -26,7 +27,7 @@ from timing import WrongResult, percentile
 from verify import TOLERANCE, outputs, verify
 from workloads import SMALL_CALLS, Workload
 
-from stylefast.ops import ASSIGN, CONTRIBUTION
+from stylefast.ops import ASSIGN, CONTRIBUTION, LLOYD_STEP
 
 from . import rivals
 from .device import Copier, Timer, backends, clocks, missing, spread, start, write
@@ -39,6 +40,7 @@ from .workloads import GPU_WORKLOADS, KEY_WORKLOADS, GpuWorkload
 FEW = 8  # an eighth of the images is verified against the reference: 512 of 4096, more than an H100 has processors
 ROUNDS = 1 if REHEARSAL else 30
 CALLS = 1 if REHEARSAL else 50
+OURS = ("cuda", "triton", HOPPER := "cuda with STYLEFAST_HOPPER=1")
 BEYOND = (2 if REHEARSAL else 2**31 // (512 * 32 * 32)) + 2  # images; the last two lie beyond element 2^31
 
 
@@ -52,8 +54,19 @@ class Row(NamedTuple):
 def rows() -> dict[str, Row]:
     """Return the rows of both stages by name, the most informative rows first."""
     pairs = [Row(workload, by) for workload in GPU_WORKLOADS for by in ("cuda", "triton", *rivals.names(workload))]
+    pairs += [Row(workload, HOPPER) for workload in GPU_WORKLOADS if runs_on_hopper_kernel(workload)]
     pairs.sort(key=worth)
     return {f"{row.workload.op.name} {row.workload.name} | {row.by}": row for row in pairs}
+
+
+def runs_on_hopper_kernel(workload: GpuWorkload) -> bool:
+    """Return whether the kernel of docs/hopper.md supports a workload."""
+    return (
+        workload.op is LLOYD_STEP
+        and workload.dtype in (torch.bfloat16, torch.float16)
+        and workload.features == "raw"
+        and workload.restarts * (workload.k or 1) <= 32
+    )
 
 
 def worth(row: Row) -> tuple[int, int]:
@@ -63,7 +76,7 @@ def worth(row: Row) -> tuple[int, int]:
     follow one after the other, each with its key timings first.
     """
     key = KEY_WORKLOADS.index(row.workload) if row.workload in KEY_WORKLOADS else len(KEY_WORKLOADS)
-    rank = 0 if row.by in ("cuda", "triton") else 1 + rivals.ORDER.index(row.by)
+    rank = 0 if row.by in OURS else 1 + rivals.ORDER.index(row.by)
     first = key < len(KEY_WORKLOADS) and rank <= 1
     return (rank if first else 2 + rank), key
 
@@ -71,8 +84,9 @@ def worth(row: Row) -> tuple[int, int]:
 def plan(stage: str) -> Iterator[str]:
     """Yield the names of a stage's rows."""
     running = backends()
-    timed = {name: row for name, row in rows().items() if row.by in running or row.by not in ("cuda", "triton")}
-    key = [name for name, row in timed.items() if row.workload in KEY_WORKLOADS and row.by in running]
+    unable = [by for by in OURS if by.split()[0] not in running]
+    timed = {name: row for name, row in rows().items() if row.by not in unable}
+    key = [name for name, row in timed.items() if row.workload in KEY_WORKLOADS and row.by in OURS]
     host = [f"host {workload.op.name} | {backend}" for workload in SMALL_CALLS for backend in running]
     if stage == "key":
         yield from (*key, *host)
@@ -118,7 +132,7 @@ def gpu_time(name: str, row: Row) -> None:
 
     A rival that fails or gives a wrong result is recorded as refused. This does not count as a failure.
     """
-    workload, ours = row.workload, row.by in ("cuda", "triton")
+    workload, ours = row.workload, row.by in OURS
     inputs, timer = workload.make(DEVICE), Timer()
     copier = Copier(timer)
     try:
@@ -164,8 +178,9 @@ def gpu_time(name: str, row: Row) -> None:
 
 def caller(row: Row, inputs: dict[str, Any]) -> Callable[[], Any]:
     """Return the call that is timed."""
-    if row.by in ("cuda", "triton"):
-        return partial(row.workload.op.cells[row.by], *inputs.values())
+    if row.by in OURS:
+        os.environ["STYLEFAST_HOPPER"] = str(int(row.by == HOPPER))
+        return partial(row.workload.op.cells[row.by.split()[0]], *inputs.values())
     return rivals.call(row.workload, row.by, inputs)
 
 
@@ -179,7 +194,7 @@ def check(row: Row, inputs: dict[str, Any], call: Callable[[], Any]) -> None:
             all images give different bits or a result that does not agree with the results on parts of the images.
     """
     few = row.workload.make(DEVICE, FEW)
-    ours = row.by in ("cuda", "triton")
+    ours = row.by in OURS
     tolerance = TOLERANCE if ours else max(TOLERANCE, 4 * torch.finfo(row.workload.dtype).eps)
     verify(row.workload.op, few, caller(row, few)(), tolerance)
     if not ours:
@@ -187,7 +202,7 @@ def check(row: Row, inputs: dict[str, Any], call: Callable[[], Any]) -> None:
     first, second = outputs(call()), outputs(call())
     if not all(map(torch.equal, first, second)):
         raise WrongResult(f"{row.by} gives different bits when {row.workload.op.name} {row.workload.name} is repeated")
-    cell, images = row.workload.op.cells[row.by], row.workload.size[0] if row.workload.size else 1
+    cell, images = row.workload.op.cells[row.by.split()[0]], row.workload.size[0] if row.workload.size else 1
     parts = min(FEW, images // 16 or images)  # at least 16 images each: with fewer, Triton compiles other kernels
     verify_whole(row.workload.op, inputs, cell, first, parts)
 

@@ -60,9 +60,14 @@ except RuntimeError as error:
 
 def test_faults_of_kernels_are_reported():
     faultless = {f"sm_90 {kernel} of x": NEEDS for kernel in ("assign_kernel", "lloyd_kernel", "moments_kernel")}
-    assert triton_aot.faults({**faultless, "sm_80 split_kernel#2 of x": {**NEEDS, "matrix": 0, "wide_loads": 0}}) == []
+    faultless["sm_90 lloyd_kernel of y"] = {**NEEDS, "spills": 216}
+    assert (
+        triton_aot.faults({**faultless, "sm_80 split_rows_kernel#2 of x": {**NEEDS, "matrix": 0, "wide_loads": 0}})
+        == []
+    )
     for name, change, message in (
         ("sm_80 pool_kernel of x", {"spills": 8}, "spills 8"),
+        ("sm_90 lloyd_kernel of x", {"spills": 217}, "spills 217"),
         ("gfx942 assign_kernel of x", {"shared": 65537}, "65537 bytes of shared memory, gfx942 has 65536"),
         ("sm_100 moments_kernel of x", {"matrix": 0}, "no matrix instruction"),
         ("gfx942 lloyd_kernel of x", {"matrix": 0}, "no matrix instruction"),

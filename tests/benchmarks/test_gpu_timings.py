@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -156,7 +157,9 @@ def test_images_beyond_element_2_31_must_match_a_small_batch(
 def test_stage_key_has_a_row_per_backend_and_op(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(timings, "backends", lambda: ["cuda", "triton"])
     key, rest = list(timings.plan("key")), list(timings.plan("rest"))
-    assert len(key) == 2 * (len(KEY_WORKLOADS) + len(OPS)) and not set(key) & set(rest)
+    assert len(key) == 2 * (len(KEY_WORKLOADS) + len(OPS)) + 1 and not set(key) & set(rest)
+    hopper = [name for name in (*key, *rest) if name.endswith(f"| {timings.HOPPER}")]
+    assert len(hopper) == 3 and all(name.startswith("lloyd_step") and "float16" in name for name in hopper)
     ours = [name for name in (*key, *rest) if name.endswith(("| cuda", "| triton"))]
     assert len(ours) == 2 * (len(GPU_WORKLOADS) + len(OPS) + 1)
     implementations = [name.rsplit(" | ", 1)[1] for name in rest[2:]]
@@ -165,4 +168,11 @@ def test_stage_key_has_a_row_per_backend_and_op(monkeypatch: pytest.MonkeyPatch)
     assert implementations[-eager:] == [rivals.COMPILED] * eager and implementations[first] == "cuda"
     assert [name.removeprefix("compile ") for name in timings.plan("compile")] == [n for n in key if "triton" in n]
     monkeypatch.setattr(timings, "backends", lambda: ["triton"])
-    assert not any(name.endswith("| cuda") for stage in ("key", "rest") for name in timings.plan(stage))
+    assert not any("| cuda" in name for stage in ("key", "rest") for name in timings.plan(stage))
+
+
+@pytest.mark.parametrize(("by", "variable"), [("cuda", "0"), (timings.HOPPER, "1")])
+def test_the_variable_selects_the_hopper_kernel(by: str, variable: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("STYLEFAST_HOPPER", "unset")
+    monkeypatch.setitem(LLOYD_STEP.cells, "cuda", lambda *inputs: os.environ["STYLEFAST_HOPPER"])
+    assert timings.caller(row(LLOYD_STEP, by), {"activations": torch.zeros(1)})() == variable
