@@ -149,6 +149,9 @@ def samples() -> Iterator[tuple[str, dict[str, Any]]]:
     for standardize in (True, False):
         yield f"per-image-{standardize}", _sample(3, 18, 9, 14, 6, (9, 14), standardize=standardize, per_image=True)
         yield f"resized-{standardize}", _sample(3, 18, 9, 14, 6, (4, 5), standardize=standardize, per_image=True)
+    for name, grid in (("same", (16, 16)), ("resized", (5, 7))):
+        planes = _sample(1, 33, 16, 16, 6, grid)
+        yield f"planes-{name}", {**planes, "activations": planes["activations"].contiguous()}
     base = _sample(2, 18, 12, 20, 6, (5, 6))
     for layout, view in assignment.strided(base["activations"]):
         yield layout, {**base, "activations": view}

@@ -49,7 +49,7 @@ OMITTED = (
 )
 # Names of samples that together need every barrier.
 BARRIER_SAMPLES = (
-    "f32-2x64x9x15|same-2x64x9x15|same-1x33x16x16|f32-3x5x3x7| float16|standardized$|resized-True|many-edits"
+    "f32-2x64x9x15|same-2x64x9x15|same-1x33x16x16|f32-3x5x3x7| float16|standardized$|resized-True|many-edits|planes-"
 )
 ORDERS = (1, 37)  # orders of threads and blocks besides the natural order: backwards, and shuffled
 AMPERE, TINY = (2, 166912), (1, 20000)  # (processors, bytes of shared memory per block); few tiles fit into 20000 bytes
