@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...core.dtypes import accumulator
 from . import INTERPRETED
-from .tiles import added, device_of, load_tile, sampled_mean, view
+from .tiles import added, device_of, load_tile, precision, product, sampled_mean, view
 
 BLOCK_C = 64  # channels per program: one group of four warps computes products of 64 rows on Hopper
 TILE_BYTES = 128  # of a row of a tile: a cache line
@@ -57,7 +57,7 @@ def standardized_energy(sums, squares, plane_sum, plane_square, area, positions)
 
 
 @triton.jit
-def sum_by_label(x, one_hot, SPLIT: tl.constexpr):
+def sum_by_label(x, one_hot, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """Return the sum of the positions of each label: x [channels, positions] times one_hot [positions, clusters].
 
     If SPLIT, float32 x is the sum of three bfloat16 pieces of 8 bits each, so that all products are exact.
@@ -66,14 +66,15 @@ def sum_by_label(x, one_hot, SPLIT: tl.constexpr):
     acc_dtype: tl.constexpr = tl.float64 if x.dtype == tl.float64 else tl.float32
     total = tl.zeros([x.shape[0], one_hot.shape[1]], acc_dtype)
     if not SPLIT:
-        total = tl.dot(x, one_hot.to(x.dtype), total, input_precision="ieee", out_dtype=acc_dtype)
+        total = product(x, tl.where(one_hot, 1.0, 0.0).to(x.dtype), total, PRECISION)
     else:
         high, rest = split(x)
         middle, low = split(rest)
-        one_hot = one_hot.to(tl.bfloat16)
-        total = tl.dot(split(low)[0], one_hot, total)  # the smallest first, because matrix units truncate their sums
-        total = tl.dot(middle, one_hot, total)
-        total = tl.dot(high, one_hot, total)
+        one_hot = tl.where(one_hot, 1.0, 0.0).to(tl.bfloat16)
+        # The smallest first, because matrix units truncate their sums.
+        total = product(split(low)[0], one_hot, total, PRECISION)
+        total = product(middle, one_hot, total, PRECISION)
+        total = product(high, one_hot, total, PRECISION)
     return total
 
 
@@ -140,7 +141,8 @@ def store_and_load_shift(a, shifts, n, o_c):
 @triton.jit
 def moments_kernel(
     a, shifts, pooled, labels, m, cells, clusters,
-    STANDARDIZE: tl.constexpr, PER_IMAGE: tl.constexpr, SPLIT: tl.constexpr, WHOLE_TILES: tl.constexpr,
+    STANDARDIZE: tl.constexpr, PER_IMAGE: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    WHOLE_TILES: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Compute M of BLOCK_C channels and BLOCK_K clusters over every `groups`-th image."""
@@ -169,21 +171,22 @@ def moments_kernel(
                 label = tl.load(labels + n * cells + o_p, mask=o_p < cells, other=-1)
             one_hot = label[:, None] == o_k[None, :]
             x, d, d_square = load_moments(a, pooled, shift, n, c, start, cells, BLOCK_C, BLOCK_P)
-            squares = added(squares, sum_by_label(d_square, one_hot, SPLIT))
+            squares = added(squares, sum_by_label(d_square, one_hot, SPLIT, PRECISION))
             if STANDARDIZE:
                 if EXACT:
-                    part = tl.dot(x, one_hot.to(x.dtype))
+                    rows = tl.where(one_hot, 1.0, 0.0).to(x.dtype)
+                    part = product(x, rows, tl.zeros(sums.shape, acc_dtype), PRECISION)
                     minus = tl.broadcast_to((-shift).to(x.dtype)[:, None], [BLOCK_C, BLOCK_P])
-                    sums = added(sums, tl.dot(minus, one_hot.to(x.dtype), part))
+                    sums = added(sums, product(minus, rows, part, PRECISION))
                 else:
-                    sums = added(sums, sum_by_label(d, one_hot, SPLIT))
+                    sums = added(sums, sum_by_label(d, one_hot, SPLIT, PRECISION))
                 if pooled is None:  # counts are exact
                     ones = tl.full([BLOCK_C, BLOCK_P], 1.0, x.dtype if EXACT else tl.bfloat16 if SPLIT else acc_dtype)
-                    area = tl.dot(ones, one_hot.to(ones.dtype), area, input_precision="ieee", out_dtype=acc_dtype)
+                    area = product(ones, tl.where(one_hot, 1.0, 0.0).to(ones.dtype), area, PRECISION)
                 else:
                     weight = tl.load(pooled.area + o_p, mask=o_p < cells, other=0)
                     weight = tl.broadcast_to(weight[None, :], [BLOCK_C, BLOCK_P])
-                    area = added(area, sum_by_label(weight, one_hot, SPLIT))
+                    area = added(area, sum_by_label(weight, one_hot, SPLIT, PRECISION))
         if STANDARDIZE:
             plane_sum, plane_square = tl.sum(sums, 1), tl.sum(squares, 1)
             if pooled is not None or tl.max(tl.sum(area, 1), 0) < cells:
@@ -226,7 +229,7 @@ def moments(
     if groups > 0:
         moments_kernel[(groups * members,)](
             view(x), shifts, pooled, labels, m, cells, clusters, STANDARDIZE=standardize, PER_IMAGE=per_image,
-            SPLIT=not INTERPRETED and dtype == torch.float32, WHOLE_TILES=cells % positions == 0,
+            SPLIT=dtype == torch.float32, PRECISION=precision(x), WHOLE_TILES=cells % positions == 0,
             BLOCK_P=positions, BLOCK_C=channels, BLOCK_K=block_k, STAGES=STAGES, num_warps=warps,
         )  # fmt: skip
     return m if per_image else (m.sum(0, dtype=torch.float64) / max(1, n * h * w)).to(dtype)
