@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels and contribution matrix of one layer, from one read of its activations."""
+"""Labels and contribution matrix of one layer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def assign_contribution(
 ) -> LabelsAndContribution:
     """Assign every point and measure the contribution of each channel to each cluster, in one fused op.
 
-    The result is the same as from the two ops in sequence, but the activations are read once::
+    The result is the same as from the two ops in sequence. On CPUs, the activations are read once::
 
         labels = assign(A, c).labels
         M = contribution(A, labels, K)

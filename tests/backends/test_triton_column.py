@@ -11,7 +11,10 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 
+import pytest
+import torch
 import triton_aot
 from gpu.workloads import GPU_WORKLOADS
 
@@ -77,6 +80,22 @@ def test_faults_of_kernels_are_reported():
     ):
         (fault,) = triton_aot.faults({**faultless, name: {**NEEDS, **change}})
         assert fault.startswith(name) and message in fault
+
+
+@pytest.mark.parametrize("op", ["assign", "lloyd_step", "assign_contribution", "contribution", "blend"])
+def test_kernels_compile_for_dimensions_of_size_one(op: str):
+    one, label = torch.empty(1, 1, 1, 1, device="meta"), torch.empty(1, 1, 1, dtype=torch.int32, device="meta")
+    centroids = torch.empty(1, 1, 1, device="meta")
+    arguments = {
+        "assign": (one, centroids[0], "raw"),
+        "lloyd_step": (one, centroids, "raw"),
+        "assign_contribution": (one, centroids[0], "raw", True, False),
+        "contribution": (torch.empty(1, 1, 2, 1, device="meta"), label, 1, True, "bilinear", False),
+        "blend": (one[0, 0], one[0, 0], one[0, 0], None, None),
+    }[op]
+    with triton_aot.pretend(triton_aot.DEVICES["sm_90"]) as launches:
+        import_module(f"stylefast.backends.triton.{op}").launch(*arguments)
+    assert launches
 
 
 def test_differences_between_table_and_kernels_are_reported():

@@ -71,7 +71,7 @@ MULTIPLYING = ("assign_kernel", "lloyd_kernel", "moments_kernel", "streamed_kern
 # Bytes that a kernel may spill. They hold addresses and offsets, which are loaded again from the L1 cache.
 SPILLS = {
     "sm_80 assign_kernel": 16,
-    "sm_80 lloyd_kernel": 272,
+    "sm_80 lloyd_kernel": 288,
     "sm_80 moments_kernel": 8,
     "sm_90 lloyd_kernel": 216,
     "sm_90 moments_kernel": 8,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Op `assign`: labels and cosines, without an array of scores in memory.
 
-With up to 512 channels and 64 clusters, centroids stay on the chip, and a program loads a tile while it labels the
-tile before (see `resident`). Otherwise centroids are read block by block (see `streamed`).
+With up to 512 channels and 64 clusters (32 before Hopper), centroids stay on the chip, and a program loads a tile
+while it labels the tile before (see `resident`). Otherwise centroids are read block by block (see `streamed`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def assign_kernel(
         if i >= 0:
             label, best, _ = nearest(score, points, part, weight, cosine, RESTARTS)
             o_p = i % blocks * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
-            position = i // blocks * a.plane.to(tl.int64) + o_p
+            position = tl.cast(i // blocks, tl.int64) * a.plane + o_p
             tl.store(labels + position, label, mask=o_p < a.plane)
             tl.store(cosines + position, best, mask=o_p < a.plane)
         tile, weight, cosine = split_tile(a, points, loaded, n, p, FEATURES, PIECES)

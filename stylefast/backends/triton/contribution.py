@@ -133,8 +133,8 @@ def pool_kernel(
             )
             i = (start + tl.arange(0, BLOCK_W)).to(INDEX)
             wx = weights(
-                i[:, None], grid.width.to(INDEX), o_x.to(INDEX)[None, :], grid.columns.to(INDEX), grid.step_x,
-                acc_dtype, BILINEAR,
+                i[:, None], tl.cast(grid.width, INDEX), o_x.to(INDEX)[None, :], tl.cast(grid.columns, INDEX),
+                grid.step_x, acc_dtype, BILINEAR,
             )  # fmt: skip
             wx = tl.where((i < right)[:, None], wx, 0.0)  # [BLOCK_W, BLOCK_CELLS]
             area_x += tl.sum(wx, 0)

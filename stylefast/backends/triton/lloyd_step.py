@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Op `lloyd_step`: labels, and sums of unit vectors by label.
 
-With up to 512 channels and 64 clusters, activations are read once: a program keeps each tile on the chip until it has
-summed it (see `resident`). Otherwise all positions are labelled first, and the activations are read a second time for
-the sums.
+With up to 512 channels and 64 clusters (32 before Hopper), activations are read once: a program keeps each tile on the
+chip until it has summed it (see `resident`). Otherwise all positions are labelled first, and the activations are read
+a second time for the sums.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from .tiles import added, device_of, load_tile, power_of_two, precision, product
 
 NORM = tl.constexpr(2.0**13)  # least norm of the scaled vectors: their products neither overflow nor underflow
 ONE_OVER_NORM = tl.constexpr(2.0**-13)
+SMALLEST_NORMAL = tl.constexpr(2.0**-126)  # a smaller squared norm has few bits, and its vector counts as zero
 RUN = tl.constexpr(8)  # rows of first pieces that alternate with rows of second pieces, so that a thread holds both
 
 
@@ -91,8 +92,9 @@ def split_rows_kernel(
 ):  # fmt: skip
     """Multiply a centroid by a power of two, and split it into two float16 pieces. Padding becomes zero.
 
-    The power of two brings the largest finite number to [2^14, 2^15); `scale` receives its inverse. The exponent is
-    clamped so that both factors are normal numbers.
+    The power of two brings the largest finite number to [2^14, 2^15), and its exponent is clamped so that it and its
+    inverse are normal numbers. `scale` receives the factor from products with scaled vectors to products with vectors
+    of norm 1 to 2. A centroid with infinite elements becomes their signs, and its factor is Inf.
     """
     part, row = tl.program_id(0) // BLOCK_K, tl.program_id(0) % BLOCK_K
     b, k = part * RESTARTS + row // (BLOCK_K // RESTARTS), row % (BLOCK_K // RESTARTS)
@@ -101,8 +103,13 @@ def split_rows_kernel(
     c = tl.load(centroids + (b.to(tl.int64) * points.clusters + k) * channels + o_c, mask=o_c < present, other=0)
     largest = tl.max(tl.where(tl.abs(c) < float("inf"), tl.abs(c), 0.0), 0)
     exponent = tl.minimum(tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 15), 253)
+    scale = ((exponent - 14) << 23).to(tl.float32, bitcast=True) * ONE_OVER_NORM
     c *= ((254 + 14 - exponent) << 23).to(tl.float32, bitcast=True)
-    tl.store(points.scale + tl.program_id(0), ((exponent - 14) << 23).to(tl.float32, bitcast=True))
+    is_infinite = tl.abs(c) == float("inf")
+    any_infinite = tl.max(is_infinite.to(tl.int32), 0) > 0
+    signs = tl.where(is_infinite, tl.where(c > 0, 1.0, -1.0), tl.where(c == c, 0.0, c))  # Inf has no pieces
+    c = tl.where(any_infinite, signs, c)
+    tl.store(points.scale + tl.program_id(0), tl.where(any_infinite, float("inf"), scale))
     first = c.to(tl.float16)
     rest = c - first.to(tl.float32)
     second = tl.where(tl.abs(rest) < float("inf"), rest, 0.0).to(tl.float16)
@@ -176,7 +183,7 @@ def split_tile(a, points, blocks, n, p, FEATURES: tl.constexpr, PIECES: tl.const
         features += (x,)
     square = tl.sum(squares, 0)
     finite = square < float("inf")
-    counted = finite & (square > 0) & (p + tl.arange(0, blocks[0].shape[1]) < a.plane)
+    counted = finite & (square >= SMALLEST_NORMAL) & (p + tl.arange(0, blocks[0].shape[1]) < a.plane)
     square = tl.where(counted, square, 1.0)
     half_exponent = ((square.to(tl.int32, bitcast=True) >> 23) + 1) >> 1
     to_unit = ((191 - half_exponent) << 23).to(tl.float32, bitcast=True)  # brings the norm to [1, 2)
@@ -226,7 +233,7 @@ def nearest(score, points, part, weight, cosine, RESTARTS: tl.constexpr):
     label = tl.min(tl.where(score == best[:, None, :], cluster, block_k), 1)
     label = tl.where(weight[None, :] > 0, label, 0)
     one_hot = tl.reshape((label[:, None, :] == cluster) & (weight > 0)[None, None, :], [block_k, positions])
-    best = tl.where(best > float("-inf"), best * (weight * ONE_OVER_NORM)[None, :], float("nan"))
+    best = tl.where(best > float("-inf"), best * weight[None, :], float("nan"))
     return label, tl.where(weight[None, :] > 0, best, cosine[None, :]), one_hot
 
 

@@ -160,7 +160,8 @@ def load_positions(a, n, o_c, o_p):
     """Return channels o_c of positions o_p of image n, [channels, positions], in their own type, and zero outside."""
     o_plane = o_p * a.stride_w
     if a.stride_h is not None:
-        o_plane = o_p // a.width * a.stride_h + o_p % a.width * a.stride_w
+        row, column = (o_p // a.width).to(tl.int64), (o_p % a.width).to(tl.int64)
+        o_plane = row * a.stride_h + column * a.stride_w
     offsets = n * a.stride_n + (o_c.to(tl.int64) * a.stride_c)[:, None] + o_plane[None, :]
     return tl.load(a.data + offsets, mask=(o_c < a.channels)[:, None] & (o_p < a.plane)[None, :], other=0)
 
