@@ -149,6 +149,23 @@ def test_a_nan_score_never_wins(backend: str):
     assert not labels[zero].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_infinite_centroid_wins_where_its_score_is_infinite(backend: str, dtype: torch.dtype):
+    x = torch.ones(1, 7, 1, 4, dtype=dtype)
+    x[..., 3] = -1
+    centroids = torch.full((3, 7), 0.5)
+    centroids[1, 2] = torch.inf
+    labels, similarity = call(stylefast.assign, backend, x, centroids)
+    assert labels.flatten().tolist() == [1, 1, 1, 0] and similarity.flatten()[:3].isinf().all()
+
+
+def test_huge_centroids_do_not_overflow(backend: str):
+    x, centroids = clustered(2, 8, 4, 6, 5, torch.float32)
+    got, expected = (call(stylefast.assign, backend, x, c) for c in (centroids * 2.0**119, centroids))
+    assert torch.equal(got.labels, expected.labels)
+    torch.testing.assert_close(got.similarity * 2.0**-119, expected.similarity)
+
+
 @pytest.mark.parametrize("k", [1, 3, 40])
 def test_all_nan_scores_give_label_zero_and_similarity_nan(backend: str, k: int):
     x, _ = clustered(2, 8, 4, 6, 5, torch.float32)
