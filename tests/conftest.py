@@ -7,8 +7,9 @@ import os
 # OpenMP reads this when torch is imported: waiting threads sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # cuBLAS needs this for deterministic algorithms.
-os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer prints escape sequences on hosted CI; read on import
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# typer reads this when it is imported: without it, typer prints escape sequences on hosted CI.
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
