@@ -121,11 +121,17 @@ def select(name: str | None, device: torch.device) -> str:
         if (reason := _backend(name).refuses(device)) is not None:
             raise RuntimeError(reason)
         return name
+    reasons = []  # of the faster backends for this type of device
     for backend in BACKENDS.values():
-        if backend.automatic and backend.refuses(device) is None:
-            if backend.name == "reference" and device.type == "cpu":
-                _warn_once(BACKENDS["cpu"].reason())
+        if not backend.automatic:
+            continue
+        reason = backend.refuses(device)
+        if reason is None:
+            if backend.name == "reference" and reasons:
+                _warn_once("; ".join(reasons))
             return backend.name
+        if backend.devices is not None and device.type in backend.devices:
+            reasons.append(reason)
     raise AssertionError("the reference backend never refuses")
 
 
@@ -136,5 +142,5 @@ def _backend(name: str) -> Backend:
 
 
 @cache
-def _warn_once(reason: str | None) -> None:
+def _warn_once(reason: str) -> None:
     warnings.warn(f"stylefast runs on its slow 'reference' backend: {reason}", RuntimeWarning, stacklevel=4)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,20 @@ def fake_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(BACKENDS, name)
     for name, backend in columns.items():
         monkeypatch.setitem(BACKENDS, name, backend)
+
+
+def test_gpu_tensors_warn_once_if_the_reference_runs(monkeypatch: pytest.MonkeyPatch):
+    for name in ("triton", "cuda"):
+        missing = Backend(name, "CUDA", ("cuda",), lambda name=name: f"backend '{name}' is missing")
+        monkeypatch.setitem(BACKENDS, name, missing)
+    backends._warn_once.cache_clear()
+    message = "slow 'reference' backend: backend 'triton' is missing; backend 'cuda' is missing$"
+    with pytest.warns(RuntimeWarning, match=message):
+        assert backends.select(None, torch.device("cuda")) == "reference"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.select(None, torch.device("cuda", 1)) == "reference"
+        assert backends.select(None, torch.device("mps")) == "reference"
 
 
 @pytest.mark.usefixtures("fake_backends")
