@@ -72,10 +72,11 @@ MULTIPLYING = ("assign_kernel", "lloyd_kernel", "moments_kernel", "streamed_kern
 SPILLS = {
     "sm_80 assign_kernel": 16,
     "sm_80 lloyd_kernel": 288,
-    "sm_80 moments_kernel": 8,
+    "sm_80 moments_kernel": 24,
     "sm_90 lloyd_kernel": 216,
     "sm_90 moments_kernel": 8,
     "sm_100 lloyd_kernel": 40,
+    "sm_100 pool_kernel": 16,
 }
 MATRIX = re.compile(r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|v_mfma)[\w.]*")
 WIDE_LOADS = re.compile(r"\b(LDG\.E\.\S*128\S*|LDGSTS\.\S*128\S*|(?:global|buffer)_load_dwordx4)\b")

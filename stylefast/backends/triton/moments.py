@@ -128,9 +128,8 @@ def sum_bfloat16(x, shift, one_hot, PRECISION: tl.constexpr):
         high = x * x
         low = tl.fma(x, x, -high)
     else:
-        square = x.to(tl.float32) * x.to(tl.float32)
-        high = square.to(x.dtype)
-        low = (square - high.to(tl.float32)).to(x.dtype)
+        high, rest = split(x.to(tl.float32) * x.to(tl.float32))
+        low = split(rest)[0]
     squares = product(high, one_hot, squares, PRECISION)
     return sums, product(low, one_hot, squares, PRECISION), area
 
