@@ -72,7 +72,7 @@ MULTIPLYING = ("assign_kernel", "lloyd_kernel", "moments_kernel", "streamed_kern
 SPILLS = {
     "sm_80 assign_kernel": 16,
     "sm_80 lloyd_kernel": 288,
-    "sm_80 moments_kernel": 24,
+    "sm_80 moments_kernel": 8,
     "sm_90 lloyd_kernel": 216,
     "sm_90 moments_kernel": 8,
     "sm_100 lloyd_kernel": 40,

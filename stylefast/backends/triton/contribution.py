@@ -74,7 +74,18 @@ def widened(x, DTYPE: tl.constexpr):
 
 @triton.jit
 def add_rows(sums, pointers, mask, stride, shift, distance, step, scale, ROWS: tl.constexpr, WHOLE_TILES: tl.constexpr):
-    """Return the sums of a band with ROWS more rows; see `sum_band`."""
+    """Return the sums of a band with ROWS more rows; see `sum_band`.
+
+    Args:
+        sums: Sums of d and d^2 for cell row `band`, the same for the next cell row, and the weights of the latter.
+        pointers: Positions of the first of these rows, [channels, columns].
+        mask: Which of them lie in the layer. If WHOLE_TILES, all do, and registers need not be set to zero first.
+        stride: Distance of two rows in elements.
+        shift: See `moments`.
+        distance: Distance of the first row from the centre of cell row `band`, in units of 1 / (2 height) cells.
+        step: Distance of two rows in the same unit.
+        scale: That unit, or 0 if there is no next cell row.
+    """
     low_d, low_square, high_d, high_square, high_area = sums
     tiles = ()
     for i in tl.static_range(ROWS):
@@ -166,8 +177,8 @@ def pool_kernel(
                 grid.step_x, acc_dtype, BILINEAR,
             )  # fmt: skip
             if not WHOLE_TILES:
-                wx = tl.where((i < grid.width)[:, None], wx, 0.0)  # [BLOCK_W, BLOCK_CELLS]
-            area_x += tl.sum(wx, 0)
+                wx = tl.where((i < grid.width)[:, None], wx, 0.0)
+            area_x += tl.sum(wx, 0)  # wx: [BLOCK_W, BLOCK_CELLS]
             sums = tl.dot(low_d, wx, sums, input_precision="ieee", out_dtype=acc_dtype)
             squares = tl.dot(low_square, wx, squares, input_precision="ieee", out_dtype=acc_dtype)
             if BILINEAR:
