@@ -92,6 +92,19 @@ def test_nearest_enlargement_repeats_labels(backend: str, problem: tuple[Tensor,
         assert_close(m, call(stylefast.contribution, backend, x, repeated, k, resize=resize), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bit_channels_may_have_any_mean(backend: str, dtype: torch.dtype):
+    """The mean of a channel is up to 1000 times its standard deviation, or outliers are close to zero."""
+    means = torch.tensor([0.0, 0.5, 2, 4, 8, 16, 100, 1000, 1000])
+    x = torch.randn(2, 9, 16, 20, generator=rng(0)) + means.view(-1, 1, 1)
+    x[:, 8] = torch.where(torch.rand(16, 20, generator=rng(1)) < 0.05, x[:, 0], x[:, 8])
+    x, labels = x.to(dtype), torch.randint(40, (2, 16, 20), generator=rng(2))
+    u = F.one_hot(labels, 40).double()
+    expected = torch.einsum("nchw,nhwk->kc", F.instance_norm(x.double()).square(), u) / u[..., 0].numel()
+    m = call(stylefast.contribution, backend, x, labels, 40)
+    assert_close(m.double(), expected, rtol=5e-5, atol=1e-6)
+
+
 def test_bilinear_resize_by_hand(backend: str):
     """Resize 2 x 2 labels to 4 x 4: the weights of the second cell are 0, 1/4, 3/4, 1 along each axis."""
     weight = [0.0, 0.25, 0.75, 1.0]

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ...core.dtypes import accumulator
 from .moments import Pooled, moments
-from .tiles import device_of, load_tile, sampled_mean, view
+from .tiles import device_of, sampled_mean, view
 
 CELLS = 16  # cells per program, all in one row
-ROWS = 4  # rows of positions that a program loads at a time
+ROWS = 8  # rows of 16-bit numbers that a program loads at a time, if a band has as many
 COLUMNS = 32  # columns of positions that a program loads at a time
 PROGRAMS = 5  # per processor at most; fewer programs read fewer bands twice
 
@@ -38,14 +38,13 @@ class Grid(NamedTuple):
 def weights(i, size, cell, cells, step, DTYPE: tl.constexpr, BILINEAR: tl.constexpr):
     """Return the weight of every cell at every position i, [positions, cells], as in torch.nn.functional.interpolate.
 
-    A bilinear weight is a quotient of integers, so only the result is rounded.
+    A bilinear weight is computed with integers up to the last operation: it falls from 1 at the centre of its cell to 0
+    at the centres of the neighbours. Positions outside the outermost centres count as if they lay on them.
     """
     if BILINEAR:
-        distance = tl.maximum((2 * i + 1) * cells - size, 0)  # from the centre of cell 0, in units of 1 / (2 size)
-        low = tl.minimum(distance // (2 * size), cells - 1)
-        high = tl.minimum(low + 1, cells - 1)
-        weight = (distance - low * 2 * size).to(DTYPE) / (2.0 * size)
-        return tl.where(low == cell, 1 - weight, 0.0) + tl.where(high == cell, weight, 0.0)
+        place = tl.minimum(tl.maximum((2 * i + 1) * cells, size), (2 * cells - 1) * size)
+        scale = 1 / (tl.full([1, 1], 2.0, DTYPE) * size)
+        return tl.maximum(2 * size - tl.abs(place - (2 * cell + 1) * size), 0).to(DTYPE) * scale
     nearest = (i.to(tl.float32) * step).to(i.dtype)  # rounded as in torch
     return (tl.minimum(nearest, cells - 1) == cell).to(DTYPE)
 
@@ -66,42 +65,83 @@ def band_start(band, size, cells, step, BILINEAR: tl.constexpr):
 
 
 @triton.jit
-def sum_band(a, grid, shift, n, c, band, start, BILINEAR: tl.constexpr, BLOCK_W: tl.constexpr, ROWS: tl.constexpr):
+def widened(x, DTYPE: tl.constexpr):
+    """Return x in DTYPE. bfloat16 is shifted, which takes fewer instructions than the conversion of the compiler."""
+    if x.dtype == tl.bfloat16:
+        return (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    return x.to(DTYPE)
+
+
+@triton.jit
+def add_rows(sums, pointers, mask, stride, shift, distance, step, scale, ROWS: tl.constexpr, WHOLE_TILES: tl.constexpr):
+    """Return the sums of a band with ROWS more rows; see `sum_band`.
+
+    Args:
+        sums: Sums of d and d^2 for cell row `band`, the same for the next cell row, and the weights of the latter.
+        pointers: Positions of the first of these rows, [channels, columns].
+        mask: Which of them lie in the layer. If WHOLE_TILES, all do, and registers need not be set to zero first.
+        stride: Distance of two rows in elements.
+        shift: See `moments`.
+        distance: Distance of the first row from the centre of cell row `band`, in units of 1 / (2 height) cells.
+        step: Distance of two rows in the same unit.
+        scale: That unit, or 0 if there is no next cell row.
+    """
+    low_d, low_square, high_d, high_square, high_area = sums
+    tiles = ()
+    for i in tl.static_range(ROWS):
+        row = pointers + i * stride
+        tiles += (tl.load(row) if WHOLE_TILES else tl.load(row, mask=mask, other=0),)
+    for i in tl.static_range(ROWS):
+        high = tl.maximum(distance + i * step, 0).to(scale.dtype) * scale
+        low = 1 - high
+        d = widened(tiles[i], shift.dtype) - shift[:, None]
+        d_square = d * d
+        low_d, low_square = low_d + low[None, :] * d, low_square + low[None, :] * d_square
+        high_d, high_square = high_d + high[None, :] * d, high_square + high[None, :] * d_square
+        high_area += high
+    return low_d, low_square, high_d, high_square, high_area
+
+
+@triton.jit
+def sum_band(
+    a, grid, shift, n, o_c, o_w, band,
+    BILINEAR: tl.constexpr, WHOLE_TILES: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """Return the weighted sums of d and d^2 over the rows of a band, for cell row `band`, and for the next one.
 
     Also return the sums of the weights of the two cell rows.
     """
     acc_dtype: tl.constexpr = shift.dtype
-    low_d = tl.zeros([shift.shape[0], BLOCK_W], acc_dtype)
-    low_square, high_d, high_square = low_d, low_d, low_d
-    low_area, high_area = tl.zeros([1], acc_dtype), tl.zeros([1], acc_dtype)
     first = band_start(band, grid.height, grid.rows, grid.step_y, BILINEAR)
     count = (band_start(band + 1, grid.height, grid.rows, grid.step_y, BILINEAR) - first).to(tl.int32)
-    distance = ((2 * first + 1) * grid.rows - grid.height - 2 * band * grid.height).to(tl.int32)  # of `first`
-    scale = 1 / (tl.full([1], 2.0, acc_dtype) * grid.height)
-    for j in range(0, count, ROWS):
-        tiles = ()
-        for i in tl.static_range(ROWS):
-            row = tl.minimum(j + i, count - 1)
-            tiles += (load_tile(a, n, c, (first + row) * grid.width + start, shift.shape[0], BLOCK_W),)
-        for i in tl.static_range(ROWS):
-            counted = (tl.full([1], j + i, tl.int32) < count).to(acc_dtype)
-            high = tl.zeros([1], acc_dtype)
-            if BILINEAR and band < grid.rows - 1:
-                high = tl.maximum(distance + 2 * (j + i) * grid.rows, 0).to(acc_dtype) * scale * counted
-            low = counted - high
-            d = tiles[i].to(acc_dtype) - shift[:, None]
-            d_square = d * d
-            low_d, low_square = low_d + low[None, :] * d, low_square + low[None, :] * d_square
-            high_d, high_square = high_d + high[None, :] * d, high_square + high[None, :] * d_square
-            low_area, high_area = low_area + low, high_area + high
-    return low_d, low_square, high_d, high_square, low_area, high_area
+    stride = tl.cast(grid.width, tl.int64) * a.stride_w if a.stride_h is None else tl.cast(a.stride_h, tl.int64)
+    offsets = (o_c.to(tl.int64) * a.stride_c)[:, None] + (o_w.to(tl.int64) * a.stride_w)[None, :]
+    pointers = a.data + n * a.stride_n + first * stride + offsets
+    mask = (o_c < a.channels)[:, None] & (o_w < grid.width)[None, :]
+    distance = ((2 * first + 1) * grid.rows - grid.height - 2 * band * grid.height).to(tl.int32)  # from cell row `band`
+    scale = tl.full([1], 0.0, acc_dtype)
+    if BILINEAR and band < grid.rows - 1:
+        scale = 1 / (tl.full([1], 2.0, acc_dtype) * grid.height)
+    zeros = tl.zeros([o_c.shape[0], o_w.shape[0]], acc_dtype)
+    sums = (zeros, zeros, zeros, zeros, tl.zeros([1], acc_dtype))
+    step = 2 * grid.rows
+    groups = count // ROWS * ROWS
+    for j in range(0, groups, ROWS):
+        sums = add_rows(
+            sums, pointers + j * stride, mask, stride, shift, distance + j * step, step, scale, ROWS, WHOLE_TILES
+        )
+    for j in range(groups, count):
+        sums = add_rows(
+            sums, pointers + j * stride, mask, stride, shift, distance + j * step, step, scale, 1, WHOLE_TILES
+        )
+    low_d, low_square, high_d, high_square, high_area = sums
+    return low_d, low_square, high_d, high_square, count - high_area, high_area
 
 
 @triton.jit
 def pool_kernel(
     a, pooled, grid, run,
-    STANDARDIZE: tl.constexpr, BILINEAR: tl.constexpr, INDEX: tl.constexpr,
+    STANDARDIZE: tl.constexpr, BILINEAR: tl.constexpr, INDEX: tl.constexpr, WHOLE_TILES: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_CELLS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Pool BLOCK_C channels of one image onto BLOCK_CELLS cells of each of `run` rows of the label grid.
@@ -118,7 +158,7 @@ def pool_kernel(
     shift = tl.zeros([BLOCK_C], acc_dtype)
     if STANDARDIZE:
         shift = sampled_mean(a, n, o_c)
-    left = tl.maximum((i_x * BLOCK_CELLS - 1) * grid.width // grid.columns - 1, 0) // 16 * 16  # for loads of 16 bytes
+    left = tl.maximum((i_x * BLOCK_CELLS - 1) * grid.width // grid.columns - 1, 0) // BLOCK_W * BLOCK_W
     right = tl.minimum((i_x * BLOCK_CELLS + BLOCK_CELLS + 1) * grid.width // grid.columns + 2, grid.width)
     next_sums = tl.zeros([BLOCK_C, BLOCK_CELLS], acc_dtype)
     next_squares, next_area = next_sums, tl.zeros([1], acc_dtype)
@@ -129,15 +169,16 @@ def pool_kernel(
         low_area, next_area = next_area, next_area
         for start in range(left, right, BLOCK_W):
             low_d, low_square, high_d, high_square, low_area, next_area = sum_band(
-                a, grid, shift, n, i_c * BLOCK_C, band, start, BILINEAR, BLOCK_W, ROWS
+                a, grid, shift, n, o_c, start + tl.arange(0, BLOCK_W), band, BILINEAR, WHOLE_TILES, ROWS
             )
             i = (start + tl.arange(0, BLOCK_W)).to(INDEX)
             wx = weights(
                 i[:, None], tl.cast(grid.width, INDEX), o_x.to(INDEX)[None, :], tl.cast(grid.columns, INDEX),
                 grid.step_x, acc_dtype, BILINEAR,
             )  # fmt: skip
-            wx = tl.where((i < right)[:, None], wx, 0.0)  # [BLOCK_W, BLOCK_CELLS]
-            area_x += tl.sum(wx, 0)
+            if not WHOLE_TILES:
+                wx = tl.where((i < grid.width)[:, None], wx, 0.0)
+            area_x += tl.sum(wx, 0)  # wx: [BLOCK_W, BLOCK_CELLS]
             sums = tl.dot(low_d, wx, sums, input_precision="ieee", out_dtype=acc_dtype)
             squares = tl.dot(low_square, wx, squares, input_precision="ieee", out_dtype=acc_dtype)
             if BILINEAR:
@@ -162,10 +203,12 @@ def pool(x: Tensor, grid: tuple[int, int], standardize: bool, bilinear: bool) ->
     columns = n * triton.cdiv(c, channels) * triton.cdiv(grid[1], CELLS)
     if columns > 0:
         run = triton.cdiv(grid[0], max(1, PROGRAMS * device_of(x).processors // columns))
+        rows = min(2 * ROWS // x.element_size(), triton.next_power_of_2(max(1, h // grid[0]) + 1) // 2)
         pool_kernel[(columns * triton.cdiv(grid[0], run),)](
             view(x), pooled, Grid(h, w, *grid, grid[0] / h, grid[1] / w), run,
             STANDARDIZE=standardize, BILINEAR=bilinear, INDEX=tl.int32 if 4 * w * grid[1] < 1 << 31 else tl.int64,
-            BLOCK_C=channels, BLOCK_W=COLUMNS, BLOCK_CELLS=CELLS, ROWS=ROWS, num_warps=128 // device_of(x).lanes,
+            WHOLE_TILES=c % channels == 0 and w % COLUMNS == 0, BLOCK_C=channels, BLOCK_W=COLUMNS, BLOCK_CELLS=CELLS,
+            ROWS=rows, num_warps=128 // device_of(x).lanes,
         )  # fmt: skip
     return pooled
 

@@ -5,11 +5,11 @@ A program owns BLOCK_C channels and BLOCK_K clusters of every `groups`-th image.
 
 1. takes the mean of a sample of every channel as the shift,
 2. reads the image once, tile by tile, while the next tiles are being loaded, and sums d = a - shift and d^2 by label,
-3. computes the energy of the image from these moments and adds it to M in registers.
+3. computes the energy of the image from these moments and adds it to M, in the order of the images.
 
-The sums by label are products with the one-hot labels on matrix units, in 16 bits. Zeros and ones are exact, and d and
-d^2 are split into three bfloat16 pieces, so that only the addition rounds. NaN and Inf spread to all clusters of their
-channel, as in the reference. With offset = mean - shift::
+The sums by label are products with the one-hot labels on matrix units, in 16 bits. Zeros and ones are exact. d and d^2
+are split into three bfloat16 pieces, so that only the addition rounds; `sum_bfloat16` needs no d. NaN and Inf spread to
+all clusters of their channel, as in the reference. With offset = mean - shift::
 
     sum (a - mean)^2 = squares - 2 offset sums + offset^2 area
 
@@ -108,6 +108,64 @@ def load_moments(a, pooled, shift, n, c, start, cells, BLOCK_C: tl.constexpr, BL
 
 
 @triton.jit
+def sum_bfloat16(x, shift, one_hot, PRECISION: tl.constexpr):
+    """Return the sums of d = x - shift and d^2 by label, and the number of positions, for bfloat16 x.
+
+    They come from the sums of x and x^2, which takes fewer instructions: x^2 has 16 bits and is the sum of two bfloat16
+    pieces. Where all x are close to the shift, so that digits cancel, x and x^2 have few different exponents and their
+    sums over a tile fit into 24 bits: they are exact. The sum of x^2 starts with the terms to add, so that it stays
+    small.
+    """
+    one_hot = tl.where(one_hot, 1.0, 0.0).to(x.dtype)
+    sums = tl.zeros([x.shape[0], one_hot.shape[1]], tl.float32)
+    squares, area = sums, sums
+    if shift is not None:
+        area = product(tl.full(x.shape, 1.0, x.dtype), one_hot, area, PRECISION)
+        sum_x = product(x, one_hot, sums, PRECISION)
+        sums = sum_x - shift[:, None] * area
+        squares = -shift[:, None] * (sum_x + sums)
+    if PRECISION == "tf32x3":  # two numbers per instruction
+        high = x * x
+        low = tl.fma(x, x, -high)
+    else:
+        high, rest = split(x.to(tl.float32) * x.to(tl.float32))
+        low = split(rest)[0]
+    squares = product(high, one_hot, squares, PRECISION)
+    return sums, product(low, one_hot, squares, PRECISION), area
+
+
+@triton.jit
+def sum_tile(
+    a, pooled, shift, one_hot, n, c, start, cells,
+    STANDARDIZE: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """Return the sums of d, d^2 and the weights of a tile by label, [channels, clusters] each."""
+    x, d, d_square = load_moments(a, pooled, shift, n, c, start, cells, BLOCK_C, BLOCK_P)
+    if x.dtype == tl.bfloat16:
+        sums, squares, area = sum_bfloat16(x, shift, one_hot, PRECISION)
+    else:
+        squares = sum_by_label(d_square, one_hot, SPLIT, PRECISION)
+        sums, area = tl.zeros_like(squares), tl.zeros_like(squares)
+        if STANDARDIZE:
+            if x.dtype == tl.float16:
+                rows = tl.where(one_hot, 1.0, 0.0).to(x.dtype)
+                sums = product(x, rows, sums, PRECISION)
+                minus = tl.broadcast_to((-shift).to(x.dtype)[:, None], x.shape)
+                sums = product(minus, rows, sums, PRECISION)
+            else:
+                sums = sum_by_label(d, one_hot, SPLIT, PRECISION)
+            if pooled is None:  # counts are exact
+                ones = tl.full(x.shape, 1.0, tl.bfloat16 if SPLIT and x.dtype == tl.float32 else x.dtype)
+                area = product(ones, tl.where(one_hot, 1.0, 0.0).to(ones.dtype), area, PRECISION)
+            else:
+                o_p = start + tl.arange(0, BLOCK_P)
+                weight = tl.load(pooled.area + o_p, mask=o_p < cells, other=0)
+                area = sum_by_label(tl.broadcast_to(weight[None, :], x.shape), one_hot, SPLIT, PRECISION)
+    return sums, squares, area
+
+
+@triton.jit
 def sum_other_labels(
     a, pooled, labels, shift, n, c, k, cells, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr
 ):  # fmt: skip
@@ -151,12 +209,8 @@ def moments_kernel(
     groups, group, member = tl.num_programs(0) // members, tl.program_id(0) // members, tl.program_id(0) % members
     c, k = member % slices_c * BLOCK_C, member // slices_c * BLOCK_K
     o_c, o_k = c + tl.arange(0, BLOCK_C), k + tl.arange(0, BLOCK_K)
-    EXACT: tl.constexpr = SPLIT and pooled is None and a.data.dtype.element_ty.primitive_bitwidth == 16
     acc_dtype: tl.constexpr = m.dtype.element_ty
     positions = tl.full([1], 1.0, acc_dtype) * a.plane
-    offsets = o_k.to(tl.int64)[None, :] * a.channels + o_c[:, None]
-    mask = (o_k < clusters)[None, :] & (o_c < a.channels)[:, None]
-    energy = tl.zeros([BLOCK_C, BLOCK_K], acc_dtype)
     for n in tl.range(group.to(tl.int64), a.images, groups, disable_licm=True):
         shift = None
         if shifts is not None:
@@ -170,23 +224,12 @@ def moments_kernel(
             else:
                 label = tl.load(labels + n * cells + o_p, mask=o_p < cells, other=-1)
             one_hot = label[:, None] == o_k[None, :]
-            x, d, d_square = load_moments(a, pooled, shift, n, c, start, cells, BLOCK_C, BLOCK_P)
-            squares = added(squares, sum_by_label(d_square, one_hot, SPLIT, PRECISION))
+            tile_sums, tile_squares, tile_area = sum_tile(
+                a, pooled, shift, one_hot, n, c, start, cells, STANDARDIZE, SPLIT, PRECISION, BLOCK_C, BLOCK_P
+            )
+            squares = added(squares, tile_squares)
             if STANDARDIZE:
-                if EXACT:
-                    rows = tl.where(one_hot, 1.0, 0.0).to(x.dtype)
-                    part = product(x, rows, tl.zeros(sums.shape, acc_dtype), PRECISION)
-                    minus = tl.broadcast_to((-shift).to(x.dtype)[:, None], [BLOCK_C, BLOCK_P])
-                    sums = added(sums, product(minus, rows, part, PRECISION))
-                else:
-                    sums = added(sums, sum_by_label(d, one_hot, SPLIT, PRECISION))
-                if pooled is None:  # counts are exact
-                    ones = tl.full([BLOCK_C, BLOCK_P], 1.0, x.dtype if EXACT else tl.bfloat16 if SPLIT else acc_dtype)
-                    area = product(ones, tl.where(one_hot, 1.0, 0.0).to(ones.dtype), area, PRECISION)
-                else:
-                    weight = tl.load(pooled.area + o_p, mask=o_p < cells, other=0)
-                    weight = tl.broadcast_to(weight[None, :], [BLOCK_C, BLOCK_P])
-                    area = added(area, sum_by_label(weight, one_hot, SPLIT, PRECISION))
+                sums, area = added(sums, tile_sums), added(area, tile_area)
         if STANDARDIZE:
             plane_sum, plane_square = tl.sum(sums, 1), tl.sum(squares, 1)
             if pooled is not None or tl.max(tl.sum(area, 1), 0) < cells:
@@ -194,12 +237,15 @@ def moments_kernel(
                 plane_sum += o_sum
                 plane_square += o_square
             squares = standardized_energy(sums, squares, plane_sum, plane_square, area, positions)
+        # Offsets inside a block have 32 bits, to need fewer registers.
+        corner = ((n if PER_IMAGE else group.to(tl.int64)) * clusters + k) * a.channels + c
+        pointers = m + corner + (tl.arange(0, BLOCK_K)[None, :] * a.channels + tl.arange(0, BLOCK_C)[:, None])
+        mask = (o_k < clusters)[None, :] & (o_c < a.channels)[:, None]
         if PER_IMAGE:
-            tl.store(m + n * clusters * a.channels + offsets, squares / positions, mask=mask)
+            squares = squares / positions
         else:
-            energy += squares
-    if not PER_IMAGE:
-        tl.store(m + group.to(tl.int64) * clusters * a.channels + offsets, energy, mask=mask)
+            squares += tl.load(pointers, mask=mask, other=0)
+        tl.store(pointers, squares, mask=mask)
 
 
 def moments(
@@ -217,14 +263,15 @@ def moments(
     """
     (n, c, h, w), dtype = x.shape, accumulator(x.dtype)
     cells = labels.shape[1] * labels.shape[2]
-    block_k = min(max(triton.next_power_of_2(clusters), 16), 32)
+    most_clusters = 64 if x.dtype in (torch.bfloat16, torch.float32) else 32  # more do not fit into the registers
+    block_k = min(max(triton.next_power_of_2(clusters), 16), most_clusters)
     positions = TILE_BYTES // (x.element_size() if pooled is None else 2 * dtype.itemsize)
     channels, warps = (256, 1) if INTERPRETED else (BLOCK_C, 256 // device_of(x).lanes // 2)
     if INTERPRETED:  # fewer, larger programs
         positions = 256
     members = triton.cdiv(c, channels) * triton.cdiv(clusters, block_k)
     groups = n if per_image else min(n, triton.cdiv(PROGRAMS * device_of(x).processors, members))
-    m = x.new_empty((groups, clusters, c), dtype=dtype)
+    m = (x.new_empty if per_image else x.new_zeros)((groups, clusters, c), dtype=dtype)
     shifts = x.new_empty((n, c), dtype=dtype) if standardize and pooled is None else None
     if groups > 0:
         moments_kernel[(groups * members,)](
