@@ -75,7 +75,7 @@ SPILLS = {
     "sm_80 moments_kernel": 8,
     "sm_90 lloyd_kernel": 216,
     "sm_90 moments_kernel": 8,
-    "sm_100 lloyd_kernel": 40,
+    "sm_100 lloyd_kernel": 64,
 }
 MATRIX = re.compile(r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|v_mfma)[\w.]*")
 WIDE_LOADS = re.compile(r"\b(LDG\.E\.\S*128\S*|LDGSTS\.\S*128\S*|(?:global|buffer)_load_dwordx4)\b")
