@@ -19,10 +19,11 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n 2
 
 # Compiles the CPU kernels against the oldest torch, with warnings as errors, installs the package, and runs one shard
-# of the battery.
+# of the battery. Then compiles Triton kernels with the oldest Triton and checks what they need.
 oldest: .venv-oldest/installed
 	$(OLDEST)/pytest -q -n 2 --require cpu -k cpu --shard 1/6 $(BATTERY)
 	$(OLDEST)/pytest -q --require cpu tests/core/test_private_torch.py tests/kmeans/test_estimator.py
+	PYTHONPATH=benchmarks $(OLDEST)/python tests/kernels/triton_oldest.py
 
 # Tests the Triton kernels on CPU tensors, in Triton's interpreter. Three kinds of tests are omitted: tests that need
 # minutes in the interpreter; tests of bitwise repeatability, which show nothing because the interpreter runs programs

@@ -146,7 +146,7 @@ def cost(activations: Tensor, centroids: Tensor, features: str) -> Cost:
 
 
 SIZES = (  # N, C, H, W, K: around tile edges and vector widths, and with dimensions of 1
-    (2, 16, 8, 8, 4),
+    (2, 16, 16, 16, 4),
     (1, 1, 1, 1, 1),
     (3, 5, 3, 7, 2),
     (2, 17, 11, 13, 11),

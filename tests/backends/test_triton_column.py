@@ -16,6 +16,7 @@ from importlib import import_module
 import pytest
 import torch
 import triton_aot
+import triton_oldest
 from gpu.workloads import GPU_WORKLOADS
 
 from stylefast.ops import OPS
@@ -106,6 +107,13 @@ def test_differences_between_table_and_kernels_are_reported():
     assert triton_aot.differences({"a": {**NEEDS, "instructions": 0.985}}, expected) == []
     assert len(triton_aot.differences({"a": {**NEEDS, "instructions": 1.025}}, expected)) == 1
     assert len(triton_aot.differences({"a": NEEDS}, expected)) == 1
+
+
+def test_predictions_below_the_stored_ones_are_reported():
+    stored = {"a": {"share": 0.9}, "b": {"share": 0.9}}
+    assert triton_oldest.losses({"a": {"share": 0.76}, "b": {"share": 0.95}}, stored) == []
+    (loss,) = triton_oldest.losses({"a": {"share": 0.74}}, stored)
+    assert loss.startswith("a: ") and "0.74" in loss
 
 
 def test_the_table_covers_every_device_without_faults():

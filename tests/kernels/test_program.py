@@ -17,7 +17,7 @@ from program import Program, SourceLoop
 TTIR = """
 #loc = loc("/x/kernel.py":1:0)
 module {
-  tt.func public @kernel(%a.data: !tt.ptr<bf16> loc("a.data"(#loc)), %tiles: i32 loc("tiles"(#loc))) {
+  tt.func public @kernel(%a.data: !tt.ptr<bf16> loc("a"(#loc)), %a.channels: i32, %tiles: i32, %unused: !tt.ptr<f32>) {
     %c32 = arith.constant 32 : i32 loc(#loc1)
     %c0 = arith.constant 0 : i32 loc(#loc1)
     %cst = arith.constant dense<0.000000e+00> : tensor<64x16xf32> loc(#loc1)
@@ -137,14 +137,20 @@ def test_unrolled_copies_count_as_one_loop():
 
 
 class View(NamedTuple):
-    data: torch.Tensor
-    channels: int
+    data: Any
+    channels: Any
 
 
-def test_work_of_a_launch_by_hand():
+@pytest.mark.parametrize("names", [("a.data", "a.channels"), ("a", "a_0")], ids=["new_triton", "old_triton"])
+def test_work_of_a_launch_by_hand(names: tuple[str, str]):
     a = torch.empty(4, 96, 64, dtype=torch.bfloat16, device="meta")
-    binary: Any = SimpleNamespace(asm={"ttir": TTIR}, metadata=SimpleNamespace(num_warps=8))
-    launch = work.Launch("kernel", binary, {"a": View(a, 96), "tiles": 10, "unused": a.float()}, (4,))
+    ttir = TTIR.replace("%a.data", f"%{names[0]}").replace("%a.channels", f"%{names[1]}")
+    types = {"a": View("*bf16", "i32"), "SIZE": "constexpr", "tiles": "i32", "unused": "*fp32"}
+    binary: Any = SimpleNamespace(
+        asm={"ttir": ttir}, metadata=SimpleNamespace(num_warps=8), src=SimpleNamespace(signature=types)
+    )
+    arguments = {"a": View(a, 96), "SIZE": 7, "tiles": 10, "unused": a.float()}
+    launch = work.Launch("kernel", binary, arguments, (4,))
     assert work.work(launch, SASS, "sm_90", a.numel()) == {
         "instructions": float(f"{8 * 4 * (1 + 2.5 * 2 + 7.5 * 2 + 1) / a.numel():.3g}"),
         "matrix_flops": 0.0,

@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
@@ -75,7 +75,7 @@ SPILLS = {
     "sm_80 moments_kernel": 8,
     "sm_90 lloyd_kernel": 216,
     "sm_90 moments_kernel": 8,
-    "sm_100 lloyd_kernel": 40,
+    "sm_100 lloyd_kernel": 64,
     "sm_100 pool_kernel": 16,
 }
 MATRIX = re.compile(r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|v_mfma)[\w.]*")
@@ -179,14 +179,14 @@ def table(only: str = "") -> dict[str, Row]:
         return {name: row for part in parts for name, row in part.items()}
 
 
-def _chosen(device: str, only: str) -> list[GpuWorkload]:
-    return [workload for workload in GPU_WORKLOADS if only in f"{device} {workload.op.name} {workload.name}"]
+def _chosen(device: str, only: str, workloads: Sequence[GpuWorkload] = GPU_WORKLOADS) -> list[GpuWorkload]:
+    return [workload for workload in workloads if only in f"{device} {workload.op.name} {workload.name}"]
 
 
-def table_of(name: str, only: str = "") -> dict[str, Row]:
+def table_of(name: str, only: str = "", workloads: Sequence[GpuWorkload] = GPU_WORKLOADS) -> dict[str, Row]:
     """Return the part of the table for one device."""
     rows: dict[str, Row] = {}
-    for workload in tqdm(_chosen(name, only), desc=name, disable=None):
+    for workload in tqdm(_chosen(name, only, workloads), desc=name, disable=None):
         elements, launches = roofline.sizes()[f"{workload.op.name} {workload.name}"].elements, Counter()
         for launch in launched(workload, DEVICES[name]):
             code = machine_code(launch.binary)

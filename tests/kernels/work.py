@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import roofline
 from listing import Listing, matrix_flops
 from program import TAKEN, Program, SourceLoop
 from torch import Tensor
+
+SIGNATURE = re.compile(r"tt\.func public .*")
 
 
 class Launch(NamedTuple):
@@ -21,17 +24,24 @@ class Launch(NamedTuple):
     grid: tuple[int, ...]
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
-        """Yield the arguments that are no tuples, by their names in TTIR, such as "a.channels"."""
-        for name, value in self.arguments.items():
-            yield from _leaves(name, value)
+        """Yield the run-time arguments, with the elements of tuples, by their names in TTIR.
+
+        The order identifies an argument, because the second element of `a` is "a.channels" in new versions of Triton
+        and "a_0" in old ones.
+        """
+        signature = SIGNATURE.search(self.binary.asm["ttir"])
+        assert signature is not None, "the TTIR has no function"
+        types = self.binary.src.signature
+        values = [leaf for name, value in self.arguments.items() for leaf in _leaves(value, types[name])]
+        yield from zip(re.findall(r"%([\w.]+): ", signature[0]), values, strict=True)
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, kind: Any) -> Iterator[Any]:
     if isinstance(value, tuple):
-        for key, item in zip(getattr(value, "_fields", range(len(value))), value, strict=True):
-            yield from _leaves(f"{name}.{key}", item)
-    else:
-        yield name, value
+        for item, item_kind in zip(value, kind, strict=True):
+            yield from _leaves(item, item_kind)
+    elif kind != "constexpr":
+        yield value
 
 
 def work(launch: Launch, code: str, device: str, elements: int) -> dict[str, float]:

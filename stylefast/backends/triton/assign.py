@@ -21,7 +21,7 @@ from .tiles import device_of, view
 def assign_kernel(
     a, points, labels, cosines,
     FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr, RESTARTS: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Label every num_programs-th tile."""
     programs = tl.num_programs(0)
@@ -29,19 +29,19 @@ def assign_kernel(
     centroids = load_centroids(points, part, a.channels, BLOCK_K, BLOCKS, BLOCK_C)
     blocks = tl.cdiv(a.plane, BLOCK_P)
     tiles = a.images * blocks
-    tile, weight, cosine = zero_tile(PIECES, BLOCKS, BLOCK_C, BLOCK_P)
+    tile, weight = zero_tile(PIECES, BLOCKS, BLOCK_C, BLOCK_P)
     for i in tl.range(tl.program_id(0) - programs, tiles, programs, disable_licm=True):
         score = scores(centroids, tile, BLOCK_K, PRECISION)
         following = tl.minimum(i + programs, tiles - 1)
         n, p = (following // blocks).to(tl.int64), following % blocks * BLOCK_P
-        loaded = load_blocks(a, n, p, BLOCKS, BLOCK_C, BLOCK_P)
+        loaded = load_blocks(a, n, p, BLOCKS, BLOCK_C, BLOCK_P, WHOLE)
         if i >= 0:
-            label, best, _ = nearest(score, points, part, weight, cosine, RESTARTS)
+            label, best, _ = nearest(score, points, part, weight, RESTARTS)
             o_p = i % blocks * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
             position = tl.cast(i // blocks, tl.int64) * a.plane + o_p
             tl.store(labels + position, label, mask=o_p < a.plane)
             tl.store(cosines + position, best, mask=o_p < a.plane)
-        tile, weight, cosine = split_tile(a, points, loaded, n, p, FEATURES, PIECES)
+        tile, weight = split_tile(a, points, loaded, n, p, FEATURES, PIECES)
 
 
 def launch(activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from .tiles import added, device_of, load_tile, product, tiles_for, transform, v
 def lloyd_kernel(
     a, points, labels, cosines, sums, counts,
     FEATURES: tl.constexpr, PIECES: tl.constexpr, PRECISION: tl.constexpr, RESTARTS: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Label and add every `groups`-th tile for RESTARTS restarts.
 
@@ -37,26 +37,26 @@ def lloyd_kernel(
     totals = ()
     for _ in tl.static_range(BLOCKS):
         totals += (tl.zeros([BLOCK_C, BLOCK_K], tl.float32),)
-    count = tl.zeros([BLOCK_K, BLOCK_P], tl.int32)
+    count = tl.zeros([BLOCK_K, 2], tl.int32)
     blocks = tl.cdiv(a.plane, BLOCK_P)
     tiles = a.images * blocks
-    tile, weight, cosine = zero_tile(PIECES, BLOCKS, BLOCK_C, BLOCK_P)
+    tile, weight = zero_tile(PIECES, BLOCKS, BLOCK_C, BLOCK_P)
     for i in tl.range(group - groups, tiles, groups, disable_licm=True):
         score = scores(centroids, tile, BLOCK_K, PRECISION)
         following = tl.minimum(i + groups, tiles - 1)
         n, p = (following // blocks).to(tl.int64), following % blocks * BLOCK_P
-        loaded = load_blocks(a, n, p, BLOCKS, BLOCK_C, BLOCK_P)
+        loaded = load_blocks(a, n, p, BLOCKS, BLOCK_C, BLOCK_P, WHOLE)
         one_hot = tl.zeros([BLOCK_K, BLOCK_P], tl.int1)
         if i >= 0:
-            label, best, one_hot = nearest(score, points, part, weight, cosine, RESTARTS)
+            label, best, one_hot = nearest(score, points, part, weight, RESTARTS)
             o_p = i % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
             position = (o_b.to(tl.int64) * a.images + i // blocks)[:, None] * a.plane + o_p[None, :]
             mask = (o_b < points.restarts)[:, None] & (o_p < a.plane)[None, :]
             tl.store(labels + position, label, mask=mask)
             tl.store(cosines + position, best, mask=mask)
-        count += one_hot.to(tl.int32)
+        count += tl.sum(tl.reshape(one_hot.to(tl.int32), [BLOCK_K, 2, BLOCK_P // 2]), 2)
         totals = add_tile(totals, tile, weight, one_hot, PRECISION)
-        tile, weight, cosine = split_tile(a, points, loaded, n, p, FEATURES, PIECES)
+        tile, weight = split_tile(a, points, loaded, n, p, FEATURES, PIECES)
     o_k = tl.arange(0, BLOCK_K)
     b, k = part * RESTARTS + o_k // (BLOCK_K // RESTARTS), o_k % (BLOCK_K // RESTARTS)
     row = (group.to(tl.int64) * points.restarts + b) * points.clusters + k

@@ -25,6 +25,7 @@ from .tiles import added, device_of, load_tile, power_of_two, precision, product
 NORM = tl.constexpr(2.0**13)  # least norm of the scaled vectors: their products neither overflow nor underflow
 ONE_OVER_NORM = tl.constexpr(2.0**-13)
 SMALLEST_NORMAL = tl.constexpr(2.0**-126)  # a smaller squared norm has few bits, and its vector counts as zero
+IN_INTERPRETER = tl.constexpr(INTERPRETED)
 RUN = tl.constexpr(8)  # rows of first pieces that alternate with rows of second pieces, so that a thread holds both
 
 
@@ -129,7 +130,13 @@ def prepare(x: Tensor, centroids: Tensor, features: str, sizes: Sizes) -> tuple[
         centroids.contiguous(), points, channels,
         RESTARTS=sizes.restarts, BLOCK_K=sizes.clusters, BLOCK_C=triton.next_power_of_2(channels),
     )  # fmt: skip
-    constants = {"FEATURES": features, "PIECES": pieces_of(x, features), "PRECISION": precision(x)}
+    whole = (x.shape[2] * x.shape[3]) % sizes.positions == 0 and channels % sizes.channels == 0
+    constants = {
+        "FEATURES": features,
+        "PIECES": pieces_of(x, features),
+        "PRECISION": precision(x),
+        "WHOLE": whole,
+    }
     return points, constants | sizes.constants()
 
 
@@ -146,11 +153,13 @@ def load_centroids(points, part, channels, BLOCK_K: tl.constexpr, BLOCKS: tl.con
 
 
 @triton.jit
-def load_blocks(a, n, p, BLOCKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
+def load_blocks(
+    a, n, p, BLOCKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, WHOLE: tl.constexpr
+):  # fmt: skip
     """Return the tile of image n at position p per block of channels, [BLOCK_C, BLOCK_P] each."""
     blocks = ()
     for i in tl.static_range(BLOCKS):
-        blocks += (load_tile(a, n, i * BLOCK_C, p, BLOCK_C, BLOCK_P),)
+        blocks += (load_tile(a, n, i * BLOCK_C, p, BLOCK_C, BLOCK_P, WHOLE),)
     return blocks
 
 
@@ -164,15 +173,24 @@ def zero_tile(PIECES: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_C: tl.constexpr,
             tile += ((zeros, zeros),)
         else:
             tile += ((zeros,),)
-    return tile, tl.zeros([BLOCK_P], tl.float32), tl.zeros([BLOCK_P], tl.float32)
+    return tile, tl.zeros([BLOCK_P], tl.float32)
+
+
+@triton.jit
+def without_nan(x):
+    """Return float16 x with the largest finite number instead of NaN. One instruction does this for two elements."""
+    largest = tl.full([1, 1], 65504.0, tl.float16)
+    if IN_INTERPRETER:  # tl.minimum returns NaN in the interpreter of Triton 3.6
+        return tl.where(x == x, x, largest)
+    return tl.minimum(x, largest)
 
 
 @triton.jit
 def split_tile(a, points, blocks, n, p, FEATURES: tl.constexpr, PIECES: tl.constexpr):
-    """Return the pieces of a tile per block of channels, the weight of every vector, and its cosine if that is 0.
+    """Return the pieces of a tile per block of channels, and the weight of every vector.
 
-    The weight is NORM divided by the norm of the scaled vector. A vector that is zero or not finite has
-    weight 0, no pieces, and the cosine 0 or NaN.
+    The weight is NORM divided by the norm of the scaled vector. A vector that is zero or not finite has the weight 0 or
+    NaN, which is its cosine, too. Its pieces are any finite numbers.
     """
     block_c: tl.constexpr = blocks[0].shape[0]
     squares = tl.zeros(blocks[0].shape, tl.float32)
@@ -186,20 +204,21 @@ def split_tile(a, points, blocks, n, p, FEATURES: tl.constexpr, PIECES: tl.const
     counted = finite & (square >= SMALLEST_NORMAL) & (p + tl.arange(0, blocks[0].shape[1]) < a.plane)
     square = tl.where(counted, square, 1.0)
     half_exponent = ((square.to(tl.int32, bitcast=True) >> 23) + 1) >> 1
-    to_unit = ((191 - half_exponent) << 23).to(tl.float32, bitcast=True)  # brings the norm to [1, 2)
-    square *= to_unit * to_unit
+    factor = ((191 + 13 - half_exponent) << 23).to(tl.float32, bitcast=True)  # brings the norm to [NORM, 2 NORM)
+    square = square * factor * factor
     weight = tl.rsqrt(square)
-    weight *= 1.5 - 0.5 * square * weight * weight  # the instruction alone is wrong by up to two ulps
-    mask = tl.where(counted, -1, 0)[None, :]  # of bits, since 0 times infinity is not 0
+    # NORM / sqrt(square). The instruction alone is wrong by up to two ulps.
+    weight *= 1.5 * NORM - 0.5 * NORM * square * weight * weight
+    factor = tl.where(counted, factor, float("nan"))  # becomes a finite number below
     tile = ()
     for i in tl.static_range(len(blocks)):
-        x = (features[i].to(tl.int32, bitcast=True) & mask).to(tl.float32, bitcast=True) * (to_unit * NORM)[None, :]
-        first = x.to(tl.float16)
+        x = features[i] * factor[None, :]
+        first = without_nan(x.to(tl.float16))
         if PIECES == 2:
-            tile += ((first, (x - first.to(tl.float32)).to(tl.float16)),)
+            tile += ((first, without_nan((x - first.to(tl.float32)).to(tl.float16))),)
         else:
             tile += ((first,),)
-    return tile, tl.where(counted, weight, 0.0), tl.where(finite, 0.0, float("nan"))
+    return tile, tl.where(counted, weight, tl.where(finite, 0.0, float("nan")))
 
 
 @triton.jit
@@ -211,13 +230,13 @@ def scores(centroids, tile, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
         part = tl.zeros([2 * BLOCK_K, positions], tl.float32)
         for j in tl.static_range(len(tile[i])):  # the last piece first, because it is the smallest
             part = product(centroids[i], tile[i][len(tile[i]) - 1 - j], part, PRECISION)
-        total = added(total, part)
+        total = part if i == 0 else added(total, part)
     total = tl.sum(tl.reshape(total, [BLOCK_K // RUN, 2, RUN, positions]), 1)
     return tl.reshape(total, [BLOCK_K, positions])
 
 
 @triton.jit
-def nearest(score, points, part, weight, cosine, RESTARTS: tl.constexpr):
+def nearest(score, points, part, weight, RESTARTS: tl.constexpr):
     """Return labels and cosines, [RESTARTS, positions], and whether a vector counts for a cluster, of score's shape.
 
     The lowest label wins ties, and NaN never wins. If no score is above -Inf, the cosine is NaN.
@@ -234,7 +253,7 @@ def nearest(score, points, part, weight, cosine, RESTARTS: tl.constexpr):
     label = tl.where(weight[None, :] > 0, label, 0)
     one_hot = tl.reshape((label[:, None, :] == cluster) & (weight > 0)[None, None, :], [block_k, positions])
     best = tl.where(best > float("-inf"), best * weight[None, :], float("nan"))
-    return label, tl.where(weight[None, :] > 0, best, cosine[None, :]), one_hot
+    return label, tl.where(weight[None, :] > 0, best, weight[None, :]), one_hot
 
 
 @triton.jit

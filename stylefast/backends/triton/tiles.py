@@ -141,16 +141,19 @@ def precision(x: Tensor) -> str:
 
 
 @triton.jit
-def load_tile(a, n, c, p, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
+def load_tile(a, n, c, p, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, WHOLE: tl.constexpr = False):
     """Return a tile [BLOCK_C, BLOCK_P] of image n that begins at channel c and position p, in the activations' type.
 
-    Elements outside the image are zero. With one row per plane, all tiles have the same offsets from their corner.
+    Elements outside the image are zero. If WHOLE, no element is outside, and the load needs no mask. With one row per
+    plane, all tiles have the same offsets from their corner.
     """
     o_c, o_p = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_P)
     if a.stride_h is not None:
         return load_positions(a, n, c + o_c, p + o_p)
     corner = n * a.stride_n + tl.cast(c, tl.int64) * a.stride_c + tl.cast(p, tl.int64) * a.stride_w
     offsets = (o_c * a.stride_c)[:, None] + (o_p * a.stride_w)[None, :]
+    if WHOLE:
+        return tl.load(a.data + corner + offsets)
     mask = (o_c < a.channels - c)[:, None] & (o_p < a.plane - p)[None, :]
     return tl.load(a.data + corner + offsets, mask=mask, other=0)
 
