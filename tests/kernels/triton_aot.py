@@ -32,6 +32,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -71,10 +72,8 @@ MULTIPLYING = ("assign_kernel", "lloyd_kernel", "moments_kernel", "streamed_kern
 # Bytes that a kernel may spill. They hold addresses and offsets, which are loaded again from the L1 cache.
 SPILLS = {
     "sm_80 assign_kernel": 16,
-    "sm_80 lloyd_kernel": 288,
-    "sm_80 moments_kernel": 8,
-    "sm_90 lloyd_kernel": 216,
-    "sm_90 moments_kernel": 8,
+    "sm_80 lloyd_kernel": 224,
+    "sm_90 lloyd_kernel": 208,
     "sm_100 lloyd_kernel": 64,
     "sm_100 pool_kernel": 16,
 }
@@ -157,6 +156,7 @@ def machine_code(kernel: Any) -> str:
     return kernel.asm.get("amdgcn") or _disassembled(kernel.asm["cubin"], "nvdisasm", "-gi", "-c")
 
 
+@cache  # a binary serves several workloads
 def _disassembled(cubin: bytes, tool: str, *options: str) -> str:
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
