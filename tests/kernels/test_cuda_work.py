@@ -70,11 +70,19 @@ def test_a_loop_that_is_not_in_the_source_is_refused():
         cuda_work.work(CODE.replace("a.cu", "b.cu"), launch(), elements=1)
 
 
-def test_code_that_was_moved_into_a_branch_counts_with_it():
-    moved = CODE.replace('"/x/a.cu", line 5', '"/x/a.cu", line 1')
-    assert cuda_work.work(moved, launch(), elements=6400)["l2"] == pytest.approx(512 + 64)  # all lines are moved
-    capped = moved.replace("@P0 BRA `(.L_x_1)", "BRA `(.L_x_1)")  # nothing leads to the branch
-    assert cuda_work.work(capped, launch(), elements=6400)["l2"] == pytest.approx(512)
+def test_the_first_block_of_a_loop_counts_every_time():
+    moved = CODE.replace('"/x/a.cu", line 3', '"/x/a.cu", line 5')  # a load that the compiler moved out of the branch
+    assert cuda_work.work(moved, launch(), elements=6400)["l2"] == pytest.approx(512 + 0.25 * 64)
+
+
+def test_a_block_counts_at_most_as_often_as_those_before_it():
+    code = CODE.replace(
+        "        /*0040*/",
+        """        /*0031*/               @P2 BRA `(.L_x_2) ;
+	//## File "/x/a.cu", line 1
+        /*0040*/""",
+    ).replace(".L_x_1:", '.L_x_2:\n	//## File "/x/a.cu", line 5\n        /*0048*/                   NOP ;\n.L_x_1:')
+    assert cuda_work.work(code, launch(), elements=6400)["l2"] == pytest.approx(512 + 0.25 * 64)
 
 
 @pytest.mark.parametrize(

@@ -88,3 +88,15 @@ def test_loops_around_an_instruction_without_unrolled_ones(counts: Counts):
     assert counts.loops((("b.h", 1), ("a.cu", 8))) == [scope(counts, 6)]
     assert counts.loops((("a.cu", 3), ("a.cu", 16))) == [scope(counts, 6)]
     assert counts.loops((("a.cu", 3),)) == []
+
+
+def test_executions_around_a_loop_and_in_a_lambda():
+    text = "\nauto g = [&] {\n  if (a) {\n    h();\n  }\n};\nif (b) {\n  while (c) {\n    g();\n  }\n}\n"
+    lines = [([2], 2, 40), ([4], 2, 10), ([1, 2, 7], 1, 8), ([8], 1, 2), ([9], 1, 40), ([8], 1, 42)]
+    blocks = [Block(frozenset(("a.cu", line) for line in own), function, times) for own, function, times in lines]
+    counts = Counts(blocks, {"a.cu": scopes(text, "a.cu")})
+    loop = scope(counts, 8)
+    assert counts.iterations(loop) == 40 and counts.share(scope(counts, 3)) == counts.share(scope(counts, 7)) == 0.25
+    assert counts.share_of((("a.cu", 9),), loop) == 1 and counts.share_of((("a.cu", 9),), None) == 0.25
+    never = Counts([], {"a.cu": scopes(text, "a.cu")})
+    assert never.share(scope(never, 3)) == never.share(loop) == never.iterations(loop) == 0
