@@ -93,8 +93,8 @@ def work(code: str, launch: CountedLaunch, elements: int) -> dict[str, float]:
     """Return what a launch needs per element of the activations, or of the result of blend.
 
     "instructions" counts the instructions that warps issue. "l2" counts the bytes that their loads and stores request
-    if all lanes take part, which is an upper bound. "memory" is the same number: the kernels after the first one read
-    what the kernel before has written. For the first kernel of a call, `table` replaces it by the least bytes.
+    if all lanes take part, which is an upper bound. "memory" is 0, because the small results of a kernel stay in the L2
+    cache until the next kernel reads them. For the first kernel of a call, `table` replaces it by the least bytes.
 
     Raises:
         ValueError: If a loop of the machine code is not found in the source.
@@ -112,7 +112,12 @@ def work(code: str, launch: CountedLaunch, elements: int) -> dict[str, float]:
         lambda i: 1.0 if i in always else counts.share_of(listing.code[i].lines, around.get(i)),
     )
     limit(listing, executions)
-    amounts = {"instructions": lambda text: 1.0, "matrix_flops": lambda text: 0.0, "l2": accessed, "memory": accessed}
+    amounts = {
+        "instructions": lambda text: 1.0,
+        "matrix_flops": lambda text: 0.0,
+        "l2": accessed,
+        "memory": lambda text: 0.0,
+    }
     scale = warps / elements
     return {name: scale * listing.total(executions, amount) for name, amount in amounts.items()}
 
