@@ -201,5 +201,5 @@ class Counts:
     def share_of(self, lines: SourceLines, loop: Scope | None) -> float:
         """Return the executions of an instruction per iteration of a loop around it, or per call of the kernel."""
         around = [scope for frame in self._frames(lines) for scope in frame]
-        first = around.index(loop) + 1 if loop in around else 0
+        first = around.index(loop) + 1 if loop is not None and loop in around else 0
         return prod(self.share(scope) for scope in around[first:])
