@@ -28,6 +28,7 @@ PAGES = {  # page of each block
     "headline": "README.md",
     "measured": "docs/performance.md",
     "predictions": "docs/performance.md",
+    "cuda predictions": "docs/performance.md",
     "gpu": "docs/performance.md",
     "recipes": "docs/guides/drop_in.md",
 }
@@ -50,6 +51,9 @@ def blocks() -> dict[str, str]:
         "headline": headline(records),
         "measured": table(records),
         "predictions": roofline.markdown(json.loads(roofline.PREDICTIONS.read_text(encoding="utf-8"))),
+        "cuda predictions": roofline.markdown(
+            json.loads(roofline.CUDA_PREDICTIONS.read_text(encoding="utf-8")), ("sm_80", "sm_90", "sm_100")
+        ),
         "gpu": gpu_table.table(gpu_table.read(RESULTS / "gpu")),
         "recipes": markdown(record for record in records if record["op"] == "recipe"),
     }

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Roofline model of the Triton kernels: predicted times on GPUs that need not be present.
+"""Roofline model of the GPU kernels: predicted times on GPUs that need not be present.
 
 Usage::
 
-    PYTHONPATH=.:benchmarks python benchmarks/roofline.py                  # all devices
-    PYTHONPATH=.:benchmarks python benchmarks/roofline.py sm_90 lloyd_step # names that contain both
+    PYTHONPATH=.:benchmarks python benchmarks/roofline.py                   # all backends and devices
+    PYTHONPATH=.:benchmarks python benchmarks/roofline.py cuda sm_90 blend  # names that contain these words
 
-The work of each kernel comes from tests/kernels/triton_resources.json. A kernel takes as long as its slowest resource:
-issue slots, matrix units, L2 cache or memory, each at 85 % of its peak. An op takes the sum of its kernels. The share
-is the time of a copy of the op's least bytes, divided by the predicted time.
+The work of each kernel comes from tests/kernels/triton_resources.json and tests/kernels/cuda_work.json. A kernel takes
+as long as its slowest resource: issue slots, matrix units, L2 cache or memory, each at 85 % of its peak. An op takes
+the sum of its kernels. The share is the time of a copy of the op's least bytes, divided by the predicted time.
 
 The model leaves out latency, occupancy, synchronisation, bandwidth of shared memory, launches, and the small reductions
 that torch does at the end of an op. A prediction is an upper bound of the share that is measured.
@@ -29,6 +29,8 @@ from stylefast.ops import BLEND
 
 TABLE = ROOT / "tests" / "kernels" / "triton_resources.json"
 PREDICTIONS = ROOT / "tests" / "kernels" / "triton_predictions.json"
+CUDA_TABLE = ROOT / "tests" / "kernels" / "cuda_work.json"
+CUDA_PREDICTIONS = ROOT / "tests" / "kernels" / "cuda_predictions.json"
 RESOURCES = ("instructions", "matrix_flops", "l2", "memory")
 ATTAINABLE = 0.85  # of the peak of a resource
 Work = Mapping[str, float]
@@ -143,34 +145,36 @@ def falls(found: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Mapping
     return messages
 
 
-def markdown(stored: Mapping[str, Mapping[str, Any]]) -> str:
+def markdown(stored: Mapping[str, Mapping[str, Any]], devices: Iterable[str] = DEVICES) -> str:
     """Return a table of the stored predictions, with one row per call and one column per device."""
+    devices = list(devices)
     rows: dict[str, dict[str, str]] = {}
     for name, prediction in stored.items():
         device, call = name.split(maxsplit=1)
         bound = prediction["bound"].replace("matrix_flops", "matrix").replace("l2", "L2")
         rows.setdefault(call, {})[device] = f"{100 * prediction['share']:.0f} % ({bound})"
-    names = " | ".join(device.name for device in DEVICES.values())
-    lines = [f"| op | workload | {names} |", "| --- " * (2 + len(DEVICES)) + "|"]
+    names = " | ".join(DEVICES[device].name for device in devices)
+    lines = [f"| op | workload | {names} |", "| --- " * (2 + len(devices)) + "|"]
     for call, cells in rows.items():
         op, workload = call.split(maxsplit=1)
-        lines.append(f"| `{op}` | {workload} | {' | '.join(cells.get(device, '') for device in DEVICES)} |")
+        lines.append(f"| `{op}` | {workload} | {' | '.join(cells.get(device, '') for device in devices)} |")
     return "\n".join(lines)
 
 
 def main(words: list[str]) -> None:
     """Print the predictions whose names contain all words, and the milliseconds of each resource per kernel."""
-    table = json.loads(TABLE.read_text())
-    predicted = predictions(table)
-    for device, call, kernels in calls(table):
-        name = f"{device} {call}"
-        if not all(word in name for word in words):
-            continue
-        print("{0}: {ms} ms, {share:.0%}, bound by {bound}".format(name, **predicted[name]))
-        for kernel, work in kernels.items():
-            seconds = times(work, sizes()[call].elements, DEVICES[device])
-            parts = ", ".join(f"{resource} {1e3 * value:.2f}" for resource, value in seconds.items())
-            print(f"    {kernel} in ms: {parts}")
+    for backend, path in (("triton", TABLE), ("cuda", CUDA_TABLE)):
+        table = json.loads(path.read_text())
+        predicted = predictions(table)
+        for device, call, kernels in calls(table):
+            name = f"{backend} {device} {call}"
+            if not all(word in name for word in words):
+                continue
+            print("{0}: {ms} ms, {share:.0%}, bound by {bound}".format(name, **predicted[f"{device} {call}"]))
+            for kernel, work in kernels.items():
+                seconds = times(work, sizes()[call].elements, DEVICES[device])
+                parts = ", ".join(f"{resource} {1e3 * value:.2f}" for resource, value in seconds.items())
+                print(f"    {kernel} in ms: {parts}")
 
 
 if __name__ == "__main__":

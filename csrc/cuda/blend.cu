@@ -200,8 +200,11 @@ __global__ void __launch_bounds__(kBlendThreads, 8) blend_kernel(BlendTask<S> ta
         pair.update();
       }
       if (step.read & step.kQuery) {
-        query = task.holds_queries ? memory.queries.read(step.held_query)
-                                   : task.query.template read<kSize>(task.edit(first + j).query, s);
+        if (task.holds_queries) {
+          query = memory.queries.read(step.held_query);
+        } else {
+          query = task.query.template read<kSize>(task.edit(first + j).query, s);
+        }
       }
       Slice<S, kSize> mixed;
 #pragma unroll

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kJoinThreads = 128;
 constexpr int64_t kScratch = 128 << 20;  // bytes of global memory for all blocks together
-constexpr int64_t kBlocksPerPlace = 16;  // segments: blocks per block that the device can run at a time
+constexpr int64_t kBlocksPerPlace = 8;   // segments: blocks per block that the device can run at a time
 
 // Adds the moments of the segments of every image, in order, and computes M. All segments of an image have the same
 // shift.

@@ -91,13 +91,13 @@ struct ChannelSums {
       if (next[kAhead - 1].first == label) {  // no run ends here
 #pragma unroll
         for (int i = 0; i < kAhead; ++i) add(i);
-        continue;
-      }
+      } else {
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (next[i].first != label) end_run();
-        label = next[i].first;
-        add(i);
+        for (int i = 0; i < kAhead; ++i) {
+          if (next[i].first != label) end_run();
+          label = next[i].first;
+          add(i);
+        }
       }
     }
     end_run();

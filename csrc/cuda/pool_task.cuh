@@ -7,7 +7,7 @@
 
 namespace stylefast {
 
-inline constexpr int kPoolThreads = 256, kPoolStages = 6;  // kPoolStages - 1 rows are in flight
+inline constexpr int kPoolThreads = 256, kPoolStages = 8;  // kPoolStages - 1 rows are in flight
 inline constexpr int kPoolRows = 64;                       // rows whose taps shared memory holds
 inline constexpr int kSamples = 32;                        // positions per channel that give the shift
 

@@ -124,12 +124,10 @@ __device__ void pool_tile(const PoolTask<S>& task, const PoolMemory<S>& memory, 
   const int rows = static_cast<int>(last - first);
   PoolVector<S> own(task, n, channel, first_column, first);
   Vector<S>* const ring = memory.ring + thread;
-  int loaded = 0, added = 0;  // stages of the ring
-  const auto next_stage = [](int stage) { return stage + 1 < kPoolStages ? stage + 1 : 0; };
+  const auto stage_of = [](int y) { return static_cast<unsigned>(y) % kPoolStages * kPoolThreads; };
   const auto start_row = [&](int y) {
-    if (y < rows) own.start_loading(ring + loaded * kPoolThreads);
+    if (y < rows) own.start_loading(ring + stage_of(y));
     commit_copies();
-    loaded = next_stage(loaded);
   };
   for (int y = 0; y < kPoolStages - 1; ++y) start_row(y);
   for (int x = thread; x < columns; x += kPoolThreads) {
@@ -162,8 +160,7 @@ __device__ void pool_tile(const PoolTask<S>& task, const PoolMemory<S>& memory, 
     if (y == rows) break;
     start_row(y + kPoolStages - 1);
     wait_for_copies<kPoolStages - 1>();
-    const Vector<S> vector = ring[added * kPoolThreads];
-    added = next_stage(added);
+    const Vector<S> vector = ring[stage_of(y)];
     const auto* words = reinterpret_cast<const typename Row<S>::Word*>(&vector);
     Sums<T> powers[kVector];  // d and d^2, with d = element - shift
 #pragma unroll

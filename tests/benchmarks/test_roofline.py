@@ -74,7 +74,7 @@ def test_markdown_by_hand():
 
 
 def test_the_command_prints_the_calls_that_are_named(capsys: pytest.CaptureFixture[str]):
-    roofline.main(["sm_90", "blend", "float32 pairs"])
+    roofline.main(["triton", "sm_90", "blend", "float32 pairs"])
     call, kernel = capsys.readouterr().out.splitlines()
-    assert call.startswith("sm_90 blend 20480x9088 float32 pairs: ") and "bound by" in call
+    assert call.startswith("triton sm_90 blend 20480x9088 float32 pairs: ") and "bound by" in call
     assert kernel.startswith("    blend_kernel in ms: instructions ")

@@ -3,7 +3,9 @@
 
 `make cuda` fails if a kernel spills, if matrix instructions or wide loads are missing, if generic loads or stores show
 that the compiler does not see which memory an array lies in, or if the table tests/kernels/cuda_resources.json differs
-from the binaries. This command writes the table::
+from the binaries. For blend and contribution it also fails if the work of the kernels (`cuda_work.py`) differs from
+tests/kernels/cuda_work.json, or if a prediction of benchmarks/roofline.py differs from
+tests/kernels/cuda_predictions.json. This command writes the three files::
 
     PYTHONPATH=.:benchmarks python tests/kernels/cuda_aot.py --update
 
@@ -22,9 +24,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cuda_work
+import roofline
 import triton
 from listing import Listing
-from triton_aot import MATRIX, WIDE_LOADS, differences
+from triton_aot import MATRIX, WIDE_LOADS, differences, write
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "cuda"
@@ -43,7 +47,7 @@ PRODUCTS_PER_GROUP = 4  # of the Hopper kernel
 
 def build(python: str) -> Path:
     """Build the library by setup.py with this Python; return its path."""
-    flags = "-Werror=all-warnings -Xcompiler=-Werror"
+    flags = "-Werror=all-warnings -Xcompiler=-Werror -lineinfo"  # source lines do not change the instructions
     environment = {**os.environ, "STYLEFAST_CPU": "0", "STYLEFAST_CUDA": "1", "NVCC_APPEND_FLAGS": flags}
     command = ["setup.py", "-q", "build_ext", "--build-temp", str(BUILD), "--build-lib", str(BUILD)]
     subprocess.run([python, *command], cwd=ROOT, env=environment, check=True)
@@ -83,9 +87,8 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
     "registers" counts per thread and "shared" is in bytes. "spills" adds up the bytes of stack and local memory and the
     instructions that access local memory. "matrix" counts matrix instructions, "wide_loads" loads of 16 bytes,
     "asynchronous" asynchronous copies to shared memory, and "generic" loads and stores whose address may lie in any
-    memory. "in_loops" counts the instructions inside loops, once each: their trip counts are not known here, so there
-    is no prediction of the time. For kernels with matrix products of warp groups, "group_ends" counts the products that
-    end a group, and "bulk_loads" the loads of tensor boxes.
+    memory. "in_loops" counts the instructions inside loops, once each. For kernels with matrix products of warp groups,
+    "group_ends" counts the products that end a group, and "bulk_loads" the loads of tensor boxes.
     """
     code = dict(sections(sass))
     names = readable(sorted({name.split()[1] for name in code}))
@@ -149,12 +152,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     library = build(options.python)
     resources = needs(cuobjdump(library, "-res-usage"), cuobjdump(library, "-sass"))
-    messages = faults(resources)
+    work = cuda_work.table(BUILD, resources)
+    messages, predictions = faults(resources), roofline.predictions(work)
     if options.update:
-        lines = (f"{json.dumps(name)}: {json.dumps(need)}" for name, need in resources.items())
-        TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        for path, rows in ((TABLE, resources), (roofline.CUDA_TABLE, work), (roofline.CUDA_PREDICTIONS, predictions)):
+            write(path, rows)
     else:
         messages += differences(resources, json.loads(TABLE.read_text()))
+        messages += differences(work, json.loads(roofline.CUDA_TABLE.read_text()))
+        messages += roofline.falls(predictions, json.loads(roofline.CUDA_PREDICTIONS.read_text()))
     print("\n".join([*messages, f"{len(resources)} kernels compiled, {len(messages)} faults"]))
     return 1 if messages else 0
 

@@ -63,6 +63,7 @@ class Listing:
         successors: Per instruction the indices of the instructions that can follow.
         reached: The indices of the instructions that a kernel can reach, without subroutines.
         loops: The loops in the order of their first instructions.
+        predecessors: Per reached instruction the indices of the instructions that can come before it.
 
     Raises:
         ValueError: If the control flow cannot be followed.
@@ -78,10 +79,10 @@ class Listing:
                 self.successors[i] = [target, i + 1] if self.code[i].predicated else [target]
         self._slow = {i for i in calls if self.successors[i] == [i + 1] and not self.code[i].predicated}
         self.reached, latches = self._search()
-        self._predecessors: dict[int, list[int]] = {i: [] for i in self.reached}
+        self.predecessors: dict[int, list[int]] = {i: [] for i in self.reached}
         for i in self.reached:
             for successor in self.successors[i]:
-                self._predecessors[successor].append(i)
+                self.predecessors[successor].append(i)
         self.loops = self._loops(latches)
 
     def _target(self, i: int) -> int | None:
@@ -139,7 +140,7 @@ class Listing:
                 i = stack.pop()
                 if i not in body:
                     body.add(i)
-                    stack += self._predecessors[i]
+                    stack += self.predecessors[i]
             if 0 in body and header != 0:
                 raise ValueError(f"a loop has two entries; one is {self.code[header].text}")
         kept = [frozenset(body) for body in bodies.values() if not self._waits(body)]
@@ -153,31 +154,30 @@ class Listing:
         """Return the basic blocks of the reached instructions."""
         blocks: list[list[int]] = []
         for i in self.reached:
-            before = self._predecessors[i]
+            before = self.predecessors[i]
             if before == [i - 1] and len(self.successors[i - 1]) == 1:
                 blocks[-1].append(i)
             else:
                 blocks.append([i])
         return blocks
 
-    def executions(self, iterations: Sequence[float], shares: Mapping[SourceLines, float]) -> dict[int, float]:
+    def executions(self, iterations: Sequence[float], share: Callable[[int], float]) -> dict[int, float]:
         """Return how often a warp executes each reached instruction.
 
         Args:
             iterations: Per loop, the number of iterations of a program, all executions of the loop together.
-            shares: For source lines in branches, the share of executions that take the branch. A block has the median
-                of the shares of its instructions.
+            share: Returns, by the index of an instruction, its executions per iteration of the loop around it, which
+                are less than 1 in a branch. A block has the median of the shares of its instructions.
         """
         times = dict.fromkeys(self.reached, 1.0)
         for loop, count in sorted(zip(self.loops, iterations, strict=True), key=lambda pair: pair[0].depth):
             times.update(dict.fromkeys(loop.body, count))
         for block in self.blocks():
-            branches = [i for i in self._predecessors[block[0]] if len(self.successors[i]) > 1]
-            share = median(shares.get(self.code[i].lines, 1.0) for i in block)
-            if branches and not self._slow.isdisjoint(block):
-                share = 0.0
+            branches = [i for i in self.predecessors[block[0]] if len(self.successors[i]) > 1]
+            is_slow = bool(branches) and not self._slow.isdisjoint(block)
+            factor = 0.0 if is_slow else median(map(share, block))
             for i in block:
-                times[i] *= share
+                times[i] *= factor
         return times
 
     def total(self, executions: Mapping[int, float], amount: Callable[[str], float]) -> float:

@@ -47,6 +47,10 @@ kernel:                                 ; @kernel
 """
 
 
+def always(i: int) -> float:
+    return 1.0
+
+
 def names(listing: Listing, executions: dict[int, float]) -> dict[str, float]:
     return {listing.code[i].text.split()[0]: times for i, times in executions.items()}
 
@@ -54,7 +58,7 @@ def names(listing: Listing, executions: dict[int, float]) -> dict[str, float]:
 def test_instructions_count_by_the_loops_around_them():
     listing = Listing(NESTED)
     assert [(loop.depth, len(loop.body)) for loop in listing.loops] == [(0, 7), (1, 2)]
-    executions = listing.executions([10.0, 80.0], {})
+    executions = listing.executions([10.0, 80.0], always)
     assert sum(executions.values()) == 1 + 80 * 2 + 10 * 3 + 1  # neither the call nor the slow path
     counts = names(listing, executions)
     assert (counts["LDG.E.128"], counts["HMMA.16816.F32.BF16"], counts["EXIT"]) == (10, 80, 1)
@@ -73,14 +77,15 @@ def test_addresses_instead_of_labels_give_the_same_loops():
 def test_a_branch_counts_as_often_as_its_source_lines():
     listing = Listing(NESTED)
     assert listing.code[0].lines == (("tiles.py", 7), ("kernel.py", 3)) and listing.code[2].lines == (("kernel.py", 5),)
-    rare = names(listing, listing.executions([10.0, 80.0], {(("kernel.py", 8),): 0.25, (("kernel.py", 3),): 0.0}))
+    shares = {(("kernel.py", 8),): 0.25, (("kernel.py", 3),): 0.0}
+    rare = names(listing, listing.executions([10.0, 80.0], lambda i: shares.get(listing.code[i].lines, 1.0)))
     assert (rare["BRA.U"], rare["HMMA.16816.F32.BF16"], rare["LDG.E.128"]) == (2.5, 80, 10)
 
 
 def test_a_call_that_never_returns_is_a_branch():
     text = NESTED.replace("MUFU.SQRT R3, R3", "BRA `(.L_x_2)").replace("@!P1 BRA `(.L_x_2)", "NOP")
     listing = Listing(text)
-    counts = names(listing, listing.executions([10.0, 80.0], {}))
+    counts = names(listing, listing.executions([10.0, 80.0], always))
     assert counts["CALL.REL.NOINC"] == 10 and [loop.depth for loop in listing.loops] == [0, 1]
 
 
@@ -93,7 +98,7 @@ def test_a_wait_for_a_barrier_is_not_a_loop():
 def test_loops_and_conditional_blocks_of_amd_are_counted():
     listing = Listing(AMD)
     assert [len(loop.body) for loop in listing.loops] == [4]
-    counts = names(listing, listing.executions([6.0], {(("kernel.py", 25),): 0.5}))
+    counts = names(listing, listing.executions([6.0], lambda i: 0.5 if i == 0 else 1.0))
     assert counts == {
         "s_load_dwordx2": 0.5, "v_mfma_f32_32x32x8_bf16": 6, "s_cbranch_execz": 6, "ds_read_b128": 6,
         "s_cbranch_scc1": 6, "s_endpgm": 1,

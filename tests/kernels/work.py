@@ -64,7 +64,9 @@ def work(launch: Launch, code: str, device: str, elements: int) -> dict[str, flo
     listing = Listing(code)
     numbers = {name: value for name, value in launch.leaves() if isinstance(value, int)}
     program = Program(launch.binary.asm["ttir"], numbers, launch.grid, TAKEN.get(launch.kernel, 0.0))
-    executions = listing.executions(iterations(listing, program.loops), program.shares)
+    executions = listing.executions(
+        iterations(listing, program.loops), lambda i: program.shares.get(listing.code[i].lines, 1.0)
+    )
     scale = 1 / elements
     for size in launch.grid:
         scale *= size

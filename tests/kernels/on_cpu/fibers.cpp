@@ -60,6 +60,8 @@ constexpr size_t kStack = 64 << 10;
 int processors = 3, shared_limit = 166912, capability = 8, chosen_order = 0;
 int largest = 0;            // bytes of shared memory of the largest launch so far
 bool only_measure = false;  // whether launches only record their shared memory
+int max_blocks = -1;        // blocks of a launch that run; negative: all
+int registers = 0;          // per thread, of kernels whose resident blocks are asked for; 0: one block is resident
 const char* skipped_file = "";
 int skipped_line = 0;
 
@@ -230,7 +232,15 @@ void wait_for_copies(int in_flight, const char* file, int line) {
   }
 }
 
-void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
+int resident_blocks(int threads, size_t shared) {
+  if (registers == 0) return 1;
+  constexpr int kRegisters = 65536, kThreads = 2048, kReserved = 1024;  // of a processor; bytes of shared memory
+  const int warps = (threads + 31) / 32, register_blocks = kRegisters / (warps * 32 * ((registers + 7) / 8 * 8));
+  const int shared_blocks = (shared_limit + kReserved) / (static_cast<int>(shared) + kReserved);
+  return std::min({kThreads / threads, 32, register_blocks, shared_blocks});
+}
+
+void run(const void* address, const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
   largest = std::max(largest, static_cast<int>(config.dynamicSmemBytes));
   if (only_measure) return;
   const int threads = static_cast<int>(config.blockDim.x);
@@ -238,15 +248,19 @@ void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) 
   exchanged.resize(static_cast<size_t>((threads + 31) / 32 * 64));
   body = &kernel;
   blockDim = config.blockDim, gridDim = config.gridDim;
-  const unsigned blocks = gridDim.x * gridDim.y;
-  for (unsigned i = 0; i < blocks; ++i) {
-    const unsigned block = chosen_order == 0 ? i : blocks - 1 - i;
+  const unsigned blocks = gridDim.x * gridDim.y, count = std::min(blocks, static_cast<unsigned>(max_blocks));
+  begin_count(address, blocks, static_cast<unsigned>(threads));
+  for (unsigned i = 0; i < count; ++i) {
+    const unsigned nth = count == blocks ? i : static_cast<unsigned>(std::fmod(0.6180339887 * (i + 1), 1.0) * blocks);
+    const unsigned block = chosen_order == 0 ? nth : blocks - 1 - nth;
     blockIdx = dim3(block % gridDim.x, block / gridDim.x);
     std::memset(stylefast::shared_bytes, 0xFF, sizeof stylefast::shared_bytes);  // NaN
     ASAN_POISON_MEMORY_REGION(stylefast::shared_bytes + config.dynamicSmemBytes,
                               sizeof stylefast::shared_bytes - config.dynamicSmemBytes);
     start_units(config.dynamicSmemBytes);
+    begin_count_of_block();
     run_block(threads);
+    end_count_of_block(static_cast<double>(blocks) / count);
     end_units();
     ASAN_UNPOISON_MEMORY_REGION(stylefast::shared_bytes, sizeof stylefast::shared_bytes);
   }
@@ -264,6 +278,10 @@ extern "C" __attribute__((visibility("default"))) void on_cpu_capability(int maj
 extern "C" __attribute__((visibility("default"))) int on_cpu_largest() {
   on_cpu::only_measure = true;
   return std::exchange(on_cpu::largest, 0);
+}
+// From now on at most so many blocks of a launch run, spread over its grid, and kernels have so many registers.
+extern "C" __attribute__((visibility("default"))) void on_cpu_sample(int max_blocks, int registers) {
+  on_cpu::max_blocks = max_blocks, on_cpu::registers = registers;
 }
 // From now on the barrier or the wait at this line lets every thread pass.
 extern "C" __attribute__((visibility("default"))) void on_cpu_skip(const char* file, int line) {

@@ -18,4 +18,9 @@ void start_units(size_t shared);
 bool advance_units();
 void end_units();
 
+// counting.cpp: called before a launch, before a block, and after a block that stands for `weight` blocks.
+void begin_count(const void* kernel, unsigned blocks, unsigned threads);
+void begin_count_of_block();
+void end_count_of_block(double weight);
+
 }  // namespace on_cpu

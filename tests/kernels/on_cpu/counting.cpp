@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counts how often warps execute each basic block of a kernel. The compiler inserts a call at the beginning of every
+// basic block if it gets -fsanitize-coverage=trace-pc. A warp executes a block as often as the lane that executes it
+// most often.
+#ifndef __OPTIMIZE__
+#pragma GCC optimize("O2")  // most of the time is spent here
+#endif
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <vector>
+
+#include "cuda_runtime.h"
+#include "fibers.h"
+
+namespace on_cpu {
+namespace {
+
+struct Launch {
+  const void* kernel;
+  unsigned blocks, threads;
+  std::map<ptrdiff_t, double> executions;  // by address, of all warps
+};
+
+constexpr ptrdiff_t kMaxCode = 64 << 20;  // bytes between this file and the kernels
+std::vector<Launch> launches;
+std::vector<int> row_of(2 * kMaxCode, -1);  // by address
+std::vector<ptrdiff_t> address_of;          // by row
+std::vector<unsigned> executions;           // in the current block: [rows, threads]
+bool counts = false;
+
+const char* origin() { return reinterpret_cast<const char*>(&begin_count); }
+
+}  // namespace
+
+void begin_count(const void* kernel, unsigned blocks, unsigned threads) {
+  launches.push_back({kernel, blocks, threads, {}});
+}
+
+void begin_count_of_block() { counts = true; }
+
+void end_count_of_block(double weight) {
+  counts = false;
+  const unsigned threads = launches.back().threads;
+  for (size_t row = 0; row < address_of.size(); ++row) {
+    const unsigned* lanes = executions.data() + row * threads;
+    for (unsigned i = 0; i < threads; i += 32) {
+      const unsigned most = *std::max_element(lanes + i, lanes + std::min(i + 32, threads));
+      launches.back().executions[address_of[row]] += weight * most;
+    }
+    row_of[static_cast<size_t>(address_of[row] + kMaxCode)] = -1;
+  }
+  address_of.clear(), executions.clear();
+}
+
+void count_here(const void* address) {
+  const ptrdiff_t offset = static_cast<const char*>(address) - origin();
+  if (offset < -kMaxCode || offset >= kMaxCode) std::abort();
+  int& row = row_of[static_cast<size_t>(offset + kMaxCode)];
+  if (row < 0) {
+    row = static_cast<int>(address_of.size());
+    address_of.push_back(offset);
+    executions.resize(address_of.size() * launches.back().threads);
+  }
+  ++executions[static_cast<size_t>(row) * launches.back().threads + threadIdx.x];
+}
+
+}  // namespace on_cpu
+
+extern "C" __attribute__((no_sanitize_coverage)) void __sanitizer_cov_trace_pc() {
+  if (!on_cpu::counts) return;
+  on_cpu::counts = false;  // this file is counted, too
+  on_cpu::count_here(__builtin_return_address(0));
+  on_cpu::counts = true;
+}
+
+// Writes the counts of all launches since the last call. Addresses are relative to the library. The lines are
+// "launch <kernel> <blocks> <threads>", each followed by lines "<address> <executions>".
+extern "C" __attribute__((visibility("default"))) void on_cpu_write_counts(const char* path) {
+  Dl_info library;
+  dladdr(reinterpret_cast<const void*>(&on_cpu_write_counts), &library);
+  const auto* base = static_cast<const char*>(library.dli_fbase);
+  std::FILE* file = std::fopen(path, "w");
+  if (file == nullptr) return;
+  for (const auto& launch : on_cpu::launches) {
+    std::fprintf(file, "launch %tx %u %u\n", static_cast<const char*>(launch.kernel) - base, launch.blocks,
+                 launch.threads);
+    for (const auto& [address, total] : launch.executions) {
+      std::fprintf(file, "%tx %.17g\n", on_cpu::origin() + address - base, total);
+    }
+  }
+  std::fclose(file);
+  on_cpu::launches.clear();
+}
