@@ -41,8 +41,9 @@ triton-aot: .venv/installed
 	$(KERNELS)/triton_aot.py
 
 # Checks the CUDA kernels without a GPU. First, nvcc compiles them against the oldest torch for three GPUs, and the
-# resources of the kernels are compared with tests/kernels/cuda_resources.json. Then the kernels are compiled for the
-# CPU against the newest torch, to check their shared memory, to run the battery, and to run threads in other orders.
+# resources and the work of the kernels are compared with tests/kernels/cuda_resources.json and cuda_work.json. Then the
+# kernels are compiled for the CPU against the newest torch, to check their shared memory, to run the battery, and to
+# run threads in other orders.
 cuda: .venv/installed .venv-oldest/requirements
 	$(KERNELS)/cuda_aot.py --python $(OLDEST)/python
 	$(KERNELS)/cuda_on_cpu.py shared
