@@ -19,7 +19,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n 2
 
 # Compiles the CPU kernels against the oldest torch, with warnings as errors, installs the package, and runs one shard
-# of the battery. Then compiles Triton kernels with the oldest Triton and checks what they need.
+# of the battery. Then compiles the main Triton kernels with the oldest Triton, and checks their resources.
 oldest: .venv-oldest/installed
 	$(OLDEST)/pytest -q -n 2 --require cpu -k cpu --shard 1/6 $(BATTERY)
 	$(OLDEST)/pytest -q --require cpu tests/core/test_private_torch.py tests/kmeans/test_estimator.py

@@ -51,9 +51,7 @@ def blocks() -> dict[str, str]:
         "headline": headline(records),
         "measured": table(records),
         "predictions": roofline.markdown(json.loads(roofline.PREDICTIONS.read_text(encoding="utf-8"))),
-        "cuda predictions": roofline.markdown(
-            json.loads(roofline.CUDA_PREDICTIONS.read_text(encoding="utf-8")), ("sm_80", "sm_90", "sm_100")
-        ),
+        "cuda predictions": roofline.markdown(json.loads(roofline.CUDA_PREDICTIONS.read_text(encoding="utf-8"))),
         "gpu": gpu_table.table(gpu_table.read(RESULTS / "gpu")),
         "recipes": markdown(record for record in records if record["op"] == "recipe"),
     }

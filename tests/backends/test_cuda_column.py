@@ -70,7 +70,10 @@ def test_triton_comes_before_cuda_on_gpus(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(RuntimeError, match=message):
         backends.select("cuda", old)
     monkeypatch.setitem(BACKENDS, "triton", replace(BACKENDS["triton"], reason=lambda: "backend 'triton' is missing"))
-    assert backends.select(None, new) == "cuda" and backends.select(None, old) == "reference"
+    assert backends.select(None, new) == "cuda"
+    backends._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match="backend 'triton' is missing; backend 'cuda' needs a GPU of compute"):
+        assert backends.select(None, old) == "reference"
 
 
 def on_every_device(kernel: str, **change: int) -> dict[str, dict[str, int]]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Count how often warps execute each line of the CUDA kernels, in the emulation of cuda_emulation.py.
 
-The compiler inserts a call at the beginning of every basic block, and counting.cpp counts these calls per warp. A few
-blocks of every launch run; they stand for all blocks. Activations and styles are zeros, because no branch of the
-counted kernels depends on them. Labels are random, and rows of edits are those of the workload.
+The compiler inserts a call at the beginning of every basic block, and counting.cpp counts these calls per warp. Two
+blocks of every launch run and stand for all blocks, also for those at the edges. Activations and styles are not
+initialised, because no branch of the counted kernels depends on them. Labels are random, and rows of edits are those of
+the workload.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class Emulator:
             workload: The workload.
             processors: Number of processors of the device.
             shared: Bytes of shared memory that a block can have.
-            resources: Resources of the kernels. The registers limit the number of blocks that run at the same time, on
-                which the size of a launch depends.
+            resources: Resources of the kernels. The registers of the first kernel of the call limit the number of
+                blocks that run at the same time, on which the sizes of the launches depend.
         """
         self._on_cpu.on_cpu_device(processors, shared)
         arguments = inputs(workload)

@@ -4,7 +4,7 @@
 A C++ compiler compiles csrc/cuda against the headers in on_cpu/, where each thread of a block is a fiber. The result is
 registered as the `cuda` backend of CPU tensors.
 
-This needs GCC on x86-64.
+This needs GCC 12 or later on x86-64.
 """
 
 from __future__ import annotations

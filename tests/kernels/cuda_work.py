@@ -27,7 +27,7 @@ import roofline
 import triton
 from cuda_counts import CountedLaunch, Emulator, kernel_name, output
 from gpu.workloads import GPU_WORKLOADS
-from listing import Listing
+from listing import Listing, matrix_flops
 from source import Counts, Scope, scopes
 from tqdm import tqdm
 from triton_aot import DEVICES as DEVICES_TO_COMPILE_FOR
@@ -61,10 +61,12 @@ def table(objects: Path, resources: Mapping[str, Mapping[str, int]]) -> dict[str
             of_device = {name.split(maxsplit=1)[1]: need for name, need in resources.items() if name.startswith(device)}
             launches = emulator.count(workload, properties.processors, properties.shared, of_device)
             for launch in launches:
-                row = work(codes[f"{device} {launch.kernel}"], launch, elements)
+                code, mma_sync = codes[f"{device} {launch.kernel}"], roofline.DEVICES[device].mma_sync
+                row = work(code, launch, elements, mma_sync)
                 if launch is launches[0]:
                     row["memory"] = least_bytes / elements
                 name = f"{device} {launch.kernel.partition('<')[0]} of {call}"
+                assert name not in rows, f"{name} is launched twice"
                 rows[name] = {resource: float(f"{amount:.3g}") for resource, amount in row.items()}
     return rows
 
@@ -89,12 +91,13 @@ def sources() -> dict[str, list[Scope]]:
     return {path.name: scopes(path.read_text(), path.name) for path in files}
 
 
-def work(code: str, launch: CountedLaunch, elements: int) -> dict[str, float]:
+def work(code: str, launch: CountedLaunch, elements: int, mma_sync: float = 1.0) -> dict[str, float]:
     """Return what a launch needs per element of the activations, or of the result of blend.
 
-    "instructions" counts the instructions that warps issue. "l2" counts the bytes that their loads and stores request
-    if all lanes take part, which is an upper bound. "memory" is 0, because the small results of a kernel stay in the L2
-    cache until the next kernel reads them. For the first kernel of a call, `table` replaces it by the least bytes.
+    "instructions" counts the instructions that warps issue, and "matrix_flops" what `listing.matrix_flops` returns for
+    `mma_sync`. "l2" counts the bytes that loads and stores request if all lanes take part, which is an upper bound.
+    "memory" is 0, because the small results of a kernel stay in the L2 cache until the next kernel reads them. For the
+    first kernel of a call, `table` replaces it by the least bytes.
 
     Raises:
         ValueError: If a loop of the machine code is not found in the source.
@@ -114,7 +117,7 @@ def work(code: str, launch: CountedLaunch, elements: int) -> dict[str, float]:
     limit(listing, executions)
     amounts = {
         "instructions": lambda text: 1.0,
-        "matrix_flops": lambda text: 0.0,
+        "matrix_flops": lambda text: matrix_flops(text, mma_sync),
         "l2": accessed,
         "memory": lambda text: 0.0,
     }
@@ -151,9 +154,8 @@ def assign(listing: Listing, counts: Counts) -> list[Scope]:
     assigned: list[Scope] = []
     for index, loop in enumerate(listing.loops):
         outer = [assigned[i] for i in range(index) if loop.body < listing.loops[i].body]
-        nested = frozenset().union(*(other.body for other in listing.loops if other.body < loop.body))
         votes: Counter[Scope] = Counter()
-        for i in loop.body - nested:
+        for i in listing.own(loop):
             inside = counts.loops(listing.code[i].lines)
             while inside and any(scope in inside for scope in outer):
                 inside = inside[1:]
@@ -179,14 +181,13 @@ def iterations(listing: Listing, counts: Counts, assigned: list[Scope]) -> list[
 def joined(listing: Listing, index: int, scope: Scope) -> int:
     """Return how many iterations of the source are one iteration of a loop of the machine code.
 
-    If the loop of the source counts by one, this is the smallest step of a register. Otherwise the compiler is assumed
-    to do what the source asks for.
+    If the loop of the source counts by one, this is the smallest step of a register. An address that replaces the
+    counter and advances by at most MAX_JOINED bytes would be taken for it. Otherwise the compiler is assumed to do what
+    the source asks for.
     """
     if not scope.by_one:
         return max(1, scope.unroll)
-    loop = listing.loops[index]
-    nested = frozenset().union(*(other.body for other in listing.loops if other.body < loop.body))
-    matches = (STEP.match(listing.code[i].text) for i in loop.body - nested)
+    matches = (STEP.match(listing.code[i].text) for i in listing.own(listing.loops[index]))
     steps = [int(match["step"], 16) for match in matches if match is not None]
     smallest = min((min(step, (1 << 32) - step) for step in steps), default=1)
     return smallest if smallest <= MAX_JOINED else 1

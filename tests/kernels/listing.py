@@ -147,6 +147,10 @@ class Listing:
         kept.sort(key=lambda body: (min(body), -len(body)))
         return [Loop(body, sum(body < other for other in kept)) for body in kept]
 
+    def own(self, loop: Loop) -> frozenset[int]:
+        """Return the instructions of a loop without those of inner loops."""
+        return loop.body.difference(*(other.body for other in self.loops if other.body < loop.body))
+
     def _waits(self, body: set[int]) -> bool:
         return len(body) <= LONGEST_WAIT and any(WAITS.search(self.code[i].text) for i in body)
 
@@ -161,13 +165,14 @@ class Listing:
                 blocks.append([i])
         return blocks
 
-    def executions(self, iterations: Sequence[float], share: Callable[[int], float]) -> dict[int, float]:
+    def executions(self, iterations: Sequence[float], share: Callable[[int], float | None]) -> dict[int, float]:
         """Return how often a warp executes each reached instruction.
 
         Args:
             iterations: Per loop, the number of iterations of a program, all executions of the loop together.
             share: Returns, by the index of an instruction, its executions per iteration of the loop around it, which
-                are less than 1 in a branch. A block has the median of the shares of its instructions.
+                are less than 1 in a branch, or None if they are not known. A block has the median of the known
+                shares of its instructions.
         """
         times = dict.fromkeys(self.reached, 1.0)
         for loop, count in sorted(zip(self.loops, iterations, strict=True), key=lambda pair: pair[0].depth):
@@ -175,7 +180,8 @@ class Listing:
         for block in self.blocks():
             branches = [i for i in self.predecessors[block[0]] if len(self.successors[i]) > 1]
             is_slow = bool(branches) and not self._slow.isdisjoint(block)
-            factor = 0.0 if is_slow else median(map(share, block))
+            shares = [known for known in map(share, block) if known is not None]
+            factor = 0.0 if is_slow else median(shares or [1.0])
             for i in block:
                 times[i] *= factor
         return times

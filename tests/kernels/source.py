@@ -198,8 +198,16 @@ class Counts:
         """Return the loops around an instruction, outer loops first, without those that are unrolled completely."""
         return [s for frame in self._frames(lines) for s in frame if s.kind == "loop" and s.unroll != 0]
 
-    def share_of(self, lines: SourceLines, loop: Scope | None) -> float:
-        """Return the executions of an instruction per iteration of a loop around it, or per call of the kernel."""
+    def share_of(self, lines: SourceLines, loop: Scope | None) -> float | None:
+        """Return the share of the iterations of a loop, or of the calls of the kernel, in which a line is executed.
+
+        It is None if neither the loop nor a branch holds the line: the compiler has moved the instruction into the loop.
+        """
         around = [scope for frame in self._frames(lines) for scope in frame]
-        first = around.index(loop) + 1 if loop is not None and loop in around else 0
-        return prod(self.share(scope) for scope in around[first:])
+        if loop is not None and loop in around:
+            around = around[around.index(loop) + 1 :]
+        elif loop is not None:
+            around = [scope for scope in around if scope.kind == "branch"]
+            if not around:
+                return None
+        return prod(self.share(scope) for scope in around)

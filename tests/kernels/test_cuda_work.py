@@ -106,3 +106,12 @@ def test_the_stored_predictions_of_cuda_follow_from_the_table():
     table, stored = (json.loads(path.read_text()) for path in (roofline.CUDA_TABLE, roofline.CUDA_PREDICTIONS))
     assert roofline.predictions(table) == stored
     assert len(stored) == len(cuda_work.DEVICES) * len(cuda_work.WORKLOADS)
+
+
+def test_the_bytes_from_l2_are_similar_on_all_devices():
+    table = json.loads(roofline.CUDA_TABLE.read_text())
+    amounts: dict[str, list[float]] = {}
+    for name, row in table.items():
+        if row["memory"] > 0:
+            amounts.setdefault(name.split(maxsplit=1)[1], []).append(row["l2"])
+    assert all(len(found) == len(cuda_work.DEVICES) and max(found) < 1.4 * min(found) for found in amounts.values()), amounts

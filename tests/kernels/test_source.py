@@ -80,6 +80,8 @@ def test_an_instruction_counts_as_often_as_its_branches(counts: Counts):
     assert counts.share_of((("a.cu", 10),), rows) == 0.25
     assert counts.share_of(in_lambda, rows) == 0.1  # by the line that calls the lambda
     assert counts.share_of((("a.cu", 16),), rows) == 1  # the condition is on the same line
+    assert counts.share_of((("a.cu", 21),), rows) is None  # moved into the loop
+    assert counts.share_of((("a.cu", 10),), scope(counts, 21)) == 0.25  # in a branch, but its loop is not known
     assert counts.share_of((("a.cu", 21),), None) == 0  # peeled off a loop that has no iteration
     assert counts.share_of((("b.h", 1), ("a.cu", 7)), None) == 1  # b.h is not counted
 

@@ -260,7 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
         write(roofline.PREDICTIONS, predictions)
     else:
         messages += differences(resources, json.loads(TABLE.read_text()))
-        messages += roofline.falls(predictions, json.loads(roofline.PREDICTIONS.read_text()))
+        messages += roofline.changes(predictions, json.loads(roofline.PREDICTIONS.read_text()))
     print("\n".join([*messages, f"{len(resources)} kernels compiled, {len(messages)} faults"]))
     return 1 if messages else 0
 

@@ -94,8 +94,7 @@ def iterations(listing: Listing, loops: Sequence[SourceLoop]) -> list[float]:
         return [loop.iterations for loop in loops]
     copies: dict[int, list[int]] = {}
     for index, loop in enumerate(listing.loops):
-        nested = frozenset().union(*(other.body for other in listing.loops if other.body < loop.body))
-        lines = [listing.code[i].lines for i in loop.body - nested]
+        lines = [listing.code[i].lines for i in listing.own(loop)]
         votes = [sum(line in source.lines for line in lines) for source in loops]
         copies.setdefault(votes.index(max(votes)) if votes else -1, []).append(index)
     if copies.keys() != set(range(len(loops))):

@@ -18,7 +18,7 @@ from .moments import Pooled, moments
 from .tiles import device_of, sampled_mean, view
 
 CELLS = 16  # cells per program, all in one row
-ROWS = 8  # rows of 16-bit numbers that a program loads at a time, if a band has as many
+ROWS = 8  # rows of 16-bit numbers that a program loads at a time; fewer in lower bands
 COLUMNS = 32  # columns of positions that a program loads at a time
 PROGRAMS = 5  # per processor at most; fewer programs read fewer bands twice
 
@@ -38,8 +38,8 @@ class Grid(NamedTuple):
 def weights(i, size, cell, cells, step, DTYPE: tl.constexpr, BILINEAR: tl.constexpr):
     """Return the weight of every cell at every position i, [positions, cells], as in torch.nn.functional.interpolate.
 
-    A bilinear weight is computed with integers up to the last operation: it falls from 1 at the centre of its cell to 0
-    at the centres of the neighbours. Positions outside the outermost centres count as if they lay on them.
+    A bilinear weight falls from 1 at the centre of its cell to 0 at the centres of the neighbours. It is an integer
+    times 1 / (2 size). Positions outside the outermost centres count as if they lay on them.
     """
     if BILINEAR:
         place = tl.minimum(tl.maximum((2 * i + 1) * cells, size), (2 * cells - 1) * size)

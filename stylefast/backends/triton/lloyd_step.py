@@ -37,7 +37,7 @@ def lloyd_kernel(
     totals = ()
     for _ in tl.static_range(BLOCKS):
         totals += (tl.zeros([BLOCK_C, BLOCK_K], tl.float32),)
-    count = tl.zeros([BLOCK_K, 2], tl.int32)
+    count = tl.zeros([BLOCK_K, 2], tl.int32)  # of both halves of the tiles, which needs fewer shuffles
     blocks = tl.cdiv(a.plane, BLOCK_P)
     tiles = a.images * blocks
     tile, weight = zero_tile(PIECES, BLOCKS, BLOCK_C, BLOCK_P)

@@ -124,7 +124,7 @@ def sum_bfloat16(x, shift, one_hot, PRECISION: tl.constexpr):
         sum_x = product(x, one_hot, sums, PRECISION)
         sums = sum_x - shift[:, None] * area
         squares = -shift[:, None] * (sum_x + sums)
-    if PRECISION == "tf32x3":  # two numbers per instruction
+    if PRECISION == "tf32x3":  # an NVIDIA GPU: an instruction computes two products
         high = x * x
         low = tl.fma(x, x, -high)
     else:
@@ -263,8 +263,8 @@ def moments(
     """
     (n, c, h, w), dtype = x.shape, accumulator(x.dtype)
     cells = labels.shape[1] * labels.shape[2]
-    most_clusters = 64 if x.dtype in (torch.bfloat16, torch.float32) else 32  # more do not fit into the registers
-    block_k = min(max(triton.next_power_of_2(clusters), 16), most_clusters)
+    max_block_k = 64 if x.dtype in (torch.bfloat16, torch.float32) else 32  # more do not fit into the registers
+    block_k = min(max(triton.next_power_of_2(clusters), 16), max_block_k)
     positions = TILE_BYTES // (x.element_size() if pooled is None else 2 * dtype.itemsize)
     channels, warps = (256, 1) if INTERPRETED else (BLOCK_C, 256 // device_of(x).lanes // 2)
     if INTERPRETED:  # fewer, larger programs

@@ -190,7 +190,7 @@ def split_tile(a, points, blocks, n, p, FEATURES: tl.constexpr, PIECES: tl.const
     """Return the pieces of a tile per block of channels, and the weight of every vector.
 
     The weight is NORM divided by the norm of the scaled vector. A vector that is zero or not finite has the weight 0 or
-    NaN, which is its cosine, too. Its pieces are any finite numbers.
+    NaN, which is its cosine, too. Its pieces are finite, and do not count.
     """
     block_c: tl.constexpr = blocks[0].shape[0]
     squares = tl.zeros(blocks[0].shape, tl.float32)

@@ -25,11 +25,11 @@ struct Launch {
   std::map<ptrdiff_t, double> executions;  // by address, of all warps
 };
 
-constexpr ptrdiff_t kMaxCode = 64 << 20;  // bytes between this file and the kernels
+constexpr ptrdiff_t kMaxCode = 64 << 20;  // largest distance of the kernels from this file, in bytes
 std::vector<Launch> launches;
-std::vector<int> row_of(2 * kMaxCode, -1);  // by address
-std::vector<ptrdiff_t> address_of;          // by row
-std::vector<unsigned> executions;           // in the current block: [rows, threads]
+int row_numbers[2 * kMaxCode];      // by address, from one; 0 if it has none. Unused pages take no memory.
+std::vector<ptrdiff_t> address_of;  // by row
+std::vector<unsigned> executions;   // in the current block: [rows, threads]
 bool counts = false;
 
 const char* origin() { return reinterpret_cast<const char*>(&begin_count); }
@@ -51,7 +51,7 @@ void end_count_of_block(double weight) {
       const unsigned most = *std::max_element(lanes + i, lanes + std::min(i + 32, threads));
       launches.back().executions[address_of[row]] += weight * most;
     }
-    row_of[static_cast<size_t>(address_of[row] + kMaxCode)] = -1;
+    row_numbers[address_of[row] + kMaxCode] = 0;
   }
   address_of.clear(), executions.clear();
 }
@@ -59,13 +59,13 @@ void end_count_of_block(double weight) {
 void count_here(const void* address) {
   const ptrdiff_t offset = static_cast<const char*>(address) - origin();
   if (offset < -kMaxCode || offset >= kMaxCode) std::abort();
-  int& row = row_of[static_cast<size_t>(offset + kMaxCode)];
-  if (row < 0) {
-    row = static_cast<int>(address_of.size());
+  int& row = row_numbers[offset + kMaxCode];
+  if (row == 0) {
     address_of.push_back(offset);
+    row = static_cast<int>(address_of.size());
     executions.resize(address_of.size() * launches.back().threads);
   }
-  ++executions[static_cast<size_t>(row) * launches.back().threads + threadIdx.x];
+  ++executions[static_cast<size_t>(row - 1) * launches.back().threads + threadIdx.x];
 }
 
 }  // namespace on_cpu

@@ -71,7 +71,8 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) 
 
 template <typename... Args>
 cudaError_t cudaFuncSetAttribute(void (*)(Args...), cudaFuncAttribute, int bytes) {
-  constexpr int kLeast = 99 << 10;  // every GPU from Ampere on has it; tests set smaller limits for the launchers
+  // Launchers choose sizes by the limit that a test sets. Every GPU from Ampere on has 99 KiB.
+  constexpr int kLeast = 99 << 10;
   const int limit = std::max(kLeast, on_cpu::attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
   return bytes <= limit ? cudaSuccess : cudaErrorInvalidValue;
 }

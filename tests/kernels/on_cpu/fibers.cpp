@@ -249,8 +249,10 @@ void run(const void* address, const cudaLaunchConfig_t& config, const std::funct
   body = &kernel;
   blockDim = config.blockDim, gridDim = config.gridDim;
   const unsigned blocks = gridDim.x * gridDim.y, count = std::min(blocks, static_cast<unsigned>(max_blocks));
-  begin_count(address, blocks, static_cast<unsigned>(threads));
+  const bool is_counted = max_blocks >= 0;
+  if (is_counted) begin_count(address, blocks, static_cast<unsigned>(threads));
   for (unsigned i = 0; i < count; ++i) {
+    // Multiples of the golden ratio are spread evenly.
     const unsigned nth = count == blocks ? i : static_cast<unsigned>(std::fmod(0.6180339887 * (i + 1), 1.0) * blocks);
     const unsigned block = chosen_order == 0 ? nth : blocks - 1 - nth;
     blockIdx = dim3(block % gridDim.x, block / gridDim.x);
@@ -258,9 +260,9 @@ void run(const void* address, const cudaLaunchConfig_t& config, const std::funct
     ASAN_POISON_MEMORY_REGION(stylefast::shared_bytes + config.dynamicSmemBytes,
                               sizeof stylefast::shared_bytes - config.dynamicSmemBytes);
     start_units(config.dynamicSmemBytes);
-    begin_count_of_block();
+    if (is_counted) begin_count_of_block();
     run_block(threads);
-    end_count_of_block(static_cast<double>(blocks) / count);
+    if (is_counted) end_count_of_block(static_cast<double>(blocks) / count);
     end_units();
     ASAN_UNPOISON_MEMORY_REGION(stylefast::shared_bytes, sizeof stylefast::shared_bytes);
   }
