@@ -149,13 +149,18 @@ Tensor contribute_pooled(const Device& device, const MomentsTask<S>& base, const
     while (task.columns < 64 * kVector && task.columns < a.w) task.columns *= 2;
     task.width = kPoolThreads * kVector / task.columns;
   }
-  const int64_t reached = task.columns * grid.w / std::max<int64_t>(1, a.w) + 3;
-  task.max_cells = static_cast<int>(grid.w > a.w ? 2 * task.columns : std::min(grid.w, reached));
+  const auto pool_bytes = [&] {
+    const int64_t reached = task.columns * grid.w / std::max<int64_t>(1, a.w) + 3;
+    task.max_cells = static_cast<int>(grid.w > a.w ? 2 * task.columns : std::min(grid.w, reached));
+    Carver carver(nullptr);
+    PoolMemory<S>(carver, task.width, task.columns, task.max_cells);
+    return carver.bytes();
+  };
+  const int64_t limit = device.shared_limit();
+  while (pool_bytes() > limit && task.columns > 16) task.columns /= 2, task.width *= 2;
   task.bytes = task.template moments<typename Row<S>::T>(nullptr).bytes;
-  Carver carver(nullptr);
-  PoolMemory<S>(carver, task.width, task.columns, task.max_cells);
-  const bool in_shared = carver.bytes() + task.bytes <= device.shared_limit();
-  const int64_t shared = carver.bytes() + (in_shared ? task.bytes : 0);
+  const bool in_shared = pool_bytes() + task.bytes <= limit;
+  const int64_t shared = pool_bytes() + (in_shared ? task.bytes : 0);
   const auto kernel = in_shared ? pool_kernel<S, true> : pool_kernel<S, false>;
   const int64_t rows = std::max<int64_t>(1, std::min(a.h / 8, grid.h));
   divide(task, device.resident_blocks(kernel, kPoolThreads, shared), rows, in_shared);

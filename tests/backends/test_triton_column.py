@@ -84,14 +84,16 @@ def test_faults_of_kernels_are_reported():
 
 
 @pytest.mark.parametrize("op", ["assign", "lloyd_step", "assign_contribution", "contribution", "blend"])
-def test_kernels_compile_for_dimensions_of_size_one(op: str):
-    one, label = torch.empty(1, 1, 1, 1, device="meta"), torch.empty(1, 1, 1, dtype=torch.int32, device="meta")
-    centroids = torch.empty(1, 1, 1, device="meta")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_kernels_compile_for_dimensions_of_size_one(dtype: torch.dtype, op: str):
+    one = torch.empty(1, 1, 1, 1, dtype=dtype, device="meta")
+    label = torch.empty(1, 1, 1, dtype=torch.int32, device="meta")
+    centroids = torch.empty(1, 1, 1, dtype=dtype, device="meta")
     arguments = {
         "assign": (one, centroids[0], "raw"),
         "lloyd_step": (one, centroids, "raw"),
         "assign_contribution": (one, centroids[0], "raw", True, False),
-        "contribution": (torch.empty(1, 1, 2, 1, device="meta"), label, 1, True, "bilinear", False),
+        "contribution": (torch.empty(1, 1, 2, 1, dtype=dtype, device="meta"), label, 1, True, "bilinear", False),
         "blend": (one[0, 0], one[0, 0], one[0, 0], None, None),
     }[op]
     with triton_aot.pretend(triton_aot.DEVICES["sm_90"]) as launches:

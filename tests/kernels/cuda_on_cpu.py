@@ -24,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from cuda_emulation import build, load
 from sanitize import SANITIZERS, runtime
 from sanitized import read, report, short, tight
 
-from stylefast.ops import OPS
+from stylefast.ops import CONTRIBUTION, OPS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -118,6 +119,12 @@ def shared(library: str, update: bool) -> None:
         if expected.get(launch) != size
     ]
     assert not differences and len(sizes) == len(expected), "\n".join(differences)
+    on_cpu.on_cpu_device(84, 99 << 10)  # sm_86: a launch that needs more raises
+    for width, dtype in product((16, 64, 300, 5000), (torch.bfloat16, torch.float32, torch.float64)):
+        for order, cells in product((torch.contiguous_format, torch.channels_last), (1, width // 2, 2 * width)):
+            activations = torch.empty(1, 32, 4, width, dtype=dtype).to(memory_format=order)
+            labels = torch.zeros(1, 8, cells, dtype=torch.int32)
+            CONTRIBUTION.cells["cuda"](activations, labels, 8, True, "bilinear", False)
     print(f"{len(sizes)} launches need the shared memory that the table says")
 
 

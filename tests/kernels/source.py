@@ -201,7 +201,8 @@ class Counts:
     def share_of(self, lines: SourceLines, loop: Scope | None) -> float | None:
         """Return the share of the iterations of a loop, or of the calls of the kernel, in which a line is executed.
 
-        It is None if neither the loop nor a branch holds the line: the compiler has moved the instruction into the loop.
+        It is None if neither the loop nor a branch holds the line. Then the compiler has moved the instruction into the
+        loop.
         """
         around = [scope for frame in self._frames(lines) for scope in frame]
         if loop is not None and loop in around:

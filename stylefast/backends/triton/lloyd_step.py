@@ -77,11 +77,13 @@ def sum_by_label(x, one_hot, PRECISION: tl.constexpr):
     """
     zeros = tl.zeros([x.shape[0], one_hot.shape[1]], x.dtype)
     one_hot = one_hot.to(x.dtype)
-    if PRECISION != "tf32x3":
-        return product(x, one_hot, zeros, PRECISION)
-    high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-    low = tl.dot(x - high, one_hot, zeros, input_precision="tf32")
-    return tl.dot(high, one_hot, low, input_precision="tf32")
+    if PRECISION == "tf32x3":
+        high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+        low = tl.dot(x - high, one_hot, zeros, input_precision="tf32")
+        total = tl.dot(high, one_hot, low, input_precision="tf32")
+    else:  # Triton compiles code after a conditional return, too
+        total = product(x, one_hot, zeros, PRECISION)
+    return total
 
 
 @triton.jit

@@ -246,6 +246,8 @@ def moments_kernel(
         else:
             squares += tl.load(pointers, mask=mask, other=0)
         tl.store(pointers, squares, mask=mask)
+        if not PER_IMAGE:
+            tl.debug_barrier()  # another thread may load these elements for the next image
 
 
 def moments(
