@@ -108,6 +108,12 @@ def load_moments(a, pooled, shift, n, c, start, cells, BLOCK_C: tl.constexpr, BL
 
 
 @triton.jit
+def ones_of(SHAPE: tl.constexpr, DTYPE: tl.constexpr):
+    """Return ones. The interpreter of Triton 3.6 has no constants in bfloat16."""
+    return tl.full(SHAPE, 1.0, tl.float32).to(DTYPE)
+
+
+@triton.jit
 def sum_bfloat16(x, shift, one_hot, PRECISION: tl.constexpr):
     """Return the sums of d = x - shift and d^2 by label, and the number of positions, for bfloat16 x.
 
@@ -120,7 +126,7 @@ def sum_bfloat16(x, shift, one_hot, PRECISION: tl.constexpr):
     sums = tl.zeros([x.shape[0], one_hot.shape[1]], tl.float32)
     squares, area = sums, sums
     if shift is not None:
-        area = product(tl.full(x.shape, 1.0, x.dtype), one_hot, area, PRECISION)
+        area = product(ones_of(x.shape, x.dtype), one_hot, area, PRECISION)
         sum_x = product(x, one_hot, sums, PRECISION)
         sums = sum_x - shift[:, None] * area
         squares = -shift[:, None] * (sum_x + sums)
@@ -156,7 +162,7 @@ def sum_tile(
             else:
                 sums = sum_by_label(d, one_hot, SPLIT, PRECISION)
             if pooled is None:  # counts are exact
-                ones = tl.full(x.shape, 1.0, tl.bfloat16 if SPLIT and x.dtype == tl.float32 else x.dtype)
+                ones = ones_of(x.shape, tl.bfloat16 if SPLIT and x.dtype == tl.float32 else x.dtype)
                 area = product(ones, tl.where(one_hot, 1.0, 0.0).to(ones.dtype), area, PRECISION)
             else:
                 o_p = start + tl.arange(0, BLOCK_P)
