@@ -8,11 +8,8 @@ other cells cannot.
 import sys
 
 if __name__ == "__main__":
+    from stylefast.cli import main
+
     if len(sys.argv) == 1:
-        from stylefast.cli.report import report
-
-        print(report())
-    else:
-        from stylefast.cli import main
-
-        main()
+        sys.argv.append("info")
+    main()

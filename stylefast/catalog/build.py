@@ -6,6 +6,8 @@ Ranks can share each step, and a build that was stopped resumes from its workdir
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ..core.progress import progress_bar
 from ..distributed import Ranks
 from ..generators import Generator
 from ..io.tensors import checksum, read_tensors, write_tensors
@@ -83,8 +85,7 @@ class Build:
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self.seconds: dict[str, float] = {}
         total = latents.n_local_images + sum(map(self._count_measured, latents.local))
-        hidden = not progress or ranks.rank > 0
-        self._bar = tqdm(total=total, desc="catalog", unit="image", delay=2, disable=hidden)
+        self._bar = progress_bar(total, "catalog", "image", shown=progress and ranks.rank == 0)
         site = next(site for site in generator.sites if site.tensor == layer)
         self._shape = (site.channels, *site.size)
         self._activations: Tensor | None = None  # of this rank's images, without a workdir
@@ -93,6 +94,7 @@ class Build:
     def collect(self) -> None:
         """Run the generator up to the clustered layer, and keep or write the activations of that layer."""
         if self._workdir is None:
+            self._check_memory()
             self._activations = self._empty(self._latents.n_local_images)
         for shard, w in self._latents:
             if self._activations is not None:
@@ -137,6 +139,18 @@ class Build:
         """Return the stored activations of a shard, [n, C, h, w]."""
         tensors, _ = read_tensors(self._path("activations", shard), FORMAT)
         return tensors["activations"].to(self._generator.device)
+
+    def _check_memory(self) -> None:
+        """Raise ValueError if the memory cannot hold the activations of all images of this rank."""
+        n_images, device = self._latents.n_local_images, self._generator.device
+        n_bytes = n_images * math.prod(self._shape) * self._dtype.itemsize
+        if device.type == "cuda":
+            limit = torch.cuda.get_device_properties(device).total_memory
+        else:
+            limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if n_bytes > limit:
+            need = f"whose activations take {n_bytes / 1e9:.1f} GB of the {limit / 1e9:.1f} GB of memory"
+            raise ValueError(f"workdir must be given for {n_images:,} images, {need}")
 
     def _empty(self, n: int) -> Tensor:
         return torch.empty(n, *self._shape, dtype=self._dtype, device=self._generator.device)

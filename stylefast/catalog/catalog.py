@@ -23,7 +23,7 @@ from ..ops.assign import assign
 from .build import Build
 from .latents import LatentShards
 from .options import BuildOptions, Clustering
-from .regions import Region, name_clusters
+from .regions import Region, clusters_of, name_clusters
 
 FORMAT = "stylefast-catalog-2"
 
@@ -91,7 +91,7 @@ class Catalog:
             clustering: Options of the clustering.
             options: Options of the build.
             centroids: Centroids of known clusters, [K, C]. They are normalised, and k-means is not run.
-            contribution_images: Number of images on which M is measured, from the start of `w`. The default is all.
+            contribution_images: Number of images on which M is measured, from the start of `w`. The default is N.
             backend: Name of a backend, as in `stylefast.assign`.
             progress: Whether to show a progress bar, which appears after two seconds.
             group: Process group whose ranks share the build. The default is this process alone. All ranks call this
@@ -113,7 +113,9 @@ class Catalog:
         _check_options(clustering, options, contribution_images)
         ranks = Ranks(group)
         latents = LatentShards.scan(w, options.shard_images, ranks)
-        n_measured = min(contribution_images or latents.n_images, latents.n_images)
+        n_measured = latents.n_images if contribution_images is None else contribution_images
+        if n_measured > latents.n_images:
+            raise ValueError(f"contribution_images must be at most {latents.n_images}, got {n_measured}")
         layer = _layer(generator, clustering)
         kmeans = SphericalKMeans(
             clustering.n_clusters,
@@ -193,10 +195,7 @@ class Catalog:
         Raises:
             ValueError: If the part is unknown or has no clusters. The message lists the parts of the catalog.
         """
-        if not self.parts.get(part):
-            parts = ", ".join(f"{name} {ids}" for name, ids in self.parts.items()) or "none; annotate the catalog first"
-            raise ValueError(f"part must be one with clusters, got {part!r}; parts: {parts}")
-        return self.parts[part]
+        return clusters_of(part, self.parts)
 
     def labels(self, generator: Generator, w: Tensor, *, backend: str | None = None) -> Tensor:
         """Return the labels of the clustered layer for images, [N, h, w] int32.
@@ -289,6 +288,7 @@ def _directions(centroids: Array, generator: Generator, layer: str) -> Tensor:
 def _layer(generator: Generator, clustering: Clustering) -> str:
     """Return the key of the tensor to cluster."""
     if clustering.layer is not None:
+        check_choice("layer", clustering.layer, tuple(site.name for site in generator.sites))
         return generator.select([clustering.layer])[0].tensor
     convs = [site for site in generator.sites if site.kind == "conv"]
     tensors = [site.tensor for site in convs if site.size[0] == clustering.resolution]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain, islice, repeat
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +14,8 @@ from ..core.checks import as_tensor
 from ..distributed import Ranks
 from ..generators import Generator
 from ..kmeans.prefetch import array_of, check_stream
+
+MAX_SHARDS = 1 << 20  # shards of a build, whose sizes are in memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class LatentShards:
 
     @classmethod
     def scan(cls, w: Tensor | Iterable[Any], shard_images: int, ranks: Ranks) -> LatentShards:
-        """Read all latents once to find the sizes of the shards.
+        """Find the sizes of the shards. A stream is read once for this, unless it knows them.
 
         Args:
             w: Latents of shape [N, D] or [N, rows, D], or a stream of them whose batches become the shards.
@@ -44,7 +46,10 @@ class LatentShards:
             ValueError: If there are no images.
         """
         shards: Iterable[Any] = w.split(shard_images) if isinstance(w, Tensor) else check_stream("w", w)
-        starts = [0, *accumulate(len(array_of(batch)) for batch in shards)]
+        sizes = w.sizes if isinstance(w, LatentBatches) else (len(array_of(batch)) for batch in shards)
+        starts = [0, *accumulate(islice(sizes, MAX_SHARDS + 1))]
+        if len(starts) - 1 > MAX_SHARDS:
+            raise ValueError(f"shard_images must give at most {MAX_SHARDS:,} shards, got {shard_images}")
         if starts[-1] < 1:
             raise ValueError("w must hold at least one latent, got none")
         return cls(shards, starts, ranks.slice_of(len(starts) - 1))
@@ -86,6 +91,12 @@ class LatentBatches:
 
     def __init__(self, generator: Generator, seeds: Sequence[int], *, truncation: float = 1.0, size: int = 64) -> None:
         self._generator, self._seeds, self._truncation, self._size = generator, seeds, truncation, size
+
+    @property
+    def sizes(self) -> Iterator[int]:
+        """Numbers of latents of the batches."""
+        n_full, rest = divmod(len(self._seeds), self._size)
+        return chain(repeat(self._size, n_full), (rest,) if rest else ())
 
     def __iter__(self) -> Iterator[Tensor]:
         for start in range(0, len(self._seeds), self._size):

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.text import suggestion
+
+MAX_NAME = 100  # bytes of the name of a part
 Box: TypeAlias = Sequence[float]
 Region: TypeAlias = Sequence[int] | Sequence[Box] | torch.Tensor | np.ndarray
 
@@ -40,11 +43,13 @@ def name_clusters(regions: Mapping[str, Region], occupancy: Tensor, threshold: f
         threshold: Threshold of the fraction, in [0, 1).
 
     Raises:
-        ValueError: If the threshold, an id, a box or a mask is out of range, a list of ids is empty, or an id belongs
-            to two parts.
+        ValueError: If a name cannot be used, the threshold, an id, a box or a mask is out of range, a list of ids is
+            empty, or an id belongs to two parts.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold must be in [0, 1), got {threshold}")
+    for part in regions:
+        check_part_name(part)
     part_of: dict[int, str] = {}
     weights_of: dict[str, Tensor] = {}
     for part, region in regions.items():
@@ -60,6 +65,25 @@ def name_clusters(regions: Mapping[str, Region], occupancy: Tensor, threshold: f
         for k in (fraction > threshold).nonzero().flatten().tolist():
             part_of.setdefault(k, part)
     return {part: sorted(k for k, name in part_of.items() if name == part) for part in regions}
+
+
+def clusters_of(part: str, parts: Mapping[str, list[int]]) -> list[int]:
+    """Return the ids of the clusters of a part. Raise ValueError if the part is unknown or has no clusters."""
+    if parts.get(part):
+        return parts[part]
+    if not parts:
+        raise ValueError(f"part must be the name of clusters, got {part!r} for a catalog that is not annotated")
+    if part in parts:
+        raise ValueError(f"part must have clusters, got {part!r}, which has none in this catalog")
+    raise ValueError(f"part must be one of {', '.join(map(repr, parts))}, got {part!r}{suggestion(part, parts)}")
+
+
+def check_part_name(part: str) -> None:
+    """Raise ValueError unless edits can use the name: in a list, and in the names of their files."""
+    is_name = isinstance(part, str) and part.isprintable() and part == part.strip() and part not in ("", ".", "..")
+    if not is_name or set(part) & set(",=/\\") or len(part.encode()) > MAX_NAME:
+        expected = f"of 1 to {MAX_NAME} bytes, without commas, =, slashes, control characters and blanks at its ends"
+        raise ValueError(f"names of parts must be texts {expected}, got {part!r}")
 
 
 def _is_ids(region: Region) -> bool:

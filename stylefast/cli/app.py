@@ -11,12 +11,16 @@ from typing import Annotated
 
 import typer
 
+from .. import __version__
+from ..core.text import printable
 from ..generators.convert import convert as convert_network
+from ..io.outputs import check_output_file, check_output_folder
 from . import catalog
 from . import demo as demonstration
 from .arguments import example
 from .edit import edit
 from .report import report
+from .terminal import describe, drop_output, print_whole_text, say
 
 app: typer.Typer = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +29,23 @@ app: typer.Typer = typer.Typer(
     epilog="`stylefast COMMAND --help` describes the options of a command and gives an example.",
 )
 app.add_typer(catalog.app, name="catalog")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"stylefast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Local editing of StyleGAN images."""
+
+
 app.command(epilog=example("stylefast edit --catalog my.safetensors --seeds 1 --references 2 --parts eyes"))(edit)
 
 
@@ -36,9 +57,10 @@ def demo(
     network: Annotated[str, typer.Option(help="Generator of the images, as in `stylefast edit`.")] = "random-face",
 ) -> None:
     """Edit the eyes, nose and mouth of generated faces: build a catalog, make edits, draw figures, measure locality."""
+    check_output_folder("outdir", outdir)
     summary = demonstration.run(outdir, network=network)
-    print("Mean CIELAB difference inside / outside the part:\n" + demonstration.table(summary))
-    print(f"Figures, edited images, manifest and summary.json are in {outdir}/")
+    say("Mean CIELAB difference inside / outside the part:\n" + demonstration.table(summary))
+    say(f"Figures, edited images, manifest and summary.json are in {outdir}/")
 
 
 @app.command(epilog=example("stylefast convert ffhq.pkl ffhq.safetensors"))
@@ -50,8 +72,9 @@ def convert(
     ] = None,
 ) -> None:
     """Convert a network of another code base to a file for the option --network. No code in the source is run."""
+    check_output_file("target", target, ".safetensors")
     for name, value in convert_network(source, target, label=label).items():
-        print(f"{name}: {value}")
+        say(f"{name}: {value}")
 
 
 @app.command(epilog=example("stylefast bench --rounds 5 --only blend"))
@@ -76,13 +99,20 @@ def bench(
 @app.command(epilog=example("stylefast info"))
 def info() -> None:
     """Print versions, the table of ops and backends, and the reasons why backends cannot run."""
-    print(report())
+    say(report())
 
 
 def main() -> None:
     """Run the command line. Errors in files and values are printed as one line, without a traceback."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages in torch: 50 instead of 25,000 faults per 100 MB
+    print_whole_text()
     try:
-        app()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"stylefast: {error}")
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+        sys.exit(1)
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        sys.exit(printable(f"stylefast: {describe(error)}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -15,11 +15,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import torch
 import typer
 from torch.distributed import ProcessGroup
+from typer.models import OptionInfo
 
 from .. import generators
+from ..core.checks import SEEDS
 from ..distributed import process_group
-from ..editing.sources import SEEDS, ImageSource, SeedLatents, StoredLatents
+from ..editing.sources import ImageSource, SeedLatents, StoredLatents
 from ..generators import Generator
+from .terminal import name_options
 
 FLAGS = {  # field of an option dataclass -> its flags, where they differ from the name of the field
     "image_format": "--format",
@@ -28,6 +31,8 @@ FLAGS = {  # field of an option dataclass -> its flags, where they differ from t
     "targets": "--seeds --targets",
     "truncation": "--trunc",
 }
+SYNONYMS = {"jpeg": "jpg"}  # other names of choices
+MAX_LISTED = 10_000_000  # seeds that a list may hold; a single range may be longer
 PANELS = {  # option dataclass, or a field that is not in the panel of its dataclass -> panel of the help page
     "BuildOptions": "Run",
     "Clustering": "Clustering",
@@ -71,7 +76,8 @@ def option_groups(command: Callable[..., None]) -> Callable[..., None]:
     """Replace every parameter of a command whose type is a dataclass by one option per field.
 
     The defaults come from the default of the parameter, the help texts from the docstring of the dataclass, the flags
-    from `FLAGS` or the names of the fields, and the panels of the help page from `PANELS`.
+    from `FLAGS` or the names of the fields, and the panels of the help page from `PANELS`. Errors of the command that
+    begin with the name of a parameter or of a field begin with its flag instead.
     """
     hints = get_type_hints(command, include_extras=True)
     parameters, groups = [], {}
@@ -86,23 +92,38 @@ def option_groups(command: Callable[..., None]) -> Callable[..., None]:
             if types[field.name] is bool:
                 flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
             panel = PANELS.get(field.name, PANELS.get(hints[name].__name__))
-            metavar = choices(types[field.name])
-            option = typer.Option(*flags, help=helps[field.name], metavar=metavar, rich_help_panel=panel)
+            kind = types[field.name]
+            choices = choice(*get_args(kind)) if get_origin(kind) is Literal else {}
+            option = typer.Option(*flags, help=helps[field.name], rich_help_panel=panel, **choices)
             default = getattr(parameter.default, field.name)
             annotation = Annotated[types[field.name], option]
             parameters.append(
                 inspect.Parameter(field.name, parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             )
 
+    flags = {parameter.name.rstrip("_"): flag for parameter in parameters if (flag := _flag(parameter))}
+
     @wraps(command)
     def call(**values: Any) -> None:
-        for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        command(**values)
+        try:
+            for name, group in groups.items():
+                values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            command(**values)
+        except (TypeError, ValueError) as error:
+            raise name_options(error, flags) from error
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
+
+
+def _flag(parameter: inspect.Parameter) -> str | None:
+    """Return the first flag of an option, or None for an argument."""
+    for info in getattr(parameter.annotation, "__metadata__", ()):
+        if isinstance(info, OptionInfo):
+            given = [text for text in (info.default, *(info.param_decls or ())) if str(text).startswith("--")]
+            return (given or [f"--{parameter.name.replace('_', '-')}"])[0].split("/")[0]  # typer has flags as default
+    return None
 
 
 def _helps(group: type) -> dict[str, str]:
@@ -112,9 +133,20 @@ def _helps(group: type) -> dict[str, str]:
     return {name: f"{text[0].upper()}{' '.join(text.split())[1:]}" for name, text in texts}
 
 
-def choices(kind: Any) -> str | None:
-    """Return the choices of a `Literal` as help pages show them, with spaces at which the lines can break."""
-    return f"<{' | '.join(get_args(kind))}>" if get_origin(kind) is Literal else None
+def choice(*values: str) -> dict[str, Any]:
+    """Return the arguments of `typer.Option` for an option with choices, which may be written in any case.
+
+    The choices of the help page have spaces at which the lines can break.
+    """
+
+    def parse(text: str) -> str:
+        value = text.strip().lower()
+        value = SYNONYMS.get(value, value)
+        if value not in values:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, values))}")
+        return value
+
+    return {"metavar": f"<{' | '.join(values)}>", "parser": parse}
 
 
 def example(command: str) -> str:
@@ -122,24 +154,54 @@ def example(command: str) -> str:
     return f"Example:\n\n{command}"
 
 
-def seeds(text: str) -> list[int]:
-    """Parse seeds in the notation of NVlabs' tools: "0,1,4-6" is 0, 1, 4, 5, 6."""
-    numbers: list[int] = []
-    for item in text.split(","):
-        if not (match := re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", item)):
-            raise ValueError(f"seeds must look like 0,1,4-6, got {text!r}")
+def seeds(name: str, text: str) -> Sequence[int]:
+    """Parse seeds in the notation of NVlabs' tools: "0,1,4-6" is 0, 1, 4, 5, 6. A single range takes no memory."""
+    ranges: list[range] = []
+    for item in split(text):
+        if not (match := re.fullmatch(r"(\d{1,20})(?:-(\d{1,20}))?", item)):
+            raise ValueError(f"{name} must look like 0,1,4-6, got {text!r}")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise ValueError(f"seeds must rise from first to last, got {item.strip()!r}")
-        numbers += range(first, last + 1)
-    return numbers
+            raise ValueError(f"{name} must rise from first to last, got {item!r}")
+        if last not in SEEDS:
+            raise ValueError(f"{name} must be in [0, 2**32), got {item!r}")
+        ranges.append(range(first, last + 1))
+    if len(ranges) == 1:
+        return ranges[0]
+    if (n := sum(map(len, ranges))) > MAX_LISTED:
+        raise ValueError(f"{name} must be one range, or a list of at most {MAX_LISTED:,} seeds, got {n:,}")
+    return [seed for each in ranges for seed in each]
 
 
-def images(text: str | None, generator: Generator, truncation: float) -> ImageSource:
+def split(text: str) -> list[str]:
+    """Split a list at commas. Blanks around the items do not count."""
+    return [item.strip() for item in text.split(",")]
+
+
+def utf8(text: str) -> str:
+    """Return a name in an argument. In a locale without its characters, its bytes are taken as UTF-8.
+
+    Raises:
+        ValueError: If the bytes are not UTF-8.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"names must be UTF-8, got {text!r}") from None
+
+
+def image_files(text: str | None) -> str | list[str] | None:
+    """Return the file or files of latents or styles that the text names, or None if it gives seeds."""
+    if text is None or not Path(text).suffix:
+        return None
+    return text if Path(text).exists() or "," not in text else split(text)
+
+
+def images(name: str, text: str | None, generator: Generator, truncation: float) -> ImageSource:
     """Return the images of seeds, or of one or several files of latents or styles. The default is all seeds."""
-    if text is not None and Path(text).suffix:
-        return StoredLatents.load(text if Path(text).exists() or "," not in text else text.split(","), generator)
-    return SeedLatents(generator, SEEDS if text is None else seeds(text), truncation=truncation)
+    if (files := image_files(text)) is not None:
+        return StoredLatents.load(files, generator)
+    return SeedLatents(generator, SEEDS if text is None else seeds(name, text), truncation=truncation)
 
 
 def numbers(name: str, text: str) -> list[float]:
@@ -152,7 +214,7 @@ def numbers(name: str, text: str) -> list[float]:
 
 def shard(text: str) -> tuple[int, int]:
     """Parse the index of a shard and the number of shards: "2/8" is (1, 8)."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"\s*(\d{1,20})\s*/\s*(\d{1,20})\s*", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"shard must look like 1/8 (the first of eight) to 8/8 (the last), got {text!r}")
     return int(match[1]) - 1, int(match[2])

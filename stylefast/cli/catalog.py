@@ -12,11 +12,25 @@ import typer
 
 from .. import figures
 from ..catalog import FFHQ_REGIONS, BuildOptions, Catalog, Clustering, LatentBatches, Region, read_clusters
+from ..catalog.pickled import Clusters
+from ..catalog.regions import check_part_name
 from ..distributed import Ranks
 from ..figures.figures import require_matplotlib
 from ..generators import Generator
-from .arguments import NetworkOptions, example, option_groups, seeds
+from ..io.outputs import check_output_file, check_output_folder
+from .arguments import NetworkOptions, choice, example, option_groups, seeds, split, utf8
 from .interrupts import report_interrupt
+from .terminal import remark, say
+
+MAX_DRAWN = 100  # images of a figure
+TITLES = {  # key in a file -> title
+    "contribution_images": "images of the contributions",
+    "n_reseeded": "relocated clusters",
+    "objectives": "objectives of the restarts",
+    "run": "chosen restart",
+    "seed": "seed of k-means",
+    "seeds": "seeds of the images",
+}
 
 app: typer.Typer = typer.Typer(no_args_is_help=True, help="Build, show and annotate catalogs.")
 
@@ -29,7 +43,7 @@ def build(
         Literal["ffhq", "none"],
         typer.Option(
             help="Boxes that name the clusters: the parts of aligned faces (ffhq), or no boxes (none).",
-            metavar="<ffhq | none>",
+            **choice("ffhq", "none"),
         ),
     ] = "ffhq",
     seeds_: Annotated[
@@ -49,8 +63,8 @@ def build(
         Path | None,
         typer.Option(
             help="Pickle file with a k-means estimator of scikit-learn or a catalog of the paper's authors. Its "
-            "clusters and their names are used, and k-means is not run: --clusters, --restarts, --seed and --run are "
-            "ignored. If the file names clusters, --boxes is ignored too.",
+            "clusters and their names are used, and k-means is not run: it excludes --clusters, --restarts, --seed and "
+            "--run. If the file names clusters, --boxes is ignored.",
             rich_help_panel="Clustering",
         ),
     ] = None,
@@ -61,11 +75,17 @@ def build(
 
     If the command was stopped, run it again: with --workdir, it resumes where it was stopped.
     """
-    rows = seeds(seeds_)
-    pickled = None if centroids is None else read_clusters(centroids)
+    check_output_file("out", out, ".safetensors")
+    if options.workdir is not None:
+        check_output_folder("workdir", options.workdir)
+    rows = seeds("--seeds", seeds_)
+    pickled = None if centroids is None else _read_clusters(centroids, clustering)
     workdir = options.workdir
     hint = "without --workdir nothing is kept" if workdir is None else f"the same command resumes from {workdir}/"
     with network.load() as (generator, group), report_interrupt(lambda: hint):
+        if Ranks(group).rank == 0:
+            n_clusters = clustering.n_clusters if pickled is None else len(pickled.centroids)
+            remark(f"catalog of {n_clusters} clusters from {len(rows):,} images of {generator.name} into {out}")
         catalog = Catalog.build(
             generator,
             LatentBatches(generator, rows, truncation=network.truncation, size=options.shard_images),
@@ -82,7 +102,7 @@ def build(
             catalog.annotate(FFHQ_REGIONS)
         if Ranks(group).rank == 0:
             catalog.save(out)
-            print(f"{out}: K = {catalog.n_clusters}, parts: {_parts(catalog)}")
+            say(f"{out}: K = {catalog.n_clusters}, parts: {_parts(catalog)}")
 
 
 @app.command(epilog=example("stylefast catalog show my.safetensors --outdir figures"))
@@ -102,21 +122,26 @@ def show(
 
     Only the figures need the generator.
     """
+    rows = seeds("--seeds", seeds_)
     if outdir is not None:
         require_matplotlib()
-    loaded = Catalog.load(catalog)
-    print(f"{loaded.generator}, layer {loaded.layer}, K = {loaded.n_clusters}, {len(loaded.sites)} sites")
-    print(f"parts: {_parts(loaded)}")
+        check_output_folder("outdir", outdir)
+        if len(rows) > MAX_DRAWN:
+            raise ValueError(f"seeds must be those of at most {MAX_DRAWN} images to draw, got {len(rows):,}")
+    loaded = read_catalog(catalog)
+    say(f"{loaded.generator}, layer {loaded.layer}, K = {loaded.n_clusters}, {len(loaded.sites)} sites")
+    say(f"parts: {_parts(loaded)}")
     for name, value in loaded.provenance.items():
-        print(f"{'n_relocated' if name == 'n_reseeded' else name}: {value}")
+        say(f"{TITLES.get(name, name)}: {value}")
     if outdir is not None:
         with network.load() as (generator, _):
-            loaded.check(generator)
-            _draw(loaded, generator, generator.latents(seeds(seeds_), truncation=network.truncation), outdir)
-        print(f"clusters.png and contributions.png are in {outdir}/")
+            check_generator(catalog, loaded, generator)
+            _draw(loaded, generator, generator.latents(rows, truncation=network.truncation), outdir)
+        say(f"clusters.png and contributions.png are in {outdir}/")
 
 
 @app.command(epilog=example("stylefast catalog annotate my.safetensors --boxes ffhq --part eyes=3,17"))
+@option_groups
 def annotate(
     catalog: Annotated[Path, typer.Argument(help="Catalog to change, a .safetensors file.")],
     part: Annotated[
@@ -127,22 +152,56 @@ def annotate(
         Literal["ffhq"] | None,
         typer.Option(
             help="Boxes that name the clusters without a --part: the eyes, nose, mouth, skin and background of aligned "
-            "faces (ffhq). A --part replaces the box of the same name."
+            "faces (ffhq). A --part replaces the box of the same name.",
+            **choice("ffhq"),
         ),
     ] = None,
 ) -> None:
     """Name the clusters of a catalog. The new names replace all previous names."""
     if not (part or boxes):
         raise ValueError("annotate needs --part, such as --part eyes=3,17, or --boxes ffhq")
-    loaded = Catalog.load(catalog)
+    loaded = read_catalog(catalog)
     regions: dict[str, Region] = dict(FFHQ_REGIONS) if boxes == "ffhq" else {}
+    named: dict[str, Region] = {}
     for text in part or []:
-        name, _, ids = text.partition("=")
-        if not name or not re.fullmatch(r"\d+(,\d+)*", ids):
+        name, _, ids = text.rpartition("=")
+        name = utf8(name.strip())
+        if not name or not all(re.fullmatch(r"\d{1,9}", k) for k in split(ids)):
             raise ValueError(f"part must look like eyes=3,17, got {text!r}")
-        regions[name] = [int(k) for k in ids.split(",")]
-    loaded.annotate(regions).save(catalog)
-    print(_parts(loaded))
+        if name in named:
+            raise ValueError(f"part must be given once per name, got {name!r} twice")
+        named[name] = [int(k) for k in split(ids)]
+    loaded.annotate(regions | named).save(catalog)
+    say(_parts(loaded))
+
+
+def read_catalog(path: Path) -> Catalog:
+    """Read a catalog. Raise FileNotFoundError with the command that makes one if it does not exist."""
+    try:
+        return Catalog.load(path)
+    except FileNotFoundError:
+        hint = f"`stylefast catalog build --out {path}` makes a catalog"
+        raise FileNotFoundError(f"{path} does not exist: {hint}") from None
+
+
+def check_generator(path: Path, catalog: Catalog, generator: Generator) -> None:
+    """Raise ValueError with the name of the file if a catalog belongs to another generator."""
+    try:
+        catalog.check(generator)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from None
+
+
+def _read_clusters(path: Path, clustering: Clustering) -> Clusters:
+    """Read clusters of other tools. Raise ValueError if options of k-means were given, or a part has a bad name."""
+    pickled, default = read_clusters(path), Clustering()
+    options = {"--clusters": "n_clusters", "--restarts": "n_init", "--seed": "seed", "--run": "run"}
+    given = [flag for flag, name in options.items() if getattr(clustering, name) != getattr(default, name)]
+    if given:
+        raise ValueError(f"--centroids gives the clusters, and k-means is not run: leave out {', '.join(given)}")
+    for part in pickled.parts:
+        check_part_name(part)
+    return pickled
 
 
 def _draw(catalog: Catalog, generator: Generator, w: torch.Tensor, outdir: Path) -> None:

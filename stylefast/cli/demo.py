@@ -163,9 +163,14 @@ def table(summary: dict[str, Any]) -> str:
     lines = [f"{'part':8}" + "".join(f"{query.name:>24}" for query in QUERIES)]
     for part, queries in summary["locality"].items():
         cells = [queries[query.name] for query in QUERIES]
-        texts = ["{} / {} = {}x".format(*(_number(c[name]) for name in ("inside", "outside", "ratio"))) for c in cells]
+        texts = ["no change" if _is_zero(c) else "{} / {} = {}x".format(*map(_number, c.values())) for c in cells]
         lines.append(f"{part:8}" + "".join(f"{text:>24}" for text in texts))
     return "\n".join(lines)
+
+
+def _is_zero(cell: dict[str, float | None]) -> bool:
+    """Return whether both differences would be printed as zero, because no channel or hardly any was edited."""
+    return all(value is not None and value < 0.005 for value in (cell["inside"], cell["outside"]))
 
 
 def _number(value: float | None) -> str:

@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from ..catalog import Catalog
 from ..editing import Grid, Job, JobOptions, Pairs, Plan, Sequential, Strategy, StyleEditor
 from ..editing.strategies import STRATEGIES
 from ..generators import Generator
-from .arguments import NetworkOptions, images, numbers, option_groups, shard
+from ..io.outputs import check_output_folder
+from .arguments import NetworkOptions, image_files, images, numbers, option_groups, seeds, shard, split, utf8
+from .catalog import check_generator, read_catalog
 from .interrupts import report_interrupt
+from .terminal import remark, say
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,23 @@ class ImageOptions:
         if self.pairs is not None and len(strategies) > 1:
             raise ValueError(f"with --pairs, edit takes one --epsilon, got {len(strategies)}")
 
+        files = [self.pairs] if self.pairs is not None else []
+        for flag, text in (("--seeds", self.targets), ("--references", self.references)):
+            if (named := image_files(text)) is not None:
+                files += [Path(file) for file in ([named] if isinstance(named, str) else named)]
+            elif text is not None:
+                seeds(flag, text)
+        for file in files:
+            if not file.exists():
+                raise FileNotFoundError(f"{file} does not exist")
+
     def plan(self, generator: Generator, truncation: float, strategies: list[Strategy], strength: float) -> Plan:
         """Return the plan of the edits."""
-        targets, references = (images(text, generator, truncation) for text in (self.targets, self.references))
+        targets = images("--seeds", self.targets, generator, truncation)
+        references = images("--references", self.references, generator, truncation)
         if self.pairs is None:
-            return Grid(targets, references, (self.parts or "").split(","), strategies, strength=strength)
+            parts = [utf8(part) for part in split(self.parts or "")]
+            return Grid(targets, references, parts, strategies, strength=strength)
         return Pairs(self.pairs, targets, references, query=strategies[0], strength=strength, skip_bad=self.skip_bad)
 
 
@@ -128,14 +141,19 @@ def edit(
     """
     job_shard, strategies = shard(shard_), query.strategies()
     selection.check(strategies)
+    check_output_folder("outdir", outdir)
+    loaded = read_catalog(catalog)
     with network.load() as (generator, group):
-        editor = StyleEditor(generator, Catalog.load(catalog, generator), rgb=rgb)
+        check_generator(catalog, loaded, generator)
+        editor = StyleEditor(generator, loaded, rgb=rgb)
         plan = selection.plan(generator, network.truncation, strategies, query.strength)
         metadata = {"network": generator.name, "truncation": network.truncation, "rgb": rgb}
         job = Job(editor, plan, outdir, options, metadata=metadata, shard=job_shard, group=group)
         job.check()
         if isinstance(plan, Pairs) and plan.n_refused and job.ranks.rank == 0:
-            print(_skipped(plan), file=sys.stderr)
+            remark(_skipped(plan))
+        if job.ranks.rank == 0:
+            remark(f"{_count(job.total, 'edit')} of images of {generator.name} into {outdir}/")
         hint = "the same command makes the rest"
         with report_interrupt(
             lambda: f"{outdir}/ has {job.n_existing + job.n_written} of {_count(job.total, 'edit')}; {hint}"
@@ -158,11 +176,11 @@ def _print_result(job: Job, shard: str) -> None:
     n_edits = n_existing + n_written
     existing = f" ({n_existing} {'was' if n_existing == 1 else 'were'} there)" if n_existing else ""
     if job.shard[1] == 1:
-        print(f"{_count(n_edits, 'edit')}{existing} and manifest.jsonl are in {job.directory}/")
+        say(f"{_count(n_edits, 'edit')}{existing} and manifest.jsonl are in {job.directory}/")
         return
-    print(f"{_count(n_edits, 'edit')}{existing} of shard {shard} {'is' if n_edits == 1 else 'are'} in {job.directory}/")
-    print("After all shards, the same command without --shard checks all edits and writes manifest.jsonl")
+    say(f"{_count(n_edits, 'edit')}{existing} of shard {shard} {'is' if n_edits == 1 else 'are'} in {job.directory}/")
+    say("After all shards, the same command without --shard checks all edits and writes manifest.jsonl")
 
 
 def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

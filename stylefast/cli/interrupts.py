@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
+
+from .terminal import remark
 
 
 @contextmanager
@@ -16,5 +17,5 @@ def report_interrupt(message: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"stylefast: interrupted: {message()}", file=sys.stderr)
+        remark(f"stylefast: interrupted: {message()}")
         raise typer.Exit(130) from None

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
+from operator import index
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .dtypes import DTYPES, Array
+
+SEEDS = range(1 << 32)  # seeds of numpy.random.RandomState
 
 
 def check_images(name: str, images: Tensor) -> None:
@@ -97,6 +100,19 @@ def check_integer(name: str, value: int, minimum: int) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
     return int(value)
+
+
+def check_seeds(seeds: Iterable[int]) -> Sequence[int]:
+    """Return the seeds of random latents as a sequence. Raise ValueError unless all are integers in `SEEDS`."""
+    sequence = seeds if isinstance(seeds, range) else list(seeds)
+    for seed in (*sequence[:1], *sequence[-1:]) if isinstance(sequence, range) else sequence:
+        try:
+            is_valid = index(seed) in SEEDS
+        except TypeError:
+            is_valid = False
+        if not is_valid:
+            raise ValueError(f"seeds must be integers in [0, 2**32), got {seed!r}")
+    return sequence
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

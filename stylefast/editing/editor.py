@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from ..catalog import Catalog
+from ..core.progress import progress_bar
 from ..generators import Generator, Site
 from ..io.tensors import checksum
 from .plan import Grid, Plan
@@ -165,7 +165,7 @@ class StyleEditor:
         render = self.renderer(plan, batch_size=batch_size, measure=measure, roi_mode=roi_mode)
 
         def batches() -> Iterator[EditBatch]:
-            with tqdm(total=len(plan), desc="edits", unit="image", delay=2, disable=not progress) as bar:
+            with progress_bar(len(plan), "edits", "image", shown=progress) as bar:
                 for edits in plan.batches(batch_size):
                     batch = render(edits)
                     bar.update(len(edits))

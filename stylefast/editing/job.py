@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from torch.distributed import ProcessGroup
-from tqdm import tqdm
 
 from ..core.checks import check_choice, check_integer, check_type
+from ..core.progress import progress_bar
 from ..distributed import Ranks
 from ..io.atomic import PathLike
 from ..io.images import FORMATS
@@ -133,7 +133,7 @@ class Job:
             bar.update()
 
         with (
-            tqdm(total=n_edits, desc="edits", unit="image", delay=2, disable=not self._progress) as bar,
+            progress_bar(n_edits, "edits", "image", shown=self._progress) as bar,
             ImageWriter(self.directory, f".{options.image_format}", options.writers, on_written) as writer,
         ):
             for edits in self.plan.batches(options.batch_size, shard):

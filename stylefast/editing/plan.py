@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -104,12 +105,16 @@ class Plan(ABC):
         """Return the file name of an edit, without suffix.
 
         Raises:
-            ValueError: If the name contains a path separator.
+            ValueError: If the name contains a path separator, or characters that the locale lacks.
         """
         target, reference = self.targets.name(edit.target), self.references.name(edit.reference)
         name = f"{target}_{edit.part}_{reference}_{edit.label}"
         if Path(name).name != name:
             raise ValueError(f"names of images and parts must not contain path separators, got {name!r}")
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:
+            raise ValueError(f"names of files must exist in this locale, got {name!r}; set LC_ALL=C.UTF-8") from None
         return name
 
 

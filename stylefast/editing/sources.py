@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..core.checks import check_seeds
 from ..generators import Generator
 from ..io.atomic import PathLike
 from ..io.latents import broadcast_latents, read_latents
@@ -25,7 +26,6 @@ from ..io.unpickling import READ_ERRORS
 
 CACHE_BYTES = 1 << 26  # bound of the cached latents of seeds
 CHUNK = 1024  # rows that are checked at a time
-SEEDS = range(1 << 32)
 
 _UNREADABLE = (ValueError, SafetensorError, BadZipFile, *READ_ERRORS)
 
@@ -105,9 +105,7 @@ class SeedLatents(ImageSource):
             self._find = rows.__getitem__
             if len(rows) < len(seeds):
                 raise ValueError(f"seeds must be different, got {', '.join(map(str, seeds))}")
-        for seed in (*seeds[:1], *seeds[-1:]) if isinstance(seeds, range) else seeds:
-            if seed not in SEEDS:
-                raise ValueError(f"seeds must be in [0, 2**32), got {seed}")
+        check_seeds(seeds)
         self.generator: Generator = generator
         self.seeds: Sequence[int] = seeds
         self.truncation: float = truncation

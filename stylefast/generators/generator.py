@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.checks import check_shape, check_tensor
+from ..core.checks import check_seeds, check_shape, check_tensor
 from .compiled import CompiledSynthesis
 from .fingerprint import compute_fingerprint
 from .session import HookSession, StopForward
@@ -271,8 +271,11 @@ class Generator:
         return raw.float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
 
     def _map(self, seeds: Iterable[int]) -> Tensor:
-        z = np.array([np.random.RandomState(seed).randn(self.z_dim) for seed in seeds], np.float32)
-        return self._mapping(torch.from_numpy(z.reshape(-1, self.z_dim)).to(self.device))
+        sequence = check_seeds(seeds)
+        z = np.empty((len(sequence), self.z_dim), np.float32)
+        for row, seed in zip(z, sequence, strict=True):
+            row[:] = np.random.RandomState(seed).randn(self.z_dim)
+        return self._mapping(torch.from_numpy(z).to(self.device))
 
     def select(self, names: Iterable[str] | None) -> list[Site]:
         """Return the sites with the given names, in the order of the names. None selects all sites.

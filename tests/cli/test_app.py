@@ -59,7 +59,7 @@ def test_catalog_build_passes_every_option_on(tmp_path):
 def test_catalog_show_prints_and_draws_the_catalog(catalog, tmp_path):
     text = run("catalog", "show", catalog)
     assert "toy:sg2, layer" in text and "K = 6, 11 sites" in text and "parts: eyes [0, 3], nose [1]" in text
-    assert "seeds: 0-5" in text and "torch: " in text
+    assert "seeds of the images: 0-5" in text and "torch: " in text
     run("catalog", "show", catalog, *NETWORK, "--outdir", tmp_path / "figures", "--seeds", "0")
     named = {name: Image.open(tmp_path / "figures" / name) for name in ("clusters.png", "contributions.png")}
     Catalog.load(catalog).annotate({}).save(catalog)
@@ -140,7 +140,7 @@ def test_edit_takes_a_file_of_pairs_and_a_file_of_latents(catalog, tmp_path):
     assert result.exit_code == 0 and f"2 edits and manifest.jsonl are in {tmp_path / 'out'}/" in result.output
     assert (
         "skipped 1 bad line of" in result.stderr
-        and "line 3: part must be one with clusters, got 'ear'" in result.stderr
+        and "line 3: part must be one of 'eyes', 'nose', got 'ear'" in result.stderr
     )
     lines = [strict(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
     named = [(line["target"], line["reference"], line["part"]) for line in lines]
@@ -153,8 +153,8 @@ def test_a_build_with_a_workdir_gives_the_same_catalog(built, tmp_path):
     for dtype, is_equal in (("float32", True), ("bfloat16", False)):
         options = ["--trunc", "0.9", "--seed", "4", "--workdir", tmp_path / dtype, "--dtype", dtype]
         for _ in range(2):  # the second build reads the workdir
-            run(*BUILD, "--out", tmp_path / "catalog", *options)
-            catalog, expected = Catalog.load(tmp_path / "catalog"), Catalog.load(built)
+            run(*BUILD, "--out", tmp_path / "c.safetensors", *options)
+            catalog, expected = Catalog.load(tmp_path / "c.safetensors"), Catalog.load(built)
             assert torch.allclose(catalog.centroids, expected.centroids, atol=1e-6) == is_equal
             torch.testing.assert_close(catalog.centroids, expected.centroids, rtol=0, atol=0.1)
         assert sorted(path.name[:4] for path in (tmp_path / dtype).iterdir()) == ["acti", "cont", "kmea"]
@@ -171,7 +171,7 @@ def test_an_interruption_says_how_to_resume(catalog, tmp_path, monkeypatch):
     assert f"interrupted: {tmp_path / 'out'}/ has 0 of 3 edits; the same command makes the rest" in result.stderr
     monkeypatch.setattr(Catalog, "build", interrupt)
     for options, hint in (([], "without --workdir nothing"), (["--workdir", "w"], "the same command resumes from w/")):
-        result = CliRunner().invoke(cli.app, [*BUILD, "--out", "x", *options])
+        result = CliRunner().invoke(cli.app, [*BUILD, "--out", "x.safetensors", *options])
         assert result.exit_code == 130 and f"interrupted: {hint}" in result.stderr
 
 

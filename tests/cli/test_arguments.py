@@ -20,13 +20,20 @@ from stylefast.editing import JobOptions
     [("0,1,4-6", [0, 1, 4, 5, 6]), ("7", [7]), ("3-3", [3]), (" 2 , 0-1 ", [2, 0, 1]), ("8-10,1", [8, 9, 10, 1])],
 )
 def test_seeds_are_numbers_and_ranges(text, expected):
-    assert arguments.seeds(text) == expected
+    assert list(arguments.seeds("--seeds", text)) == expected
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,", "1-", "-1", "1--2", "1.5", "1 2", "6-4", "0,6-4"])
+INVALID = ["", "a", "1,", "1-", "-1", "1--2", "1.5", "1 2", "6-4", "0,6-4", "0-99999999999", "4294967296", "9" * 999]
+
+
+@pytest.mark.parametrize("text", [*INVALID, "0,0-4294967295", "0-9000000,0-9000000"])
 def test_invalid_seeds_are_refused(text):
-    with pytest.raises(ValueError, match="seeds must"):
-        arguments.seeds(text)
+    with pytest.raises(ValueError, match="--references must"):
+        arguments.seeds("--references", text)
+
+
+def test_a_range_of_seeds_takes_no_memory():
+    assert arguments.seeds("--seeds", "0-4294967295") == range(1 << 32)
 
 
 @pytest.mark.parametrize(

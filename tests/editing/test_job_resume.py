@@ -260,7 +260,7 @@ def test_a_progress_bar_that_raises_loses_no_entry(
         if n and (next(calls) == 9 if once else next(calls) >= 9):  # updates by 0 (no image was kept) do not count
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("stylefast.editing.job.tqdm.update", update)
+    monkeypatch.setattr("tqdm.std.tqdm.update", update)
     stopped = job(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         list(stopped)

@@ -101,12 +101,14 @@ def test_fit_allocates_nothing_of_the_size_of_the_data(features: str, monkeypatc
 
 def test_progress_bar_can_be_disabled(monkeypatch: pytest.MonkeyPatch):
     bars: list[dict[str, Any]] = []
-    tqdm = estimator.tqdm
-    monkeypatch.setattr(estimator, "tqdm", lambda **options: bars.append(options) or tqdm(**options))
+    bar = estimator.progress_bar
+    monkeypatch.setattr(
+        estimator, "progress_bar", lambda *args, **options: bars.append(options) or bar(*args, **options)
+    )
     x = mixture(1, 4, 5, 5, 2, 1.0)
     SphericalKMeans(2).fit(x)
     SphericalKMeans(2).fit(x, progress=False)
-    assert [(bar["delay"], bar["disable"]) for bar in bars] == [(2, False), (2, True)]
+    assert [options["shown"] for options in bars] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress of long runs: a bar in a terminal or a notebook, a line per minute in a log."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+DELAY = 2.0  # seconds before a bar appears
+INTERVAL = 60.0  # seconds between the lines of a log
+LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} elapsed, {remaining} remaining, {rate_fmt}"
+
+
+class _Lines(tqdm):
+    """Progress as lines. A file would keep every state of a bar."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        print(self, file=self.fp, flush=True)
+
+    def close(self) -> None:
+        if not self.disable:
+            self.disable = True
+            self._decr_instances(self)
+
+
+def progress_bar(total: int, description: str, unit: str, *, shown: bool = True, done: int = 0) -> tqdm:
+    """Return a progress bar on stderr.
+
+    In a terminal and in a notebook, the bar appears after two seconds. Elsewhere, a line is printed every minute.
+
+    Args:
+        total: Number of units.
+        description: Name of the work.
+        unit: Name of a unit.
+        shown: Whether to show progress at all.
+        done: Number of units that are done already.
+    """
+    hidden = not shown or sys.stderr is None
+    options: dict[str, Any] = {"total": total, "initial": done, "desc": description, "unit": unit, "disable": hidden}
+    if hidden or sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return tqdm(**options, delay=DELAY)
+    return _Lines(**options, delay=INTERVAL, mininterval=INTERVAL, maxinterval=INTERVAL, bar_format=LINE)

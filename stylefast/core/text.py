@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text that comes from files or users, as it is shown in messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def printable(text: str) -> str:
+    """Return the text with escapes in place of control characters, which could change what a terminal shows."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def suggestion(word: str, words: Iterable[str]) -> str:
+    """Return "; did you mean 'eyes'?" with the known word that is closest to an unknown one, or "" if none is close."""
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
