@@ -141,14 +141,11 @@ class Build:
         return tensors["activations"].to(self._generator.device)
 
     def _check_memory(self) -> None:
-        """Raise ValueError if the memory cannot hold the activations of all images of this rank."""
-        n_images, device = self._latents.n_local_images, self._generator.device
+        """Raise ValueError if main memory cannot hold the activations of all images of this rank."""
+        n_images = self._latents.n_local_images
         n_bytes = n_images * math.prod(self._shape) * self._dtype.itemsize
-        if device.type == "cuda":
-            limit = torch.cuda.get_device_properties(device).total_memory
-        else:
-            limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if n_bytes > limit:
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if n_bytes > limit and self._generator.device.type == "cpu":
             need = f"whose activations take {n_bytes / 1e9:.1f} GB of the {limit / 1e9:.1f} GB of memory"
             raise ValueError(f"workdir must be given for {n_images:,} images, {need}")
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from .. import __version__
@@ -114,5 +115,5 @@ def main() -> None:
     except BrokenPipeError:
         drop_output()
         sys.exit(1)
-    except (ValueError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as error:
         sys.exit(printable(f"stylefast: {describe(error)}"))

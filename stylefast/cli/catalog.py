@@ -75,17 +75,14 @@ def build(
 
     If the command was stopped, run it again: with --workdir, it resumes where it was stopped.
     """
-    check_output_file("out", out, ".safetensors")
-    if options.workdir is not None:
-        check_output_folder("workdir", options.workdir)
+    _check_outputs(out, options.workdir)
     rows = seeds("--seeds", seeds_)
     pickled = None if centroids is None else _read_clusters(centroids, clustering)
     workdir = options.workdir
     hint = "without --workdir nothing is kept" if workdir is None else f"the same command resumes from {workdir}/"
     with network.load() as (generator, group), report_interrupt(lambda: hint):
         if Ranks(group).rank == 0:
-            n_clusters = clustering.n_clusters if pickled is None else len(pickled.centroids)
-            remark(f"catalog of {n_clusters} clusters from {len(rows):,} images of {generator.name} into {out}")
+            remark(f"catalog of {len(rows):,} images of {generator.name} into {out}")
         catalog = Catalog.build(
             generator,
             LatentBatches(generator, rows, truncation=network.truncation, size=options.shard_images),
@@ -190,6 +187,12 @@ def check_generator(path: Path, catalog: Catalog, generator: Generator) -> None:
         catalog.check(generator)
     except ValueError as error:
         raise ValueError(f"{path} cannot be used: {error}") from None
+
+
+def _check_outputs(out: Path, workdir: Path | None) -> None:
+    check_output_file("out", out, ".safetensors")
+    if workdir is not None:
+        check_output_folder("workdir", workdir)
 
 
 def _read_clusters(path: Path, clustering: Clustering) -> Clusters:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from stylefast.catalog import LatentBatches
 from stylefast.cli import arguments
+from stylefast.core.checks import SEEDS
 from stylefast.editing import SeedLatents, StoredLatents, sources
-from stylefast.editing.sources import SEEDS
 
 
 def w_of(kind: str, *seeds: int) -> Tensor:
