@@ -120,7 +120,7 @@ def architectures(supported: list[str]) -> list[str]:
 def wants_cuda() -> bool:
     import torch
 
-    choice = os.environ.get("STYLEFAST_CUDA", "auto")
+    choice = os.environ.get("STYLEFAST_CUDA") or "auto"
     if choice not in ("auto", "0", "1"):
         raise SystemExit(f"STYLEFAST_CUDA must be auto, 0 or 1, got {choice}")
     if choice == "0" or (choice == "auto" and torch.version.cuda is None):
@@ -135,7 +135,7 @@ def wants_cuda() -> bool:
 
 class BuildLibraries(build_ext):
     def run(self) -> None:
-        if (choice := os.environ.get("STYLEFAST_CPU", "1")) not in ("0", "1"):
+        if (choice := os.environ.get("STYLEFAST_CPU") or "1") not in ("0", "1"):
             raise SystemExit(f"STYLEFAST_CPU must be 0 or 1, got {choice}")
         wants_cpu = choice == "1"
         if compiler() is None and wants_cpu:

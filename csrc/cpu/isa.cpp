@@ -23,6 +23,7 @@ std::string name(Isa set) { return set == Isa::kAvx512 ? "avx512" : set == Isa::
 
 Isa choose() {
   const char* forced = std::getenv("STYLEFAST_ISA");
+  if (forced != nullptr && *forced == 0) forced = nullptr;  // an empty variable counts as unset
   std::string names;
   for (Isa set : {Isa::kAvx512, Isa::kAvx2, Isa::kPortable}) {
     if (forced == nullptr ? processor_has(set) : name(set) == forced) {

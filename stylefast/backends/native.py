@@ -63,6 +63,14 @@ def _load(name: str, library: Path) -> str | None:
 def instruction_set() -> str | None:
     """Return the instruction set that the CPU kernels use: "avx512", "avx2" or "portable"; None without CPU kernels.
 
-    The environment variable STYLEFAST_ISA forces one. If the processor does not support it, the first call raises.
+    The environment variable STYLEFAST_ISA forces one.
+
+    Raises:
+        ValueError: If the variable names no instruction set, or one that the processor lacks.
     """
-    return torch.ops.stylefast.instruction_set() if cpu_reason() is None else None
+    if cpu_reason() is not None:
+        return None
+    try:
+        return torch.ops.stylefast.instruction_set()
+    except RuntimeError as error:
+        raise ValueError(str(error)[str(error).index("STYLEFAST_ISA") :].splitlines()[0]) from None

@@ -18,6 +18,7 @@ from torch.distributed import ProcessGroup
 from typer.models import OptionInfo
 
 from .. import generators
+from ..backends.native import instruction_set
 from ..core.checks import SEEDS
 from ..distributed import process_group
 from ..editing.sources import ImageSource, SeedLatents, StoredLatents
@@ -67,6 +68,7 @@ class NetworkOptions:
     @contextmanager
     def load(self) -> Iterator[tuple[Generator, ProcessGroup | None]]:
         """Yield the generator, and the group of the processes that torchrun has started, or None."""
+        instruction_set()  # raises before the work if the environment asks for one that does not exist
         with process_group(self.device) as (group, device):
             torch.backends.cudnn.allow_tf32 = self.tf32
             yield generators.load(self.network, device=device), group

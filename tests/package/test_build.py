@@ -179,4 +179,8 @@ def test_the_report_shows_versions_and_usable_backends():
 def test_an_unknown_instruction_set_is_refused_by_name(isa: str):
     process = python("-m", "stylefast", STYLEFAST_ISA=isa)
     assert process.returncode != 0
-    assert f"STYLEFAST_ISA must be one of avx512 avx2 portable, got {isa}" in process.stderr
+    assert process.stderr == f"stylefast: STYLEFAST_ISA must be one of avx512 avx2 portable, got {isa}\n"
+
+
+def test_an_empty_variable_counts_as_unset():
+    assert python("-m", "stylefast", STYLEFAST_ISA="").stdout == python("-m", "stylefast").stdout
