@@ -26,7 +26,7 @@ def main() -> None:
     # Learn where the parts are, and which style channels act on them. This takes most of the time, once per generator.
     generator = stylefast.generators.load(arguments.network)
     w = generator.latents(range(arguments.images), truncation=0.7)
-    catalog = stylefast.Catalog.build(generator, w, Clustering(n_clusters=32), contribution_images=24)
+    catalog = stylefast.Catalog.build(generator, w, Clustering(n_clusters=32), contribution_images=min(24, len(w)))
     catalog.annotate(FFHQ_REGIONS)
     catalog.save(arguments.outdir / "faces.safetensors")
 

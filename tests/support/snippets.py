@@ -6,7 +6,7 @@ from __future__ import annotations
 import pickle
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,14 +69,19 @@ def words(line: str) -> list[str]:
 def use_toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make "random-face" a toy network, name clusters by number, and cap the numbers of images."""
     load, seeds, seed_latents = generators.load, arguments.seeds, editing.SeedLatents
+    build_catalog = catalog.Catalog.build
 
     def load_toy(network: Any = generators.RANDOM_FACE, **options: Any) -> Any:
         return shared("sg2") if network == generators.RANDOM_FACE else load(network, **options)
 
-    def fewer(text: str) -> list[int]:
-        return seeds(text)[:MAX_SEEDS]
+    def fewer(name: str, text: str) -> Sequence[int]:
+        return seeds(name, text)[:MAX_SEEDS]
+
+    def build(*arguments: Any, contribution_images: int | None = None, **options: Any) -> Any:
+        return build_catalog(*arguments, **options)
 
     monkeypatch.setattr(generators, "load", load_toy)
+    monkeypatch.setattr(catalog.Catalog, "build", build)
     monkeypatch.setattr(arguments, "seeds", fewer)
     monkeypatch.setattr(cli.catalog, "seeds", fewer)
     monkeypatch.setattr(editing, "SeedLatents", lambda g, seeds, **options: seed_latents(g, seeds[:2], **options))
