@@ -99,6 +99,13 @@ def check_integer(name: str, value: int, minimum: int) -> int:
     return int(value)
 
 
+def check_seed(name: str, value: int) -> int:
+    """Return the seed as an int. Raise ValueError unless it is an integer in [0, 2**64), as torch requires."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 1 << 64:
+        raise ValueError(f"{name} must be an integer in [0, 2**64), got {value!r}")
+    return int(value)
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
