@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags, check_array, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from .kmeans.weighted import fit_weighted_rows
 
 __all__ = ["SphericalKMeans"]
 
+FLOATS: Any = (np.float64, np.float32)  # dtypes of rows; others are converted to the first
 DIRECT = "donot_use_mm_for_euclid_dist"  # mode of torch.cdist that subtracts before it squares
 
 
@@ -84,7 +85,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self,
         n_clusters: int = 8,
         *,
-        init: str | np.ndarray = "k-means++",
+        init: str | ArrayLike = "k-means++",
         n_init: int = 10,
         max_iter: int = 300,
         tol: float = 1e-5,
@@ -116,12 +117,15 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         Raises:
             TypeError: If an argument of the constructor has a wrong type.
             ValueError: If an argument of the constructor is out of range, rows or weights contain NaN or Inf, the norm
-                of a row overflows, a weight is negative, or there are fewer nonzero rows with a nonzero weight than
-                clusters.
+                of a row overflows or underflows, a weight is negative, or there are fewer nonzero rows with a nonzero
+                weight than clusters.
         """
         X, sample_weight = self._validated(X, sample_weight, reset=True)
-        names = ("n_clusters", "n_init", "init", "max_iter", "tol", "backend")
-        parameters = kmeans.SphericalKMeans(**{name: getattr(self, name) for name in names})  # validated by it
+        names = ("n_clusters", "n_init", "max_iter", "tol", "backend")
+        init = (
+            self.init if isinstance(self.init, (str, Tensor)) else check_array(self.init, dtype=FLOATS, allow_nd=True)
+        )
+        parameters = kmeans.SphericalKMeans(init=init, **{name: getattr(self, name) for name in names})  # validates
         seed = int(check_random_state(self.random_state).randint(1 << 31))
         rows, weights = as_tensor("X", X, "[n_samples, n_features]", 2), to_tensor("sample_weight", sample_weight)
         nonzero = (weights > 0) & (_norms(rows) > 0)
@@ -205,7 +209,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self, X: ArrayLike, sample_weight: ArrayLike | None = None, reset: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and weights as arrays of the dtypes that the kernels and the sums accept."""
-        rows = np.asarray(validate_data(self, cast(Any, X), dtype=(np.float64, np.float32), reset=reset))
+        rows = np.asarray(validate_data(self, cast(Any, X), dtype=FLOATS, reset=reset))
         weight = _check_sample_weight(sample_weight, rows, dtype=np.float64)
         if weight.min(initial=0) < 0:
             raise ValueError(f"sample_weight must be >= 0, got {weight.min()}")
@@ -235,12 +239,13 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
 
 
 def _norms(rows: Tensor) -> Tensor:
-    """Return the norms of rows, [n]. Raise ValueError if a norm overflows."""
+    """Return the norms of rows, [n]. Raise ValueError if the square of a norm overflows or underflows."""
     norm = torch.linalg.vector_norm(rows, dim=1)
-    if not norm.isfinite().all():
-        overflowing = (~norm.isfinite()).nonzero()
+    small = (norm < torch.finfo(rows.dtype).tiny ** 0.5).nonzero().squeeze(1)
+    wrong = torch.cat(((~norm.isfinite()).nonzero().squeeze(1), small[rows[small].any(1)]))
+    if len(wrong):
         raise ValueError(
-            f"X must have rows with a finite norm in {rows.dtype}, got {len(overflowing)} of {len(rows)} rows with a "
-            f"norm that overflows, the first at row {int(overflowing[0])}"
+            f"X must have rows whose squared norms are zero or normal numbers of {rows.dtype}, got {len(wrong)} of "
+            f"{len(rows)} rows with a norm that overflows or underflows, the first at row {int(wrong.min())}"
         )
     return norm

@@ -227,7 +227,7 @@ class SphericalKMeans:
             RuntimeError, TypeError, ValueError: As in `predict`.
         """
         cosines, n_points = 0.0, 0
-        for data in [activations] if isinstance(activations, (Tensor, np.ndarray)) else activations:
+        for data in [activations] if hasattr(activations, "__array__") else activations:
             batch, centroids = self._checked_batch(array_of(data))
             cosines += (1 - batch.distances(centroids)[1]).sum().item()
             n_points += len(batch)
