@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NumPy arrays that torch cannot represent give the results of their copies; unsuitable arrays and seeds are refused."""
+"""NumPy arrays that torch cannot represent give the results of their copies; wrong arrays and seeds are refused."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def factor_catalog(x: np.ndarray) -> torch.Tensor:
 
 
 CALLS: dict[str, Callable[[np.ndarray], Any]] = {
-    "SphericalKMeans.fit": lambda x: SphericalKMeans(3).fit(x, progress=False).labels_,
-    "SphericalKMeans.fit of a stream": lambda x: SphericalKMeans(3).fit([x, x], progress=False).centroids_,
+    "SphericalKMeans.fit": lambda x: SphericalKMeans(3, n_init=2).fit(x, progress=False).labels_,
+    "SphericalKMeans.fit of a stream": lambda x: SphericalKMeans(3, n_init=2).fit([x, x], progress=False).centroids_,
     "SphericalKMeans.init": lambda x: SphericalKMeans(3, init=x[:3]).fit(X, progress=False).labels_,
-    "SphericalKMeans.partial_fit": lambda x: SphericalKMeans(3).partial_fit(x).score(x),
-    "Estimator.fit": lambda x: Estimator(3, random_state=0).fit(x).labels_,
+    "SphericalKMeans.partial_fit": lambda x: SphericalKMeans(3, n_init=2).partial_fit(x).score(x),
+    "Estimator.fit": lambda x: Estimator(3, n_init=2, random_state=0).fit(x).labels_,
     "Estimator.init": lambda x: Estimator(3, init=x[:3]).fit(X).labels_,
-    "Estimator.transform": lambda x: Estimator(3, random_state=0).fit(X).transform(x),
-    "Estimator weights": lambda x: Estimator(3, random_state=0).fit(X, sample_weight=x[:, 0]).inertia_,
+    "Estimator.transform": lambda x: Estimator(3, n_init=2, random_state=0).fit(X).transform(x),
+    "Estimator weights": lambda x: Estimator(3, n_init=2, random_state=0).fit(X, sample_weight=x[:, 0]).inertia_,
     "query.sequential": lambda x: query.sequential(x, 0.5, 0.1),
     "query.sequential per row": lambda x: query.sequential(torch.tensor(X), x[:, 0], x[:, 1]),
     "query.softmax": lambda x: query.softmax(x, 1),
