@@ -98,6 +98,8 @@ def test_only_arrays_that_torch_cannot_represent_are_copied():
         assert to_tensor("x", x).data_ptr() == x.ctypes.data
     for x in (X.astype(">f4"), X.astype("<f4")):
         assert to_tensor("x", x).dtype == torch.float32
+    unaligned = np.ndarray(X.shape, X.dtype, bytearray(X.nbytes + 1), offset=1)
+    assert not unaligned.flags.aligned and to_tensor("x", unaligned).data_ptr() % 8 == 0
 
 
 @pytest.mark.parametrize("dtype", [object, "U4", np.longdouble, "M8[s]", [("a", "f4")]], ids=str)
