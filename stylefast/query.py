@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Computation of queries from contributions: the M of a part gives the query q, which has values in [0, 1].
 
-Every function takes a torch tensor or a NumPy array, which is not copied, and returns a result of the same kind and
-device. It computes in float64 and clamps M to [0, 1]. NaN in an input raises ValueError, except under `torch.compile`,
-where values are not checked.
+Every function takes a torch tensor or a NumPy array, which is copied only if torch cannot represent it, and returns a
+result of the same kind and device. It computes in float64 and clamps M to [0, 1]. NaN in an input raises ValueError,
+except under `torch.compile`, where values are not checked.
 """
 
 from __future__ import annotations
@@ -252,6 +252,7 @@ def _per_row(name: str, value: PerRow, m: Tensor, highest: float = math.inf) -> 
     elif isinstance(value, Tensor) and value.device != m.device:
         raise ValueError(f"{name} must be on the device of m, {m.device}, got {value.device}")
     else:
+        value = to_tensor(name, value) if isinstance(value, np.ndarray) else value
         values = torch.as_tensor(value, dtype=torch.float64, device=m.device)
     rows = m.shape[:-1]
     fits = values.ndim <= len(rows) and all(

@@ -11,19 +11,19 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags, check_array, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
-from torch.nn.functional import normalize, pad
 
 from . import kmeans
-from .core.checks import as_tensor
-from .kmeans.data import Batch, Sums
-from .kmeans.initialization import SAMPLE, centroids_of_sample, unit_centroids
-from .kmeans.lloyd import BatchedLloyd
-from .ops.assign import Assignment
+from .core.checks import as_tensor, to_tensor
+from .kmeans.batch import NARROW, Batch, unit_vectors
+from .kmeans.weighted import fit_weighted_rows
 
 __all__ = ["SphericalKMeans"]
+
+FLOATS: Any = (np.float64, np.float32)  # dtypes of rows; others are converted to the first
+DIRECT = "donot_use_mm_for_euclid_dist"  # mode of torch.cdist that subtracts before it squares
 
 
 class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -52,7 +52,8 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         backend: Name of a backend, as in `stylefast.assign`.
 
     Attributes:
-        cluster_centers_: Centers of unit norm, [K, n_features], in the dtype of the rows.
+        cluster_centers_: Centers of unit norm, [K, n_features], in the dtype of the rows; float64 for rows in narrow
+            cones, see `stylefast.kmeans`.
         labels_: Labels of the rows given to `fit`, [n_samples] int32, as `predict` returns them.
         inertia_: Inertia of the rows given to `fit`. It is half the weighted sum of the squared distances between the
             unit-normalised rows and their centers.
@@ -84,7 +85,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self,
         n_clusters: int = 8,
         *,
-        init: str | np.ndarray = "k-means++",
+        init: str | ArrayLike = "k-means++",
         n_init: int = 10,
         max_iter: int = 300,
         tol: float = 1e-5,
@@ -102,8 +103,8 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
     def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> SphericalKMeans:
         """Cluster rows.
 
-        X is not copied unless the weights differ or a row or a weight is zero. A positive weight below 3e-10 of the
-        largest weight (1e-77 in float64) is raised to that bound.
+        X is not copied unless the weights differ, a row or a weight is zero, or the rows lie in narrow cones. A
+        positive weight below 3e-10 of the largest weight (1e-77 in float64) is raised to that bound.
 
         Args:
             X: Rows of shape [n_samples, n_features]; float32 or float64. Other dtypes are converted to float64.
@@ -115,15 +116,19 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
 
         Raises:
             TypeError: If an argument of the constructor has a wrong type.
-            ValueError: If an argument of the constructor is out of range, rows or weights contain NaN or Inf, a weight
-                is negative, or there are fewer nonzero rows with a nonzero weight than clusters.
+            ValueError: If an argument of the constructor is out of range, rows or weights contain NaN or Inf, the norm
+                of a row overflows or underflows, a weight is negative, or there are fewer nonzero rows with a nonzero
+                weight than clusters.
         """
         X, sample_weight = self._validated(X, sample_weight, reset=True)
-        names = ("n_clusters", "n_init", "init", "max_iter", "tol", "backend")
-        parameters = kmeans.SphericalKMeans(**{name: getattr(self, name) for name in names})  # validated by it
-        rng = torch.Generator().manual_seed(int(check_random_state(self.random_state).randint(1 << 31)))
-        rows, weights = as_tensor("X", X, "[n_samples, n_features]", 2), torch.from_numpy(sample_weight)
-        nonzero = (weights > 0) & (torch.linalg.vector_norm(rows, dim=1) > 0)
+        names = ("n_clusters", "n_init", "max_iter", "tol", "backend")
+        init = (
+            self.init if isinstance(self.init, (str, Tensor)) else check_array(self.init, dtype=FLOATS, allow_nd=True)
+        )
+        parameters = kmeans.SphericalKMeans(init=init, **{name: getattr(self, name) for name in names})  # validates
+        seed = int(check_random_state(self.random_state).randint(1 << 31))
+        rows, weights = as_tensor("X", X, "[n_samples, n_features]", 2), to_tensor("sample_weight", sample_weight)
+        nonzero = (weights > 0) & (_norms(rows) > 0)
         if int(nonzero.sum()) < parameters.n_clusters:
             raise ValueError(
                 f"n_clusters must be at most the number of nonzero rows with a nonzero weight, got "
@@ -131,16 +136,12 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
             )
         if not nonzero.all():
             rows, weights = rows[nonzero], weights[nonzero]
-        points = _WeightedRows(rows, weights, self.backend)
-        state = BatchedLloyd(_initial_centroids(rows, weights, parameters, rng))
-        while state.active:
-            state.advance(points, parameters.tol, parameters.max_iter)
-        best = max(state.runs, key=lambda run: run.objective)
+        runs = fit_weighted_rows(rows, weights, parameters, seed)
+        best = max(runs, key=lambda run: run.objective)
         if best.n_empty:
             warnings.warn(f"{best.n_empty} of {parameters.n_clusters} clusters are empty", ConvergenceWarning, 2)
         self.cluster_centers_, self.n_iter_ = np.asarray(best.centroids), max(1, best.n_iter)
-        assignment = self._assign(X)
-        self.labels_, self.inertia_ = assignment.labels.flatten().numpy(), _inertia(assignment, sample_weight)
+        self.labels_, self.inertia_ = self._labels_and_inertia(X, sample_weight)
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -157,12 +158,13 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
             ValueError: If X has another number of features, or contains NaN or Inf.
         """
         check_is_fitted(self)
-        return self._assign(self._validated(X)[0]).labels.flatten().numpy()
+        return self._batch(self._validated(X)[0]).assign(self._centers()).labels.flatten().numpy()
 
     def transform(self, X: ArrayLike) -> np.ndarray:
         """Return the cosine distance of every row to every center.
 
-        For row i and center k it is `1 - <x_i / |x_i|, c_k>`.
+        For row i and center k it is `1 - <x_i / |x_i|, c_k>`. Small distances have the same relative precision as large
+        ones.
 
         Args:
             X: Rows of shape [n_samples, n_features].
@@ -176,9 +178,12 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         """
         check_is_fitted(self)
         rows = as_tensor("X", self._validated(X)[0], "[n_samples, n_features]", 2)
-        norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        scores = rows @ torch.from_numpy(self.cluster_centers_).to(rows.dtype).T  # [n, K]
-        return (1 - scores / norm.where(norm > 0, 1)).numpy()
+        norm, centers = _norms(rows)[:, None], self._centers()
+        distances = 1 - rows @ centers.to(rows.dtype).T / norm.where(norm > 0, 1)  # [n, K]
+        small = (distances < NARROW).any(1)
+        exact = torch.cdist(unit_vectors(rows[small].double()), unit_vectors(centers.double()), compute_mode=DIRECT)
+        distances[small] = (exact.square() / 2).to(rows.dtype)
+        return distances.numpy()
 
     def score(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> float:
         """Return the negative inertia of rows, `-sum_i w_i (1 - cos_i)`.
@@ -198,20 +203,30 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         """
         check_is_fitted(self)
         X, sample_weight = self._validated(X, sample_weight)
-        return -_inertia(self._assign(X), sample_weight)
+        return -self._labels_and_inertia(X, sample_weight)[1]
 
     def _validated(
         self, X: ArrayLike, sample_weight: ArrayLike | None = None, reset: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and weights as arrays of the dtypes that the kernels and the sums accept."""
-        rows = np.asarray(validate_data(self, cast(Any, X), dtype=(np.float64, np.float32), reset=reset))
+        rows = np.asarray(validate_data(self, cast(Any, X), dtype=FLOATS, reset=reset))
         weight = _check_sample_weight(sample_weight, rows, dtype=np.float64)
         if weight.min(initial=0) < 0:
             raise ValueError(f"sample_weight must be >= 0, got {weight.min()}")
         return rows, weight
 
-    def _assign(self, X: np.ndarray) -> Assignment:
-        return Batch.from_array(X, "raw", self.backend, "X").assign(torch.from_numpy(self.cluster_centers_))
+    def _batch(self, X: np.ndarray) -> Batch:
+        return Batch.from_array(X, "raw", self.backend, "X")
+
+    def _centers(self) -> Tensor:
+        return to_tensor("cluster_centers_", self.cluster_centers_)
+
+    def _labels_and_inertia(self, X: np.ndarray, sample_weight: np.ndarray) -> tuple[np.ndarray, float]:
+        weights = to_tensor("sample_weight", sample_weight)[
+            None, :, None
+        ]  # [1, n_samples, 1], as the shape of the labels
+        labels, distances = self._batch(X).distances(self._centers(), weights)
+        return labels.flatten().numpy(), float((weights * distances).sum())
 
     @property
     def _n_features_out(self) -> int:
@@ -223,71 +238,14 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         return tags
 
 
-class _WeightedRows:
-    """Rows with weights for `BatchedLloyd`.
-
-    A kernel divides a point by its norm. The point `(x / |x|, sqrt(1 / w^2 - 1))` has norm `1 / w`, so it adds
-    `w x / |x|` to the sums and `w cos` to the objective. It has the same label as x, because the last coordinate of
-    every centroid is 0.
-    """
-
-    def __init__(self, rows: Tensor, weights: Tensor, backend: str | None) -> None:
-        self._channels, self._weight, points = rows.shape[1], None, rows
-        if not (weights == weights[0]).all():
-            weight = (weights / weights.max()).to(rows.dtype).clamp(min=torch.finfo(rows.dtype).tiny ** 0.25)
-            points = rows.new_empty(len(rows), self._channels + 1)
-            norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-            torch.div(rows, norm, out=points[:, :-1])
-            points[:, -1] = (1 / weight.square() - 1).sqrt()
-            self._weight = weight
-        self._batch = Batch.from_array(points, "raw", backend, "X")
-
-    def step(self, centroids: Tensor) -> Sums:
-        """Run one Lloyd step of restarts [B, K, C]. In the objective, weights are relative to the largest weight."""
-        step = self._batch.step(self._padded(centroids))
-        return Sums(step.sums[..., : self._channels], step.counts, step.objective)
-
-    def farthest(self, centroids: Tensor, n: int) -> Tensor:
-        """Return the n rows with the lowest cosine to their most similar centroid, at unit norm: [n, C]."""
-        cosine = self._batch.assign(self._padded(centroids)).similarity.flatten()
-        if self._weight is not None:
-            cosine = cosine / self._weight
-        return normalize(self._batch.gather(cosine.argsort(stable=True)[:n])[:, : self._channels], dim=1)
-
-    def _padded(self, centroids: Tensor) -> Tensor:
-        return centroids if self._weight is None else pad(centroids, (0, 1))
-
-
-def _initial_centroids(
-    rows: Tensor, weights: Tensor, parameters: kmeans.SphericalKMeans, rng: torch.Generator
-) -> Tensor:
-    """Return the initial centroids of all restarts at unit norm, [B, K, n_features]."""
-    init, n_clusters = parameters.init, parameters.n_clusters
-    if not isinstance(init, Tensor):
-        sample, sample_weights = _sample(rows, weights, max(SAMPLE, 64 * n_clusters), rng)
-        return centroids_of_sample(sample, init, n_clusters, parameters.n_init, rng, sample_weights)
-    if init.shape[-1] != rows.shape[1]:
-        raise ValueError(f"init must have {rows.shape[1]} features, got shape {tuple(init.shape)}")
-    return unit_centroids(init, rows.dtype)
-
-
-def _sample(rows: Tensor, weights: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sample rows and return them at unit norm with their weights.
-
-    If there are at most `size` rows, all are returned. Otherwise `size` rows of equal weight are returned, each row as
-    often as its weight requires. Rows are taken in the order of their projections onto a random direction, so that
-    the result does not depend on their order, nor on whether a row is repeated or has a larger weight.
-    """
-    direction = torch.randn(rows.shape[1], generator=rng, dtype=torch.float64).to(rows.dtype)
-    order = (rows @ direction).argsort(stable=True)
-    cumulative = weights[order].cumsum(0)
-    steps = torch.arange(size) + torch.rand((), generator=rng, dtype=torch.float64)
-    if len(rows) > size:
-        chosen = torch.searchsorted(cumulative, steps * (cumulative[-1] / size), right=True)
-        order = order[chosen.clamp(max=len(rows) - 1)]
-        weights = torch.ones_like(weights)
-    return normalize(rows[order], dim=1), weights[order]
-
-
-def _inertia(assignment: Assignment, weight: np.ndarray) -> float:
-    return float(weight @ (1 - assignment.similarity.flatten().double().numpy()))
+def _norms(rows: Tensor) -> Tensor:
+    """Return the norms of rows, [n]. Raise ValueError if the square of a norm overflows or underflows."""
+    norm = torch.linalg.vector_norm(rows, dim=1)
+    small = (norm < torch.finfo(rows.dtype).tiny ** 0.5).nonzero().squeeze(1)
+    wrong = torch.cat(((~norm.isfinite()).nonzero().squeeze(1), small[rows[small].any(1)]))
+    if len(wrong):
+        raise ValueError(
+            f"X must have rows whose squared norms are zero or normal numbers of {rows.dtype}, got {len(wrong)} of "
+            f"{len(rows)} rows with a norm that overflows or underflows, the first at row {int(wrong.min())}"
+        )
+    return norm

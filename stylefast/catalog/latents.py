@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, islice, repeat
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from ..core.checks import as_tensor
+from ..core.checks import as_tensor, to_tensor
+from ..core.dtypes import Array
 from ..distributed import Ranks
 from ..generators import Generator
 from ..kmeans.prefetch import array_of, check_stream
@@ -20,7 +22,7 @@ MAX_SHARDS = 1 << 20  # shards of a build, whose sizes are in memory
 
 @dataclass(frozen=True)
 class LatentShards:
-    """Latents in shards: slices of a tensor, or the batches of a stream.
+    """Latents in shards: slices of an array, or the batches of a stream.
 
     Args:
         shards: Latents of every shard; an iterable that can be read again.
@@ -33,19 +35,20 @@ class LatentShards:
     local: range
 
     @classmethod
-    def scan(cls, w: Tensor | Iterable[Any], shard_images: int, ranks: Ranks) -> LatentShards:
+    def scan(cls, w: Array | Iterable[Any], shard_images: int, ranks: Ranks) -> LatentShards:
         """Find the sizes of the shards. A stream is read once for this, unless it knows them.
 
         Args:
             w: Latents of shape [N, D] or [N, rows, D], or a stream of them whose batches become the shards.
-            shard_images: Images per shard, if `w` is a tensor.
+            shard_images: Images per shard, if `w` is an array.
             ranks: Ranks that share the shards.
 
         Raises:
             TypeError: If `w` is an iterator, which cannot be read again.
             ValueError: If there are no images.
         """
-        shards: Iterable[Any] = w.split(shard_images) if isinstance(w, Tensor) else check_stream("w", w)
+        is_array = isinstance(w, (Tensor, np.ndarray))
+        shards: Iterable[Any] = to_tensor("w", w).split(shard_images) if is_array else check_stream("w", w)
         sizes = w.sizes if isinstance(w, LatentBatches) else (len(array_of(batch)) for batch in shards)
         starts = [0, *accumulate(islice(sizes, MAX_SHARDS + 1))]
         if len(starts) - 1 > MAX_SHARDS:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.checks import to_tensor
 from ..core.text import suggestion
 
 MAX_NAME = 100  # bytes of the name of a part
@@ -99,7 +100,7 @@ def _check_ids(part: str, ids: Any, n_clusters: int) -> list[int]:
 def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
     """Return the fraction of every position of the grid that a region covers, [h, w] float64."""
     if isinstance(region, (Tensor, np.ndarray)):
-        mask = torch.as_tensor(region)
+        mask = to_tensor(f"part {part!r}", region)
         if mask.dim() != 2 or not mask.numel():
             raise ValueError(f"part {part!r} must be a mask [h, w] with h, w >= 1, got {tuple(mask.shape)}")
         if not bool(((mask >= 0) & (mask <= 1)).all()):

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.checks import check_clusters
-from ..kmeans import SphericalKMeans
+from .. import kmeans
+from ..core.checks import as_tensor, check_clusters, check_seed, to_tensor
+from ..core.dtypes import Array
 
 Size: TypeAlias = int | tuple[int, int]
 
@@ -80,6 +82,15 @@ class Heatmaps:
         return len(self._maps)
 
 
+class SphericalKMeans(kmeans.SphericalKMeans):
+    """`stylefast.SphericalKMeans` whose centroids also have the name that scikit-learn gives them."""
+
+    @property
+    def cluster_centers_(self) -> np.ndarray:
+        """Centroids of unit norm, [K, C]."""
+        return torch.as_tensor(self.centroids_).cpu().numpy()
+
+
 class FactorCatalog:
     """Clusters of a layer's activations, and the parts to which the user assigns them.
 
@@ -103,6 +114,7 @@ class FactorCatalog:
         annotations: Ids of the clusters of each part, by the name of the part. It is empty at first. The user fills it.
         M: Input of `StyleInterpolator`: one tensor [P, C] per layer, the contributions of its channels to the parts, in
             the order of `annotations`. The user sets it as in the example.
+        _factorization: The clustering. Its centroids are `cluster_centers_`, a NumPy array [K, C].
 
     References:
         Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 3.2.
@@ -124,25 +136,32 @@ class FactorCatalog:
     def __init__(
         self, k: int, random_state: int = 0, factorization: Callable[..., Any] | None = None, **kwargs: Any
     ) -> None:
-        self.kmeans: Any
+        self._factorization: Any
         if factorization is None:
-            self.kmeans = SphericalKMeans(k, seed=random_state, **kwargs)
+            self._factorization = SphericalKMeans(k, seed=check_seed("random_state", random_state), **kwargs)
         else:
-            self.kmeans = factorization(n_clusters=k, random_state=random_state, **kwargs)
-        self.k: int = k
+            self._factorization = factorization(n_clusters=k, random_state=random_state, **kwargs)
         self.annotations: dict[str, list[int]] = {}
 
+    @property
+    def k(self) -> int:
+        """Number of clusters."""
+        return self._factorization.n_clusters
+
+    @property
+    def kmeans(self) -> Any:
+        """The clustering."""
+        return self._factorization
+
     @classmethod
-    def from_centroids(
-        cls, centroids: Tensor, annotations: Mapping[str, Sequence[int]], **kwargs: Any
-    ) -> FactorCatalog:
+    def from_centroids(cls, centroids: Array, annotations: Mapping[str, Sequence[int]], **kwargs: Any) -> FactorCatalog:
         """Make a catalog from known centroids [K, C], such as the centroids of an old catalog."""
         catalog = cls(len(centroids), **kwargs)
-        catalog.kmeans.centroids_ = F.normalize(centroids, dim=1)
+        catalog._factorization.centroids_ = F.normalize(as_tensor("centroids", centroids, "[K, C]", 2), dim=1)
         catalog.annotations = {part: list(ids) for part, ids in annotations.items()}
         return catalog
 
-    def fit_predict(self, X: Tensor, raw: bool = False) -> Heatmaps | tuple[Heatmaps, list[str]]:
+    def fit_predict(self, X: Array, raw: bool = False) -> Heatmaps | tuple[Heatmaps, list[str]]:
         """Cluster activations and return their heatmaps.
 
         Args:
@@ -157,20 +176,20 @@ class FactorCatalog:
             ValueError: As in `stylefast.SphericalKMeans.fit`. Unless `raw` is True, also if there are no parts, or a
                 cluster of a part is outside [0, k).
         """
-        parts = self._parts(raw)
-        self.kmeans.fit(self._points(X))
-        return self._heatmaps(self.kmeans.labels_, X, raw, parts)
+        parts, x = self._parts(raw), as_tensor("X", X, "[N, C, H, W]", 4)
+        self._factorization.fit(self._points(x))
+        return self._heatmaps(self._factorization.labels_, x, raw, parts)
 
-    def predict(self, X: Tensor, raw: bool = False) -> Heatmaps | tuple[Heatmaps, list[str]]:
+    def predict(self, X: Array, raw: bool = False) -> Heatmaps | tuple[Heatmaps, list[str]]:
         """Return heatmaps of other activations for the current centroids, in the form that `fit_predict` returns."""
-        parts = self._parts(raw)
-        return self._heatmaps(self.kmeans.predict(self._points(X)), X, raw, parts)
+        parts, x = self._parts(raw), as_tensor("X", X, "[N, C, H, W]", 4)
+        return self._heatmaps(self._factorization.predict(self._points(x)), x, raw, parts)
 
-    def _points(self, X: Tensor) -> Any:
-        """Return X itself, or the NumPy rows `[N * H * W, C]` that other clusterings take."""
-        if isinstance(self.kmeans, SphericalKMeans):
-            return X
-        return X.movedim(1, -1).reshape(-1, X.shape[1]).cpu().numpy()
+    def _points(self, x: Tensor) -> Any:
+        """Return x itself, or the NumPy rows `[N * H * W, C]` that other clusterings take."""
+        if isinstance(self._factorization, kmeans.SphericalKMeans):
+            return x
+        return x.movedim(1, -1).reshape(-1, x.shape[1]).cpu().numpy()
 
     def _parts(self, raw: bool) -> list[Sequence[int]]:
         if raw:
@@ -181,10 +200,10 @@ class FactorCatalog:
         return list(self.annotations.values())
 
     def _heatmaps(
-        self, labels: Any, X: Tensor, raw: bool, parts: list[Sequence[int]]
+        self, labels: Any, x: Tensor, raw: bool, parts: list[Sequence[int]]
     ) -> Heatmaps | tuple[Heatmaps, list[str]]:
-        maps = Heatmaps(torch.as_tensor(labels, device=X.device).view(len(X), *X.shape[2:]), parts)
+        maps = Heatmaps(to_tensor("labels", labels).to(x.device).view(len(x), *x.shape[2:]), parts)
         return maps if raw else (maps, list(self.annotations))
 
     def __repr__(self) -> str:
-        return f"FactorCatalog({self.k}, {type(self.kmeans).__name__}, {self.annotations})"
+        return f"FactorCatalog({self.k}, {type(self._factorization).__name__}, {self.annotations})"

@@ -102,7 +102,7 @@ def check_integer(name: str, value: int, minimum: int) -> int:
     return int(value)
 
 
-def check_seeds(seeds: Iterable[int]) -> Sequence[int]:
+def check_latent_seeds(seeds: Iterable[int]) -> Sequence[int]:
     """Return the seeds of random latents as a sequence. Raise ValueError unless all are integers in `SEEDS`."""
     sequence = seeds if isinstance(seeds, range) else list(seeds)
     for seed in (*sequence[:1], *sequence[-1:]) if isinstance(sequence, range) else sequence:
@@ -115,6 +115,13 @@ def check_seeds(seeds: Iterable[int]) -> Sequence[int]:
     return sequence
 
 
+def check_seed(name: str, value: int) -> int:
+    """Return the seed as an int. Raise ValueError unless it is an integer in [0, 2**64), as torch requires."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 1 << 64:
+        raise ValueError(f"{name} must be an integer in [0, 2**64), got {value!r}")
+    return int(value)
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
@@ -124,17 +131,29 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def to_tensor(name: str, value: Array) -> Tensor:
     """Return a tensor unchanged, and a NumPy array as a tensor. Raise TypeError for anything else.
 
-    The tensor shares the memory of the array unless a negative stride requires a copy. The caller must not write to the
-    tensor of a read-only array.
+    The tensor shares the memory of the array unless torch cannot represent it: an array with a negative or uneven
+    stride, in the byte order of other machines, or not aligned is copied. The caller must not write to the tensor of a
+    read-only array. An array with masked values raises ValueError.
     """
     if isinstance(value, np.ndarray):
-        value = value if min(value.strides, default=0) >= 0 else value.copy()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            value = torch.from_numpy(value)
+        return _from_numpy(name, value)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor or a NumPy array, got {type(value).__name__}")
     return value
+
+
+def _from_numpy(name: str, array: np.ndarray) -> Tensor:
+    if np.ma.is_masked(array):
+        raise ValueError(f"{name} must not have masked values, got {np.ma.count_masked(array)} of {array.size}")
+    has_even_strides = all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
+    if not (has_even_strides and array.dtype.isnative and array.flags.aligned):
+        array = np.array(array, array.dtype.newbyteorder("="), order="C")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return torch.from_numpy(array)
+    except TypeError:
+        raise TypeError(f"{name} must have a dtype that torch has, got {array.dtype}") from None
 
 
 def as_tensor(name: str, value: Array, letters: str, *ranks: int) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..core.checks import check_seeds
+from ..core.checks import check_latent_seeds
 from ..generators import Generator
 from ..io.atomic import PathLike
 from ..io.latents import broadcast_latents, read_latents
@@ -105,7 +105,7 @@ class SeedLatents(ImageSource):
             self._find = rows.__getitem__
             if len(rows) < len(seeds):
                 raise ValueError(f"seeds must be different, got {', '.join(map(str, seeds))}")
-        check_seeds(seeds)
+        check_latent_seeds(seeds)
         self.generator: Generator = generator
         self.seeds: Sequence[int] = seeds
         self.truncation: float = truncation

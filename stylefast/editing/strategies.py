@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import query
 from ..catalog import Catalog
+from ..core.checks import check_seed
 from ..generators import Site
 
 
@@ -103,6 +104,9 @@ class Random:
 
     like: Sequential = Sequential()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed("seed", self.seed)
 
     @property
     def name(self) -> str:

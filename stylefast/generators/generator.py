@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.checks import check_seeds, check_shape, check_tensor
+from ..core.checks import check_latent_seeds, check_shape, check_tensor
 from .compiled import CompiledSynthesis
 from .fingerprint import compute_fingerprint
 from .session import HookSession, StopForward
@@ -271,7 +271,7 @@ class Generator:
         return raw.float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
 
     def _map(self, seeds: Iterable[int]) -> Tensor:
-        sequence = check_seeds(seeds)
+        sequence = check_latent_seeds(seeds)
         z = np.empty((len(sequence), self.z_dim), np.float32)
         for row, seed in zip(z, sequence, strict=True):
             row[:] = np.random.RandomState(seed).randn(self.z_dim)

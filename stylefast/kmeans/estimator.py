@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from numbers import Real
 from typing import Any, overload
 
@@ -14,24 +13,20 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ..core.checks import check_choice, check_integer
+from ..core.checks import check_choice, check_integer, check_seed
 from ..core.dtypes import Array
 from ..core.progress import progress_bar
 from ..distributed import ALONE, Ranks
 from ..io.atomic import PathLike
 from ..io.tensors import checksum
 from ..ops.assign import FEATURES
-from ..ops.lloyd_step import LloydStep
-from .data import Batch, Points
+from .batch import Batch
+from .data import Points
 from .initialization import check_init, initial_centroids
-from .lloyd import BatchedLloyd, Run, directions
+from .lloyd import BatchedLloyd, Run, directions, needs_double, warn_if_relocated
 from .prefetch import Stream, array_of
 
-__all__ = ["EmptyClusterWarning", "Run", "SphericalKMeans"]
-
-
-class EmptyClusterWarning(UserWarning):
-    """An empty cluster was relocated to the point that is least similar to its centroid."""
+__all__ = ["SphericalKMeans"]
 
 
 class SphericalKMeans:
@@ -58,7 +53,8 @@ class SphericalKMeans:
         backend: Name of a backend, as in `stylefast.assign`.
 
     Attributes:
-        centroids_: Centroids of the best run, [K, C] float32 (float64 for float64 data), of unit norm.
+        centroids_: Centroids of the best run, [K, C] float32 (float64 for float64 data, and for data in narrow cones,
+            see `stylefast.kmeans`), of unit norm.
         labels_: Labels of the data given to `fit`, as `predict` returns them. Not set for streams.
         objective_: Objective of the data given to `fit`, as `score` returns it.
         runs_: One `Run` per restart.
@@ -105,7 +101,7 @@ class SphericalKMeans:
         self.init: str | Tensor = check_init(init, self.n_clusters)
         self.max_iter: int = check_integer("max_iter", max_iter, 1)
         self.tol = tol
-        self.seed: int = check_integer("seed", seed, 0)
+        self.seed: int = check_seed("seed", seed)
         self.features = features
         self.backend = backend
 
@@ -140,13 +136,13 @@ class SphericalKMeans:
         """
         ranks, rng = Ranks(group), self._rng()
         points = Points.scan(activations, self.features, self.backend, ranks, rng)
-        runs = self._lloyd(points, ranks, rng, checkpoint, progress)
+        runs = self._lloyd(points, rng, checkpoint, progress)
         best = max(runs, key=lambda run: run.objective)
         self.__dict__.pop("labels_", None)
         if points.in_memory:
             batch = points.single_batch()
-            labels, similarity = batch.assign(torch.as_tensor(best.centroids))
-            (cosines,) = ranks.total(similarity.double().sum())
+            labels, distances = batch.distances(torch.as_tensor(best.centroids))
+            (cosines,) = ranks.total((1 - distances).sum())
             best.objective = cosines.item() / points.n_points
             self.labels_ = _like(activations, labels.flatten() if batch.is_rows else labels)
         self.objective_ = best.objective
@@ -155,7 +151,7 @@ class SphericalKMeans:
             run.centroids, run.sums, run.counts = (_like(activations, x) for x in (run.centroids, run.sums, run.counts))
         self.runs_, self.centroids_ = runs, best.centroids
         self.n_relocated_ = sum(run.n_relocated for run in runs)
-        _warn_if_relocated(self.n_relocated_, best.n_empty)
+        warn_if_relocated(self.n_relocated_, best.n_empty)
         return self
 
     def partial_fit(self, batch: Array) -> SphericalKMeans:
@@ -176,28 +172,25 @@ class SphericalKMeans:
             TypeError: As in `fit`.
             ValueError: As in `fit`; the number of points matters only in the first batch.
         """
-        if hasattr(self, "_sums"):
-            points, centroids = self._checked_batch(batch)
-            step = points.step(centroids)
-            former_sums, former_counts, n_relocated = self._sums, self._counts, self.n_relocated_
-        else:
-            points, rng = Batch.from_array(batch, self.features, self.backend), self._rng()
-            restarts = self._initial_centroids(Points.scan(batch, self.features, self.backend, ALONE, rng), rng)
-            steps = points.step(restarts)
-            best = int(steps.objective.argmax())
-            centroids, step = restarts[best], LloydStep(*(x[best] for x in steps))
-            former_sums, former_counts, n_relocated = 0, 0, 0
+        points, centroids = self._next_step(batch)
+        step = points.step(centroids)
         if step.objective.isnan():
             points.assign(centroids)  # raises
-        sums, counts = former_sums + step.sums.double(), former_counts + step.counts
+        if needs_double(centroids, float(step.objective), int(step.counts.sum()) / max(1, len(points))):
+            points, centroids = self._next_step(batch, in_double=True)
+            step = points.step(centroids)
+        sums, counts, n_relocated = step.sums.double(), step.counts, 0
+        if hasattr(self, "_sums"):
+            sums, counts, n_relocated = self._sums + sums, self._counts + counts, self.n_relocated_
         updated = directions(sums, centroids)
         empty = (counts == 0).nonzero().squeeze(1)
         if len(empty):
-            scanned = Points.scan(batch, self.features, self.backend, ALONE, self._rng())
+            in_double = updated.dtype == torch.float64
+            scanned = Points.scan(batch, self.features, self.backend, ALONE, self._rng(), in_double)
             rows = scanned.farthest(updated[counts > 0], len(empty))
             updated[empty[: len(rows)]] = rows.to(updated.dtype)
             n_relocated += len(rows)
-            _warn_if_relocated(len(rows), 0)
+            warn_if_relocated(len(rows), 0)
         for name in ("labels_", "objective_", "runs_"):
             self.__dict__.pop(name, None)
         self._sums, self._counts, self.n_relocated_ = sums, counts, n_relocated
@@ -234,9 +227,9 @@ class SphericalKMeans:
             RuntimeError, TypeError, ValueError: As in `predict`.
         """
         cosines, n_points = 0.0, 0
-        for data in [activations] if isinstance(activations, (Tensor, np.ndarray)) else activations:
+        for data in [activations] if hasattr(activations, "__array__") else activations:
             batch, centroids = self._checked_batch(array_of(data))
-            cosines += batch.assign(centroids).similarity.double().sum().item()
+            cosines += (1 - batch.distances(centroids)[1]).sum().item()
             n_points += len(batch)
         return cosines / max(1, n_points)
 
@@ -252,34 +245,43 @@ class SphericalKMeans:
             )
         return batch, centroids
 
+    def _next_step(self, data: Array, *, in_double: bool = False) -> tuple[Batch, Tensor]:
+        """Return data as a batch, and the centroids [K, C] for their step of `partial_fit`."""
+        if hasattr(self, "_sums"):
+            batch, centroids = self._checked_batch(data)
+            return batch, directions(self._sums, centroids.double()) if in_double else centroids
+        rng = self._rng()
+        points = Points.scan(data, self.features, self.backend, ALONE, rng, in_double)
+        restarts = self._initial_centroids(points, rng)
+        return points.single_batch(), restarts[int(points.step(restarts).objective.argmax())]
+
     def _rng(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)  # on the CPU, so that choices do not depend on the device
 
     def _initial_centroids(self, points: Points, rng: torch.Generator) -> Tensor:
-        """Return the initial centroids of all restarts, [B, K, C]."""
-        if points.n_nonzero < self.n_clusters:
-            raise ValueError(
-                f"n_clusters must be at most the number of nonzero points, got K = {self.n_clusters} for "
-                f"{points.n_nonzero} of {points.n_points} points"
-            )
-        return initial_centroids(points, self.init, self.n_clusters, self.n_init, rng)
+        """Return the initial centroids of all restarts, [B, K, C], with the same bits on all ranks."""
+        centroids = initial_centroids(points, self.init, self.n_clusters, self.n_init, rng)
+        return points.ranks.broadcast(centroids.cpu()).to(points.device)
 
-    def _lloyd(
-        self, points: Points, ranks: Ranks, rng: torch.Generator, checkpoint: PathLike | None, progress: bool
-    ) -> list[Run]:
+    def _lloyd(self, points: Points, rng: torch.Generator, checkpoint: PathLike | None, progress: bool) -> list[Run]:
         """Run the Lloyd iterations of all restarts in lockstep, from the checkpoint if it exists."""
         names = ("n_clusters", "n_init", "max_iter", "tol", "seed", "features")
         provenance: dict[str, Any] = {name: getattr(self, name) for name in names}
         provenance["init"] = checksum({"init": self.init}) if isinstance(self.init, Tensor) else self.init
         provenance |= {"channels": points.channels, "points": points.n_points, "n_nonzero": points.n_nonzero}
+        ranks, before = points.ranks, rng.get_state()
         if checkpoint is not None and ranks.broadcast(os.path.exists(checkpoint)):
             state = BatchedLloyd.load(checkpoint, provenance, points.device)
+            points = points.to_double() if state.centroids.dtype == torch.float64 else points
         else:
-            state = BatchedLloyd(ranks.broadcast(self._initial_centroids(points, rng).cpu()).to(points.device))
+            state = BatchedLloyd(self._initial_centroids(points, rng))
         n_done = max(run.n_iter for run in state.runs)
         with progress_bar(self.max_iter, "k-means", "step", shown=progress and not ranks.rank, done=n_done) as bar:
             while state.active:
                 state.advance(points, self.tol, self.max_iter, ahead=points.can_run_ahead and checkpoint is None)
+                if state.needs_double(points):
+                    points = points.to_double()
+                    state = BatchedLloyd(self._initial_centroids(points, rng.set_state(before)))
                 if checkpoint is not None and ranks.rank == 0:
                     state.save(checkpoint, provenance)
                 bar.set_postfix(runs=len(state.active), refresh=False)
@@ -291,10 +293,3 @@ class SphericalKMeans:
 def _like(data: Array | Stream, result: Array) -> Array:
     """Return the result as a NumPy array if the data are one, otherwise as a tensor."""
     return result.numpy() if isinstance(data, np.ndarray) and isinstance(result, Tensor) else result
-
-
-def _warn_if_relocated(n_relocated: int, n_empty: int) -> None:
-    if n_relocated:
-        remaining = f"; {n_empty} clusters of the best run stayed empty" if n_empty else ""
-        message = f"an empty cluster was relocated to the least similar point {n_relocated} times{remaining}"
-        warnings.warn(message, EmptyClusterWarning, stacklevel=3)

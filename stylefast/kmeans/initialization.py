@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 
 from ..core.checks import as_tensor, check_choice
 from ..core.dtypes import Array
-from .data import Batch, Points
+from .batch import Batch
+from .data import Points
 from .lloyd import directions
 
 INIT = ("k-means++", "random")
@@ -23,14 +24,22 @@ MAX_PERMUTED = 1 << 24  # largest number of points whose indices are permuted to
 
 
 def initial_centroids(points: Points, init: str | Tensor, n_clusters: int, n_init: int, rng: torch.Generator) -> Tensor:
-    """Return initial centroids [B, K, C] of unit norm: given by the user, or from a sample of the nonzero points."""
+    """Return initial centroids [B, K, C] of unit norm: given by the user, or from a sample of the nonzero points.
+
+    Raise ValueError if there are fewer nonzero points than clusters, or given centroids do not match the points.
+    """
+    if points.n_nonzero < n_clusters:
+        raise ValueError(
+            f"n_clusters must be at most the number of nonzero points, got K = {n_clusters} for "
+            f"{points.n_nonzero} of {points.n_points} points"
+        )
     if isinstance(init, Tensor):
         if init.shape[-1] != points.channels or init.device != points.device:
             raise ValueError(
                 f"init must have shape [K, C] or [B, K, C] with C = {points.channels} on {points.device} like the "
                 f"activations, got {tuple(init.shape)} on {init.device}"
             )
-        return unit_centroids(init, points.dtype)
+        return unit_centroids(init, points.centroids_dtype)
     size = min(points.n_nonzero, max(SAMPLE, 64 * n_clusters))
     indices = _distinct_indices(points.n_nonzero, size, rng).sort().values  # ascending, the order of reading
     sample = points.gather(indices)  # [m, C]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..core.dtypes import Array
 from ..io.atomic import PathLike
 from ..io.tensors import read_tensors, write_tensors
-from .data import Sums
+from .batch import NARROW, Sums
 
 FORMAT = "stylefast-kmeans-1"
 _ARRAYS = ("centroids", "sums", "counts")  # attributes of Run and names of the tensors in a checkpoint
@@ -25,6 +26,10 @@ _NUMBERS = {  # attribute of Run -> key in a checkpoint
     "n_relocated": "n_reseeded",
     "n_empty": "n_empty",
 }
+
+
+class EmptyClusterWarning(UserWarning):
+    """An empty cluster was relocated to the point that is least similar to its centroid."""
 
 
 @dataclass(eq=False)
@@ -53,7 +58,10 @@ class Run:
 
 
 class SupportsLloyd(Protocol):
-    """Points that `BatchedLloyd` can cluster. `stylefast.kmeans.data.Points` documents the methods."""
+    """Points that `BatchedLloyd` can cluster. `stylefast.kmeans.data.Points` documents the members."""
+
+    @property
+    def highest_objective(self) -> float: ...
 
     def step(self, centroids: Tensor) -> Sums: ...
 
@@ -127,7 +135,8 @@ class BatchedLloyd:
 
         Args:
             points: Points to cluster.
-            tol: Relative gain of the objective below which a restart ends.
+            tol: Relative gain of the objective below which a restart ends. If the mean distance 1 - cos is less than
+                NARROW, the gain is relative to this distance.
             max_iter: Maximum number of updates per restart.
             ahead: Whether to start the step of the next iteration before the numbers of this one are read, so that a
                 GPU does not wait for the host. The step is computed in vain for restarts that end in this iteration,
@@ -139,8 +148,11 @@ class BatchedLloyd:
         self._started = _Evaluation(points, evaluation.updated) if ahead else None
         updated, remaining, relocated = evaluation.updated, [], False
         for i, (objective, n_empty, moved) in enumerate(evaluation.numbers()):
-            run = self.runs[self.active[i]]
-            settled = not moved or objective - run.objective < tol * abs(objective)
+            run, highest = self.runs[self.active[i]], points.highest_objective
+            objective = min(objective, highest)  # rounding can exceed the bound
+            distance = highest - objective
+            scale = distance if distance < NARROW * highest else abs(objective)
+            settled = not moved or objective - run.objective < tol * scale
             # With fewer distinct directions than clusters, some clusters stay empty after any number of relocations.
             run.converged = settled and (n_empty == 0 or 0 < run.n_empty <= n_empty)
             run.objective, run.n_empty = objective, n_empty
@@ -156,6 +168,10 @@ class BatchedLloyd:
             remaining.append(i)
         self.centroids, self.active = rows_of(updated, remaining), [self.active[i] for i in remaining]
         self._started = None if self._started is None or relocated else self._started.select(remaining)
+
+    def needs_double(self, points: SupportsLloyd) -> bool:
+        """Whether a restart needs float64, as the function `needs_double` defines it."""
+        return any(needs_double(run.centroids, run.objective, points.highest_objective) for run in self.runs)
 
     def save(self, path: PathLike, provenance: Mapping[str, Any]) -> None:
         """Write a checkpoint atomically.
@@ -206,3 +222,30 @@ def directions(sums: Tensor, centroids: Tensor) -> Tensor:
     """Return `sums / |sums|` in the dtype of the centroids, or the former centroid where a sum is zero."""
     norm = torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
     return torch.where(norm > 0, (sums / norm).to(centroids.dtype), centroids)
+
+
+def needs_double(centroids: Array, objective: float, highest: float) -> bool:
+    """Whether labels need cosines in float64: points are close to their centroids, and two centroids to each other.
+
+    Args:
+        centroids: Centroids of unit norm, [K, C].
+        objective: Mean cosine of all points to the centroids of their labels.
+        highest: Objective if every nonzero point equals its centroid.
+
+    Returns:
+        False for float64 centroids. Otherwise, whether the mean of `1 - cos` over the nonzero points, and `1 - cos` of
+        two centroids, are less than NARROW.
+    """
+    vectors = torch.as_tensor(centroids)
+    if vectors.dtype == torch.float64 or not objective > (1 - NARROW) * highest:
+        return False
+    cosines = vectors.double() @ vectors.double().T  # [K, K]
+    return bool((cosines.fill_diagonal_(-1) > 1 - NARROW).any())
+
+
+def warn_if_relocated(n_relocated: int, n_empty: int) -> None:
+    """Issue an `EmptyClusterWarning` for the caller of the calling method if clusters were relocated."""
+    if n_relocated:
+        remaining = f"; {n_empty} clusters of the best run stayed empty" if n_empty else ""
+        message = f"an empty cluster was relocated to the least similar point {n_relocated} times{remaining}"
+        warnings.warn(message, EmptyClusterWarning, stacklevel=3)

@@ -26,8 +26,11 @@ DEPTH = 2  # number of batches that are read ahead
 
 
 def check_stream(name: str, stream: Iterable[T]) -> Iterable[T]:
-    """Return `stream`. Raise TypeError if it is not iterable or is an iterator, which gives its batches only once."""
-    if not isinstance(stream, Iterable):
+    """Return `stream`. Raise TypeError if it is not iterable or is an iterator, which gives its batches only once.
+
+    An object that NumPy can convert, such as a DataFrame, is refused, because it yields no batches.
+    """
+    if not isinstance(stream, Iterable) or hasattr(stream, "__array__"):
         raise TypeError(f"{name} must be an array or an iterable of arrays, got {type(stream).__name__}")
     if isinstance(stream, Iterator):
         raise TypeError(

@@ -169,6 +169,20 @@ def test_another_clustering_class_gets_rows_of_points():
         assert torch.equal(maps.get().argmax(1), torch.from_numpy(labels).long().view(2, 4, 4))
 
 
+@pytest.mark.parametrize("factorization", [None, KMeans])
+def test_factorization_has_the_names_of_the_released_code(factorization):
+    x = torch.randn(2, 5, 4, 4, generator=rng())
+    catalog = FactorCatalog(3, 0, factorization, n_init=1)
+    maps = catalog.fit_predict(x, raw=True)
+    centers = catalog._factorization.cluster_centers_
+    assert isinstance(centers, np.ndarray) and centers.shape == (3, 5)
+    assert catalog.k == catalog._factorization.n_clusters == 3 and catalog.kmeans is catalog._factorization
+    assert set(vars(catalog)) == {"_factorization", "annotations"}  # as in pickles of the released code
+    again = FactorCatalog.from_centroids(centers, {}).predict(x, raw=True).labels
+    if factorization is None:
+        assert torch.equal(again, maps.labels)
+
+
 def test_a_catalog_of_known_centroids_predicts():
     centroids, x = torch.randn(4, 5, generator=rng()), torch.randn(2, 5, 3, 3, generator=rng(1))
     catalog = FactorCatalog.from_centroids(centroids, PARTS)

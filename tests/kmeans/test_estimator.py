@@ -144,7 +144,7 @@ def test_invariance_to_length_order_and_repetition():
 
 @pytest.mark.parametrize("init", ["k-means++", "random", directions(4, 8).abs()])
 def test_features_equal_a_fit_of_transformed_data(init: str | Tensor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stylefast.kmeans.data.CHUNK", 3 * 2 * 5 * 7)  # three channels at a time
+    monkeypatch.setattr("stylefast.kmeans.batch.CHUNK", 3 * 2 * 5 * 7)  # three channels at a time
     x = mixture(2, 8, 5, 7, 4, 0.5) + 3
     standardized = torch.nn.functional.instance_norm(x, eps=1e-5)
     for features, transformed in (("standardized", standardized), ("squared", x.square())):

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stylefast import SphericalKMeans
 from stylefast.kmeans import EmptyClusterWarning, estimator, initialization
-from stylefast.kmeans.data import Batch
+from stylefast.kmeans.batch import Batch
 
 
 def test_memory_layout_does_not_change_the_labels():
@@ -86,7 +86,7 @@ class _Allocations(TorchDispatchMode):
 @pytest.mark.parametrize("features", ["raw", "standardized", "squared"])
 def test_fit_allocates_nothing_of_the_size_of_the_data(features: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(initialization, "SAMPLE", 512)
-    monkeypatch.setattr("stylefast.kmeans.data.CHUNK", 1 << 16)
+    monkeypatch.setattr("stylefast.kmeans.batch.CHUNK", 1 << 16)
     x = mixture(3, 64, 64, 64, 10, 1.0).half()
     centroids = directions(8, 64)[[0, 0, 2, 3, 4, 5, 6, 7]]  # cluster 1 is empty: it equals cluster 0
     for data, points in ((x, x), (x.numpy(), x), (rows(x), rows(x))):
@@ -123,7 +123,7 @@ def test_progress_bar_can_be_disabled(monkeypatch: pytest.MonkeyPatch):
         ({"tol": math.nan}, "tol must be a finite number >= 0, got nan"),
         ({"tol": math.inf}, "tol must be a finite number >= 0, got inf"),
         ({"tol": "small"}, "tol must be a finite number >= 0, got 'small'"),
-        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"seed": -1}, r"seed must be an integer in \[0, 2\*\*64\), got -1"),
         ({"features": "cosine"}, "features must be one of 'raw'"),
         ({"init": "kmeans++"}, "init must be one of 'k-means\\+\\+', 'random', got 'kmeans\\+\\+'"),
         ({"init": torch.ones(2, 4)}, r"init must have shape \[K, C\] or \[B, K, C\] with K = 3 .* got \(2, 4\)"),

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from stylefast import SphericalKMeans
 from stylefast.distributed import Ranks
-from stylefast.kmeans.data import Batch, Points, Sums
+from stylefast.kmeans.batch import Batch, Sums
+from stylefast.kmeans.data import Points
 from stylefast.kmeans.lloyd import BatchedLloyd, Run
 
 X = mixture(4, 8, 6, 6, 12, 3.0).float()
@@ -106,6 +107,10 @@ class Counted:
 
     def __init__(self, x: Tensor) -> None:
         self.points, self.n_steps = Points.scan(x, "raw", None, Ranks(), torch.Generator().manual_seed(0)), 0
+
+    @property
+    def highest_objective(self) -> float:
+        return self.points.highest_objective
 
     def step(self, centroids: Tensor) -> Sums:
         self.n_steps += 1
