@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,13 +21,22 @@ HARD = 2  # omp_pause_hard: end the threads and forget them
 def end_openmp_threads_before_forks() -> None:
     """End the idle OpenMP threads of the forking thread before each fork from Python.
 
-    Both processes start new threads when they next need them. Runtimes without `omp_pause_resource_all` of OpenMP 5.0
-    need no help: those of LLVM and Intel survive a fork.
+    Both processes start new threads when they next need them.
+    """
+    if sys.platform == "linux":
+        os.register_at_fork(before=_end_openmp_threads)
+
+
+def _end_openmp_threads() -> None:
+    if (pause := _pause()) is not None:
+        pause(HARD)
+
+
+@cache
+def _pause() -> Callable[[int], int] | None:
+    """Return `omp_pause_resource_all` of OpenMP 5.0, from libtorch_cpu.so or the OpenMP runtime that it is linked to.
+
+    None if the runtime lacks it. Those of LLVM and Intel survive a fork without it.
     """
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    if sys.platform != "linux" or not library.exists():
-        return
-    # A symbol of libtorch_cpu.so or of the OpenMP runtime that it is linked to.
-    pause = getattr(ctypes.CDLL(str(library)), "omp_pause_resource_all", None)
-    if pause is not None:
-        os.register_at_fork(before=lambda: pause(HARD))
+    return getattr(ctypes.CDLL(str(library)), "omp_pause_resource_all", None) if library.exists() else None

@@ -101,7 +101,9 @@ def blend(
         reference, edits = norm_preserving(target, reference, query, edits)
     if strength is not None:
         rows = count_edits(target, reference, query, edits)
-        strength = torch.as_tensor(strength, dtype=query.dtype, device=target.device).expand(rows)
+        if not isinstance(strength, Tensor):
+            strength = query.new_full((), strength)
+        strength = strength.to(target.device, query.dtype).expand(rows)
     if out is None:
         if transforms_are_active():
             return Transformed.apply(partial(BLEND, backend), target, reference, query, edits, strength)

@@ -35,7 +35,8 @@ def check_out(
     if transforms_are_active():
         raise ValueError("out must be None under a transform of torch.func, got a tensor")
     inputs = (target, reference, query, edits, strength)
-    if torch.is_grad_enabled() and (out.requires_grad or any(isinstance(x, Tensor) and x.requires_grad for x in inputs)):
+    tensors = [x for x in (*inputs, out) if isinstance(x, Tensor)]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         raise ValueError("out cannot be used with inputs that require gradients, nor require gradients itself")
     if not torch.compiler.is_compiling():  # the compiler calls it for fake tensors
         check_overlap(*inputs, out=out)
