@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.checks import to_tensor
+
 Box: TypeAlias = Sequence[float]
 Region: TypeAlias = Sequence[int] | Sequence[Box] | torch.Tensor | np.ndarray
 
@@ -75,14 +77,14 @@ def _check_ids(part: str, ids: Any, n_clusters: int) -> list[int]:
 def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
     """Return the fraction of every position of the grid that a region covers, [h, w] float64."""
     if isinstance(region, (Tensor, np.ndarray)):
-        mask = torch.as_tensor(region)
+        mask = to_tensor(f"part {part!r}", region)
         if mask.dim() != 2 or not mask.numel():
             raise ValueError(f"part {part!r} must be a mask [h, w] with h, w >= 1, got {tuple(mask.shape)}")
         if not bool(((mask >= 0) & (mask <= 1)).all()):
             low, high = mask.double().aminmax()
             raise ValueError(f"part {part!r} must be a mask of weights in [0, 1], got {low:g} to {high:g}")
         return F.interpolate(mask.double()[None, None], size=size, mode="area")[0, 0]
-    total = torch.zeros(size, dtype=torch.float64)
+    total = torch.zeros(size, dtype=torch.float64, device="cpu")
     for box in region:
         if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise ValueError(f"part {part!r} must have boxes (x from, y from, x to, y to) in [0, 1], got {tuple(box)}")
@@ -92,6 +94,6 @@ def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
 
 
 def _covered(begin: float, end: float, cells: int) -> Tensor:
-    edges = torch.arange(cells + 1, dtype=torch.float64)
+    edges = torch.arange(cells + 1, dtype=torch.float64, device="cpu")
     clipped = edges.clamp(begin * cells, end * cells)
     return clipped[1:] - clipped[:-1]
