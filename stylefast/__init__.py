@@ -4,6 +4,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .core import waiting as waiting  # isort: split
+
 from . import backends
 from .ops.assign import Assignment, assign
 from .ops.assign_contribution import LabelsAndContribution, assign_contribution

@@ -78,13 +78,19 @@ inline Features parse_features(const std::string& name) {
   return name == "raw" ? Features::kRaw : name == "squared" ? Features::kSquared : Features::kStandardized;
 }
 
-// Number of parts into which `units` of work are divided: one per thread, but at most one per unit.
-inline int64_t parts_for(int64_t units) {
-  return std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), units));
+// Least work of a part, in vectorised additions and multiplications. It takes about as long as it takes to wake a
+// thread.
+inline constexpr int64_t kPartWork = 1 << 18;
+
+// Number of parts into which `units` of work are divided: one per thread, but at most one per unit and per kPartWork.
+// `work` is the number of additions and multiplications; those of slow loops count several times.
+inline int64_t parts_for(int64_t units, int64_t work) {
+  const int64_t threads = torch::stable::get_num_threads();
+  return std::max<int64_t>(1, std::min({threads, units, work / kPartWork}));
 }
 
 // Runs f(part) for every part, in parallel. The work of a part depends only on `parts`, not on the scheduling, so
-// results are bitwise repeatable.
+// results are bitwise repeatable. One part runs on the calling thread.
 template <typename F>
 void parallel(int64_t parts, const F& f) {
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {

@@ -18,7 +18,7 @@ std::tuple<Tensor, Tensor> assign(const Tensor& activations, const Tensor& centr
     const Tensor labels = empty<int32_t>({a.n, a.h, a.w}, activations);
     const Tensor similarity = empty<T>({a.n, a.h, a.w}, activations);
     const AssignTask<T> task{prepared.points(), mutable_data<int32_t>(labels), mutable_data<T>(similarity)};
-    const int64_t parts = parts_for((a.positions() + 31) / 32);
+    const int64_t parts = parts_for((a.positions() + 31) / 32, 2 * (prepared.clusters + 1) * a.c * a.positions());
     const auto kernel = STYLEFAST_PICK(assign_kernel<T>);
     parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
     return std::make_tuple(labels, similarity);

@@ -14,7 +14,8 @@ namespace stylefast {
 template <typename T>
 void run_moments(MomentsTask<T> task, ContributionOutput<T>& output) {
   const Source& a = task.points.a;
-  const int64_t threads = parts_for(a.n * ((a.plane() + 31) / 32));
+  const int64_t scored = task.points.centroids == nullptr ? 0 : task.points.clusters;
+  const int64_t threads = parts_for(a.n * ((a.plane() + 31) / 32), (2 * scored + 8) * a.c * a.positions());
   task.segments = a.n == 0 ? 1 : (threads + a.n - 1) / a.n;
   const int64_t parts = std::min(threads, std::max<int64_t>(1, a.n * task.segments));
   task.output = output.allocate(parts);

@@ -53,7 +53,7 @@ void blend_out(const Tensor& target, const Tensor& reference, const Tensor& quer
       check_edits(task.edits, task.edits_count, {task.target.count, task.reference.count, task.query.count});
     }
     const auto kernel = STYLEFAST_PICK(blend_kernel<S>);
-    const int64_t parts = parts_for(task.edits_count * task.width / 4096 + 1);
+    const int64_t parts = parts_for(task.edits_count * task.width / 4096 + 1, 3 * task.edits_count * task.width);
     parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
   });
 }

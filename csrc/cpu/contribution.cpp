@@ -51,7 +51,7 @@ Tensor contribution(const Tensor& activations, const Tensor& labels, int64_t clu
       Axis<T> y(labels.size(1), a.h), x(labels.size(2), a.w);
       resize_axis(a.h, resize == "bilinear", y);
       resize_axis(a.w, resize == "bilinear", x);
-      const int64_t parts = parts_for(a.n * ((a.c + 15) / 16));
+      const int64_t parts = parts_for(a.n * ((a.c + 15) / 16), 16 * a.n * a.c * a.plane());
       const PoolTask<S> task{a, data<int32_t>(rows), clusters, standardize, y, x, output.allocate(parts)};
       const auto kernel = STYLEFAST_PICK(pool_kernel<S>);
       parallel(parts, [&](int64_t part) { kernel(task, part, parts); });

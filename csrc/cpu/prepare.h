@@ -18,7 +18,7 @@ struct Prepared {
     STYLEFAST_PICK(pack_centroids<T>)(data<T>(centroid_rows), clusters, a.c, centroids);
     if (features == Features::kStandardized) {
       const auto kernel = STYLEFAST_PICK(plane_statistics<T>);
-      const int64_t parts = parts_for(a.n);
+      const int64_t parts = parts_for(a.n, 16 * a.c * a.positions());
       parallel(parts, [&](int64_t part) {
         kernel(a, part_begin(a.n, part, parts), part_begin(a.n, part + 1, parts), statistics);
       });

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..core.forks import end_openmp_threads_before_forks
 from ..core.private_torch import assume_constant_result
 from . import native, triton
 
@@ -64,6 +65,7 @@ BACKENDS: dict[str, Backend] = {
     "reference": Backend("reference", "CompositeExplicitAutograd", None, lambda: None),
 }
 
+end_openmp_threads_before_forks()
 _forced: ContextVar[str | None] = ContextVar("stylefast_backend", default=None)
 
 

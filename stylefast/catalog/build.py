@@ -119,8 +119,8 @@ class Build:
             with self._timed("clustering"):
                 self._labels, self._activations = self._assign(self._activations, centroids), None
         k = len(centroids)
-        zeros = torch.zeros(k, self._generator.style_width, dtype=torch.float64)
-        total = Sums(zeros, torch.zeros(k, *self._shape[1:], dtype=torch.int64))
+        zeros = torch.zeros(k, self._generator.style_width, dtype=torch.float64, device="cpu")
+        total = Sums(zeros, torch.zeros(k, *self._shape[1:], dtype=torch.int64, device="cpu"))
         clusters = {"centroids": checksum({"": centroids}), "features": self._kmeans.features}
         for shard, w in self._latents:
             sums = self._shard_sums(shard, w, centroids, clusters)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ..core.checks import as_tensor, check_choice, check_integer, check_type
+from ..core.checks import as_tensor, check_choice, check_integer, check_type, to_tensor
 from ..core.dtypes import Array
 from ..distributed import Ranks
 from ..generators import Generator, Site
@@ -133,7 +133,7 @@ class Catalog:
             build.cluster()
             objectives = [restart.objective for restart in kmeans.runs_]
             run = objectives.index(max(objectives)) if clustering.run is None else clustering.run
-            runs = torch.stack([torch.as_tensor(restart.centroids).float() for restart in kmeans.runs_])
+            runs = torch.stack([to_tensor("centroids", restart.centroids).float() for restart in kmeans.runs_])
             provenance |= {"seed": clustering.seed, "run": run, "objectives": objectives}
             provenance["n_reseeded"] = kmeans.n_relocated_
         contributions, occupancy = build.measure(runs[run].clone())

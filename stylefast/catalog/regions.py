@@ -107,7 +107,7 @@ def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
             low, high = mask.double().aminmax()
             raise ValueError(f"part {part!r} must be a mask of weights in [0, 1], got {low:g} to {high:g}")
         return F.interpolate(mask.double()[None, None], size=size, mode="area")[0, 0]
-    total = torch.zeros(size, dtype=torch.float64)
+    total = torch.zeros(size, dtype=torch.float64, device="cpu")
     for box in region:
         if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise ValueError(f"part {part!r} must have boxes (x from, y from, x to, y to) in [0, 1], got {tuple(box)}")
@@ -117,6 +117,6 @@ def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
 
 
 def _covered(begin: float, end: float, cells: int) -> Tensor:
-    edges = torch.arange(cells + 1, dtype=torch.float64)
+    edges = torch.arange(cells + 1, dtype=torch.float64, device="cpu")
     clipped = edges.clamp(begin * cells, end * cells)
     return clipped[1:] - clipped[:-1]

@@ -14,6 +14,7 @@ import typer
 
 from .. import __version__
 from ..core.text import printable
+from ..core.waiting import CHOSEN
 from ..generators.convert import convert as convert_network
 from ..io.outputs import check_output_file, check_output_folder
 from . import catalog
@@ -94,7 +95,8 @@ def bench(
         )
     options = ["--rounds", str(rounds), "--only", only, *(["--record"] if record else [])]
     # The script runs in a new process, because threads are bound to processors when a process starts.
-    raise typer.Exit(subprocess.run([sys.executable, str(script), *options]).returncode)
+    environment = {name: value for name, value in os.environ.items() if name not in CHOSEN}
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *options], env=environment).returncode)
 
 
 @app.command(epilog=example("stylefast info"))

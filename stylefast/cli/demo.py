@@ -128,7 +128,7 @@ class Result:
         """
         table: dict[str, dict[str, dict[str, float | None]]] = defaultdict(dict)
         for (part, query), pairs in self._differences.items():
-            inside, outside = torch.tensor(pairs, dtype=torch.float64).nanmean(0)
+            inside, outside = torch.tensor(pairs, dtype=torch.float64, device="cpu").nanmean(0)
             values = {"inside": inside, "outside": outside, "ratio": inside / outside}
             table[part][query] = {name: float(value) if value.isfinite() else None for name, value in values.items()}
         return dict(table)

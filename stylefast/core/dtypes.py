@@ -26,7 +26,7 @@ def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def without_autocast(*args: Any, **kwargs: Any) -> Any:
         device = next((x.device.type for x in args if isinstance(x, Tensor)), "cpu")
-        if not torch.is_autocast_enabled(device):
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)

@@ -98,8 +98,8 @@ class EditRenderer:
         images = [(plan.targets, e.target) for e in edits] + [(plan.references, e.reference) for e in edits]
         image_rows, styles = _stack(images, self._styles)
         query_rows, queries = _stack([(e.part, e.query) for e in edits], self._query)
-        index = torch.tensor([image_rows[: len(edits)], image_rows[len(edits) :], query_rows]).T  # [E, 3]
-        strength = torch.tensor([edit.strength for edit in edits])
+        index = torch.tensor([image_rows[: len(edits)], image_rows[len(edits) :], query_rows], device="cpu").T  # [E, 3]
+        strength = torch.tensor([edit.strength for edit in edits], dtype=torch.float32, device="cpu")
         blended = blend(
             styles, styles, queries, edits=index.to(generator.device), strength=strength, backend=self._backend
         )

@@ -38,7 +38,8 @@ class Sequential:
 
     def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
         """Return the query of a part, q [S]; it is zero outside `sites`."""
-        q, m = torch.zeros(catalog.contributions.shape[1]), catalog.contribution(part)
+        m = catalog.contribution(part)
+        q = torch.zeros_like(m, dtype=torch.float32)
         budgets, thresholds = (_per_site(value, sites) for value in (self.epsilon, self.rho))
         for site, epsilon, rho in zip(sites, budgets, thresholds, strict=True):
             q[site.slice] = query.sequential(m[site.slice], epsilon, rho, fractional=self.fractional)
@@ -115,9 +116,9 @@ class Random:
     def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
         """Return the query of a part, q [S]; it is zero outside `sites`."""
         q, rng = self.like(catalog, part, sites), torch.Generator().manual_seed(self.seed)
-        channels = torch.cat([torch.arange(site.start, site.stop) for site in sites])
+        channels = torch.cat([torch.arange(site.start, site.stop, device="cpu") for site in sites])
         permuted = torch.zeros_like(q)
-        permuted[channels[torch.randperm(len(channels), generator=rng)]] = q[channels]
+        permuted[channels[torch.randperm(len(channels), generator=rng, device="cpu")]] = q[channels]
         return permuted
 
 

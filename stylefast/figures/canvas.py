@@ -31,7 +31,7 @@ FIRST_HEX = ("2f7fe6", "f2683c", "22b573", "e8b11c", "a45de0", "e8488b")  # firs
 
 def from_hex(colours: Sequence[str]) -> Tensor:
     """Convert hex codes to colours [n, 3], float32 in 0..255."""
-    return torch.tensor([list(bytes.fromhex(colour)) for colour in colours], dtype=torch.float32)
+    return torch.tensor([list(bytes.fromhex(colour)) for colour in colours], dtype=torch.float32, device="cpu")
 
 
 @cache
@@ -43,7 +43,7 @@ def heat_colours() -> Tensor:
 @cache
 def distinct_colours(n: int) -> tuple[Colour, ...]:
     """Choose n colours that are far apart in CIELAB; the first n − 1 are the colours for n − 1."""
-    steps = torch.arange(0.0, 256, 15)
+    steps = torch.arange(0, 256, 15, dtype=torch.float32, device="cpu")
     rgb = torch.cat([from_hex(FIRST_HEX), torch.cartesian_prod(steps, steps, steps)])  # [candidates, 3]
     lab = rgb_to_lab(rgb.T.reshape(1, 3, -1, 1) / 255)[0, :, :, 0].T  # [candidates, 3]
     lightness, chroma = lab[:, 0], lab[:, 1:].norm(dim=1)
@@ -51,7 +51,9 @@ def distinct_colours(n: int) -> tuple[Colour, ...]:
     is_usable[: len(FIRST_HEX)] = True
     rgb, lab = rgb[is_usable], lab[is_usable]
     chosen: list[int] = []
-    distance = torch.full((len(rgb),), math.inf)  # of each candidate from the nearest chosen colour
+    distance = torch.full(
+        (len(rgb),), math.inf, dtype=rgb.dtype, device="cpu"
+    )  # of each candidate from the nearest chosen colour
     for i in range(n):
         chosen.append(i if i < len(FIRST_HEX) else int(distance.argmax()))
         distance = distance.minimum((lab - lab[chosen[-1]]).norm(dim=1))

@@ -78,11 +78,13 @@ def cluster_overlay(
     _check_labels(labels, len(images), n_clusters)
     groups = parts if parts is not None else {str(k): [k] for k in range(n_clusters)}
     check_clusters("parts", groups, n_clusters)
-    group_of = torch.full((n_clusters,), -1)
+    group_of = torch.full((n_clusters,), -1, device="cpu")
     for index, ids in reversed(list(enumerate(groups.values()))):
         group_of[list(ids)] = index
     colours = canvas.distinct_colours(len(groups))
-    palette = torch.tensor([*colours, PAPER], dtype=torch.float32)  # [G + 1, 3]; group -1 has the last row
+    palette = torch.tensor(
+        [*colours, PAPER], dtype=torch.float32, device="cpu"
+    )  # [G + 1, 3]; group -1 has the last row
     tiles = []
     for tile, label in zip(canvas.to_tiles(images, cell), labels.cpu(), strict=True):
         pixels = torch.from_numpy(np.array(tile)).float()  # [H, W, 3]
@@ -249,7 +251,7 @@ def heat_map(
     if mask is not None:
         check_mask("mask", mask, n=len(errors))
         for pixels, inside in zip(colours, resize_mask(mask.cpu(), errors.shape[1:]) > 0.5, strict=True):
-            pixels[canvas.find_borders(inside)] = torch.tensor(OUTLINE, dtype=torch.float32)
+            pixels[canvas.find_borders(inside)] = torch.tensor(OUTLINE, dtype=torch.float32, device="cpu")
     tiles = [canvas.to_image(pixels) for pixels in colours]
     ticks = ["0", f"{vmax / 2:g}", f"{vmax:g}" + ("+" if errors.max() > vmax else "")]
     return canvas.sheet(tiles, lambda width: canvas.colour_bar(ticks, "CIELAB difference", width))

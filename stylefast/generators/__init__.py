@@ -7,6 +7,7 @@ import os
 
 import torch
 
+from ..core.defaults import with_plain_defaults
 from .convert import load_converted
 from .generator import Generator
 from .random_face import NAME as RANDOM_FACE
@@ -19,6 +20,7 @@ from .wrapping import wrap
 __all__ = ["Generator", "Rule", "Scale", "Site", "load", "wrap"]
 
 
+@with_plain_defaults
 def load(network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.device = "cpu") -> Generator:
     """Load a generator by name or from a file.
 

@@ -109,7 +109,9 @@ def _hammer(net: Any, label: Tensor, options: dict[str, Any], **defaults: Any) -
 
 def _lucidrains(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
     size = net.GE.image_size
-    noise = torch.rand(1, size, size, 1, generator=torch.Generator().manual_seed(0)).to(label.device)
+    noise = torch.rand(
+        1, size, size, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+    ).to(label.device)
     return Calls(
         net.GE.latent_dim,
         lambda z: net.SE(z)[:, None].repeat(1, net.GE.num_layers, 1),
@@ -124,7 +126,9 @@ def _lernapparat(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
         height, width = map(int, size.split("x"))
         for layer in block.modules():
             if hasattr(layer, "noise") and not isinstance(layer.noise, nn.Module):
-                noise = torch.randn(1, 1, height, width, generator=random).to(label.device)
+                noise = torch.randn(1, 1, height, width, generator=random, dtype=torch.float32, device="cpu").to(
+                    label.device
+                )
                 noises.append((layer, noise if layer.noise is None else layer.noise))
 
     def synthesis(w: Tensor) -> Tensor:

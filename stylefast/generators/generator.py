@@ -254,8 +254,8 @@ class Generator:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         if self._compiled is not None:
             self._compiled.remove()
-        styles = torch.empty(batch_size, self.style_width, device=self.device)
-        w = torch.empty(batch_size, *self.w_shape, device=self.device)
+        styles = torch.empty(batch_size, self.style_width, dtype=torch.float32, device=self.device)
+        w = torch.empty(batch_size, *self.w_shape, dtype=torch.float32, device=self.device)
         self._compiled = CompiledSynthesis(self._site_hooks, self._synthesis, styles, w, options)
 
     def _paired(self, w: Tensor, styles: Tensor) -> Tensor:

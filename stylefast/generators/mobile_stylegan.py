@@ -200,8 +200,10 @@ class _InverseHaar(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        eye = torch.eye(channels // 4)
-        signs = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])  # [pixel, part]
+        eye = torch.eye(channels // 4, dtype=torch.float32, device="cpu")
+        signs = torch.tensor(
+            [[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], device="cpu"
+        )  # [pixel, part]
         average = torch.einsum("p,gc->pgc", signs[:, 0] / 2, eye)  # [4, C, C]
         details = torch.einsum("pd,gc->pgcd", signs[:, 1:] / 2, eye).flatten(2)  # [4, C, 3C]
         self.register_buffer("matrix", torch.cat((average, details), dim=2).flatten(0, 1), persistent=False)

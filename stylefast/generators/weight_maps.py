@@ -184,7 +184,9 @@ def _with_filter_and_mean(
     tensors: dict[str, Tensor], filters: Iterable[Tensor], mean: Tensor | None
 ) -> dict[str, Tensor]:
     """Add the filter of all up-sampling layers, and the mean of w if it is known."""
-    first, *rest = list(filters) or [torch.outer(*[torch.tensor([1.0, 3, 3, 1]) / 8] * 2)]
+    first, *rest = list(filters) or [
+        torch.outer(*[torch.tensor([1.0, 3, 3, 1], dtype=torch.float32, device="cpu") / 8] * 2)
+    ]
     if any(taps.shape != first.shape or not torch.allclose(taps, first) for taps in rest):
         raise ValueError("it has up-sampling filters that differ")
     tensors["synthesis.filter"] = first

@@ -101,13 +101,13 @@ def _class_weights(label: int | Tensor | None, n_classes: int) -> Tensor:
     if label is None and n_classes:
         raise ValueError(f"label must be given, because this network has {n_classes} classes")
     if label is None:
-        return torch.zeros(1, 0)
+        return torch.zeros(1, 0, dtype=torch.float32, device="cpu")
     if isinstance(label, Tensor):
         check_shape("label", label, classes=n_classes)
         return label.float()[None]
     if not 0 <= label < n_classes:
         raise ValueError(f"label must be in [0, classes) with classes = {n_classes}, got {label}")
-    return nn.functional.one_hot(torch.tensor([label]), n_classes).float()
+    return nn.functional.one_hot(torch.tensor([label], device="cpu"), n_classes).float()
 
 
 def _first_mean(*means: Tensor | None, device: torch.device) -> Tensor | None:

@@ -132,4 +132,4 @@ def _to_tensor(value: Any) -> Tensor:
         return torch.stack([_to_tensor(item) for item in value])
     if not isinstance(value, Tensor | np.ndarray):
         raise ValueError(f"latents must be a tensor, an array, or a dictionary with one, got {type(value).__name__}")
-    return torch.as_tensor(value)
+    return value if isinstance(value, Tensor) else torch.from_numpy(value)

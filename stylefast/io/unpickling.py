@@ -187,12 +187,12 @@ def _to_flat_tensor(value: Any) -> Tensor:
     """Return the elements of a storage, [n]."""
     if isinstance(value, InertStorage):
         dtype, data = value.args
-        return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype, device="cpu")
     if not isinstance(value, InertObject) or not value.name.endswith("_load_from_bytes") or len(value.args) != 1:
         raise ValueError(f"a tensor's storage was expected, got {type_name(value)}")
     try:
         storage = torch.load(io.BytesIO(_to_bytes(value.args[0])), map_location="cpu", weights_only=True)
-        return torch.empty(0, dtype=storage.dtype).set_(storage)
+        return torch.empty(0, dtype=storage.dtype, device="cpu").set_(storage)
     except Exception as error:  # torch may raise any exception for damaged bytes
         raise ValueError(f"a tensor's storage cannot be read: {torch_refusal(error)}") from error
 

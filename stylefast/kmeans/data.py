@@ -81,7 +81,7 @@ class Points:
         kinds = ranks.gather(None if first is None else (first.channels, first.dtype))
         channels, dtype = next((kind for kind in kinds if kind is not None), (0, torch.float32))
         device = torch.device("cpu") if first is None else first.activations.device
-        probes = torch.randn(4, channels, generator=rng).to(device)
+        probes = torch.randn(4, channels, generator=rng, dtype=torch.float32, device="cpu").to(device)
         n_local = n_local_nonzero = 0
         for batch in _read_alike(data, features, backend, channels, dtype):
             n_local += len(batch)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ..core.checks import check_choice, check_integer, check_seed
+from ..core.checks import check_choice, check_integer, check_seed, to_tensor
 from ..core.dtypes import Array
 from ..core.progress import progress_bar
 from ..distributed import ALONE, Ranks
@@ -141,12 +141,12 @@ class SphericalKMeans:
         self.__dict__.pop("labels_", None)
         if points.in_memory:
             batch = points.single_batch()
-            labels, distances = batch.distances(torch.as_tensor(best.centroids))
+            labels, distances = batch.distances(to_tensor("centroids", best.centroids))
             (cosines,) = ranks.total((1 - distances).sum())
             best.objective = cosines.item() / points.n_points
             self.labels_ = _like(activations, labels.flatten() if batch.is_rows else labels)
         self.objective_ = best.objective
-        self._sums, self._counts = torch.as_tensor(best.sums).double(), torch.as_tensor(best.counts)
+        self._sums, self._counts = to_tensor("sums", best.sums).double(), to_tensor("counts", best.counts)
         for run in runs:
             run.centroids, run.sums, run.counts = (_like(activations, x) for x in (run.centroids, run.sums, run.counts))
         self.runs_, self.centroids_ = runs, best.centroids
@@ -238,7 +238,7 @@ class SphericalKMeans:
         if not hasattr(self, "centroids_"):
             raise RuntimeError("SphericalKMeans has no centroids yet: call fit or partial_fit first")
         batch = Batch.from_array(activations, self.features, self.backend)
-        centroids = torch.as_tensor(self.centroids_)
+        centroids = to_tensor("centroids_", self.centroids_)
         if batch.channels != centroids.shape[1]:
             raise ValueError(
                 f"activations must have C = {centroids.shape[1]} like the centroids, got {tuple(activations.shape)}"

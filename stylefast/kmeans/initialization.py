@@ -74,16 +74,18 @@ def centroids_of_sample(
         return sample[_k_means_plus_plus(sample, n_clusters, n_init, rng, weights)]
     if weights is not None:
         return sample[torch.multinomial(weights.expand(n_init, -1), n_clusters, generator=rng)]
-    indices = torch.stack([torch.randperm(len(sample), generator=rng)[:n_clusters] for _ in range(n_init)])
+    indices = torch.stack(
+        [torch.randperm(len(sample), generator=rng, device="cpu")[:n_clusters] for _ in range(n_init)]
+    )
     return sample[indices.to(sample.device)]
 
 
 def _distinct_indices(n: int, size: int, rng: torch.Generator) -> Tensor:
     """Return random distinct indices below n, [size] int64."""
     if n <= MAX_PERMUTED:
-        return torch.randperm(n, generator=rng)[:size]
-    seed = int(torch.randint(1 << 62, (), generator=rng))
-    return torch.tensor(random.Random(seed).sample(range(n), size))
+        return torch.randperm(n, generator=rng, device="cpu")[:size]
+    seed = int(torch.randint(1 << 62, (), generator=rng, device="cpu"))
+    return torch.tensor(random.Random(seed).sample(range(n), size), device="cpu")
 
 
 def _refined_centroids(
@@ -119,12 +121,16 @@ def _k_means_plus_plus(
     """
     n_candidates, restarts = 2 + int(math.log(n_clusters)), torch.arange(n_init, device=sample.device)
     if weights is None:
-        first = torch.randint(len(sample), (n_init,), generator=rng).to(sample.device)
+        first = torch.randint(len(sample), (n_init,), generator=rng, device="cpu").to(sample.device)
     else:
         cumulative = weights.cumsum(0)
-        draw = torch.rand(n_init, generator=rng, dtype=torch.float64).to(cumulative.device) * cumulative[-1]
+        draw = (
+            torch.rand(n_init, generator=rng, dtype=torch.float64, device="cpu").to(cumulative.device) * cumulative[-1]
+        )
         first = torch.searchsorted(cumulative, draw, right=True).clamp(max=len(sample) - 1)
-    draws = torch.rand(n_clusters - 1, n_init, n_candidates, generator=rng, dtype=torch.float64).to(sample.device)
+    draws = torch.rand(n_clusters - 1, n_init, n_candidates, generator=rng, dtype=torch.float64, device="cpu").to(
+        sample.device
+    )
     indices, similarity = [first], sample[first] @ sample.T  # [n_init, m]
     for draw in draws:
         weight = (1 - similarity).clamp(min=0).double()

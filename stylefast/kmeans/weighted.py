@@ -86,10 +86,10 @@ def _sample(rows: Tensor, weights: Tensor, size: int, rng: torch.Generator) -> t
     often as its weight requires. Rows are taken in the order of their projections onto a random direction, so that
     the result does not depend on their order, nor on whether a row is repeated or has a larger weight.
     """
-    direction = torch.randn(rows.shape[1], generator=rng, dtype=torch.float64).to(rows.dtype)
+    direction = torch.randn(rows.shape[1], generator=rng, dtype=torch.float64, device="cpu").to(rows.dtype)
     order = (rows @ direction).argsort(stable=True)
     cumulative = weights[order].cumsum(0)
-    steps = torch.arange(size) + torch.rand((), generator=rng, dtype=torch.float64)
+    steps = torch.arange(size, device="cpu") + torch.rand((), generator=rng, dtype=torch.float64, device="cpu")
     if len(rows) > size:
         chosen = torch.searchsorted(cumulative, steps * (cumulative[-1] / size), right=True)
         order = order[chosen.clamp(max=len(rows) - 1)]

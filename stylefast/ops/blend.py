@@ -15,6 +15,7 @@ from ..core.dtypes import DTYPES, accumulator
 from ..core.private_torch import transforms_are_active
 from .blend_gradient import Transformed, backward, setup_context
 from .blend_norms import norm_preserving
+from .blend_out import check_out, check_overlap
 from .blend_rows import as_rows, check_edits, count_edits, gathered, paired
 from .op import BadCall, Cost, Op
 
@@ -62,7 +63,8 @@ def blend(
         strength: Strength of the edits: a number, or a tensor of shape [E]. The default is 1.
         mode: "linear" or "norm_preserving".
         out: Contiguous tensor [E, S] of the target's dtype, to which the result is written and which is returned.
-            Reusing a tensor avoids the page faults of a new allocation.
+            Reusing a tensor avoids the page faults of a new allocation. Without edits, it may be target, reference or
+            query itself if that has E rows. Otherwise it must not share memory with an input.
         backend: Name of a backend, as in `stylefast.assign`.
 
     Returns:
@@ -70,8 +72,9 @@ def blend(
 
     Raises:
         TypeError: If an argument has a wrong type or dtype.
-        ValueError: If a shape, a device, an index, the number of rows, `mode` or the name of the backend is invalid, or
-            if `out` is used with inputs that require gradients.
+        ValueError: If a shape, a device, an index, the number of rows, `mode` or the name of the backend is invalid,
+            or if `out` shares memory with an input, is used with inputs that require gradients, requires gradients
+            itself, or is given under a transform of `torch.func`.
         RuntimeError: If `backend` cannot run on this machine or on the device of the tensors.
 
     References:
@@ -98,7 +101,9 @@ def blend(
         reference, edits = norm_preserving(target, reference, query, edits)
     if strength is not None:
         rows = count_edits(target, reference, query, edits)
-        strength = torch.as_tensor(strength, dtype=query.dtype, device=target.device).expand(rows)
+        if not isinstance(strength, Tensor):
+            strength = query.new_full((), strength)
+        strength = strength.to(target.device, query.dtype).expand(rows)
     if out is None:
         if transforms_are_active():
             return Transformed.apply(partial(BLEND, backend), target, reference, query, edits, strength)
@@ -129,19 +134,7 @@ def check(
     if isinstance(strength, Tensor) and strength.dim() > 0 and tuple(strength.shape) != (rows,):
         raise ValueError(f"strength must be a number or have shape [E] with E = {rows}, got {tuple(strength.shape)}")
     if out is not None:
-        _check_out(out, rows, width, target)
-        inputs = (target, reference, query, strength)
-        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
-            raise ValueError("out cannot be used with inputs that require gradients")
-
-
-def _check_out(out: Tensor, rows: int, width: int, target: Tensor) -> None:
-    check_tensor("out", out, "[E, S]", 2, like=target)
-    if tuple(out.shape) != (rows, width) or out.dtype != target.dtype or not out.is_contiguous():
-        raise ValueError(
-            f"out must be contiguous {target.dtype} with shape [E, S] = ({rows}, {width}), "
-            f"got {out.dtype} {tuple(out.shape)} with strides {out.stride()}"
-        )
+        check_out(out, rows, target, reference, query, edits, strength)
 
 
 def reference(
@@ -227,6 +220,7 @@ BLEND = Op(
     out_schema=(
         "(Tensor target, Tensor reference, Tensor query, Tensor? edits, Tensor? strength, *, Tensor(a!) out) -> ()"
     ),
+    out_fake=check_overlap,
     public=blend,
     reference=reference,
     fake=fake,

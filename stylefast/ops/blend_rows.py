@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..core.dtypes import accumulator
+from ..core.private_torch import has_memory
 
 
 def as_rows(tensor: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def check_edits(edits: Tensor, counts: tuple[int, int, int], target: Tensor) -> 
         raise ValueError(f"edits must have shape [E, 3], got {tuple(edits.shape)}")
     if edits.device != target.device:
         raise ValueError(f"edits must be on {target.device} like target, got {edits.device}")
-    if not torch.compiler.is_compiling() and len(edits) and edits.device.type == "cpu":
+    if len(edits) and edits.device.type == "cpu" and has_memory(edits):
         low, high = edits.aminmax(dim=0)
         if int(low.min()) < 0 or any(int(index) >= count for index, count in zip(high, counts, strict=True)):
             raise ValueError(

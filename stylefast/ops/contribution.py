@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..core.checks import check_activations, check_choice
 from ..core.dtypes import DTYPES, accumulator
+from ..core.private_torch import has_memory
 from . import assign as assignment
 from .op import BadCall, Cost, Op
 
@@ -98,7 +99,7 @@ def check(activations: Tensor, labels: Tensor, n_clusters: int, resize: str) -> 
     if n_clusters < 1:
         raise ValueError(f"n_clusters must be >= 1, got {n_clusters}")
     check_choice("resize", resize, RESIZES)
-    if not torch.compiler.is_compiling() and labels.numel() and labels.device.type == "cpu":
+    if labels.numel() and labels.device.type == "cpu" and has_memory(labels):
         low, high = (int(x) for x in labels.aminmax())
         if low < 0 or high >= n_clusters:
             raise ValueError(f"labels must lie in [0, {n_clusters}), got values from {low} to {high}")

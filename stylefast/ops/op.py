@@ -62,6 +62,7 @@ class Op:
             whose first output is labels have one. Tests judge labels by their score, and the other outputs by value.
         gradient: `setup_context` and `backward` for `torch.library.register_autograd`. None if not differentiable.
         out_schema: Schema of an overload that writes into its last argument.
+        out_fake: Function that takes the arguments of this overload and refuses those that fake tensors show to be bad.
         cells: Overload of torch per backend, filled by `register`.
     """
 
@@ -76,6 +77,7 @@ class Op:
     from_labels: Callable[..., tuple[Tensor, ...]] | None = None
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None
     out_schema: str | None = None
+    out_fake: Callable[..., None] = lambda *args, **kwargs: None
     cells: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, backend: str | None, first: Tensor, *args: Any) -> Any:
@@ -89,6 +91,8 @@ class Op:
     def write(self, backend: str | None, first: Tensor, *args: Any, out: Tensor) -> None:
         """Call the op as `__call__` does and write the result into `out`."""
         self.cells[select(backend, first.device) + ".out"](first, *args, out=out)
+        if not torch.compiler.is_compiling():  # AOTAutograd does so in compiled code
+            torch.autograd.graph.increment_version(out)
 
 
 def _needs_autograd(*args: Any) -> bool:
@@ -116,7 +120,7 @@ def register(op: Op, library: torch.library.Library) -> None:
         op.cells[backend.name] = overloads.default
         if op.out_schema is not None:
             library.define(f"{name}.out{op.out_schema}", tags=(torch.Tag.pt2_compliant_tag,))
-            torch.library.register_fake(f"stylefast::{name}.out", lambda *args, **kwargs: None, lib=library)
+            torch.library.register_fake(f"stylefast::{name}.out", op.out_fake, lib=library)
             if backend.name == "reference":
                 library.impl(f"{name}.out", _into_out(without_autocast(op.reference)), backend.key)
             if backend.launcher is not None:

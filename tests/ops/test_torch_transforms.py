@@ -9,7 +9,9 @@ import pytest
 import torch
 from cells import backends, place
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 import stylefast
@@ -63,6 +65,51 @@ def test_blend_under_vmap_equals_its_equation(backend: str):
         assert_close(blended.squeeze(1), target + q * (reference - target))
     got = vmap(grad(lambda t: stylefast.blend(t, reference[0], query[0], backend=backend).sum()))(target)
     assert_close(got, (1 - query[0]).expand(3, -1))
+
+
+def batched_calls(backend: str) -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]:
+    """Functions of one item of a batch, and the batched tensors [2, ...] that they take."""
+    rng = torch.Generator().manual_seed(0)
+    a, c = torch.randn(2, 2, 6, 5, 4, generator=rng), torch.randn(2, 3, 6, generator=rng)
+    labels, edits = torch.randint(3, (2, 2, 5, 4), generator=rng), torch.randint(3, (2, 4, 3), generator=rng)
+    t, r, q = torch.rand(3, 2, 3, 7, generator=rng)
+    a, c, labels, edits, t, r, q = (place(x, backend) for x in (a, c, labels, edits, t, r, q))
+    b = {"backend": backend}
+    return {
+        "assign": (lambda a, c: tuple(stylefast.assign(a, c, **b)), (a, c)),
+        "lloyd_step": (lambda a, c: tuple(stylefast.lloyd_step(a, c, **b)), (a, c)),
+        "contribution": (lambda a, labels: stylefast.contribution(a, labels, 3, **b), (a, labels)),
+        "assign_contribution": (lambda a, c: tuple(stylefast.assign_contribution(a, c, **b)), (a, c)),
+        "blend": (lambda t, r, q: stylefast.blend(t, r, q, mode="norm_preserving", **b), (t, r, q)),
+        "edits": (lambda t, r, q, e: stylefast.blend(t, r, q, edits=e, strength=0.5, **b), (t, r, q, edits)),
+    }
+
+
+CALLS = ["assign", "lloyd_step", "contribution", "assign_contribution", "blend", "edits"]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", CALLS)
+def test_ops_under_vmap_equal_a_loop(name: str, backend: str):
+    call, inputs = batched_calls(backend)[name]
+    got = vmap(call)(*inputs)
+    for i in range(2):
+        expected = call(*(x[i] for x in inputs))
+        item = got[i] if isinstance(got, Tensor) else tuple(x[i] for x in got)
+        assert_close(item, expected)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_ops_take_fake_tensors_and_can_be_traced(name: str, backend: str):
+    call, inputs = batched_calls(backend)[name]
+    inputs = tuple(x[0].clone() for x in inputs)
+    expected = call(*inputs)
+    with FakeTensorMode() as mode:
+        fake = call(*(mode.from_tensor(x) for x in inputs))
+    traced = make_fx(call)(*inputs)(*inputs)
+    for a, b, c in zip(*([x] if isinstance(x, Tensor) else x for x in (expected, fake, traced)), strict=True):
+        assert (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
+        assert_close(a, c)
 
 
 def test_a_query_is_learnt_inside_a_module(backend: str):
