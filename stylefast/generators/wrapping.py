@@ -20,7 +20,7 @@ def wrap(
     module: nn.Module,
     *,
     name: str | None = None,
-    label: int | Tensor | None = None,
+    label: int | str | Tensor | None = None,
     w_mean: Tensor | None = None,
     **options: Any,
 ) -> Generator:
@@ -64,9 +64,12 @@ def wrap(
     family, network = _recognise(module)
     if family.children:
         network = nn.ModuleDict({child: network.get_submodule(child) for child in family.children})
+    if family.calls is None:
+        raise ValueError(f"module must be a supported generator, got {family.name}: {family.refusal}")
     n_classes = int(getattr(network, family.classes, None) or 0) if family.classes else 0
     device = next(network.parameters()).device
-    calls = family.calls(network, _class_weights(label, n_classes).to(device), options)
+    weights = family.label(network, label) if family.label and n_classes else _class_weights(label, n_classes)
+    calls = family.calls(network, weights.to(device), options)
     return Generator(
         network,
         family.rules,
@@ -87,8 +90,11 @@ def _recognise(module: nn.Module) -> tuple[Family, nn.Module]:
         for holder in HOLDERS:
             prefix = f"{holder}." if holder else ""
             if all(prefix + name in names for name in family.modules):
-                return family, module.get_submodule(holder)
-    families = "".join(f"\n  {family.name}: {', '.join(family.modules)}" for family in FAMILIES)
+                network = module.get_submodule(holder)
+                if family.fits(network):
+                    return family, network
+    supported = [family for family in FAMILIES if not family.refusal]
+    families = "".join(f"\n  {family.name}: {', '.join(family.modules)}" for family in supported)
     children = ", ".join(name for name, _ in module.named_children()) or "none"
     raise ValueError(
         f"module must be a generator of a known code base, got {type(module).__name__} (children: {children}); "
@@ -96,7 +102,7 @@ def _recognise(module: nn.Module) -> tuple[Family, nn.Module]:
     )
 
 
-def _class_weights(label: int | Tensor | None, n_classes: int) -> Tensor:
+def _class_weights(label: int | str | Tensor | None, n_classes: int) -> Tensor:
     """Return the label as weights [1, classes]."""
     if label is None and n_classes:
         raise ValueError(f"label must be given, because this network has {n_classes} classes")
@@ -105,7 +111,7 @@ def _class_weights(label: int | Tensor | None, n_classes: int) -> Tensor:
     if isinstance(label, Tensor):
         check_shape("label", label, classes=n_classes)
         return label.float()[None]
-    if not 0 <= label < n_classes:
+    if isinstance(label, str) or not 0 <= label < n_classes:
         raise ValueError(f"label must be in [0, classes) with classes = {n_classes}, got {label}")
     return nn.functional.one_hot(torch.tensor([label]), n_classes).float()
 

@@ -2,6 +2,7 @@
 """Code bases that `wrap` supports: names, modules that identify them, sites, and calling conventions."""
 
 from . import lucidrains, nvlabs, rosinality
+from .basicsr import BASICSR, GFPGAN
 from .family import Family
 from .genforce import (
     GENFORCE,
@@ -20,9 +21,19 @@ ROSINALITY = rosinality.NAME
 LUCIDRAINS = lucidrains.NAME
 
 FAMILIES = (  # a network belongs to the first that fits
+    nvlabs.STYLEGAN_T,
+    nvlabs.EG3D,
+    nvlabs.EG3D_BACKBONE,
     nvlabs.STYLEGAN2,
     nvlabs.STYLEGAN3,
+    rosinality.VTOONIFY,
+    rosinality.DUAL_STYLEGAN,
+    rosinality.SWAGAN,
+    rosinality.RETRIEVE_IN_STYLE,
     rosinality.ROSINALITY,
+    rosinality.VARIANT,
+    GFPGAN,
+    BASICSR,
     GENFORCE_STYLEGAN1,
     GENFORCE_STYLEGAN2,
     HAMMER_STYLEGAN2,
