@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Code bases that `wrap` supports: names, modules that identify them, sites, and calling conventions."""
 
-from . import lucidrains, nvlabs, rosinality
-from .basicsr import BASICSR, GFPGAN
-from .family import Family
+from . import basicsr, lucidrains, nvlabs, rosinality
+from .family import Calls, Family
 from .genforce import (
     GENFORCE,
     GENFORCE_STYLEGAN1,
@@ -13,10 +12,22 @@ from .genforce import (
     HAMMER_STYLEGAN3,
 )
 from .lernapparat import LERNAPPARAT
-from .nvlabs import NVLABS_STYLEGAN2
+from .nvlabs import NVLABS_STYLEGAN2, NVLABS_STYLEGAN3
 
-__all__ = ["FAMILIES", "GENFORCE", "HAMMER", "LUCIDRAINS", "NVLABS_STYLEGAN2", "ROSINALITY", "Family"]
+__all__ = [
+    "BASICSR",
+    "FAMILIES",
+    "GENFORCE",
+    "HAMMER",
+    "LUCIDRAINS",
+    "NVLABS_STYLEGAN2",
+    "NVLABS_STYLEGAN3",
+    "ROSINALITY",
+    "Calls",
+    "Family",
+]
 
+BASICSR = basicsr.NAME
 ROSINALITY = rosinality.NAME
 LUCIDRAINS = lucidrains.NAME
 
@@ -32,8 +43,8 @@ FAMILIES = (  # a network belongs to the first that fits
     rosinality.RETRIEVE_IN_STYLE,
     rosinality.ROSINALITY,
     rosinality.VARIANT,
-    GFPGAN,
-    BASICSR,
+    basicsr.GFPGAN,
+    basicsr.BASICSR,
     GENFORCE_STYLEGAN1,
     GENFORCE_STYLEGAN2,
     HAMMER_STYLEGAN2,
