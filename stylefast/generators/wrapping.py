@@ -26,8 +26,9 @@ def wrap(
 ) -> Generator:
     """Make a generator from a network of a known code base.
 
-    The known code bases are NVlabs stylegan2-ada-pytorch and stylegan3, StyleGAN-XL, rosinality (also as the decoder of
-    pSp, e4e and HyperStyle), genforce, Hammer, lucidrains, lernapparat and mmagic.
+    The known code bases are NVlabs stylegan2-ada-pytorch, stylegan3, StyleGAN-T and EG3D, StyleGAN-XL, StyleGAN-Human,
+    rosinality (also as the decoder of pSp, e4e and HyperStyle, and SWAGAN), Retrieve in Style, DualStyleGAN, BasicSR,
+    GFPGAN, genforce, Hammer, lucidrains, lernapparat and mmagic.
 
     The network runs its own code, on its own device, with fixed noise. Nothing is patched or copied, and hooks exist
     only while the network runs. Styles are the outputs of the style modules in the convention of the code base: in
@@ -38,10 +39,12 @@ def wrap(
         module: The network, or a module that holds it as `decoder`, `generator_ema`, `generator` or `module`. It is set
             to evaluation mode. The synthesis network is not sufficient, because z must also be mapped.
         name: Name of the generator in messages and files. The default is the name of the code base.
-        label: Class of all images, as a number or as weights [classes], if the network has classes.
+        label: What all images are conditioned on, if the network is conditional: a class, as a number or as weights
+            [classes]; a text or its embedding (StyleGAN-T); or a camera of 25 numbers (EG3D).
         w_mean: Mean of w for truncation, [D] or [rows, D]. The default is the mean in the network, else `latent_avg` of
             the module that holds it, else an estimate from 4,096 latents.
-        **options: Arguments of the network's synthesis, such as `force_fp32=True`.
+        **options: Arguments of the network's synthesis, such as `force_fp32=True`, `exstyles=code` (DualStyleGAN),
+            `conditions=[...]` (decoder of GFPGAN) or `c=view` (EG3D: a camera for the view only).
 
     Returns:
         The generator; w has shape [N, rows, D].
@@ -49,7 +52,8 @@ def wrap(
     Raises:
         TypeError: If `module` is not a torch module.
         ValueError: If the module tree belongs to no known code base (the message lists the module names of each), if a
-            module is already compiled, or if the label is missing, unexpected or out of range.
+            module is already compiled, if the network is refused by name, or if the label or an argument that the
+            network needs is missing, unexpected or out of range.
 
     Example:
         Generate the image of seed 0 with a network of NVlabs::
