@@ -31,9 +31,10 @@ from ..io.unpickling import (
     to_tensor,
     type_name,
 )
-from .code_bases import GENFORCE, HAMMER, LUCIDRAINS, NVLABS_STYLEGAN2, ROSINALITY
+from .code_bases import BASICSR, GENFORCE, HAMMER, LUCIDRAINS, NVLABS_STYLEGAN2, ROSINALITY
 from .generator import Generator
 from .lucidrains import Lucidrains
+from .rosinality_relatives import from_basicsr, refuse_relatives
 from .stylegan2 import StyleGAN2, stylegan2
 from .weight_maps import from_genforce, from_hammer, from_lucidrains, from_nvlabs, from_rosinality
 from .wrapping import wrap
@@ -43,7 +44,10 @@ MAX_OPTIONS = 10_000  # largest number of values in the options of a network
 _PERSISTENT_OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"  # marks a module in NVlabs' pickles
 _ALLOWED = {*TENSORS, *DICTIONARIES, *ARRAYS, _PERSISTENT_OBJECT, "builtins.set", "__builtin__.set"}
 # Averaged weights come first.
-_GENERATOR_KEYS = ("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models")
+_GENERATOR_KEYS = (
+    *("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models"),
+    *("params_ema", "params"),
+)
 
 
 def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> dict[str, Any]:
@@ -51,9 +55,9 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
 
     Args:
         source: A .pkl file of NVlabs (stylegan2-ada-pytorch), a module saved by PTI, or a .pt or .pth file of
-            rosinality, pSp, e4e, HyperStyle, genforce, Hammer or lucidrains. For lucidrains, the file `.config.json`
-            beside it is read if it exists. If a file holds several generators, the one with averaged weights is
-            converted.
+            rosinality, pSp, e4e, HyperStyle, BasicSR, genforce, Hammer or lucidrains. For lucidrains, the file
+            `.config.json` beside it is read if it exists. If a file holds several generators, the one with averaged
+            weights is converted.
         target: The .safetensors file to write. It is written completely or not at all.
         label: Class of the images, if the network is conditional.
 
@@ -143,7 +147,10 @@ def _convert_archive(path: PathLike, label: int | None) -> tuple[dict[str, Tenso
     if any(name.startswith("decoder.") for name in state):
         key += ".decoder"
         state = {name.removeprefix("decoder."): x for name, x in state.items() if name.startswith("decoder.")}
-    if "convs.0.conv.weight" in state:
+    refuse_relatives(state)
+    if "style_conv1.activate.bias" in state:
+        code_base, tensors = BASICSR, from_basicsr(state)
+    elif "convs.0.conv.weight" in state:
         code_base, tensors = ROSINALITY, from_rosinality(state, mean)
     elif "truncation.w_avg" in state:
         code_base, tensors = GENFORCE, from_genforce(state)

@@ -20,14 +20,15 @@ def wrap(
     module: nn.Module,
     *,
     name: str | None = None,
-    label: int | Tensor | None = None,
+    label: int | str | Tensor | None = None,
     w_mean: Tensor | None = None,
     **options: Any,
 ) -> Generator:
     """Make a generator from a network of a known code base.
 
-    The known code bases are NVlabs stylegan2-ada-pytorch and stylegan3, StyleGAN-XL, rosinality (also as the decoder of
-    pSp, e4e and HyperStyle), genforce, Hammer, lucidrains, lernapparat and mmagic.
+    The known code bases are NVlabs stylegan2-ada-pytorch, stylegan3, StyleGAN-T and EG3D, StyleGAN-XL, StyleGAN-Human,
+    rosinality (also as the decoder of pSp, e4e and HyperStyle, and SWAGAN), Retrieve in Style, DualStyleGAN, BasicSR,
+    GFPGAN, genforce, Hammer, lucidrains, lernapparat and mmagic.
 
     The network runs its own code, on its own device, with fixed noise. Nothing is patched or copied, and hooks exist
     only while the network runs. Styles are the outputs of the style modules in the convention of the code base: in
@@ -38,10 +39,12 @@ def wrap(
         module: The network, or a module that holds it as `decoder`, `generator_ema`, `generator` or `module`. It is set
             to evaluation mode. The synthesis network is not sufficient, because z must also be mapped.
         name: Name of the generator in messages and files. The default is the name of the code base.
-        label: Class of all images, as a number or as weights [classes], if the network has classes.
+        label: What all images are conditioned on, if the network is conditional: a class, as a number or as weights
+            [classes]; a text or its embedding (StyleGAN-T); or a camera of 25 numbers (EG3D).
         w_mean: Mean of w for truncation, [D] or [rows, D]. The default is the mean in the network, else `latent_avg` of
             the module that holds it, else an estimate from 4,096 latents.
-        **options: Arguments of the network's synthesis, such as `force_fp32=True`.
+        **options: Arguments of the network's synthesis, such as `force_fp32=True`, `exstyles=code` (DualStyleGAN),
+            `conditions=[...]` (decoder of GFPGAN) or `c=view` (EG3D: a camera for the view only).
 
     Returns:
         The generator; w has shape [N, rows, D].
@@ -49,7 +52,8 @@ def wrap(
     Raises:
         TypeError: If `module` is not a torch module.
         ValueError: If the module tree belongs to no known code base (the message lists the module names of each), if a
-            module is already compiled, or if the label is missing, unexpected or out of range.
+            module is already compiled, if the network is refused by name, or if the label or an argument that the
+            network needs is missing, unexpected or out of range.
 
     Example:
         Generate the image of seed 0 with a network of NVlabs::
@@ -64,9 +68,12 @@ def wrap(
     family, network = _recognise(module)
     if family.children:
         network = nn.ModuleDict({child: network.get_submodule(child) for child in family.children})
+    if family.calls is None:
+        raise ValueError(f"module must be a supported generator, got {family.name}: {family.refusal}")
     n_classes = int(getattr(network, family.classes, None) or 0) if family.classes else 0
     device = next(network.parameters()).device
-    calls = family.calls(network, _class_weights(label, n_classes).to(device), options)
+    weights = family.label(network, label) if family.label and n_classes else _class_weights(label, n_classes)
+    calls = family.calls(network, weights.to(device), options)
     return Generator(
         network,
         family.rules,
@@ -87,8 +94,11 @@ def _recognise(module: nn.Module) -> tuple[Family, nn.Module]:
         for holder in HOLDERS:
             prefix = f"{holder}." if holder else ""
             if all(prefix + name in names for name in family.modules):
-                return family, module.get_submodule(holder)
-    families = "".join(f"\n  {family.name}: {', '.join(family.modules)}" for family in FAMILIES)
+                network = module.get_submodule(holder)
+                if family.fits(network):
+                    return family, network
+    supported = [family for family in FAMILIES if not family.refusal]
+    families = "".join(f"\n  {family.name}: {', '.join(family.modules)}" for family in supported)
     children = ", ".join(name for name, _ in module.named_children()) or "none"
     raise ValueError(
         f"module must be a generator of a known code base, got {type(module).__name__} (children: {children}); "
@@ -96,7 +106,7 @@ def _recognise(module: nn.Module) -> tuple[Family, nn.Module]:
     )
 
 
-def _class_weights(label: int | Tensor | None, n_classes: int) -> Tensor:
+def _class_weights(label: int | str | Tensor | None, n_classes: int) -> Tensor:
     """Return the label as weights [1, classes]."""
     if label is None and n_classes:
         raise ValueError(f"label must be given, because this network has {n_classes} classes")
@@ -105,7 +115,7 @@ def _class_weights(label: int | Tensor | None, n_classes: int) -> Tensor:
     if isinstance(label, Tensor):
         check_shape("label", label, classes=n_classes)
         return label.float()[None]
-    if not 0 <= label < n_classes:
+    if isinstance(label, str) or not 0 <= label < n_classes:
         raise ValueError(f"label must be in [0, classes) with classes = {n_classes}, got {label}")
     return nn.functional.one_hot(torch.tensor([label], device="cpu"), n_classes).float()
 

@@ -8,9 +8,10 @@ channels, and images have 16 x 16 pixels (32 x 32 for StyleGAN3).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,12 @@ from .lists import MMagic, Rosinality
 from .lucid import lucidrains
 from .nvlabs2 import NVStyleGAN2
 from .nvlabs3 import LAYERS, NVStyleGAN3
+from .relatives import BasicSR, BasicSRWithConditions, DualStyleGAN, RetrieveInStyle, Swagan, conditions
+from .text_and_camera import EG3D, StyleGANT, camera
 
-__all__ = ["CHANNELS", "LAYERS", "MINIATURES", "WIDTH", "Miniature", "holder", "miniature"]
+__all__ = ["CHANNELS", "EXTRINSIC", "LAYERS", "MINIATURES", "WIDTH", "Miniature", "holder", "miniature"]
+
+EXTRINSIC = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,9 @@ class Miniature:
         random: Maps (network, w) to images with the defaults of the code base, if these draw random noise.
         kinds: Kinds of the sites in forward order: "c" for "conv", "r" for "rgb".
         rows: Number of rows of w.
-        label: Class, if the network has classes.
+        label: Class, text or camera, if the network is conditional.
+        options: Further arguments of `wrap`.
+        sizes: Sides of the tensors of the sites.
         unit: Whether images are in [0, 1] instead of [-1, 1].
         w_matters: Whether w affects the image in other ways than through the styles.
     """
@@ -48,7 +55,9 @@ class Miniature:
     random: Callable[[Any, Tensor], Tensor] | None = None
     kinds: str = "crccrccr"
     rows: int = 6
-    label: int | None = None
+    label: int | str | Tensor | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    sizes: frozenset[int] = frozenset(CHANNELS)
     unit: bool = False
     w_matters: bool = False
 
@@ -74,19 +83,77 @@ def _lernapparat(net: Any, w: Tensor) -> Tensor:
     return image
 
 
+def _list(net: Any, w: Tensor, **options: Any) -> Tensor:
+    return net([w], input_is_latent=True, **options)[0]
+
+
+def _dual(net: Any, w: Tensor, **options: Any) -> Tensor:
+    return net([w], EXTRINSIC.expand(len(w), -1), input_is_latent=True, **options)[0]
+
+
+def _eg3d(net: Any, w: Tensor) -> Tensor:
+    """Images with the random numbers that each has in a batch of its own after `torch.manual_seed(0)`."""
+    random, rand = torch.Generator().manual_seed(0), torch.rand
+
+    def draw(first: int, *rest: int, **options: Any) -> Tensor:
+        return torch.cat([rand(first // len(w), *rest, generator=random)] * len(w))
+
+    with mock.patch("torch.rand", draw), mock.patch("torch.rand_like", lambda x: draw(*x.shape)):
+        return net.synthesis(w, camera().expand(len(w), -1), noise_mode="const")["image"]
+
+
+_FIXED = {"randomize_noise": False}
 _NV2 = {"run": _nvlabs, "random": lambda net, w: net.synthesis(w), "last": ("synthesis.b16.torgb", "input")}
 _NV3 = {"run": _nvlabs, "last": ("synthesis.L3_32_3", "input"), "kinds": "cccr", "rows": 5, "w_matters": True}
+_NV3 |= {"sizes": frozenset((16, 32))}
 MINIATURES = {
     "nvlabs2": Miniature(NVStyleGAN2, **_NV2),
     "nvlabs2-classes": Miniature(lambda: NVStyleGAN2(classes=4), **_NV2, label=2),
     "nvlabs2-half": Miniature(lambda: NVStyleGAN2(half=True), **_NV2),
     "nvlabs3": Miniature(NVStyleGAN3, **_NV3),
     "stylegan-xl": Miniature(lambda: NVStyleGAN3(classes=4), **_NV3, label=2),
-    "rosinality": Miniature(
-        Rosinality,
-        lambda net, w: net([w], input_is_latent=True, randomize_noise=False)[0],
+    "stylegan-t": Miniature(
+        StyleGANT,
+        _nvlabs,
+        ("synthesis.b16.torgb", "input"),
+        lambda net, w: net.synthesis(w),
+        kinds="cccccr",
+        rows=7,
+        label="a cat",
+        sizes=frozenset((8, 16)),
+        w_matters=True,
+    ),
+    "eg3d": Miniature(
+        EG3D,
+        _eg3d,
+        ("superresolution.block1.torgb", "input"),
+        lambda net, w: net.synthesis(w, camera()[None], noise_mode="const")["image"],
+        kinds="crccrccrccrccr",
+        label=camera(),
+        sizes=frozenset((4, 8, 16, 32, 64)),
+    ),
+    "rosinality": Miniature(Rosinality, partial(_list, **_FIXED), ("to_rgbs.1.conv", "input"), _list),
+    "swagan": Miniature(Swagan, partial(_list, **_FIXED), ("to_rgbs.1.conv", "input"), _list),
+    "retrieve-in-style": Miniature(
+        RetrieveInStyle,
+        lambda net, w: net(net.get_latent(w, is_latent=True))[0],
         ("to_rgbs.1.conv", "input"),
-        lambda net, w: net([w], input_is_latent=True)[0],
+        lambda net, w: net(net.get_latent(w, is_latent=True), randomize_noise=True)[0],
+    ),
+    "dual-stylegan": Miniature(
+        DualStyleGAN,
+        partial(_dual, **_FIXED),
+        ("generator.to_rgbs.1.conv", "input"),
+        _dual,
+        options={"exstyles": EXTRINSIC},
+    ),
+    "basicsr": Miniature(BasicSR, partial(_list, **_FIXED), ("to_rgbs.1.modulated_conv", "input"), _list),
+    "gfpgan-decoder": Miniature(
+        BasicSRWithConditions,
+        partial(_list, **_FIXED, conditions=conditions()),
+        ("to_rgbs.1.modulated_conv", "input"),
+        partial(_list, conditions=conditions()),
+        options={"conditions": conditions()},
     ),
     "genforce1": Miniature(
         lambda: genforce(GenforceSynthesis1()),
@@ -114,6 +181,7 @@ MINIATURES = {
         ("synthesis.layer3.conv", "input"),
         kinds="cccr",
         rows=5,
+        sizes=frozenset((16, 32)),
         w_matters=True,
     ),
     "lucidrains": Miniature(
