@@ -170,6 +170,8 @@ def _convert_archive(path: PathLike, label: int | None) -> tuple[dict[str, Tenso
     else:
         if "synthesis.input.freqs" in state:
             raise ValueError("it holds the tensors of a StyleGAN3 without its sampling rates; convert the .pkl file")
+        if "synthesis.layer0.conv.style.weight" in state:
+            raise ValueError("it holds a StyleGAN3 of Hammer, which the converter does not support; wrap its module")
         raise ValueError(f"it holds no supported StyleGAN2; its first tensors are {', '.join(list(state)[:3])}")
     return tensors, {"clamp": clamp, "format": code_base, "network": key.lstrip(".")}
 
@@ -220,7 +222,7 @@ def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict
         tensors, layout = from_nvlabs_stylegan3(state, options, gains, label)
         return tensors, header | {"format": NVLABS_STYLEGAN3, "layout": asdict(layout)}
     if f"synthesis.b{first_block(state)}.const" not in state:
-        raise ValueError(f"it holds no StyleGAN2 or 3; its first tensors are {', '.join(list(state)[:3])}")
+        raise ValueError(f"it holds no StyleGAN2 or StyleGAN3; its first tensors are {', '.join(list(state)[:3])}")
     return from_nvlabs(state, gains, label), header | {"clamp": _find_clamp(options)}
 
 

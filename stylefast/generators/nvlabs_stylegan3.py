@@ -80,28 +80,21 @@ def _scaled(state: State, gains: Mapping[str, float], layer: str) -> dict[str, T
 
 
 def _layout(options: Options, names: list[str]) -> Layout:
-    width, height = _whole_numbers(options["synthesis.input.size"])
-    layers, rate = list[Resampling](), _number(options["synthesis.input.sampling_rate"])
-    layout_rate, size = rate, (width, height)
+    size = first_size = _whole_numbers(options["synthesis.input.size"])  # (W, H)
+    rate = first_rate = _number(options["synthesis.input.sampling_rate"])
+    layers: list[Resampling] = []
     for name in names:
         layer = f"synthesis.{name}"
-        clamp = options[f"{layer}.conv_clamp"]
-        (up,), (down,) = (_whole_numbers(options[f"{layer}.{kind}_factor"]) for kind in ("up", "down"))
+        up, down = (int(_number(options[f"{layer}.{kind}_factor"])) for kind in ("up", "down"))
         rates = tuple(_number(options[f"{layer}.{kind}_sampling_rate"]) for kind in ("in", "out"))
         if rates != (rate, rate * up / down) or _whole_numbers(options[f"{layer}.in_size"]) != size:
             raise ValueError(f"layer {name} does not continue the layer before it: its sampling rates are {rates}")
-        left, right, above, below = _whole_numbers(options[f"{layer}.padding"])
-        layers.append(
-            Resampling(name, up, down, (left, right, above, below), None if clamp is None else _number(clamp))
-        )
+        clamp = options[f"{layer}.conv_clamp"]
+        padding = _whole_numbers(options[f"{layer}.padding"])
+        layers.append(Resampling(name, up, down, padding, None if clamp is None else _number(clamp)))
         rate, size = rates[1], _whole_numbers(options[f"{layer}.out_size"])
-    return Layout(
-        (height, width),
-        layout_rate,
-        _number(options["synthesis.input.bandwidth"]),
-        _number(options["synthesis.output_scale"]),
-        tuple(layers),
-    )
+    bandwidth, scale = (_number(options[f"synthesis.{name}"]) for name in ("input.bandwidth", "output_scale"))
+    return Layout(first_size[::-1], first_rate, bandwidth, scale, tuple(layers))
 
 
 def _array(value: Any) -> np.ndarray:

@@ -76,13 +76,18 @@ class Synthesis(nn.Module):
         self.input: Input = Input(tensors, layout)
         self.output_scale: float = layout.output_scale
         self.layers: list[Layer] = []
-        size, rate, rates = layout.size, layout.sampling_rate, list[float]()
+        size, rate, rates = self.input.size, layout.sampling_rate, list[float]()
+        channels = len(self.input.phases)
         for i, resampling in enumerate(layout.layers):
             layer = Layer(tensors, resampling, size, is_last=i == len(layout.layers) - 1)
+            if layer.weight.shape[1] != channels:
+                raise ValueError(f"layer {resampling.name} must read {channels} channels, got {layer.weight.shape[1]}")
             self.add_module(resampling.name, layer)
             self.layers.append(layer)
             rates.append(rate)
-            size, rate = layer.out_size, rate * resampling.up / resampling.down
+            channels, size, rate = len(layer.weight), layer.out_size, rate * resampling.up / resampling.down
+        if channels not in (1, 3, 4):
+            raise ValueError(f"the last layer must write images with 1, 3 or 4 channels, got {channels}")
         self.image_size: tuple[int, int] = size
         for layer, in_rate in zip(self.layers, rates, strict=True):
             frame = [round(side * in_rate / rate) for side in size]
@@ -110,7 +115,7 @@ class Input(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], layout: Layout) -> None:
         super().__init__()
-        self.size: tuple[int, int] = layout.size
+        self.size: tuple[int, int] = layout.size[0], layout.size[1]
         self.sampling_rate: float = layout.sampling_rate
         self.bandwidth: float = layout.bandwidth
         channels = shape_of(tensors, "synthesis.input.freqs", 2)[0]
@@ -192,7 +197,7 @@ class Layer(nn.Module):
         return downsample(x, self.down_filter, self.resampling.down)
 
 
-def upsample(x: Tensor, taps: Tensor | None, factor: int, padding: tuple[int, int, int, int]) -> Tensor:
+def upsample(x: Tensor, taps: Tensor | None, factor: int, padding: tuple[int, ...]) -> Tensor:
     """Insert zeros after all pixels, pad, and convolve with the filter times `factor**2`, without further padding.
 
     Args:

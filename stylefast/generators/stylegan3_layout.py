@@ -30,7 +30,7 @@ class Resampling:
     name: str
     up: int
     down: int
-    padding: tuple[int, int, int, int]
+    padding: tuple[int, ...]
     clamp: float | None
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Layout:
         ValueError: If a value has another type or is out of range.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     sampling_rate: float
     bandwidth: float
     output_scale: float
@@ -91,4 +91,5 @@ def _check_numbers(
     """Raise ValueError unless there are `length` numbers of the kind (an int is also a float) in [low, high]."""
     kinds = (int, float) if kind is float else (int,)
     if len(values) != length or not all(type(n) in kinds and low <= n <= high for n in values):
-        raise ValueError(f"{name} must be {length} numbers in [{low}, {high}], got {values!r}")
+        count = "a number" if length == 1 else f"{length} numbers"
+        raise ValueError(f"{name} must be {count} in [{low}, {high}], got {', '.join(map(repr, values))}")
