@@ -210,7 +210,6 @@ def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict
         _check_n_bytes(total := total + state[name].nbytes, n_bytes)
     gains = {name: _to_float(value) for name, value in options.items() if name.endswith("_gain")}
     header = {
-        "clamp": None,
         "format": NVLABS_STYLEGAN2,
         "network": "G_ema",
         "class": label,
