@@ -86,6 +86,18 @@ def test_styles_replay_and_row_0_moves_the_image(tmp_path: Path):
     assert (generator.synthesize(styles, moved) - images).abs().max() > 0.005
 
 
+def test_the_size_of_a_style_does_not_matter(tmp_path: Path):
+    layer = converted(tmp_path, Original3()).network.synthesis.L1_20_5
+    layer.load_state_dict({**layer.state_dict(), "affine.weight": torch.randn(6, W), "affine.bias": torch.zeros(6)})
+    x = torch.randn(1, 6, 12, 12)
+    w = torch.randn(1, W) * torch.tensor([[1.0], [1e-6], [1e3], [0.0]])
+    with torch.no_grad():
+        first, small, large, zero = layer(x.expand(4, -1, -1, -1), w)
+        torch.testing.assert_close(small, first, rtol=0, atol=1e-5)
+        torch.testing.assert_close(large, first, rtol=0, atol=1e-5)
+        assert torch.isfinite(zero).all() and (zero - first).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("xl", [False, True])
 def test_classes_are_folded_into_the_mapping(xl: bool, tmp_path: Path):
     original = Original3(classes=4, xl=xl)
