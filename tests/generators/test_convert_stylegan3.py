@@ -87,7 +87,7 @@ def test_styles_replay_and_row_0_moves_the_image(tmp_path: Path):
 
 
 def test_the_size_of_a_style_does_not_matter(tmp_path: Path):
-    layer = converted(tmp_path, Original3()).network.synthesis.L1_20_5
+    layer = converted(tmp_path, Original3()).network.synthesis.L1_22_5
     layer.load_state_dict({**layer.state_dict(), "affine.weight": torch.randn(6, W), "affine.bias": torch.zeros(6)})
     x = torch.randn(1, 6, 12, 12)
     w = torch.randn(1, W) * torch.tensor([[1.0], [1e-6], [1e3], [0.0]])
@@ -176,8 +176,7 @@ def test_waves_turn_and_shift_as_computed_by_hand(turn: Any, shift: Any, expecte
             "transform": torch.eye(3),
         }
     )
-    places = (np.arange(12) + 0.5 - 6) / INPUT_RATE
-    x, y = np.meshgrid(places, places)
+    x, y = np.meshgrid((np.arange(14) + 0.5 - 7) / INPUT_RATE, (np.arange(12) + 0.5 - 6) / INPUT_RATE)
     wave = np.sin(2 * np.pi * (expected(x, y) + 0.125))
     with torch.no_grad():
         got = layer(torch.randn(1, W))[0, 0].double().numpy()
@@ -186,15 +185,15 @@ def test_waves_turn_and_shift_as_computed_by_hand(turn: Any, shift: Any, expecte
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path):
     for name, value, message in (
-        ("synthesis.L1_20_5.up_factor", None, "it lacks 'synthesis.L1_20_5.up_factor'"),
-        ("synthesis.L1_20_5.in_sampling_rate", 16, "layer L1_20_5 does not continue the layer before it"),
-        ("synthesis.L1_20_5.in_size", np.array([12, 13]), "layer L1_20_5 does not continue the layer before it"),
-        ("synthesis.L1_20_5.padding", [1, 2, 3], "the padding of layer L1_20_5 must be 4 numbers in .*, got 1, 2, 3"),
-        ("synthesis.L1_20_5.padding", [0.5, 2, 3, 4], "sizes that are not whole numbers"),
+        ("synthesis.L1_22_5.up_factor", None, "it lacks 'synthesis.L1_22_5.up_factor'"),
+        ("synthesis.L1_22_5.in_sampling_rate", 16, "layer L1_22_5 does not continue the layer before it"),
+        ("synthesis.L1_22_5.in_size", np.array([14, 13]), "layer L1_22_5 does not continue the layer before it"),
+        ("synthesis.L1_22_5.padding", [1, 2, 3], "the padding of layer L1_22_5 must be 4 numbers in .*, got 1, 2, 3"),
+        ("synthesis.L1_22_5.padding", [0.5, 2, 3, 4], "sizes that are not whole numbers"),
         ("synthesis.input.bandwidth", 9.0, r"the bandwidth of the input must be a number in \[0, 4.0\], got"),
         (
             "synthesis.layer_names",
-            ["L0_12_6", "L1_20_5"],
+            ["L0_14_6", "L1_22_5"],
             "the last layer must write images with 1, 3 or 4 channels, got 5",
         ),
     ):
@@ -220,13 +219,13 @@ def test_files_with_another_layout_are_refused(tmp_path: Path):
         ({**good, "size": [12]}, r"the size of the input must be 2 numbers in \[1, 16384\], got"),
         ({**good, "size": [12, 1 << 40]}, "the size of the input must be 2"),
         ({**good, "sampling_rate": "a"}, "the sampling rate of the input must be a number"),
-        ({**good, "layers": [{**first, "up": 10**9}, *rest]}, "the factors of layer L0_12_6 must be 2"),
-        ({**good, "layers": [{**first, "padding": [0, 0, 0]}, *rest]}, "the padding of layer L0_12_6 must be 4"),
-        ({**good, "layers": [{**first, "padding": [-99, 0, 0, 0]}, *rest]}, "layer L0_12_6 gives tensors of 9 x -"),
+        ({**good, "layers": [{**first, "up": 10**9}, *rest]}, "the factors of layer L0_14_6 must be 2"),
+        ({**good, "layers": [{**first, "padding": [0, 0, 0]}, *rest]}, "the padding of layer L0_14_6 must be 4"),
+        ({**good, "layers": [{**first, "padding": [-99, 0, 0, 0]}, *rest]}, "layer L0_14_6 gives tensors of 9 x -"),
         ({**good, "layers": [{**first, "name": "a.b"}, *rest]}, "the name of a layer must be"),
-        ({**good, "layers": [{**first, "clamp": float("nan")}, *rest]}, "the clamp of layer L0_12_6 must be"),
+        ({**good, "layers": [{**first, "clamp": float("nan")}, *rest]}, "the clamp of layer L0_14_6 must be"),
         ({**good, "layers": [{**first, "extra": 1}, *rest]}, "the layout of its layers is damaged"),
-        ({**good, "layers": rest}, "tensor synthesis.L0_12_6.* does not fit this network"),
+        ({**good, "layers": rest}, "tensor synthesis.L0_14_6.* does not fit this network"),
     ):
         write_tensors(path, FORMAT, tensors, **{**header, "layout": layout})
         with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be used: ({message})"):

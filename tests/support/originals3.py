@@ -18,7 +18,8 @@ from originals import normalised
 from torch import Tensor
 
 Z, W, MAPPING = 7, 5, 2
-INPUT_CHANNELS, INPUT_RATE, BANDWIDTH, MARGIN = 6, 8, 2.5, 2
+INPUT_CHANNELS, INPUT_RATE, BANDWIDTH = 6, 8, 2.5
+MARGINS = (2, 3)  # above and below, at the left and at the right
 # Sampling rate of the output, output channels, and whether the output has a margin, per layer.
 LAYERS = ((8, 6, True), (16, 5, True), (16, 4, False), (16, 3, False))
 TAPS = 3  # taps of a filter per factor
@@ -75,7 +76,7 @@ class Original3:
         self.options["synthesis.output_scale"] = 0.25
 
     def size(self, rate: int, margin: bool) -> tuple[int, int]:
-        height, width = (int(rate * side) + 2 * MARGIN * margin for side in self.shape)
+        height, width = (int(rate * side) + 2 * n * margin for side, n in zip(self.shape, MARGINS, strict=True))
         return height, width
 
     def draw(self, *shape: int) -> Tensor:
