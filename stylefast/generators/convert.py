@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion of StyleGAN2 files of other code bases to one format, and loading of that format.
+"""Conversion of StyleGAN2 and StyleGAN3 files of other code bases to one format, and loading of that format.
 
 No code in the files is executed.
 """
@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,22 @@ from ..io.unpickling import (
     to_tensor,
     type_name,
 )
-from .code_bases import BASICSR, GENFORCE, HAMMER, LUCIDRAINS, NVLABS_STYLEGAN2, ROSINALITY
+from .code_bases import BASICSR, GENFORCE, HAMMER, LUCIDRAINS, NVLABS_STYLEGAN2, NVLABS_STYLEGAN3, ROSINALITY
 from .generator import Generator
 from .lucidrains import Lucidrains
+from .nvlabs_stylegan3 import from_nvlabs_stylegan3
 from .rosinality_relatives import from_basicsr, refuse_relatives
-from .stylegan2 import StyleGAN2, stylegan2
+from .stylegan2 import StyleGAN2, first_block, stylegan2
+from .stylegan3 import StyleGAN3, stylegan3
+from .stylegan3_layout import Layout
 from .weight_maps import from_genforce, from_hammer, from_lucidrains, from_nvlabs, from_rosinality
 from .wrapping import wrap
 
 FORMAT = "stylefast-stylegan2-1"
 MAX_OPTIONS = 10_000  # largest number of values in the options of a network
 _PERSISTENT_OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"  # marks a module in NVlabs' pickles
-_ALLOWED = {*TENSORS, *DICTIONARIES, *ARRAYS, _PERSISTENT_OBJECT, "builtins.set", "__builtin__.set"}
+_EMBEDDING = "torch.nn.modules.sparse.Embedding"  # the classes of StyleGAN-XL
+_ALLOWED = {*TENSORS, *DICTIONARIES, *ARRAYS, _PERSISTENT_OBJECT, _EMBEDDING, "builtins.set", "__builtin__.set"}
 # Averaged weights come first.
 _GENERATOR_KEYS = (
     *("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models"),
@@ -51,23 +56,24 @@ _GENERATOR_KEYS = (
 
 
 def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> dict[str, Any]:
-    """Convert a trained StyleGAN2 of another code base to a file that `generators.load` reads.
+    """Convert a trained StyleGAN2 or StyleGAN3 of another code base to a file that `generators.load` reads.
 
     Args:
-        source: A .pkl file of NVlabs (stylegan2-ada-pytorch), a module saved by PTI, or a .pt or .pth file of
-            rosinality, pSp, e4e, HyperStyle, BasicSR, genforce, Hammer or lucidrains. For lucidrains, the file
-            `.config.json` beside it is read if it exists. If a file holds several generators, the one with averaged
-            weights is converted.
+        source: A .pkl file of NVlabs (stylegan2-ada-pytorch, stylegan3), StyleGAN-Human or StyleGAN-XL, a module saved
+            by PTI, or a .pt or .pth file of rosinality, pSp, e4e, HyperStyle, BasicSR, genforce, Hammer or lucidrains.
+            For lucidrains, the file `.config.json` beside it is read if it exists. If a file holds several generators,
+            the one with averaged weights is converted.
         target: The .safetensors file to write. It is written completely or not at all.
         label: Class of the images, if the network is conditional.
 
     Returns:
-        Header of the written file: origin, architecture and options of the network.
+        Header of the written file: origin, architecture and options of the network. The layout of a StyleGAN3 is only
+        in the file.
 
     Raises:
         FileNotFoundError: If `source` does not exist.
         ValueError: If `target` is not a .safetensors file, or if `source` asks for a class or function that is not
-            allowed, is damaged, or holds no supported StyleGAN2, or if `label` is missing, unexpected or out of range.
+            allowed, is damaged, or holds no supported network, or if `label` is missing, unexpected or out of range.
     """
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"target must be a .safetensors file, got {os.fspath(target)}")
@@ -76,7 +82,7 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
             tensors, header = _convert_archive(source, label)
         else:
             tensors, header = _convert_nvlabs(read_pickle(source, _ALLOWED), label, os.path.getsize(source))
-        network = build_network(tensors, header["clamp"])
+        network = build_network(tensors, header)
     except KeyError as error:
         raise ValueError(f"{os.fspath(source)} cannot be used: it lacks {error}") from error
     except (ValueError, *READ_ERRORS) as error:
@@ -84,7 +90,7 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
         raise ValueError(prefix + (str(error) or type(error).__name__).removeprefix(prefix)) from error
     header |= {"file": Path(source).name, **_describe_synthesis(network)}
     write_tensors(target, FORMAT, network.state_dict(), **header)
-    return header
+    return {name: value for name, value in header.items() if name != "layout"}
 
 
 def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Generator:
@@ -99,34 +105,43 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is damaged, has another format, or does not hold all tensors of a StyleGAN2.
+        ValueError: If the file is damaged, has another format, or does not hold all tensors of a network.
     """
     tensors, header = read_tensors(path, FORMAT)
     try:
-        network = build_network(tensors, header["clamp"]).to(device)
+        network = build_network(tensors, header).to(device)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
     name = Path(path).stem
+    if isinstance(network, StyleGAN3):
+        return stylegan3(network, name=name)
     return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name)
 
 
-def build_network(tensors: Mapping[str, Tensor], clamp: float | None) -> StyleGAN2 | Lucidrains:
-    """Build the network that the tensors belong to.
+def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> StyleGAN2 | StyleGAN3 | Lucidrains:
+    """Build the network that the tensors and the options in the header belong to.
 
     Raises:
-        ValueError: If a tensor is missing, unexpected, or has a different shape.
+        KeyError: If an option is missing.
+        ValueError: If a tensor is missing, unexpected, or has a different shape, or an option is out of range.
     """
-    return Lucidrains(tensors) if "GE.initial_block" in tensors else StyleGAN2(tensors, clamp=clamp)
+    if "synthesis.input.freqs" in tensors:
+        return StyleGAN3(tensors, Layout.from_json(header["layout"]))
+    return Lucidrains(tensors) if "GE.initial_block" in tensors else StyleGAN2(tensors, clamp=header["clamp"])
 
 
-def _describe_synthesis(network: StyleGAN2 | Lucidrains) -> dict[str, Any]:
+def _describe_synthesis(network: StyleGAN2 | StyleGAN3 | Lucidrains) -> dict[str, Any]:
     if isinstance(network, Lucidrains):
         return {"architecture": "skip", "resolution": network.GE.image_size, "noise": True}
+    height, width = network.synthesis.image_size
+    resolution = height if height == width else [height, width]
+    if isinstance(network, StyleGAN3):
+        return {"architecture": "alias-free", "resolution": resolution, "noise": False}
     blocks = list(network.synthesis.children())
     all_have_torgb = all(block.torgb is not None for block in blocks)
     return {
         "architecture": "skip" if all_have_torgb else "orig" if blocks[-1].skip is None else "resnet",
-        "resolution": 2 ** (len(blocks) + 1),
+        "resolution": resolution,
         "noise": any(name.endswith(".noise") for name, _ in network.named_buffers()),
     }
 
@@ -160,6 +175,10 @@ def _convert_archive(path: PathLike, label: int | None) -> tuple[dict[str, Tenso
     elif any(name.startswith("GE.") for name in state):
         code_base, tensors = LUCIDRAINS, from_lucidrains(state, _read_mapping_rate(Path(path)))
     else:
+        if "synthesis.input.freqs" in state:
+            raise ValueError("it holds the tensors of a StyleGAN3 without its sampling rates; convert the .pkl file")
+        if "synthesis.layer0.conv.style.weight" in state:
+            raise ValueError("it holds a StyleGAN3 of Hammer, which the converter does not support; wrap its module")
         raise ValueError(f"it holds no supported StyleGAN2; its first tensors are {', '.join(list(state)[:3])}")
     return tensors, {"clamp": clamp, "format": code_base, "network": key.lstrip(".")}
 
@@ -196,18 +215,8 @@ def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict
     for name, inert_tensor in inert_tensors.items():
         state[name] = to_tensor(inert_tensor)
         _check_n_bytes(total := total + state[name].nbytes, n_bytes)
-    if "synthesis.b4.const" not in state:
-        raise ValueError(f"it holds no StyleGAN2; its first tensors are {', '.join(list(state)[:3])}")
     gains = {name: _to_float(value) for name, value in options.items() if name.endswith("_gain")}
-    clamps = {value for name, value in options.items() if re.search(r"(conv[01]|torgb)\.conv_clamp$", name)}
-    activations = {value for name, value in options.items() if re.search(r"conv[01]\.activation$", name)}
-    if len(clamps) != 1 or activations != {"lrelu"}:
-        raise ValueError(
-            f"its layers have clamps {clamps} and activations {activations}; one clamp and lrelu are supported"
-        )
-    clamp = clamps.pop()
     header = {
-        "clamp": None if clamp is None else _to_float(clamp),
         "format": NVLABS_STYLEGAN2,
         "network": "G_ema",
         "class": label,
@@ -215,17 +224,35 @@ def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict
         "kwargs": _to_json(options.get("_init_kwargs")),
         "training_set_kwargs": _to_json(snapshot.get("training_set_kwargs")),
     }
-    return from_nvlabs(state, gains, label), header
+    if "synthesis.input.freqs" in state:
+        tensors, layout = from_nvlabs_stylegan3(state, options, gains, label)
+        return tensors, header | {"format": NVLABS_STYLEGAN3, "layout": asdict(layout)}
+    if f"synthesis.b{first_block(state)}.const" not in state:
+        raise ValueError(f"it holds no StyleGAN2 or StyleGAN3; its first tensors are {', '.join(list(state)[:3])}")
+    return from_nvlabs(state, gains, label), header | {"clamp": _find_clamp(options)}
+
+
+def _find_clamp(options: dict[str, Any]) -> float | None:
+    """Return the clamp of all layers of a StyleGAN2. Raise ValueError if layers differ or are not leaky ReLUs."""
+    clamps = {value for name, value in options.items() if re.search(r"(conv[01]|torgb)\.conv_clamp$", name)}
+    activations = {value for name, value in options.items() if re.search(r"conv[01]\.activation$", name)}
+    if len(clamps) != 1 or activations != {"lrelu"}:
+        raise ValueError(
+            f"its layers have clamps {clamps} and activations {activations}; one clamp and lrelu are supported"
+        )
+    clamp = clamps.pop()
+    return None if clamp is None else _to_float(clamp)
 
 
 def _collect_module(module: Any, prefix: str, tensors: dict[str, Any], options: dict[str, Any], seen: set[int]) -> None:
     """Collect inert tensors and plain options of a pickled module and its children under their full names."""
-    if type_name(module) != _PERSISTENT_OBJECT or id(module) in seen:
+    if type_name(module) not in (_PERSISTENT_OBJECT, _EMBEDDING) or id(module) in seen:
         raise ValueError(
             f"{prefix or 'the network'} must be a pickled module that occurs once, got {type_name(module)}"
         )
     seen.add(id(module))
-    state = dict_entries(dict_entries(module.args[0])["state"])
+    is_persistent = type_name(module) == _PERSISTENT_OBJECT
+    state = dict_entries(dict_entries(module.args[0])["state"] if is_persistent else module.state)
     for kind in ("_parameters", "_buffers"):
         tensors.update({prefix + name: x for name, x in dict_entries(state[kind]).items() if x is not None})
     options.update({prefix + name: x for name, x in state.items() if not isinstance(x, dict) or not prefix})

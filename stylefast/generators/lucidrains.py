@@ -60,6 +60,8 @@ class Synthesis(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         shape = shape_of(tensors, "GE.initial_block", 4)
+        if shape[2:] != [4, 4]:
+            raise ValueError(f"tensor GE.initial_block must have 4 x 4 pixels, got {shape}")
         self.initial_block: nn.Parameter = nn.Parameter(torch.empty(shape))
         self.initial_conv: nn.Conv2d = nn.Conv2d(shape[1], shape[1], 3, padding=1)
         self.blocks: nn.ModuleList = nn.ModuleList()

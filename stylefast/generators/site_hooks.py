@@ -38,10 +38,11 @@ class SiteHooks:
     def on_tensor(self, callback: Callable[[Tensor], None]) -> RemovableHandle:
         """Register a hook that passes the tensor that the style scales to `callback`, without its margin."""
         margin = self.rule.margin(self.carrier)
+        y, x = (margin, margin) if isinstance(margin, int) else margin
 
         def read(module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
             tensor = inputs[0] if self.rule.reads == "input" else output
-            callback(tensor[:, :, margin:-margin, margin:-margin] if margin else tensor)
+            callback(tensor[:, :, y : tensor.shape[2] - y, x : tensor.shape[3] - x] if y or x else tensor)
 
         if self.rule.reads == "input":
             return self.carrier.register_forward_pre_hook(read)

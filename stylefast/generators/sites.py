@@ -84,7 +84,7 @@ class Rule:
         last: Kind of the last style module that matches, if it is different.
         normalized: Whether the tensors are outputs of an instance normalisation.
         margin: Function from the carrier to the number of pixels on each side of its tensor that lie beyond the frame
-            (StyleGAN3).
+            (StyleGAN3), one number or (vertical, horizontal).
     """
 
     style: str
@@ -94,4 +94,4 @@ class Rule:
     kind: Kind = "conv"
     last: Kind | None = None
     normalized: bool = False
-    margin: Callable[[nn.Module], int] = lambda carrier: 0
+    margin: Callable[[nn.Module], int | tuple[int, int]] = lambda carrier: 0

@@ -7,6 +7,7 @@ that each layer computes exactly its formula. The contribution of a class to the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -36,7 +37,7 @@ def stylegan2(network: StyleGAN2, *, name: str = "stylegan2") -> Generator:
 
 
 class StyleGAN2(nn.Module):
-    """Network z [N, Z] -> `mapping` -> w [N, rows, D] -> `synthesis` -> image [N, 3, R, R], nominally in [-1, 1].
+    """Network z [N, Z] -> `mapping` -> w [N, rows, D] -> `synthesis` -> image [N, 3, H, W], nominally in [-1, 1].
 
     Args:
         tensors: Tensors by their names in the state of this module. They determine the architecture: a `torgb` in every
@@ -87,7 +88,11 @@ class MappingNetwork(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Blocks b4, b8, ...; each starts at the row of w after the last convolution of the previous block."""
+    """Blocks b4, b8, ...; each starts at the row of w after the last convolution of the previous block.
+
+    The first block has the lowest number and the sides of the constant. Every further block has twice the number and
+    twice the sides.
+    """
 
     filter: Tensor
 
@@ -99,14 +104,17 @@ class Synthesis(nn.Module):
             raise ValueError(f"tensor synthesis.filter must be a square with even sides, got {taps}")
         self.register_buffer("filter", torch.empty(taps))
         self.starts: list[int] = []
-        row, size = 0, self.const.shape[1]
-        while f"synthesis.b{size}.conv1.weight" in tensors:
+        row, number = 0, first_block(tensors)
+        height, width = self.const.shape[1:]
+        while f"synthesis.b{number}.conv1.weight" in tensors:
             self.starts.append(row)
-            block = Block(tensors, f"synthesis.b{size}.", size, clamp)
-            self.add_module(f"b{size}", block)
-            row, size = row + 1 + (block.conv0 is not None), 2 * size
-        if f"synthesis.b{size // 2}.torgb.weight" not in tensors:
-            raise ValueError(f"tensor synthesis.b{size // 2}.torgb.weight, of the last block, is missing")
+            block = Block(tensors, f"synthesis.b{number}.", (height, width), clamp)
+            self.add_module(f"b{number}", block)
+            row, number = row + 1 + (block.conv0 is not None), 2 * number
+            self.image_size: tuple[int, int] = height, width
+            height, width = 2 * height, 2 * width
+        if f"synthesis.b{number // 2}.torgb.weight" not in tensors:
+            raise ValueError(f"tensor synthesis.b{number // 2}.torgb.weight, of the last block, is missing")
         self.rows: int = row + 1
 
     def forward(self, w: Tensor) -> Tensor:
@@ -120,7 +128,7 @@ class Synthesis(nn.Module):
 class Block(nn.Module):
     """Block of one resolution: up-sampling convolution (not in the first block), convolution, output."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: int, clamp: float | None) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: tuple[int, int], clamp: float | None) -> None:
         super().__init__()
 
         def has(name: str) -> bool:
@@ -158,13 +166,13 @@ class Layer(nn.Module):
 
     noise: Tensor | None
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: int, clamp: float | None) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: tuple[int, int], clamp: float | None) -> None:
         super().__init__()
         shape = shape_of(tensors, f"{prefix}weight", 4)
         self.affine: nn.Linear = _affine(tensors, prefix, shape[1])
         self.weight: nn.Parameter = nn.Parameter(torch.empty(shape))
         self.bias: nn.Parameter = nn.Parameter(torch.empty(shape[0]))
-        self.register_buffer("noise", torch.empty(size, size) if f"{prefix}noise" in tensors else None)
+        self.register_buffer("noise", torch.empty(size) if f"{prefix}noise" in tensors else None)
         self.clamp: float | None = clamp
 
     def forward(self, x: Tensor, w: Tensor, taps: Tensor | None, gain: float = 1.0) -> Tensor:
@@ -228,6 +236,12 @@ def upsample(x: Tensor, taps: Tensor) -> Tensor:
 
 def _affine(tensors: Mapping[str, Tensor], prefix: str, channels: int) -> nn.Linear:
     return nn.Linear(shape_of(tensors, f"{prefix}affine.weight", 2)[1], channels)
+
+
+def first_block(tensors: Mapping[str, Tensor]) -> int:
+    """Return the lowest number in names such as synthesis.b4.const, or 4 if there is none."""
+    matches = (re.match(r"synthesis\.b(\d+)\.", name) for name in tensors)
+    return min((int(match[1]) for match in matches if match), default=4)
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .stylegan2 import first_block
+
 State: TypeAlias = Mapping[str, Tensor]
 LEARNING_RATE = 0.01  # learning rate of the mapping, by which its weights and biases are multiplied
 
@@ -34,16 +36,17 @@ def from_rosinality(state: State, mean: Tensor | None = None) -> dict[str, Tenso
     tensors = {"synthesis.const": state["input.input"][0]}
     for i in range(_count(state, r"style\.(\d+)\.weight") - 1):
         tensors |= _linear(state, f"style.{i + 1}.", f"mapping.fc{i}.", LEARNING_RATE)
-    sites = [("conv1.", "b4.conv1"), ("to_rgb1.", "b4.torgb")]
+    base = max(tensors["synthesis.const"].shape[1:])
+    sites = [("conv1.", f"b{base}.conv1"), ("to_rgb1.", f"b{base}.torgb")]
     for i in range(_count(state, r"to_rgbs\.(\d+)\.bias")):
-        block = f"b{8 << i}"
+        block = f"b{2 * base << i}"
         sites += [(f"convs.{2 * i}.", f"{block}.conv0"), (f"convs.{2 * i + 1}.", f"{block}.conv1")]
         sites += [(f"to_rgbs.{i}.", f"{block}.torgb")]
     n_convs = 0
     for source, site in sites:
         target = f"synthesis.{site}."
         tensors |= _linear(state, f"{source}conv.modulation.", f"{target}affine.")
-        tensors[f"{target}weight"] = _equalised(state[f"{source}conv.weight"][0])
+        tensors[f"{target}weight"] = equalised(state[f"{source}conv.weight"][0])
         if "rgb" in source:
             tensors[f"{target}bias"] = state[f"{source}bias"].flatten()
             continue
@@ -69,7 +72,7 @@ def from_genforce(state: State) -> dict[str, Tensor]:
     tensors = _from_numbered_layers(state)
     for name, weight in tensors.items():
         if re.fullmatch(r"synthesis\.b\d+\.(conv\d)\.weight", name):
-            tensors[name] = _equalised(weight.flip(2, 3) if "conv0" in name else weight)
+            tensors[name] = equalised(weight.flip(2, 3) if "conv0" in name else weight)
         elif name.endswith("affine.bias"):
             tensors[name] = weight + 1
     filters = (tensor[0, 0] / 4 for name, tensor in state.items() if name.endswith(".kernel"))
@@ -124,12 +127,13 @@ def from_nvlabs(state: State, gains: Mapping[str, float], label: int | None = No
         KeyError: If a tensor or a gain is missing.
         ValueError: If two up-sampling filters differ, or the label is missing, unexpected or out of range.
     """
-    tensors = {"synthesis.const": state["synthesis.b4.const"]}
+    first = f"synthesis.b{first_block(state)}"
+    tensors = {"synthesis.const": state[f"{first}.const"]}
     filters: list[Tensor] = []
     for name, tensor in state.items():
         layer, _, kind = name.rpartition(".")
         if kind == "resample_filter":
-            filters += [] if re.search(r"b4\b|conv1", name) else [tensor]
+            filters += [] if name.startswith(f"{first}.") or "conv1" in name else [tensor]
         elif kind == "noise_const":
             tensors[f"{layer}.noise"] = tensor * state[f"{layer}.noise_strength"]
         elif kind in ("weight", "bias"):
@@ -137,10 +141,10 @@ def from_nvlabs(state: State, gains: Mapping[str, float], label: int | None = No
             tensors[name] = tensor * gains[f"{name}_gain"] if is_scaled else tensor
     outer = torch.outer(filters[0], filters[0]) if filters and filters[0].ndim == 1 else None
     tensors = _with_filter_and_mean(tensors, filters if outer is None else [outer], state.get("mapping.w_avg"))
-    return _fold_class(tensors, label)
+    return fold_class(tensors, label)
 
 
-def _fold_class(tensors: dict[str, Tensor], label: int | None) -> dict[str, Tensor]:
+def fold_class(tensors: dict[str, Tensor], label: int | None) -> dict[str, Tensor]:
     """Fold the class embedding y, of mean square one, into a bias: `W [z, y] + b = W_z z + (W_y y + b)`."""
     weight, bias = (tensors.pop(f"mapping.embed.{name}", None) for name in ("weight", "bias"))
     if weight is None or bias is None:
@@ -163,20 +167,21 @@ def _from_numbered_layers(state: State) -> dict[str, Tensor]:
     layer{i} is convolution i, and output{b} is the toRGB of block b.
     """
     tensors = {"synthesis.const": state["synthesis.early_layer.const"][0]}
+    base = max(tensors["synthesis.const"].shape[1:])
     for i in range(_count(state, r"mapping\.dense(\d+)\.weight")):
         tensors |= _linear(state, f"mapping.dense{i}.", f"mapping.fc{i}.", LEARNING_RATE)
     for name in (name for name in state if re.fullmatch(r"synthesis\.(layer|output)\d+\.weight", name)):
         source = name.removesuffix("weight")
         kind, i = re.sub(r"\d", "", source.split(".")[1]), int(re.sub(r"\D", "", source))
-        block = 4 << (i if kind == "output" else (i + 1) // 2)
+        block = base << (i if kind == "output" else (i + 1) // 2)
         target = f"synthesis.b{block}.{'torgb' if kind == 'output' else f'conv{1 - i % 2}'}."
         tensors |= _linear(state, f"{source}style.", f"{target}affine.")
-        tensors[f"{target}weight"] = _equalised(state[name]) if kind == "output" else state[name]
+        tensors[f"{target}weight"] = equalised(state[name]) if kind == "output" else state[name]
         tensors[f"{target}bias"] = state[f"{source}bias"]
         if f"{source}noise" in state:
             tensors[f"{target}noise"] = state[f"{source}noise"][0, 0] * state[f"{source}noise_strength"]
     for name in (name for name in state if re.fullmatch(r"synthesis\.residual\d+\.weight", name)):
-        tensors[f"synthesis.b{4 << int(re.sub(r'[^0-9]', '', name))}.skip.weight"] = _equalised(state[name])
+        tensors[f"synthesis.b{base << int(re.sub(r'[^0-9]', '', name))}.skip.weight"] = equalised(state[name])
     return tensors
 
 
@@ -195,12 +200,12 @@ def _with_filter_and_mean(
 
 def _linear(state: State, source: str, target: str, rate: float = 1.0) -> dict[str, Tensor]:
     return {
-        f"{target}weight": _equalised(state[f"{source}weight"]) * rate,
+        f"{target}weight": equalised(state[f"{source}weight"]) * rate,
         f"{target}bias": state[f"{source}bias"] * rate,
     }
 
 
-def _equalised(weight: Tensor) -> Tensor:
+def equalised(weight: Tensor) -> Tensor:
     """Divide weights [O, I, ...] by sqrt(fan-in)."""
     return weight * prod(weight.shape[1:]) ** -0.5
 

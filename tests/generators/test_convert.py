@@ -51,6 +51,15 @@ def test_converted_files_give_the_images_of_each_code_base(
     assert target.read_bytes() == first
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_networks_of_2_to_1_images_are_converted(family: str, tmp_path: Path):
+    original = Original(family, start=(4, 2))  # StyleGAN-Human
+    write(tmp_path / "a.pt", original)
+    header = convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert header["resolution"] == [16, 8]
+    assert_images(load(tmp_path / "a.safetensors"), original)
+
+
 @pytest.mark.parametrize("protocol", range(2, 6))
 def test_every_pickle_protocol_is_read(protocol: int, tmp_path: Path):
     original = Original("nvlabs")
@@ -150,6 +159,11 @@ def test_lucidrains_files_give_the_images_of_the_module(rate: float, tmp_path: P
     for name, value, message in (
         ("GE.attns.1.weight", torch.ones(2), "it has attention or no constant"),
         ("GE.blocks.0.to_rgb.upsample.1.f", torch.ones(3), r"does not fit this network: expected nothing, got \[3\]"),
+        (
+            "GE.initial_block",
+            torch.ones(1, 12, 8, 4),
+            r"tensor GE.initial_block must have 4 x 4 pixels, got \[1, 12, 8, 4\]",
+        ),
         (
             "GE.blocks.2.to_rgb.conv.weight",
             torch.ones(4, 6, 1, 1),

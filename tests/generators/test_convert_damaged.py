@@ -14,6 +14,7 @@ import pytest
 import torch
 from checkpoint_files import write
 from originals import Original
+from originals3 import Original3
 from pickles import forbid_execution
 
 from stylefast.generators.convert import convert
@@ -81,11 +82,11 @@ def little_memory():
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.usefixtures("little_memory")
-@pytest.mark.parametrize("family", ["nvlabs", "rosinality", "old rosinality", "tuned nvlabs"])
+@pytest.mark.parametrize("family", ["nvlabs", "rosinality", "old rosinality", "tuned nvlabs", "stylegan3"])
 def test_files_with_changes_are_read_or_refused(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     path, rng = tmp_path / "a.pkl", random.Random(0)
-    original = Original(family.split()[-1])
+    original = Original3() if family == "stylegan3" else Original(family.split()[-1])
     write(path, original)
     if family.startswith("old"):
         torch.save({"g_ema": original.state}, path, _use_new_zipfile_serialization=False)
@@ -94,7 +95,7 @@ def test_files_with_changes_are_read_or_refused(family: str, tmp_path: Path, mon
     if family.startswith("tuned"):
         write(path, original, tuned=True)
         data = path.read_bytes()
-    if family == "nvlabs":
+    if family in ("nvlabs", "stylegan3"):
         opcodes = [position for _, _, position in pickletools.genops(data) if position is not None]
         positions = opcodes + rng.choices(positions, k=len(opcodes))  # half of them in the tensors
     outcomes = [

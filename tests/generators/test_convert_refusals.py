@@ -32,6 +32,11 @@ def assert_refused(path: Path, message: str) -> None:
             "it holds no .* tensors are encoder.a, encoder.b",
         ),
         ({"g_ema": {}}, "it holds no supported StyleGAN2"),
+        ({"g_ema": {"synthesis.input.freqs": torch.ones(2, 2)}}, "it holds the tensors of a StyleGAN3 without its sam"),
+        (
+            {"models": {"generator_smooth": {"synthesis.layer0.conv.style.weight": torch.ones(2)}}},
+            "it holds a StyleGAN3 of Hammer, which",
+        ),
         ([1, 2], "it holds list, not a checkpoint"),
         (torch.ones(3), "it holds Tensor, not a checkpoint"),
     ],
@@ -91,7 +96,7 @@ def test_snapshots_without_a_network_are_refused(tmp_path: Path):
             ({"G_ema": {"a": 1}}, "the network must be a pickled module that occurs once, got dict"),
             ([1], "a dictionary was expected, got list"),
             ({"G_ema": twice}, "b. must be a pickled module that occurs once"),
-            ({"G_ema": other}, "it holds no StyleGAN2; its first tensors are synthesis.w"),
+            ({"G_ema": other}, "it holds no StyleGAN2 or StyleGAN3; its first tensors are synthesis.w"),
         ):
             path.write_bytes(pickle.dumps(snapshot))
             assert_refused(path, message)

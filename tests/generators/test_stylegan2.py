@@ -81,6 +81,34 @@ def test_images_equal_those_of_the_code_base(family: str, architecture: str, cla
     assert torch.equal(network.w_avg, original.mean.double())
 
 
+@pytest.mark.parametrize("start", [(4, 2), (3, 5), (8, 8)])
+@pytest.mark.parametrize("family", ["nvlabs", "rosinality", "genforce", "hammer"])
+def test_the_constant_may_have_any_size(family: str, start: tuple[int, int]):
+    original = Original(family, start=start)
+    network = ours(original).double()
+    w = random(2, 6, W)
+    image = network.synthesis(w)
+    assert image.shape == (2, 3, 4 * start[0], 4 * start[1]) and network.synthesis.image_size == image.shape[2:]
+    torch.testing.assert_close(image, original.image(w), rtol=1e-5, atol=1e-5)
+    sizes = {site.name: site.size for site in stylegan2(ours(original)).sites}
+    first = 4 if family == "nvlabs" else max(start)
+    assert sizes[f"b{first}.conv1"] == sizes[f"b{2 * first}.conv0"] == start
+    assert sizes[f"b{4 * first}.torgb"] == (4 * start[0], 4 * start[1])
+
+
+def test_the_first_block_may_have_another_number():
+    original = Original("nvlabs", "resnet", start=(8, 4))
+    for attribute in ("state", "options"):
+        for name in ("b16.", "b8.", "b4."):  # the highest number first, so that no name is used twice
+            entries = getattr(original, attribute).items()
+            renamed = {key.replace(f".{name}", f".b{2 * int(name[1:-1])}."): value for key, value in entries}
+            setattr(original, attribute, renamed)
+    w = random(2, 6, W)
+    network = ours(original).double()
+    assert [name for name, _ in network.synthesis.named_children()] == ["b8", "b16", "b32"]
+    torch.testing.assert_close(network.synthesis(w), original.image(w), rtol=1e-5, atol=1e-5)
+
+
 def test_a_class_is_folded_into_the_mapping():
     original = Original("nvlabs", classes=4)
     z = random(3, original.z_dim)

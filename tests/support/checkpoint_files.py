@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from originals import Original
+from originals3 import Original3
 
 SOURCE = "import pathlib\npathlib.Path('executed').touch()\nraise SystemExit('the file was executed')\n"
+BUFFERS = {"w_avg", "resample_filter", "noise_const"}
+BUFFERS |= {"magnitude_ema", "up_filter", "down_filter", "freqs", "phases", "transform"}
 
 
 @contextmanager
@@ -61,7 +64,9 @@ def nvlabs_classes() -> Iterator[tuple[Any, Any]]:
             del sys.modules[name]
 
 
-def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, tuned: bool = False, **entries: Any) -> None:
+def write_nvlabs(
+    path: Path, original: Original | Original3, *, protocol: int = 4, tuned: bool = False, **entries: Any
+) -> None:
     """Write a snapshot with the network as `G_ema`, and further entries. If `tuned`, `torch.save` the network alone.
 
     Tensors are parameters or buffers; gains are NumPy or Python numbers.
@@ -70,9 +75,12 @@ def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, tuned: bo
         tree = Module("Generator", _init_kwargs=EasyDict(z_dim=7, synthesis_kwargs=EasyDict(channel_max=8)))
         for name, tensor in original.state.items():
             *parents, last = name.split(".")
-            kind = "_buffers" if last in ("w_avg", "resample_filter", "noise_const") else "_parameters"
+            kind = "_buffers" if last in BUFFERS else "_parameters"
             value = tensor if kind == "_buffers" else torch.nn.Parameter(tensor)
-            _module(tree, parents, Module, original).state[kind][last] = value
+            if name in original.tables:
+                _module(tree, parents[:-1], Module, original).state["_modules"][parents[-1]] = _table(tensor)
+            else:
+                _module(tree, parents, Module, original).state[kind][last] = value
         for name, value in original.options.items():
             *parents, last = name.split(".")
             _module(tree, parents, Module, original).state[last] = np.float64(value) if "torgb" in name else value
@@ -82,7 +90,11 @@ def write_nvlabs(path: Path, original: Original, *, protocol: int = 4, tuned: bo
         path.write_bytes(pickle.dumps({**snapshot, **entries}, protocol=protocol))
 
 
-def _module(tree: Any, parents: list[str], kind: Any, original: Original) -> Any:
+def _table(weight: torch.Tensor) -> torch.nn.Embedding:
+    return torch.nn.Embedding(*weight.shape, _weight=weight)
+
+
+def _module(tree: Any, parents: list[str], kind: Any, original: Original | Original3) -> Any:
     for name in parents:
         if name not in tree.state["_modules"]:
             options = {"activation": "lrelu", "conv_clamp": original.clamp} if name.startswith("conv") else {}
@@ -92,9 +104,9 @@ def _module(tree: Any, parents: list[str], kind: Any, original: Original) -> Any
     return tree
 
 
-def write(path: Path, original: Original, **options: Any) -> None:
+def write(path: Path, original: Original | Original3, **options: Any) -> None:
     """Write the network as its code base does."""
-    if original.family == "nvlabs":
+    if isinstance(original, Original3) or original.family == "nvlabs":
         return write_nvlabs(path, original, **options)
     if original.family == "rosinality":
         arguments = argparse.Namespace(size=16, ckpt="old.pt")

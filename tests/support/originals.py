@@ -39,11 +39,13 @@ class Original:
     architecture: str = "skip"
     clamp: float | None = None
     classes: int = 0
+    start: tuple[int, int] = (4, 4)
     state: dict[str, Tensor] = field(default_factory=dict)
     mapping: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     layers: dict[str, Layer] = field(default_factory=dict)
     skips: dict[int, Tensor] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         even = torch.tensor([1.0, 3, 3, 1]) / 8
@@ -61,7 +63,7 @@ class Original:
         self.mean = self.draw(W)
         if self.family != "rosinality":
             self.state[self.pick("mapping.w_avg", "", "truncation.w_avg", "w_avg")] = self.mean
-        self.const = self.draw(CHANNELS[4], 4, 4)
+        self.const = self.draw(CHANNELS[4], *self.start)
         name = self.pick("b4.const", "input.input", "early_layer.const", "early_layer.const")
         self.put(name, self.const if self.family == "nvlabs" else self.const[None])
         for i, (size, channels) in enumerate(CHANNELS.items()):
@@ -73,6 +75,10 @@ class Original:
             if self.architecture == "resnet" and size > 4:
                 self.skip(size, i)
         self.filters()
+
+    def sides(self, number: int) -> tuple[int, int]:
+        """(H, W) of block b4, b8 or b16."""
+        return self.start[0] * number // 4, self.start[1] * number // 4
 
     def pick(self, *names: str) -> str:
         return names[FAMILIES.index(self.family)]
@@ -100,7 +106,7 @@ class Original:
         size = int(site.split(".")[0][1:])
         raw = self.draw(outputs, inputs, 3, 3)
         used = raw.double() if self.family in ("nvlabs", "hammer") else raw.double() / math.sqrt(9 * inputs)
-        noise, strength, bias = self.draw(size, size), self.draw(1)[0], self.draw(outputs) / 4
+        noise, strength, bias = self.draw(*self.sides(size)), self.draw(1)[0], self.draw(outputs) / 4
         affine = self.affine(self.pick(f"{name}.affine", f"{name}.conv.modulation", *[f"{name}.style"] * 2), inputs)
         mirrored = raw.flip(2, 3) if self.family == "genforce" and "conv0" in site else raw
         if self.family == "rosinality":
@@ -160,7 +166,7 @@ class Original:
         return x
 
     def image(self, w: Tensor) -> Tensor:
-        """Images [N, 3, 16, 16] of latents [N, rows, W]."""
+        """Images [N, 3, H, W] of latents [N, rows, W]."""
         x, image, row = self.const.double().expand(len(w), -1, -1, -1), None, 0
         for size in CHANNELS:
             before, gain = x, math.sqrt(0.5) if size in self.skips else 1.0

@@ -17,9 +17,8 @@ NAME = "lucidrains stylegan2_pytorch"
 
 def _calls(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
     size = net.GE.image_size
-    noise = torch.rand(
-        1, size, size, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
-    ).to(label.device)
+    random = torch.Generator("cpu").manual_seed(0)
+    noise = torch.rand(1, size, size, 1, generator=random, dtype=torch.float32, device="cpu").to(label.device)
     return Calls(
         net.GE.latent_dim,
         partial(repeat_rows, net.SE, net.GE.num_layers),
