@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion of StyleGAN2 and StyleGAN3 files of other code bases to one format, and loading of that format.
+"""Conversion of StyleGAN files of other code bases to one format, and loading of that format.
 
 No code in the files is executed.
 """
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -37,17 +37,20 @@ from .generator import Generator
 from .lucidrains import Lucidrains
 from .nvlabs_stylegan3 import from_nvlabs_stylegan3
 from .rosinality_relatives import from_basicsr, refuse_relatives
+from .stylegan1 import StyleGAN1, stylegan1
 from .stylegan2 import StyleGAN2, first_block, stylegan2
 from .stylegan3 import StyleGAN3, stylegan3
 from .stylegan3_layout import Layout
+from .tensorflow_pickles import NAMES, convert_tensorflow, find_network
 from .weight_maps import from_genforce, from_hammer, from_lucidrains, from_nvlabs, from_rosinality
 from .wrapping import wrap
 
+Network: TypeAlias = StyleGAN1 | StyleGAN2 | StyleGAN3 | Lucidrains
 FORMAT = "stylefast-stylegan2-1"
 MAX_OPTIONS = 10_000  # largest number of values in the options of a network
 _PERSISTENT_OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"  # marks a module in NVlabs' pickles
 _EMBEDDING = "torch.nn.modules.sparse.Embedding"  # the classes of StyleGAN-XL
-_ALLOWED = {*TENSORS, *DICTIONARIES, *ARRAYS, _PERSISTENT_OBJECT, _EMBEDDING, "builtins.set", "__builtin__.set"}
+_ALLOWED = {*TENSORS, *DICTIONARIES, *ARRAYS, _PERSISTENT_OBJECT, _EMBEDDING, "builtins.set", "__builtin__.set", *NAMES}
 # Averaged weights come first.
 _GENERATOR_KEYS = (
     *("g_ema", "G_ema", "generator_smooth", "generator", "GAN", "state_dict", "models"),
@@ -56,11 +59,12 @@ _GENERATOR_KEYS = (
 
 
 def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> dict[str, Any]:
-    """Convert a trained StyleGAN2 or StyleGAN3 of another code base to a file that `generators.load` reads.
+    """Convert a trained StyleGAN of another code base to a file that `generators.load` reads.
 
     Args:
-        source: A .pkl file of NVlabs (stylegan2-ada-pytorch, stylegan3), StyleGAN-Human or StyleGAN-XL, a module saved
-            by PTI, or a .pt or .pth file of rosinality, pSp, e4e, HyperStyle, BasicSR, genforce, Hammer or lucidrains.
+        source: A .pkl file of NVlabs (stylegan2-ada-pytorch, stylegan3, and stylegan, stylegan2 and stylegan2-ada of
+            TensorFlow), StyleGAN-Human or StyleGAN-XL, a module saved by PTI, or a .pt or .pth file of rosinality, pSp,
+            e4e, HyperStyle, BasicSR, genforce, Hammer or lucidrains.
             For lucidrains, the file `.config.json` beside it is read if it exists. If a file holds several generators,
             the one with averaged weights is converted.
         target: The .safetensors file to write. It is written completely or not at all.
@@ -81,7 +85,9 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
         if is_archive(source):
             tensors, header = _convert_archive(source, label)
         else:
-            tensors, header = _convert_nvlabs(read_pickle(source, _ALLOWED), label, os.path.getsize(source))
+            content, n_bytes = read_pickle(source, _ALLOWED), os.path.getsize(source)
+            convert_pickle = _convert_nvlabs if find_network(content) is None else convert_tensorflow
+            tensors, header = convert_pickle(content, label, n_bytes)
         network = build_network(tensors, header)
     except KeyError as error:
         raise ValueError(f"{os.fspath(source)} cannot be used: it lacks {error}") from error
@@ -113,12 +119,14 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
     except (KeyError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
     name = Path(path).stem
+    if isinstance(network, StyleGAN1):
+        return stylegan1(network, name=name)
     if isinstance(network, StyleGAN3):
         return stylegan3(network, name=name)
     return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name)
 
 
-def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> StyleGAN2 | StyleGAN3 | Lucidrains:
+def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Network:
     """Build the network that the tensors and the options in the header belong to.
 
     Raises:
@@ -127,22 +135,27 @@ def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> S
     """
     if "synthesis.input.freqs" in tensors:
         return StyleGAN3(tensors, Layout.from_json(header["layout"]))
+    if "synthesis.torgb.weight" in tensors:
+        return StyleGAN1(tensors)
     return Lucidrains(tensors) if "GE.initial_block" in tensors else StyleGAN2(tensors, clamp=header["clamp"])
 
 
-def _describe_synthesis(network: StyleGAN2 | StyleGAN3 | Lucidrains) -> dict[str, Any]:
+def _describe_synthesis(network: Network) -> dict[str, Any]:
     if isinstance(network, Lucidrains):
         return {"architecture": "skip", "resolution": network.GE.image_size, "noise": True}
     height, width = network.synthesis.image_size
     resolution = height if height == width else [height, width]
     if isinstance(network, StyleGAN3):
         return {"architecture": "alias-free", "resolution": resolution, "noise": False}
+    noise = any(name.endswith(".noise") for name, _ in network.named_buffers())
+    if isinstance(network, StyleGAN1):
+        return {"architecture": "instance norm", "resolution": resolution, "noise": noise}
     blocks = list(network.synthesis.children())
     all_have_torgb = all(block.torgb is not None for block in blocks)
     return {
         "architecture": "skip" if all_have_torgb else "orig" if blocks[-1].skip is None else "resnet",
         "resolution": resolution,
-        "noise": any(name.endswith(".noise") for name, _ in network.named_buffers()),
+        "noise": noise,
     }
 
 

@@ -29,7 +29,7 @@ def stylegan2(network: StyleGAN2, *, name: str = "stylegan2") -> Generator:
         network,
         RULES,
         name=name,
-        z_dim=network.mapping.fc0.in_features,
+        z_dim=network.mapping.z_dim,
         mapping=network.mapping,
         synthesis=network.synthesis,
         w_mean=network.w_avg,
@@ -66,8 +66,12 @@ class StyleGAN2(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """Mapping `w = f_n(...f_1(z / rms(z)))`, equal for all rows, with `f(x) = sqrt(2) leaky_relu(W x + b, 0.2)`."""
+    """Mapping `w = f_n(...f_1(z / rms(z)))`, equal for all rows, with `f(x) = sqrt(2) leaky_relu(W x + b, 0.2)`.
 
+    If the network has classes and does not fold them into a bias, z is concatenated with the embedding `label` first.
+    """
+
+    label: Tensor | None
     fc0: nn.Linear
 
     def __init__(self, tensors: Mapping[str, Tensor], rows: int) -> None:
@@ -79,8 +83,12 @@ class MappingNetwork(nn.Module):
             depth += 1
         if depth == 0:
             raise ValueError("tensor mapping.fc0.weight is missing")
+        n_label = shape_of(tensors, "mapping.label", 1) if "mapping.label" in tensors else None
+        self.register_buffer("label", None if n_label is None else torch.empty(n_label))
+        self.z_dim: int = self.fc0.in_features - (0 if n_label is None else n_label[0])
 
     def forward(self, z: Tensor) -> Tensor:
+        z = z if self.label is None else torch.cat((z, self.label.expand(len(z), -1)), dim=1)
         x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
         for linear in self.children():
             x = F.leaky_relu(linear(x), 0.2) * 2**0.5
