@@ -139,15 +139,16 @@ def _check_option(name: str, value: Any, source: str) -> Any:
     """
     if name in _VALUES:
         if value not in _VALUES[name]:
-            raise ValueError(_refusal(f"its option {name} is {str(value)[:60]!r}; supported: {_VALUES[name]}"))
+            supported = " or ".join(map(repr, _VALUES[name]))
+            raise ValueError(_refusal(f"its option {name} is {repr(value)[:60]} instead of {supported}"))
     elif name in _NUMBERS:
         is_number = isinstance(value, int | float) and math.isfinite(value) and value >= 0
         if not is_number and not (value is None and name == "conv_clamp"):
-            raise ValueError(_refusal(f"its option {name} must be a number, got {str(value)[:60]!r}"))
+            raise ValueError(_refusal(f"its option {name} must be a number, got {repr(value)[:60]}"))
     elif name in _FILTERS:
         taps = torch.tensor(value if value is not None else [1.0], dtype=torch.float32, device="cpu")
         if taps.ndim not in (1, 2) or not taps.isfinite().all() or taps.numel() and taps.sum() == 0:
-            raise ValueError(_refusal(f"its option {name} must be a filter, got {str(value)[:60]}"))
+            raise ValueError(_refusal(f"its option {name} must be a filter, got {repr(value)[:60]}"))
     elif name not in _SIZES:
         is_unused = re.search(r"^def \w+\(", source, re.MULTILINE) and not re.search(rf"\b{re.escape(name)}\b", source)
         if not is_unused:
