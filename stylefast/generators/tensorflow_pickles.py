@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..io.unpickling import InertObject, dict_entries, to_array, type_name
-from .tensorflow_weights import STYLEGAN1, STYLEGAN2, from_stylegan1, from_stylegan2
+from ..io.unpickling import READ_ERRORS, InertObject, dict_entries, to_array, type_name
+from .tensorflow_weights import STYLEGAN1, STYLEGAN2, from_stylegan1, from_stylegan2, select_class
 
 _NETWORK = "dnnlib.tflib.network.Network"
 NAMES = frozenset((_NETWORK, "tfutil.Network"))  # the second is the name in Progressive GAN
@@ -56,17 +56,27 @@ def convert_tensorflow(content: Any, label: int | None, n_bytes: int) -> tuple[d
     """Return the tensors of `StyleGAN1` or `StyleGAN2`, and the header, of the network in a pickle of `n_bytes` bytes.
 
     Raises:
-        KeyError: If the record lacks an entry or a variable.
-        ValueError: If the network is not a StyleGAN1 or StyleGAN2, or has an option or a variable that is not
-            supported, or if the label is missing, unexpected or out of range.
+        ValueError: If the network is not a StyleGAN1 or StyleGAN2, is damaged, or has an option or a variable that is
+            not supported, or if the label is missing, unexpected or out of range.
     """
-    network = find_network(content)
+    try:
+        tensors, header = _read_network(find_network(content), n_bytes)
+    except (ValueError, *READ_ERRORS) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise ValueError(
+            f"it is a TensorFlow pickle that cannot be converted, because {reason}; "
+            "load it in its own code base, or wrap a module of torch with its weights"
+        ) from error
+    return select_class(tensors, label), header | {"class": label}
+
+
+def _read_network(network: InertObject | None, n_bytes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if network is None or network.name != _NETWORK:
-        raise ValueError(_refusal("it comes from Progressive GAN, whose images have no styles"))
+        raise ValueError("it comes from Progressive GAN, whose images have no styles")
     record = dict_entries(network.state)
     components = dict_entries(record.get("components", {}))
     if set(map(str, components)) != {"mapping", "synthesis"}:
-        raise ValueError(_refusal(f"its components are {_listed(components)} instead of mapping and synthesis"))
+        raise ValueError(f"its components are {_listed(components)} instead of mapping and synthesis")
     options, variables, left = dict[str, Any](), dict[str, Tensor](), [n_bytes]
     for prefix, part in [(f"{name}/", part) for name, part in components.items()] + [("", network)]:
         state = _read_state(part)
@@ -76,22 +86,14 @@ def convert_tensorflow(content: Any, label: int | None, n_bytes: int) -> tuple[d
         variables |= {f"{prefix}{name}": x for name, x in _read_variables(state["variables"], left).items()}
     is_grown = float(variables.pop("lod", torch.zeros(()))) <= 0
     if not is_grown and any("ToRGB_lod" in name for name in variables):
-        raise ValueError(_refusal("its training has not yet reached its resolution (variable lod is above 0)"))
+        raise ValueError("its training has not yet reached its resolution (variable lod is above 0)")
     variables.pop("synthesis/lod", None)
-    header = {"network": str(record["name"]), "class": label, "kwargs": options}
+    header = {"network": str(record["name"]), "kwargs": options}
     if any(name.endswith("/StyleMod/weight") for name in variables):
-        return from_stylegan1(variables, options, label), header | {"format": STYLEGAN1}
+        return from_stylegan1(variables, options), header | {"format": STYLEGAN1}
     if any(name.endswith("/mod_weight") for name in variables):
-        clamp = options.get("conv_clamp")
-        return from_stylegan2(variables, options, label), header | {"format": STYLEGAN2, "clamp": clamp}
-    raise ValueError(_refusal(f"its variables are {_listed(variables)}"))
-
-
-def _refusal(reason: str) -> str:
-    return (
-        f"it is a TensorFlow pickle that cannot be converted, because {reason}; "
-        "load it in its own code base, or wrap a module of torch with its weights"
-    )
+        return from_stylegan2(variables, options), header | {"format": STYLEGAN2, "clamp": options.get("conv_clamp")}
+    raise ValueError(f"its variables are {_listed(variables)}, which neither StyleGAN1 nor StyleGAN2 has")
 
 
 def _listed(names: Mapping[Any, Any]) -> str:
@@ -106,7 +108,7 @@ def _read_state(network: Any) -> Mapping[Any, Any]:
     state = dict_entries(network.state)
     version = _to_plain(state["version"])
     if version not in _VERSIONS:
-        raise ValueError(_refusal(f"its records have version {version!r} instead of {_VERSIONS[0]} to {_VERSIONS[-1]}"))
+        raise ValueError(f"its records have version {version!r} instead of {_VERSIONS[0]} to {_VERSIONS[-1]}")
     return state
 
 
@@ -140,17 +142,17 @@ def _check_option(name: str, value: Any, source: str) -> Any:
     if name in _VALUES:
         if value not in _VALUES[name]:
             supported = " or ".join(map(repr, _VALUES[name]))
-            raise ValueError(_refusal(f"its option {name} is {repr(value)[:60]} instead of {supported}"))
+            raise ValueError(f"its option {name} is {repr(value)[:60]} instead of {supported}")
     elif name in _NUMBERS:
         is_number = isinstance(value, int | float) and math.isfinite(value) and value >= 0
         if not is_number and not (value is None and name == "conv_clamp"):
-            raise ValueError(_refusal(f"its option {name} must be a number, got {repr(value)[:60]}"))
+            raise ValueError(f"its option {name} must be a number, got {repr(value)[:60]}")
     elif name in _FILTERS:
         taps = torch.tensor(value if value is not None else [1.0], dtype=torch.float32, device="cpu")
         if taps.ndim not in (1, 2) or not taps.isfinite().all() or taps.numel() and taps.sum() == 0:
-            raise ValueError(_refusal(f"its option {name} must be a filter, got {repr(value)[:60]}"))
+            raise ValueError(f"its option {name} must be a filter, got {repr(value)[:60]}")
     elif name not in _SIZES:
         is_unused = re.search(r"^def \w+\(", source, re.MULTILINE) and not re.search(rf"\b{re.escape(name)}\b", source)
         if not is_unused:
-            raise ValueError(_refusal(f"its option {name[:60]!r} is unknown"))
+            raise ValueError(f"its option {name[:60]!r} is unknown")
     return value

@@ -22,17 +22,19 @@ STYLEGAN2 = "NVlabs stylegan2, stylegan2-ada (TensorFlow)"
 FUSED_SIZE = 128  # side from which StyleGAN1 fuses up-sampling and convolution
 
 
-def from_stylegan2(state: State, options: Mapping[str, Any], label: int | None) -> dict[str, Tensor]:
-    """Return the tensors of `StyleGAN2`.
+def from_stylegan2(state: State, options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Convert the variables of a StyleGAN2.
 
     Args:
         state: Variables by name: dlatent_avg, mapping/Dense0/weight, synthesis/4x4/Const/const, ...
         options: Options of the network.
-        label: Class of a conditional network.
+
+    Returns:
+        Tensors of `StyleGAN2`, for `select_class`.
 
     Raises:
         KeyError: If a variable is missing.
-        ValueError: If a variable is unknown, or the label is missing, unexpected or out of range.
+        ValueError: If a variable is unknown.
     """
     rest, kernel = dict(state), options.get("resample_kernel", [1, 3, 3, 1])
     tensors = _mapping(rest, options, gain=1.0) | {"synthesis.filter": _filter(kernel or [1, 1])}
@@ -56,11 +58,11 @@ def from_stylegan2(state: State, options: Mapping[str, Any], label: int | None) 
             tensors[f"{target}noise"] = rest.pop(f"synthesis/noise{number}")[0, 0] * strength
         rest |= {f"synthesis/{size}x{size}/{kind}/{name}": x for name, x in layer.items()}
     _check_all_used(rest)
-    return _with_class(tensors, label)
+    return tensors
 
 
-def from_stylegan1(state: State, options: Mapping[str, Any], label: int | None) -> dict[str, Tensor]:
-    """Return the tensors of `StyleGAN1`. Arguments and errors are those of `from_stylegan2`."""
+def from_stylegan1(state: State, options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Convert the variables of a StyleGAN1. Arguments and errors are those of `from_stylegan2`."""
     rest = dict(state)
     tensors = _mapping(rest, options, gain=0.5**0.5)
     if blur := options.get("blur_filter", [1, 2, 1]):
@@ -86,7 +88,7 @@ def from_stylegan1(state: State, options: Mapping[str, Any], label: int | None) 
     tensors["synthesis.torgb.weight"] = equalised(_transposed(rest.pop("synthesis/ToRGB_lod0/weight")))
     tensors["synthesis.torgb.bias"] = rest.pop("synthesis/ToRGB_lod0/bias")
     _check_all_used({name: x for name, x in rest.items() if not re.match(r"synthesis/ToRGB_lod\d+/", name)})
-    return _with_class(tensors, label)
+    return tensors
 
 
 def _up_weight(weight: Tensor, is_fused: bool) -> Tensor:
@@ -99,6 +101,20 @@ def _up_weight(weight: Tensor, is_fused: bool) -> Tensor:
     weight = weight if is_fused else weight.flip(2, 3)
     ones = torch.ones(weight.shape[1], 1, 2, 2, dtype=weight.dtype, device="cpu")
     return F.conv2d(weight, ones, padding=1, groups=weight.shape[1])
+
+
+def select_class(tensors: dict[str, Tensor], label: int | None) -> dict[str, Tensor]:
+    """Select the class of a conditional network.
+
+    Raises:
+        ValueError: If the label is missing, unexpected or out of range.
+    """
+    labels = tensors.pop("mapping.labels", None)
+    if labels is None:
+        return fold_class(tensors, label)
+    if label is None or not 0 <= label < len(labels):
+        raise ValueError(f"class must be in [0, {len(labels)}), because the network is conditional, got {label}")
+    return tensors | {"mapping.label": labels[label]}
 
 
 def _mapping(rest: dict[str, Tensor], options: Mapping[str, Any], gain: float) -> dict[str, Tensor]:
@@ -119,16 +135,6 @@ def _mapping(rest: dict[str, Tensor], options: Mapping[str, Any], gain: float) -
     if table := _take(rest, "mapping/LabelConcat/"):
         tensors["mapping.labels"] = table["weight"]
     return tensors
-
-
-def _with_class(tensors: dict[str, Tensor], label: int | None) -> dict[str, Tensor]:
-    """Select the class of a conditional network."""
-    labels = tensors.pop("mapping.labels", None)
-    if labels is None:
-        return fold_class(tensors, label)
-    if label is None or not 0 <= label < len(labels):
-        raise ValueError(f"class must be in [0, {len(labels)}), because the network is conditional, got {label}")
-    return tensors | {"mapping.label": labels[label]}
 
 
 def _take(rest: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -154,7 +160,7 @@ def _last_output(rest: Mapping[str, Tensor]) -> str | None:
 def _check_all_used(rest: Mapping[str, Tensor]) -> None:
     if rest:
         first = ", ".join(name[:80] for name in sorted(rest)[:3])
-        raise ValueError(f"it is a TensorFlow pickle with variables that the converter does not know: {first}")
+        raise ValueError(f"it has unknown variables, such as {first}")
 
 
 def _transposed(weight: Tensor) -> Tensor:

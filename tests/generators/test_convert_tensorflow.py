@@ -187,6 +187,7 @@ def assert_refused(path: Path, message: str) -> None:
         ({"synthesis_func": "mine.G"}, ".*option synthesis_func is 'mine.G'"),
         ({"mentioned": 2}, ".*option 'mentioned' is unknown; load it in its own code base"),
         ({"mapping_lrmul": float("nan")}, ".*option mapping_lrmul must be a number, got nan"),
+        ({"mapping_lrmul": float("inf")}, ".*option mapping_lrmul must be a number, got inf"),
         ({"conv_clamp": [1]}, r".*option conv_clamp must be a number, got \[1\]"),
         ({"resample_kernel": [1, -1]}, r".*option resample_kernel must be a filter, got \[1, -1\]"),
         ({"resample_kernel": [1, 2, 1]}, r"tensor synthesis.filter must be a square with even sides, got \[3, 3\]"),
@@ -207,13 +208,25 @@ def test_an_option_that_the_source_ignores_is_kept(tmp_path: Path):
 @pytest.mark.parametrize(
     "changes, record, message",
     [
-        ({"synthesis/8x8/Extra/weight": np.ones(2)}, {}, ".*does not know: synthesis/8x8/Extra/weight$"),
-        ({"synthesis/8x8/Conv1/extra": np.ones(2)}, {}, ".*does not know: synthesis/8x8/Conv1/extra$"),
-        ({"synthesis/noise1": None}, {}, "it lacks 'synthesis/noise1'"),
-        ({"mapping/Dense0/weight": None}, {}, ".*does not know: mapping/Dense0/bias, mapping/Dense1"),
-        ({"dlatent_avg": None}, {}, "it lacks 'dlatent_avg'"),
+        (
+            {"synthesis/8x8/Extra/weight": np.ones(2)},
+            {},
+            ".*it has unknown variables, such as synthesis/8x8/Extra/weight; load",
+        ),
+        (
+            {"synthesis/8x8/Conv1/extra": np.ones(2)},
+            {},
+            ".*it has unknown variables, such as synthesis/8x8/Conv1/extra; load",
+        ),
+        ({"synthesis/noise1": None}, {}, "it is a TensorFlow pickle .*it lacks 'synthesis/noise1'; load"),
+        (
+            {"mapping/Dense0/weight": None},
+            {},
+            ".*it has unknown variables, such as mapping/Dense0/bias, mapping/Dense1",
+        ),
+        ({"dlatent_avg": None}, {}, "it is a TensorFlow pickle .*it lacks 'dlatent_avg'; load"),
         ({"synthesis/16x16/Conv1/bias": np.ones(9)}, {}, r"tensor synthesis.b16.conv1..* expected"),
-        ({"synthesis/16x16/Conv1/weight": np.ones(9)}, {}, "."),
+        ({"synthesis/16x16/Conv1/weight": np.ones(9)}, {}, "it is a TensorFlow pickle .*; load"),
         ({}, {"version": 7}, ".*its records have version 7 instead of 2 to 5"),
         ({}, {"version": "4"}, ".*its records have version '4' instead of 2 to 5"),
         ({}, {"components": ("synthesis",)}, ".*its components are 'synthesis' instead of mapping and synthesis"),
@@ -238,6 +251,12 @@ def test_a_discriminator_alone_is_refused(tmp_path: Path):
     assert_refused(tmp_path / "a.pkl", "it is a TensorFlow pickle .*its components are none")
 
 
+@pytest.mark.parametrize("state", [b"", b"}b", b"K\x01b", b"}(U\x0acomponentsK\x01ub"])
+def test_damaged_records_are_refused(state: bytes, tmp_path: Path):
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02cdnnlib.tflib.network\nNetwork\n)\x81" + state + b".")
+    assert_refused(tmp_path / "a.pkl", "it is a TensorFlow pickle that cannot be converted, .*; load it")
+
+
 def test_the_source_in_a_file_would_end_the_test_run(tmp_path: Path):
     with pytest.raises(pytest.exit.Exception):
         exec(SOURCE, {})
@@ -247,4 +266,4 @@ def test_arrays_that_share_their_bytes_are_refused(tmp_path: Path):
     shared = np.zeros(1 << 14, np.float32)
     variables = Original1().variables | {f"mapping/again{i}": shared for i in range(9)}
     write_tensorflow(tmp_path / "a.pkl", variables, {})
-    assert_refused(tmp_path / "a.pkl", "its variables have more bytes than the file")
+    assert_refused(tmp_path / "a.pkl", "it is a TensorFlow pickle .*its variables have more bytes than the file")
