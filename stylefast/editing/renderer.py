@@ -30,8 +30,8 @@ class EditBatch:
     Args:
         edits: The edits.
         styles: Blended styles, [E, S].
-        images: Edited images, [E, 3, H, W] float32 in [0, 1].
-        targets: Unedited images, [E, 3, H, W]; None if locality was not measured.
+        images: Edited images, [E, C, H, W] float32 in [0, 1].
+        targets: Unedited images, [E, C, H, W]; None if locality was not measured.
         roi: Region of interest of each edit, [E, h, w] bool; None if locality was not measured.
         locality: Locality of each edit; None if it was not measured.
     """

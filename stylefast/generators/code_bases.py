@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -176,15 +175,24 @@ def _modulated(inputs: tuple[Any, ...], output: Any, scale: Tensor) -> Any:
     return inputs[0] * (parts[:, 0] + 1) + parts[:, 1], style
 
 
-MODULATED = Scale(read=lambda output: output[1].chunk(2, dim=1)[0], write=_modulated)
-FIRST_OF_TWO = Scale(  # for outputs [N, 2, C, 1, 1]
-    read=lambda output: output[:, 0, :, 0, 0],
-    write=lambda inputs, output, scale: torch.cat((scale[:, None, :, None, None], output[:, 1:]), dim=1),
-)
+def _read_modulated(output: Any) -> Tensor:
+    return output[1].chunk(2, dim=1)[0]
 
 
-def _margin(layer: Any) -> int:
-    return (int(np.max(layer.in_size)) - int(layer.in_sampling_rate)) // 2
+def _read_first_of_two(output: Tensor) -> Tensor:
+    return output[:, 0, :, 0, 0]
+
+
+def _write_first_of_two(inputs: tuple[Any, ...], output: Tensor, scale: Tensor) -> Tensor:
+    return torch.cat((scale[:, None, :, None, None], output[:, 1:]), dim=1)
+
+
+MODULATED = Scale(_read_modulated, _modulated)
+FIRST_OF_TWO = Scale(_read_first_of_two, _write_first_of_two)  # for outputs [N, 2, C, 1, 1]
+
+
+def _sampling_rate(layer: Any) -> float:
+    return float(layer.in_sampling_rate)
 
 
 GENFORCE_2 = (
@@ -206,7 +214,7 @@ FAMILIES = (
     Family(
         NVLABS_STYLEGAN3,
         ("mapping", "synthesis.input.affine"),
-        (Rule(r"synthesis\.(?P<site>L\d+_\d+_\d+)\.affine", r"synthesis.\g<site>", last="rgb", margin=_margin),),
+        (Rule(r"synthesis\.(?P<site>L\d+_\d+_\d+)\.affine", r"synthesis.\g<site>", last="rgb", rate=_sampling_rate),),
         _nvlabs,
         classes="c_dim",
         transform_row=0,
@@ -244,7 +252,7 @@ FAMILIES = (
     Family(
         f"{HAMMER} StyleGAN3",
         ("mapping", "synthesis.early_layer.affine", "synthesis.layer0.conv.style"),
-        (Rule(r"synthesis\.(?P<site>layer\d+)\.conv\.style", r"synthesis.\g<site>", last="rgb", margin=_margin),),
+        (Rule(r"synthesis\.(?P<site>layer\d+)\.conv\.style", r"synthesis.\g<site>", last="rgb", rate=_sampling_rate),),
         _hammer,
         classes="label_dim",
         transform_row=0,

@@ -31,14 +31,14 @@ class Generator:
         name: Name of the generator in messages and files.
         z_dim: Length of z.
         mapping: Function from z [N, z_dim] to w [N, D] or [N, rows, D].
-        synthesis: Function from w to images [N, 3, H, W], with fixed noise.
+        synthesis: Function from w to images [N, C, H, W], with fixed noise; grey (C = 1), RGB (C = 3) or RGBA (C = 4).
         w_mean: Mean of w, [D] or [rows, D]. The default is an estimate from 4,096 fixed latents, made on first use.
         image_range: Values of the network's output for black and for white.
         transform_row: Row of w that drives the input transform and no style (StyleGAN3).
 
     Raises:
         ValueError: If no module matches the rules, a style and its tensor differ in channels, the images do not have
-            three channels, or a module is compiled and would ignore hooks.
+            1, 3 or 4 channels, or a module is compiled and would ignore hooks.
     """
 
     def __init__(
@@ -70,11 +70,10 @@ class Generator:
         with self._session.open():
             w = self._map([0]).clone(memory_format=torch.contiguous_format)
             sites, image = probe(site_hooks, synthesis, w)
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(f"synthesis must give images [N, 3, H, W], got {tuple(image.shape)}")
         self.sites: tuple[Site, ...] = tuple(sites)
         self.style_width: int = sites[-1].stop
         self.w_shape: tuple[int, ...] = tuple(w.shape[1:])
+        self.image_channels: int = image.shape[1]
         self.image_size: tuple[int, int] = (image.shape[-2], image.shape[-1])
         self._site_hooks = [(site, site_hooks[site.name]) for site in sites]
 
@@ -171,7 +170,7 @@ class Generator:
             image: Whether to run to the end and return the image.
 
         Returns:
-            Images of shape [N, 3, H, W], float32 in [0, 1], if `image` is True; else None.
+            Images of shape [N, C, H, W], float32 in [0, 1], if `image` is True; else None.
 
         Raises:
             TypeError: If `w` or `styles` is not a floating-point tensor.
@@ -226,7 +225,7 @@ class Generator:
                 style, such as the bias of StyleGAN1 and the input transform of StyleGAN3.
 
         Returns:
-            Images of shape [N, 3, H, W], float32 in [0, 1].
+            Images of shape [N, C, H, W], float32 in [0, 1].
         """
         if self._compiled is not None and len(styles):
             w = self._paired(w, styles)

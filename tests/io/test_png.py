@@ -31,7 +31,15 @@ def test_smooth_images_give_small_files():
     assert len(png.encode(ramp)) < ramp.size / 50
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((4, 4, 3)),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
 def test_other_pixels_are_refused(pixels: np.ndarray):
-    with pytest.raises(ValueError, match=r"pixels must be \[H, W, 3\] uint8, got \("):
+    with pytest.raises(ValueError, match=r"pixels must be \[H, W, C\] uint8 with C = 1, 3 or 4, got \("):
         png.encode(pixels)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .common import CHANNELS, WIDTH, holder
+from .common import CHANNELS, WIDTH, holder, with_colours
 from .genforce import GenforceSynthesis1, GenforceSynthesis2, HammerSynthesis2, HammerSynthesis3, genforce, hammer
 from .lernapparat_port import lernapparat
 from .lists import MMagic, Rosinality
@@ -23,7 +23,7 @@ from .lucid import lucidrains
 from .nvlabs2 import NVStyleGAN2
 from .nvlabs3 import LAYERS, NVStyleGAN3
 
-__all__ = ["CHANNELS", "LAYERS", "MINIATURES", "WIDTH", "Miniature", "holder", "miniature"]
+__all__ = ["CHANNELS", "LAYERS", "MINIATURES", "WIDTH", "Miniature", "holder", "miniature", "with_colours"]
 
 
 @dataclass(frozen=True)
