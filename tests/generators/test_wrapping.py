@@ -74,7 +74,11 @@ def test_sites_have_the_shapes_and_kinds_of_the_code_base(name):
         assert activations[site.tensor].shape == (2, site.channels, *site.size)
         assert generator.styles(generator.latents([0]))[:, site.slice].shape == (1, site.channels)
     sizes = [site.size[0] for site in generator.sites]
-    assert sizes == [16, 16, 32, 32] if name in ("nvlabs3", "stylegan-xl", "hammer3") else set(sizes) == set(CHANNELS)
+    assert (
+        sizes == [16, 16, 32, 32]
+        if name in ("nvlabs3", "human3", "narrow3", "stylegan-xl", "hammer3")
+        else set(sizes) == set(CHANNELS)
+    )
     if name == "lernapparat":  # its styles and tensors are in different modules
         assert [site.name for site in generator.sites] == list(miniature(name).g_style.style_layers)
     assert {site.normalized for site in generator.sites} == {name in ("genforce1", "lernapparat")}

@@ -21,9 +21,20 @@ from .lernapparat_port import lernapparat
 from .lists import MMagic, Rosinality
 from .lucid import lucidrains
 from .nvlabs2 import NVStyleGAN2
-from .nvlabs3 import LAYERS, NVStyleGAN3
+from .nvlabs3 import LAYERS, NVStyleGAN3, halved, narrow
 
-__all__ = ["CHANNELS", "LAYERS", "MINIATURES", "WIDTH", "Miniature", "holder", "miniature", "with_colours"]
+__all__ = [
+    "CHANNELS",
+    "LAYERS",
+    "MINIATURES",
+    "WIDTH",
+    "Miniature",
+    "halved",
+    "holder",
+    "miniature",
+    "narrow",
+    "with_colours",
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ MINIATURES = {
     "nvlabs2-classes": Miniature(lambda: NVStyleGAN2(classes=4), **_NV2, label=2),
     "nvlabs2-half": Miniature(lambda: NVStyleGAN2(half=True), **_NV2),
     "nvlabs3": Miniature(NVStyleGAN3, **_NV3),
+    "human3": Miniature(lambda: NVStyleGAN3(width=halved), **_NV3),
+    "narrow3": Miniature(lambda: NVStyleGAN3(width=narrow), **_NV3),
     "stylegan-xl": Miniature(lambda: NVStyleGAN3(classes=4), **_NV3, label=2),
     "rosinality": Miniature(
         Rosinality,
