@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..core.checks import check_shape, check_tensor
 from .compiled import CompiledSynthesis
-from .fingerprint import compute_fingerprint
-from .session import HookSession, StopForward
-from .site_hooks import match, probe
+from .fingerprint import compute_fingerprint, read_precision
+from .session import HookSession, StopForward, check_all_used
+from .site_hooks import match, probe, replace_scales
 from .sites import Rule, Site
 
 MEAN_LATENTS = 4096  # number of latents that estimate the mean of w
@@ -25,6 +25,8 @@ MEAN_LATENTS = 4096  # number of latents that estimate the mean of w
 class Generator:
     """A StyleGAN network with access to its styles, which can be read and replaced, and to the tensors that they scale.
 
+    `copy.deepcopy` and `pickle` copy the network too, and the copy gives the same images.
+
     Args:
         network: Module that holds mapping and synthesis. It is set to evaluation mode and not changed otherwise.
         rules: Rules that find the style modules of the network.
@@ -32,6 +34,7 @@ class Generator:
         z_dim: Length of z.
         mapping: Function from z [N, z_dim] to w [N, D] or [N, rows, D].
         synthesis: Function from w to images [N, C, H, W], with fixed noise; grey (C = 1), RGB (C = 3) or RGBA (C = 4).
+            For copies, both functions must be modules, methods of modules, or `functools.partial` of these.
         w_mean: Mean of w, [D] or [rows, D]. The default is an estimate from 4,096 fixed latents, made on first use.
         image_range: Values of the network's output for black and for white.
         transform_row: Row of w that drives the input transform and no style (StyleGAN3).
@@ -85,13 +88,7 @@ class Generator:
     @property
     def precision(self) -> dict[str, bool]:
         """Settings that affect the pixels: on a GPU, whether cuDNN may use TF32 ("tf32"). Manifests store them."""
-        if self.device.type != "cuda":
-            return {}
-        try:
-            return {"tf32": torch.backends.cudnn.allow_tf32}
-        except RuntimeError:  # torch refuses the older setting while the newer is in use
-            conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-            return {"tf32": conv.fp32_precision == "tf32"}
+        return read_precision(self.device)
 
     @cached_property
     def w_mean(self) -> Tensor:
@@ -146,6 +143,7 @@ class Generator:
                 if hooks.row is not None:
                     hooks.style(rows[:, hooks.row])
             self._synthesis(w)
+            check_all_used({site.name for site in self.sites} - scales.keys())
         return torch.cat([scales[site.name] for site in self.sites], dim=1)
 
     def visit(
@@ -189,13 +187,14 @@ class Generator:
                 raise StopForward
 
         with self._session.open() as stack:
+            unused = set() if styles is None else replace_scales(self._site_hooks, styles, stack)
             for site, hooks in self._site_hooks:
-                if styles is not None:
-                    stack.callback(hooks.replace_scale(styles[:, site.slice]).remove)
                 if site.name in pending:
                     stack.callback(hooks.on_tensor(partial(read, site.name)).remove)
             if pending or image:
-                return self._images(self._synthesis(w))
+                raw = self._synthesis(w)
+                check_all_used(pending | unused)
+                return self._images(raw)
         return None
 
     def activations(self, w: Tensor, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -230,7 +229,7 @@ class Generator:
         if self._compiled is not None and len(styles):
             w = self._paired(w, styles)
             with self._session.open():
-                return torch.cat([self._images(raw) for raw in self._compiled(styles, w)])
+                return torch.cat([self._images(raw) for raw in self._compiled(self._synthesis, styles, w)])
         images = self.visit(w, lambda key, tensor: None, (), styles=styles, image=True)
         assert images is not None
         return images
@@ -240,7 +239,8 @@ class Generator:
 
         The first batch is compiled, and all further batches reuse the result, whatever their styles. Other methods and
         users of the network are not affected, because the hooks stay inactive for them. A network with graph breaks is
-        compiled layer by layer. `torch._dynamo.config.recompile_limit` must then exceed the number of layers.
+        compiled layer by layer. `torch._dynamo.config.recompile_limit` must then exceed the number of layers. A copy of
+        the generator compiles at its first call.
 
         Args:
             batch_size: Images per batch.
@@ -253,9 +253,13 @@ class Generator:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         if self._compiled is not None:
             self._compiled.remove()
+            self._compiled = None
+        zeros = torch.zeros(1, *self.w_shape, device=self.device)
+        self.synthesize(self.styles(zeros), zeros)  # raises if synthesis does not run the network
         styles = torch.empty(batch_size, self.style_width, device=self.device)
         w = torch.empty(batch_size, *self.w_shape, device=self.device)
-        self._compiled = CompiledSynthesis(self._site_hooks, self._synthesis, styles, w, options)
+        self._compiled = CompiledSynthesis(self._site_hooks, styles, w, options)
+        self._compiled.compile(self._synthesis)
 
     def _paired(self, w: Tensor, styles: Tensor) -> Tensor:
         """Return w with one row per row of styles."""

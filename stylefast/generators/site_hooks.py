@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..core.images import CHANNELS, MODES
-from .sites import Kind, Rule, Site
+from .sites import Kind, Rule, Scale, Site
 
 
 @dataclass
@@ -58,17 +58,37 @@ class SiteHooks:
 
         return self.style.register_forward_hook(read)
 
-    def replace_scale(self, scale: Tensor, active: Callable[[], bool] = lambda: True) -> RemovableHandle:
-        """Register a hook that replaces the scale by the contents of `scale` [N, C] whenever `active()` is true."""
+    def replace_scale(self, scale: Callable[[], Tensor | None]) -> RemovableHandle:
+        """Register a hook that replaces the scale by the contents of `scale()` [N, C], unless it is None."""
+        return self.style.register_forward_hook(partial(_replace_scale, self.rule.scale, scale))
 
-        def replace(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-            if not active():
-                return None
-            # Keep the module's layout and alignment: with another layout, a matrix product may round differently.
-            replacement = torch.empty_like(self.rule.scale.read(output))
-            return self.rule.scale.write(inputs, output, replacement.copy_(scale))
 
-        return self.style.register_forward_hook(replace)
+def _replace_scale(
+    part: Scale, scale: Callable[[], Tensor | None], module: nn.Module, inputs: tuple[Any, ...], output: Any
+) -> Any:
+    values = scale()
+    if values is None:
+        return None
+    # Keep the module's layout and alignment: with another layout, a matrix product may round differently.
+    return part.write(inputs, output, torch.empty_like(part.read(output)).copy_(values))
+
+
+def replace_scales(site_hooks: Iterable[tuple[Site, SiteHooks]], styles: Tensor, stack: ExitStack) -> set[str]:
+    """Register hooks that replace the scales of all sites by styles [N, S], until the stack is closed.
+
+    Returns:
+        Names of the sites whose scale has not been replaced yet. The set shrinks while the network runs.
+    """
+    unused = set[str]()
+
+    def scale(site: Site) -> Tensor:
+        unused.discard(site.name)
+        return styles[:, site.slice]
+
+    for site, hooks in site_hooks:
+        unused.add(site.name)
+        stack.callback(hooks.replace_scale(partial(scale, site)).remove)
+    return unused
 
 
 def match(network: nn.Module, rules: tuple[Rule, ...]) -> dict[str, SiteHooks]:
