@@ -118,7 +118,7 @@ def test_edits_are_measured_and_written(image_format: str, colours: int, tmp_pat
         assert entry["locality"]["delta_e_inside"] == pytest.approx(inside, abs=0.02)
 
 
-def test_figures_of_grey_and_rgba_images_equal_those_of_their_colours(tmp_path: Path):
+def test_figures_of_grey_and_rgba_images_are_rgb(tmp_path: Path):
     generator = torch.Generator().manual_seed(0)
     grey, colours, alpha = (torch.rand(2, c, 8, 8, generator=generator) for c in (1, 3, 1))
     labels = torch.zeros(2, 2, 2, dtype=torch.int64)

@@ -144,7 +144,7 @@ def test_a_copy_of_a_compiled_generator_compiles_again(copied: Any):
     torch._dynamo.reset()
 
 
-def test_networks_of_compiled_generators_are_copied_with_idle_hooks(copied: Any):
+def test_networks_of_compiled_generators_are_copied(copied: Any):
     original = load("toy:sg2")
     w, expected = original.latents([0, 1]), images(original)
     original.compile(2, backend="eager")
