@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -187,16 +188,16 @@ def _set_margins(
     rates = {name: rule.rate(hooks.carrier) for name, hooks in site_hooks.items() if (rule := hooks.rule).rate}
     for name, size in sizes.items():
         hooks = site_hooks[name]
-        margin: int | tuple[int, ...] = hooks.rule.margin(hooks.carrier) if hooks.rule.margin else 0
+        margin: int | tuple[int, int] | list[int] = hooks.rule.margin(hooks.carrier) if hooks.rule.margin else 0
         if name in rates:
             frame = [round(side * rates[name] / max(rates.values())) for side in image_size]
-            margin = tuple((side - visible) // 2 for side, visible in zip(size, frame, strict=True))
-        y, x = margin if isinstance(margin, tuple) else (margin, margin)
+            margin = [(side - visible) // 2 for side, visible in zip(size, frame, strict=True)]
+        y, x = map(int, np.broadcast_to(margin, 2))
         if not (0 <= 2 * y < size[0] and 0 <= 2 * x < size[1]):
             raise ValueError(
                 f"site {name}: a tensor of {size[0]} x {size[1]} pixels cannot have margins of {y} and {x} pixels"
             )
-        hooks.margin = (int(y), int(x))
+        hooks.margin = (y, x)
 
 
 def _find_row(w: Tensor, inputs: tuple[Any, ...]) -> int | None:

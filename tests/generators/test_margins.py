@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Margins of tensors beyond the frame, per axis; tensors and images without pixels are refused."""
 
+import numpy as np
 import pytest
 import torch
 from networks import Layer
@@ -30,7 +31,14 @@ def framed(network, **options):
 
 @pytest.mark.parametrize(
     "margin, rows, columns",
-    [(1, (1, 5), (1, 7)), ((2, 1), (2, 4), (1, 7)), ((0, 3), (0, 6), (3, 5)), ((2, 0), (2, 4), (0, 8))],
+    [
+        (1, (1, 5), (1, 7)),
+        (np.int64(1), (1, 5), (1, 7)),
+        ([0, 1], (0, 6), (1, 7)),
+        ((2, 1), (2, 4), (1, 7)),
+        ((0, 3), (0, 6), (3, 5)),
+        ((2, 0), (2, 4), (0, 8)),
+    ],
 )
 def test_margins_are_cut_per_axis(margin, rows, columns):
     generator = framed(Framed(), margin=lambda carrier: margin)

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from catalogs import build_catalog
 from editors import Everything, catalog_of, editor_of, latents
-from jobs import grid, run
+from jobs import grid, manifest, run
 from miniatures import LAYERS, MINIATURES
 from networks import own_images, shared
+from PIL import Image
 from torch import nn
 
-from stylefast import contribution
+from stylefast import contribution, figures
 from stylefast.editing import StyleEditor
 from stylefast.generators import wrap
 
@@ -90,6 +91,23 @@ def test_catalogs_cover_the_frame_without_the_margin(name, width):
     labels, last = catalog.labels(generator, w), generator.sites[-1]
     expected = contribution(generator.activations(w)[last.tensor], labels, 3)
     torch.testing.assert_close(catalog.contributions[:, last.slice], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["human3", "narrow3"])
+def test_images_that_are_not_square_are_edited(name, tmp_path):
+    generator = wrap(MINIATURES[name].build())
+    catalog = build_catalog(generator, generator.latents(range(4)), n_clusters=3, resolution=16, n_init=1)
+    catalog.annotate({"left": [(0, 0, 0.5, 1)], "all": [(0, 0, 1, 1)]})
+    assert catalog.parts["all"] or catalog.parts["left"]
+    editor = StyleEditor(generator, catalog.annotate({"nose": [0], "eyes": [1]}))
+    run(tmp_path, grid(generator=generator), editor=editor, measure=True)
+    assert {entry["locality"]["delta_e_outside"] is not None for entry in manifest(tmp_path)} == {True}
+    for path in tmp_path.glob("*.png"):
+        with Image.open(path) as image:
+            assert image.size == (16, 32)
+    batch = editor.renderer(grid(generator=generator), batch_size=2, measure=True)(list(grid())[:2])
+    assert batch.roi.shape == (2, 16, 8) and batch.images.shape == (2, 3, 32, 16)
+    assert figures.heat_map(batch.images, batch.targets, mask=batch.roi, cell=64).mode == "RGB"
 
 
 def test_an_edit_keeps_the_targets_transform_by_default():
