@@ -134,7 +134,7 @@ class Result:
         return dict(table)
 
     def grid(self) -> Tensor:
-        """Return the images of the shown edits, [P, T, R, 3, H, W]."""
+        """Return the images of the shown edits, [P, T, R, C, H, W]."""
         rows = [self.shown[p, t, r][0] for p in PARTS for t in range(self.size[0]) for r in range(self.size[1])]
         return torch.stack(rows).unflatten(0, (len(PARTS), *self.size))
 

@@ -8,7 +8,6 @@ import os
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..core.checks import check_latent_seeds
+from ..core.copies import Cached
 from ..generators import Generator
 from ..io.atomic import PathLike
 from ..io.latents import broadcast_latents, read_latents
@@ -110,7 +110,7 @@ class SeedLatents(ImageSource):
         self.seeds: Sequence[int] = seeds
         self.truncation: float = truncation
         n_rows = max_cached_rows(math.prod(generator.w_shape), CACHE_BYTES)
-        self._w = lru_cache(n_rows)(lambda row: generator.latents([seeds[row]], truncation=truncation))
+        self._w = Cached(self._latent, n_rows)
 
     def __repr__(self) -> str:
         seeds = reprlib.repr(self.seeds)
@@ -135,6 +135,9 @@ class SeedLatents(ImageSource):
 
     def w(self, row: int) -> Tensor:
         return self._w(row).clone()
+
+    def _latent(self, row: int) -> Tensor:
+        return self.generator.latents([self.seeds[row]], truncation=self.truncation)
 
     @property
     def identity(self) -> Any:

@@ -40,7 +40,7 @@ class ImageWriter:
         self._pending: deque[tuple[dict[str, Any], Future[dict[str, Any]]]] = deque()
 
     def submit(self, image: Tensor, entry: dict[str, Any]) -> None:
-        """Submit an image [1, 3, H, W] and its entry, to which the size and checksum of the file are added later."""
+        """Submit an image [1, C, H, W] and its entry, to which the size and checksum of the file are added later."""
         result: Future[dict[str, Any]] = Future()
         self._pending.append((entry, result))  # before `pool.submit`: an interrupt may end it after it has queued
         self.pool.submit(_fulfil, result, self._write, image, entry["file"])

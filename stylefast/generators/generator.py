@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..core.checks import check_latent_seeds, check_shape, check_tensor
 from .compiled import CompiledSynthesis
-from .fingerprint import compute_fingerprint
-from .session import HookSession, StopForward
-from .site_hooks import match, probe
+from .fingerprint import compute_fingerprint, read_precision
+from .session import HookSession, StopForward, check_all_used
+from .site_hooks import match, probe, replace_scales
 from .sites import Rule, Site
 
 MEAN_LATENTS = 4096  # number of latents that estimate the mean of w
@@ -25,20 +25,23 @@ MEAN_LATENTS = 4096  # number of latents that estimate the mean of w
 class Generator:
     """A StyleGAN network with access to its styles, which can be read and replaced, and to the tensors that they scale.
 
+    `copy.deepcopy` and `pickle` copy the network too, and the copy gives the same images.
+
     Args:
         network: Module that holds mapping and synthesis. It is set to evaluation mode and not changed otherwise.
         rules: Rules that find the style modules of the network.
         name: Name of the generator in messages and files.
         z_dim: Length of z.
         mapping: Function from z [N, z_dim] to w [N, D] or [N, rows, D].
-        synthesis: Function from w to images [N, 3, H, W], with fixed noise.
+        synthesis: Function from w to images [N, C, H, W], with fixed noise; grey (C = 1), RGB (C = 3) or RGBA (C = 4).
+            For copies, both functions must be modules, methods of modules, or `functools.partial` of these.
         w_mean: Mean of w, [D] or [rows, D]. The default is an estimate from 4,096 fixed latents, made on first use.
         image_range: Values of the network's output for black and for white.
         transform_row: Row of w that drives the input transform and no style (StyleGAN3).
 
     Raises:
         ValueError: If no module matches the rules, a style and its tensor differ in channels, the images do not have
-            three channels, or a module is compiled and would ignore hooks.
+            1, 3 or 4 channels, or a module is compiled and would ignore hooks.
     """
 
     def __init__(
@@ -70,11 +73,10 @@ class Generator:
         with self._session.open():
             w = self._map([0]).clone(memory_format=torch.contiguous_format)
             sites, image = probe(site_hooks, synthesis, w)
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(f"synthesis must give images [N, 3, H, W], got {tuple(image.shape)}")
         self.sites: tuple[Site, ...] = tuple(sites)
         self.style_width: int = sites[-1].stop
         self.w_shape: tuple[int, ...] = tuple(w.shape[1:])
+        self.image_channels: int = image.shape[1]
         self.image_size: tuple[int, int] = (image.shape[-2], image.shape[-1])
         self._site_hooks = [(site, site_hooks[site.name]) for site in sites]
 
@@ -86,13 +88,7 @@ class Generator:
     @property
     def precision(self) -> dict[str, bool]:
         """Settings that affect the pixels: on a GPU, whether cuDNN may use TF32 ("tf32"). Manifests store them."""
-        if self.device.type != "cuda":
-            return {}
-        try:
-            return {"tf32": torch.backends.cudnn.allow_tf32}
-        except RuntimeError:  # torch refuses the older setting while the newer is in use
-            conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-            return {"tf32": conv.fp32_precision == "tf32"}
+        return read_precision(self.device)
 
     @cached_property
     def w_mean(self) -> Tensor:
@@ -147,6 +143,7 @@ class Generator:
                 if hooks.row is not None:
                     hooks.style(rows[:, hooks.row])
             self._synthesis(w)
+            check_all_used({site.name for site in self.sites} - scales.keys())
         return torch.cat([scales[site.name] for site in self.sites], dim=1)
 
     def visit(
@@ -171,7 +168,7 @@ class Generator:
             image: Whether to run to the end and return the image.
 
         Returns:
-            Images of shape [N, 3, H, W], float32 in [0, 1], if `image` is True; else None.
+            Images of shape [N, C, H, W], float32 in [0, 1], if `image` is True; else None.
 
         Raises:
             TypeError: If `w` or `styles` is not a floating-point tensor.
@@ -190,13 +187,14 @@ class Generator:
                 raise StopForward
 
         with self._session.open() as stack:
+            unused = set() if styles is None else replace_scales(self._site_hooks, styles, stack)
             for site, hooks in self._site_hooks:
-                if styles is not None:
-                    stack.callback(hooks.replace_scale(styles[:, site.slice]).remove)
                 if site.name in pending:
                     stack.callback(hooks.on_tensor(partial(read, site.name)).remove)
             if pending or image:
-                return self._images(self._synthesis(w))
+                raw = self._synthesis(w)
+                check_all_used(pending | unused)
+                return self._images(raw)
         return None
 
     def activations(self, w: Tensor, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -226,12 +224,12 @@ class Generator:
                 style, such as the bias of StyleGAN1 and the input transform of StyleGAN3.
 
         Returns:
-            Images of shape [N, 3, H, W], float32 in [0, 1].
+            Images of shape [N, C, H, W], float32 in [0, 1].
         """
         if self._compiled is not None and len(styles):
             w = self._paired(w, styles)
             with self._session.open():
-                return torch.cat([self._images(raw) for raw in self._compiled(styles, w)])
+                return torch.cat([self._images(raw) for raw in self._compiled(self._synthesis, styles, w)])
         images = self.visit(w, lambda key, tensor: None, (), styles=styles, image=True)
         assert images is not None
         return images
@@ -241,7 +239,8 @@ class Generator:
 
         The first batch is compiled, and all further batches reuse the result, whatever their styles. Other methods and
         users of the network are not affected, because the hooks stay inactive for them. A network with graph breaks is
-        compiled layer by layer. `torch._dynamo.config.recompile_limit` must then exceed the number of layers.
+        compiled layer by layer. `torch._dynamo.config.recompile_limit` must then exceed the number of layers. A copy of
+        the generator compiles at its first call.
 
         Args:
             batch_size: Images per batch.
@@ -254,9 +253,13 @@ class Generator:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         if self._compiled is not None:
             self._compiled.remove()
+            self._compiled = None
+        zeros = torch.zeros(1, *self.w_shape, dtype=torch.float32, device=self.device)
+        self.synthesize(self.styles(zeros), zeros)  # raises if synthesis does not run the network
         styles = torch.empty(batch_size, self.style_width, dtype=torch.float32, device=self.device)
         w = torch.empty(batch_size, *self.w_shape, dtype=torch.float32, device=self.device)
-        self._compiled = CompiledSynthesis(self._site_hooks, self._synthesis, styles, w, options)
+        self._compiled = CompiledSynthesis(self._site_hooks, styles, w, options)
+        self._compiled.compile(self._synthesis)
 
     def _paired(self, w: Tensor, styles: Tensor) -> Tensor:
         """Return w with one row per row of styles."""

@@ -12,6 +12,7 @@ from ..core.checks import check_shape
 from .code_bases import FAMILIES, Family
 from .compiled import refuse_compiled
 from .generator import Generator
+from .network_function import NetworkFunction
 
 HOLDERS = ("", "module", "decoder", "generator_ema", "generator")  # submodules that may hold the network
 
@@ -73,14 +74,15 @@ def wrap(
     n_classes = int(getattr(network, family.classes, None) or 0) if family.classes else 0
     device = next(network.parameters()).device
     weights = family.label(network, label) if family.label and n_classes else _class_weights(label, n_classes)
-    calls = family.calls(network, weights.to(device), options)
+    arguments = network, weights.to(device), options
+    calls = family.calls(*arguments)
     return Generator(
         network,
         family.rules,
         name=name or family.name,
         z_dim=int(calls.z_dim),
-        mapping=calls.mapping,
-        synthesis=calls.synthesis,
+        mapping=NetworkFunction(family.calls, *arguments, "mapping"),
+        synthesis=NetworkFunction(family.calls, *arguments, "synthesis"),
         w_mean=_first_mean(w_mean, calls.w_mean, getattr(module, "latent_avg", None), device=device),
         image_range=family.image_range,
         transform_row=family.transform_row,

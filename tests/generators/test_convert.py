@@ -167,7 +167,7 @@ def test_lucidrains_files_give_the_images_of_the_module(rate: float, tmp_path: P
         (
             "GE.blocks.2.to_rgb.conv.weight",
             torch.ones(4, 6, 1, 1),
-            r"this network: expected \[3, 6, 1, 1\], got \[4, 6",
+            r"toRGB layers must write images with C = 1 .* got C = 3, 4",
         ),
     ):
         torch.save({"GAN": {**state, name: value}}, path)

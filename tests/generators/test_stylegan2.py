@@ -187,7 +187,7 @@ def test_tensors_that_do_not_fit_are_refused():
         ),
         (
             shape("synthesis.b8.torgb.weight", torch.ones(1, 8, 1, 1)),
-            "does not fit this network: expected [3, 8, 1, 1], got [1, ",
+            "all toRGB layers must write images with C = 1 (grey), 3 (RGB) or 4 (RGBA), got C = 1, 3",
         ),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):

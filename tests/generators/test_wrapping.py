@@ -251,8 +251,10 @@ def test_wrong_arguments_are_refused(run, error, message):
         run()
 
 
-def test_networks_without_three_image_channels_are_refused():
+@pytest.mark.parametrize("channels", [2, 5])
+def test_images_with_other_channels_are_refused(channels):
     net = MINIATURES["lernapparat"].build()
-    net.g_synthesis.torgb = nn.Conv2d(CHANNELS[16], 1, 1)
-    with pytest.raises(ValueError, match=r"must give images \[N, 3, H, W\], got \(1, 1, 16, 16\)"):
+    net.g_synthesis.torgb = nn.Conv2d(CHANNELS[16], channels, 1)
+    message = rf"must give images \[N, C, H, W\] with C = 1 .*3 .* or 4 .*, got \(1, {channels}, 16, 16\)"
+    with pytest.raises(ValueError, match=message):
         wrap(net)
