@@ -6,15 +6,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..core.checks import check_shape, check_tensor
+from ..core.dtypes import accumulator
 from .compiled import CompiledSynthesis
 from .fingerprint import compute_fingerprint
+from .image_checks import RANGE, SEEDS, check_images
+from .precision import network_dtype, refuse_failing_precision, tf32_setting
 from .session import HookSession, StopForward
 from .site_hooks import match, probe
 from .sites import Rule, Site
@@ -33,12 +36,13 @@ class Generator:
         mapping: Function from z [N, z_dim] to w [N, D] or [N, rows, D].
         synthesis: Function from w to images [N, 3, H, W], with fixed noise.
         w_mean: Mean of w, [D] or [rows, D]. The default is an estimate from 4,096 fixed latents, made on first use.
-        image_range: Values of the network's output for black and for white.
+        image_range: Values of the output for black and for white. The default, (-1, 1), warns if images contradict it.
         transform_row: Row of w that drives the input transform and no style (StyleGAN3).
+        check: Whether to make seven images that show that styles, read and put back, give the network's own images.
 
     Raises:
         ValueError: If no module matches the rules, a style and its tensor differ in channels, the images do not have
-            three channels, or a module is compiled and would ignore hooks.
+            three channels, a module is compiled and would ignore hooks, or a check fails.
     """
 
     def __init__(
@@ -51,15 +55,17 @@ class Generator:
         mapping: Callable[[Tensor], Tensor],
         synthesis: Callable[[Tensor], Tensor],
         w_mean: Tensor | None = None,
-        image_range: tuple[float, float] = (-1.0, 1.0),
+        image_range: tuple[float, float] | None = None,
         transform_row: int | None = None,
+        check: bool = True,
     ) -> None:
         self.network: nn.Module = network.eval()
         self.name: str = name
         self.z_dim: int = z_dim
         self.transform_row: int | None = transform_row
-        self._gain = 1 / (image_range[1] - image_range[0])
-        self._offset = -image_range[0] * self._gain
+        black, white = image_range or RANGE
+        self._gain, self._offset = 1 / (white - black), -black / (white - black)
+        self._dtype: torch.dtype = network_dtype(network)
         self._mapping = mapping
         self._synthesis = synthesis
         self._known_w_mean = w_mean
@@ -67,8 +73,8 @@ class Generator:
         self._compiled: CompiledSynthesis | None = None
         self.device: torch.device = next(iter((*network.parameters(), *network.buffers()))).device
         site_hooks = match(network, tuple(rules))
-        with self._session.open():
-            w = self._map([0]).clone(memory_format=torch.contiguous_format)
+        with self._session.open(), refuse_failing_precision(self._dtype):
+            w = self._map(SEEDS[-1:]).to(self._dtype).clone(memory_format=torch.contiguous_format)
             sites, image = probe(site_hooks, synthesis, w)
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(f"synthesis must give images [N, 3, H, W], got {tuple(image.shape)}")
@@ -77,6 +83,8 @@ class Generator:
         self.w_shape: tuple[int, ...] = tuple(w.shape[1:])
         self.image_size: tuple[int, int] = (image.shape[-2], image.shape[-1])
         self._site_hooks = [(site, site_hooks[site.name]) for site in sites]
+        if check:
+            check_images(self, self._run, self._images, image, assume_range=image_range is None)
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -86,13 +94,7 @@ class Generator:
     @property
     def precision(self) -> dict[str, bool]:
         """Settings that affect the pixels: on a GPU, whether cuDNN may use TF32 ("tf32"). Manifests store them."""
-        if self.device.type != "cuda":
-            return {}
-        try:
-            return {"tf32": torch.backends.cudnn.allow_tf32}
-        except RuntimeError:  # torch refuses the older setting while the newer is in use
-            conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-            return {"tf32": conv.fp32_precision == "tf32"}
+        return tf32_setting(self.device)
 
     @cached_property
     def w_mean(self) -> Tensor:
@@ -101,7 +103,7 @@ class Generator:
             return self._known_w_mean
         with self._session.open():
             z = torch.from_numpy(np.random.RandomState(0).randn(MEAN_LATENTS, self.z_dim)).float().to(self.device)
-            return self._mapping(z).double().mean(dim=0).float()
+            return self._mapping(z.to(self._dtype)).double().mean(dim=0).float()
 
     def latents(self, seeds: Iterable[int], *, truncation: float = 1.0) -> Tensor:
         """Map seeds to w as NVlabs do: `z = RandomState(seed).randn(1, z_dim)`, `w <- lerp(w_mean, w, truncation)`.
@@ -129,7 +131,7 @@ class Generator:
             w: Latents of shape [N, D] or [N, rows, D], as `latents` returns them.
 
         Returns:
-            Styles of shape [N, S].
+            Styles of shape [N, S], float32; float64 if the network computes in float64.
         """
         self.check("w", w)
         scales: dict[str, Tensor] = {}
@@ -142,12 +144,12 @@ class Generator:
         with self._session.open() as stack:
             for site, hooks in self._site_hooks:
                 stack.callback(hooks.on_scale(partial(keep, site.name)).remove)
-            rows = w if w.ndim == 3 else w[:, None]  # [N, rows, D]
+            rows = (w if w.ndim == 3 else w[:, None]).to(self._dtype)  # [N, rows, D]
             for _, hooks in self._site_hooks:
                 if hooks.row is not None:
                     hooks.style(rows[:, hooks.row])
-            self._synthesis(w)
-        return torch.cat([scales[site.name] for site in self.sites], dim=1)
+            self._run(w)
+        return torch.cat([scales[site.name] for site in self.sites], dim=1).to(accumulator(self._dtype))
 
     def visit(
         self,
@@ -196,7 +198,7 @@ class Generator:
                 if site.name in pending:
                     stack.callback(hooks.on_tensor(partial(read, site.name)).remove)
             if pending or image:
-                return self._images(self._synthesis(w))
+                return self._images(self._run(w))
         return None
 
     def activations(self, w: Tensor, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -232,9 +234,7 @@ class Generator:
             w = self._paired(w, styles)
             with self._session.open():
                 return torch.cat([self._images(raw) for raw in self._compiled(styles, w)])
-        images = self.visit(w, lambda key, tensor: None, (), styles=styles, image=True)
-        assert images is not None
-        return images
+        return cast(Tensor, self.visit(w, lambda key, tensor: None, (), styles=styles, image=True))
 
     def compile(self, batch_size: int = 4, **options: Any) -> None:
         """Compile `synthesize`, which then runs in batches of a fixed size. The last batch is padded.
@@ -254,8 +254,8 @@ class Generator:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         if self._compiled is not None:
             self._compiled.remove()
-        styles = torch.empty(batch_size, self.style_width, device=self.device)
-        w = torch.empty(batch_size, *self.w_shape, device=self.device)
+        styles = torch.empty(batch_size, self.style_width, dtype=accumulator(self._dtype), device=self.device)
+        w = torch.empty(batch_size, *self.w_shape, dtype=self._dtype, device=self.device)
         self._compiled = CompiledSynthesis(self._site_hooks, self._synthesis, styles, w, options)
 
     def _paired(self, w: Tensor, styles: Tensor) -> Tensor:
@@ -266,13 +266,16 @@ class Generator:
             raise ValueError(f"w must have N = {len(styles)} rows to match styles [N, S], or one, got {len(w)}")
         return w.expand(len(styles), *self.w_shape)
 
+    def _run(self, w: Tensor) -> Tensor:
+        return self._synthesis(w.to(self._dtype))
+
     def _images(self, raw: Tensor) -> Tensor:
         """Convert the network's output to new float32 images in [0, 1]."""
         return raw.float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
 
     def _map(self, seeds: Iterable[int]) -> Tensor:
         z = np.array([np.random.RandomState(seed).randn(self.z_dim) for seed in seeds], np.float32)
-        return self._mapping(torch.from_numpy(z.reshape(-1, self.z_dim)).to(self.device))
+        return self._mapping(torch.from_numpy(z.reshape(-1, self.z_dim)).to(self.device, self._dtype)).float()
 
     def select(self, names: Iterable[str] | None) -> list[Site]:
         """Return the sites with the given names, in the order of the names. None selects all sites.
