@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ..core.checks import check_shape, check_tensor
-from ..core.dtypes import accumulator
 from .compiled import CompiledSynthesis
 from .fingerprint import compute_fingerprint
 from .image_checks import RANGE, SEEDS, check_images
@@ -131,7 +130,7 @@ class Generator:
             w: Latents of shape [N, D] or [N, rows, D], as `latents` returns them.
 
         Returns:
-            Styles of shape [N, S], float32; float64 if the network computes in float64.
+            Styles of shape [N, S], in the dtype of the style modules.
         """
         self.check("w", w)
         scales: dict[str, Tensor] = {}
@@ -149,7 +148,7 @@ class Generator:
                 if hooks.row is not None:
                     hooks.style(rows[:, hooks.row])
             self._run(w)
-        return torch.cat([scales[site.name] for site in self.sites], dim=1).to(accumulator(self._dtype))
+        return torch.cat([scales[site.name] for site in self.sites], dim=1)
 
     def visit(
         self,
@@ -254,7 +253,7 @@ class Generator:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         if self._compiled is not None:
             self._compiled.remove()
-        styles = torch.empty(batch_size, self.style_width, dtype=accumulator(self._dtype), device=self.device)
+        styles = torch.empty(batch_size, self.style_width, dtype=self._dtype, device=self.device)
         w = torch.empty(batch_size, *self.w_shape, dtype=self._dtype, device=self.device)
         self._compiled = CompiledSynthesis(self._site_hooks, self._synthesis, styles, w, options)
 

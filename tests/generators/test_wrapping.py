@@ -222,9 +222,7 @@ def test_a_family_matches_only_its_own_module_tree(name):
 
 
 def test_an_unknown_module_tree_lists_the_known_families():
-    with pytest.raises(
-        ValueError, match=r"got Sequential \(children: 0, 1\); searched it and its submodules module, decoder"
-    ) as error:
+    with pytest.raises(ValueError, match=r"got Sequential \(children: 0, 1\); searched it and its submodules") as error:
         wrap(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     for family in FAMILIES:
         assert family.name in str(error.value) and family.modules[-1] in str(error.value)
