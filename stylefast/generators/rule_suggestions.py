@@ -63,19 +63,21 @@ def describe_unknown(module: nn.Module) -> str:
     )
 
 
-def suggest_rules(module: nn.Module) -> list[Suggestion]:
+def suggest_rules(network: nn.Module) -> list[Suggestion]:
     """Return rules for the linear modules whose outputs fit a convolution beside them.
 
     Only modules with the most common number of inputs count, because style modules all read rows of w.
     """
     suggestions: dict[tuple[int, str], Suggestion] = {}
-    modules = dict(module.named_modules())
-    for name, linear in modules.items():
-        weight = getattr(linear, "weight", None)
-        if not name or not isinstance(weight, Tensor) or weight.ndim != 2 or isinstance(linear, nn.Embedding):
+    modules = dict(network.named_modules())
+    for name, module in modules.items():
+        weight = _linear_weight(module)
+        if weight is None or not name:
             continue
         parts = name.split(".")
-        for n in range(len(parts) - 1, max(-1, len(parts) - 3), -1):  # the parent, then its parent
+        siblings = [child for child in modules[".".join(parts[:-1])].children() if _linear_weight(child) is not None]
+        n_levels = 2 if len(siblings) == 1 else 1  # several linear modules without a convolution are a mapping
+        for n in range(len(parts) - 1, max(-1, len(parts) - 1 - n_levels), -1):  # the parent, then its parent
             parent = ".".join(parts[:n])
             found = _carrier(modules[parent], ".".join(parts[n:]), len(weight))
             if found is not None:
@@ -93,6 +95,13 @@ def suggest_rules(module: nn.Module) -> list[Suggestion]:
     return [suggestion for (n, _), suggestion in suggestions.items() if n == n_inputs]
 
 
+def _linear_weight(module: nn.Module) -> Tensor | None:
+    """Return the weight of a linear module, [outputs, inputs], or None for another module."""
+    weight = getattr(module, "weight", None)
+    is_linear = isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+    return weight if is_linear else None
+
+
 def _carrier(parent: nn.Module, leaf: str, width: int) -> tuple[str, int, int] | None:
     """Return name, input and output channels of the convolution in a module that a style of this width may scale.
 
@@ -100,11 +109,11 @@ def _carrier(parent: nn.Module, leaf: str, width: int) -> tuple[str, int, int] |
     """
     fitting: list[tuple[str, int, int]] = []
     for name, module in (("", parent), *parent.named_children()):
-        for parameter in module.parameters(recurse=False):
-            if parameter.ndim >= 4:
-                outputs, inputs = parameter.shape[-4:-2]
-                if width in (inputs, 2 * inputs) or width == 2 * outputs:
-                    fitting.append((name, int(inputs), int(outputs)))
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim >= 4 and weight.shape[-1] % 2:  # an even size is a constant input
+            outputs, inputs = weight.shape[-4:-2]
+            if width in (inputs, 2 * inputs, 2 * outputs):
+                fitting.append((name, int(inputs), int(outputs)))
     number = re.search(r"\d+", leaf)
     same = [found for found in fitting if number and re.search(r"\d+", found[0]) and number[0] in found[0]]
     exact = [found for found in same or fitting if found[1] == width]

@@ -4,6 +4,7 @@
 import re
 
 import pytest
+import torch
 from described import StyleGAN2GeneratorClean
 from miniatures import MINIATURES, holder, miniature
 from torch import nn
@@ -69,6 +70,13 @@ def test_mappings_are_not_suggested():
     network = StyleGAN2GeneratorClean()
     names = [name for suggestion in suggest_rules(network) for name in suggestion.names]
     assert len(names) == 8 and not any(name.startswith("style_mlp") for name in names)
+    width = 6
+    children = {f"fc{i}": nn.Linear(width, width) for i in range(2)}
+    styled = holder(conv=nn.Conv2d(width, width, 3), to_style=holder(linear=nn.Linear(width, width)))
+    constant = nn.Module()
+    constant.weight = nn.Parameter(torch.ones(1, width, 4, 4))
+    network = holder(mapping=holder(**children), color=nn.Conv2d(width, 3, 1), constant=constant, styled=styled)
+    assert [suggestion.names for suggestion in suggest_rules(network)] == [["styled.to_style.linear"]]
 
 
 def test_the_error_says_where_to_read_more():
