@@ -103,7 +103,7 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
     except (KeyError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
     name = Path(path).stem
-    return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name)
+    return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name, check=False)
 
 
 def build_network(tensors: Mapping[str, Tensor], clamp: float | None) -> StyleGAN2 | Lucidrains:
