@@ -152,7 +152,8 @@ def test_comparing_changes_neither_modes_nor_random_numbers():
     outer.train()
     state = torch.get_rng_state()
     wrap(outer)
-    assert int(norm.num_batches_tracked or 0) == 0 and norm.training and outer.training and torch.equal(torch.get_rng_state(), state)
+    assert int(norm.num_batches_tracked or 0) == 0 and norm.training and outer.training
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_containers_without_a_forward_pass_are_opened():

@@ -133,6 +133,7 @@ def test_options_for_random_noise_are_refused(name, options, message):
         wrap(miniature(name), **options)
 
 
+@pytest.mark.filterwarnings("ignore::stylefast.generators.ReproducibilityWarning")
 def test_small_differences_between_runs_are_said():
     run = itertools.count()
     message = "not reproduced exactly: one image has differences of up to 0.001 .* between two runs"
