@@ -10,14 +10,25 @@ import torch
 from ..core.defaults import with_plain_defaults
 from .convert import load_converted
 from .generator import Generator
+from .image_checks import ImageRangeWarning, ReproducibilityWarning
 from .random_face import NAME as RANDOM_FACE
 from .random_face import load_random_face
-from .sites import Rule, Scale, Site
+from .sites import FIRST_HALF, Rule, Scale, Site
 from .toy import NAMES as TOYS
 from .toy import load_toy
 from .wrapping import wrap
 
-__all__ = ["Generator", "Rule", "Scale", "Site", "load", "wrap"]
+__all__ = [
+    "FIRST_HALF",
+    "Generator",
+    "ImageRangeWarning",
+    "ReproducibilityWarning",
+    "Rule",
+    "Scale",
+    "Site",
+    "load",
+    "wrap",
+]
 
 
 @with_plain_defaults

@@ -115,7 +115,7 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
     name = Path(path).stem
     if isinstance(network, StyleGAN3):
         return stylegan3(network, name=name)
-    return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name)
+    return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name, check=False)
 
 
 def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> StyleGAN2 | StyleGAN3 | Lucidrains:

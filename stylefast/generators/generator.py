@@ -6,18 +6,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.checks import check_latent_seeds, check_shape, check_tensor
+from ..core.checks import check_shape, check_tensor
 from .compiled import CompiledSynthesis
-from .fingerprint import compute_fingerprint, read_precision
+from .fingerprint import compute_fingerprint
+from .image_checks import RANGE, SEEDS, check_images
+from .precision import network_dtype, refuse_failing_precision, tf32_setting
+from .random_latents import z_of_seeds
 from .session import HookSession, StopForward, check_all_used
 from .site_hooks import match, probe, replace_scales
-from .sites import Rule, Site
+from .sites import Rule, Site, select_sites
 
 MEAN_LATENTS = 4096  # number of latents that estimate the mean of w
 
@@ -36,12 +39,13 @@ class Generator:
         synthesis: Function from w to images [N, C, H, W], with fixed noise; grey (C = 1), RGB (C = 3) or RGBA (C = 4).
             For copies, both functions must be modules, methods of modules, or `functools.partial` of these.
         w_mean: Mean of w, [D] or [rows, D]. The default is an estimate from 4,096 fixed latents, made on first use.
-        image_range: Values of the network's output for black and for white.
+        image_range: Values of the output for black and for white. The default, (-1, 1), warns if images contradict it.
         transform_row: Row of w that drives the input transform and no style (StyleGAN3).
+        check: Whether to make seven images that show that styles, read and put back, give the network's own images.
 
     Raises:
         ValueError: If no module matches the rules, a style and its tensor differ in channels, the images do not have
-            1, 3 or 4 channels, or a module is compiled and would ignore hooks.
+            1, 3 or 4 channels, a module is compiled and would ignore hooks, or a check fails.
     """
 
     def __init__(
@@ -54,15 +58,17 @@ class Generator:
         mapping: Callable[[Tensor], Tensor],
         synthesis: Callable[[Tensor], Tensor],
         w_mean: Tensor | None = None,
-        image_range: tuple[float, float] = (-1.0, 1.0),
+        image_range: tuple[float, float] | None = None,
         transform_row: int | None = None,
+        check: bool = True,
     ) -> None:
         self.network: nn.Module = network.eval()
         self.name: str = name
         self.z_dim: int = z_dim
         self.transform_row: int | None = transform_row
-        self._gain = 1 / (image_range[1] - image_range[0])
-        self._offset = -image_range[0] * self._gain
+        black, white = image_range or RANGE
+        self._gain, self._offset = 1 / (white - black), -black / (white - black)
+        self._dtype: torch.dtype = network_dtype(network)
         self._mapping = mapping
         self._synthesis = synthesis
         self._known_w_mean = w_mean
@@ -70,8 +76,8 @@ class Generator:
         self._compiled: CompiledSynthesis | None = None
         self.device: torch.device = next(iter((*network.parameters(), *network.buffers()))).device
         site_hooks = match(network, tuple(rules))
-        with self._session.open():
-            w = self._map([0]).clone(memory_format=torch.contiguous_format)
+        with self._session.open(), refuse_failing_precision(self._dtype):
+            w = self._map(SEEDS[-1:]).to(self._dtype).clone(memory_format=torch.contiguous_format)
             sites, image = probe(site_hooks, synthesis, w)
         self.sites: tuple[Site, ...] = tuple(sites)
         self.style_width: int = sites[-1].stop
@@ -79,6 +85,8 @@ class Generator:
         self.image_channels: int = image.shape[1]
         self.image_size: tuple[int, int] = (image.shape[-2], image.shape[-1])
         self._site_hooks = [(site, site_hooks[site.name]) for site in sites]
+        if check:
+            check_images(self, self._run, self._images, image, assume_range=image_range is None)
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -88,7 +96,7 @@ class Generator:
     @property
     def precision(self) -> dict[str, bool]:
         """Settings that affect the pixels: on a GPU, whether cuDNN may use TF32 ("tf32"). Manifests store them."""
-        return read_precision(self.device)
+        return tf32_setting(self.device)
 
     @cached_property
     def w_mean(self) -> Tensor:
@@ -97,7 +105,7 @@ class Generator:
             return self._known_w_mean
         with self._session.open():
             z = torch.from_numpy(np.random.RandomState(0).randn(MEAN_LATENTS, self.z_dim)).float().to(self.device)
-            return self._mapping(z).double().mean(dim=0).float()
+            return self._mapping(z.to(self._dtype)).double().mean(dim=0).float()
 
     def latents(self, seeds: Iterable[int], *, truncation: float = 1.0) -> Tensor:
         """Map seeds to w as NVlabs do: `z = RandomState(seed).randn(1, z_dim)`, `w <- lerp(w_mean, w, truncation)`.
@@ -125,7 +133,7 @@ class Generator:
             w: Latents of shape [N, D] or [N, rows, D], as `latents` returns them.
 
         Returns:
-            Styles of shape [N, S].
+            Styles of shape [N, S], in the dtype of the style modules.
         """
         self.check("w", w)
         scales: dict[str, Tensor] = {}
@@ -138,11 +146,11 @@ class Generator:
         with self._session.open() as stack:
             for site, hooks in self._site_hooks:
                 stack.callback(hooks.on_scale(partial(keep, site.name)).remove)
-            rows = w if w.ndim == 3 else w[:, None]  # [N, rows, D]
+            rows = (w if w.ndim == 3 else w[:, None]).to(self._dtype)  # [N, rows, D]
             for _, hooks in self._site_hooks:
                 if hooks.row is not None:
                     hooks.style(rows[:, hooks.row])
-            self._synthesis(w)
+            self._run(w)
             check_all_used({site.name for site in self.sites} - scales.keys())
         return torch.cat([scales[site.name] for site in self.sites], dim=1)
 
@@ -192,7 +200,7 @@ class Generator:
                 if site.name in pending:
                     stack.callback(hooks.on_tensor(partial(read, site.name)).remove)
             if pending or image:
-                raw = self._synthesis(w)
+                raw = self._run(w)
                 check_all_used(pending | unused)
                 return self._images(raw)
         return None
@@ -230,9 +238,7 @@ class Generator:
             w = self._paired(w, styles)
             with self._session.open():
                 return torch.cat([self._images(raw) for raw in self._compiled(self._synthesis, styles, w)])
-        images = self.visit(w, lambda key, tensor: None, (), styles=styles, image=True)
-        assert images is not None
-        return images
+        return cast(Tensor, self.visit(w, lambda key, tensor: None, (), styles=styles, image=True))
 
     def compile(self, batch_size: int = 4, **options: Any) -> None:
         """Compile `synthesize`, which then runs in batches of a fixed size. The last batch is padded.
@@ -256,8 +262,8 @@ class Generator:
             self._compiled = None
         zeros = torch.zeros(1, *self.w_shape, dtype=torch.float32, device=self.device)
         self.synthesize(self.styles(zeros), zeros)  # raises if synthesis does not run the network
-        styles = torch.empty(batch_size, self.style_width, dtype=torch.float32, device=self.device)
-        w = torch.empty(batch_size, *self.w_shape, dtype=torch.float32, device=self.device)
+        styles = torch.empty(batch_size, self.style_width, dtype=self._dtype, device=self.device)
+        w = torch.empty(batch_size, *self.w_shape, dtype=self._dtype, device=self.device)
         self._compiled = CompiledSynthesis(self._site_hooks, styles, w, options)
         self._compiled.compile(self._synthesis)
 
@@ -269,29 +275,19 @@ class Generator:
             raise ValueError(f"w must have N = {len(styles)} rows to match styles [N, S], or one, got {len(w)}")
         return w.expand(len(styles), *self.w_shape)
 
+    def _run(self, w: Tensor) -> Tensor:
+        return self._synthesis(w.to(self._dtype))
+
     def _images(self, raw: Tensor) -> Tensor:
         """Convert the network's output to new float32 images in [0, 1]."""
         return raw.float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
 
     def _map(self, seeds: Iterable[int]) -> Tensor:
-        sequence = check_latent_seeds(seeds)
-        z = np.empty((len(sequence), self.z_dim), np.float32)
-        for row, seed in zip(z, sequence, strict=True):
-            row[:] = np.random.RandomState(seed).randn(self.z_dim)
-        return self._mapping(torch.from_numpy(z).to(self.device))
+        return self._mapping(z_of_seeds(seeds, self.z_dim).to(self.device, self._dtype)).float()
 
     def select(self, names: Iterable[str] | None) -> list[Site]:
-        """Return the sites with the given names, in the order of the names. None selects all sites.
-
-        Raises:
-            ValueError: If a name is unknown.
-        """
-        by_name = {site.name: site for site in self.sites}
-        names = by_name if names is None else list(names)
-        unknown = [name for name in names if name not in by_name]
-        if unknown:
-            raise ValueError(f"sites must be among {', '.join(by_name)}, got {', '.join(map(str, unknown))}")
-        return [by_name[name] for name in names]
+        """Return the sites with the given names, in the order of the names, or all. Unknown names raise ValueError."""
+        return select_sites(self.sites, names)
 
     def check(self, argument: Literal["w", "styles"], tensor: Tensor) -> None:
         """Raise TypeError or ValueError unless the tensor fits this generator as `w` or as `styles`."""

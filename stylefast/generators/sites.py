@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +45,20 @@ class Site:
     def slice(self) -> slice:
         """Columns of the style in the styles [N, S]."""
         return slice(self.start, self.stop)
+
+
+def select_sites(sites: Iterable[Site], names: Iterable[str] | None) -> list[Site]:
+    """Return the sites with the given names, in the order of the names. None selects all sites.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    by_name = {site.name: site for site in sites}
+    names = by_name if names is None else list(names)
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise ValueError(f"sites must be among {', '.join(by_name)}, got {', '.join(map(str, unknown))}")
+    return [by_name[name] for name in names]
 
 
 @dataclass(frozen=True)

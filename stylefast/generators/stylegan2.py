@@ -34,6 +34,7 @@ def stylegan2(network: StyleGAN2, *, name: str = "stylegan2") -> Generator:
         mapping=network.mapping,
         synthesis=network.synthesis,
         w_mean=network.w_avg,
+        check=False,
     )
 
 

@@ -224,9 +224,7 @@ def test_a_family_matches_only_its_own_module_tree(name):
 
 
 def test_an_unknown_module_tree_lists_the_known_families():
-    with pytest.raises(
-        ValueError, match=r"got Sequential \(children: 0, 1\); searched it and its submodules module, decoder"
-    ) as error:
+    with pytest.raises(ValueError, match=r"got Sequential \(children: 0, 1\); searched it and its submodules") as error:
         wrap(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     for family in FAMILIES:
         assert bool(family.refusal) != (f"{family.name}: {', '.join(family.modules)}" in str(error.value))

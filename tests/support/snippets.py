@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import write
+from described import StyleGAN2GeneratorClean
 from miniatures import miniature
 from networks import shared
 from originals import Original
@@ -91,7 +92,7 @@ def use_toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def names() -> dict[str, Any]:
     """Return the names that pages use without defining them."""
-    return {"G_ema": miniature("rosinality")}
+    return {"G_ema": miniature("rosinality"), "network": StyleGAN2GeneratorClean()}
 
 
 def write_inputs(line: list[str]) -> None:
