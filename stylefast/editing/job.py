@@ -21,7 +21,7 @@ from ..io.atomic import PathLike, make_folder, remove_leftovers
 from ..io.images import FORMATS
 from .editor import StyleEditor
 from .journal import Journal, difference
-from .manifest import PER_EDIT, RESULTS, Entries, Entry, is_intact, merge
+from .manifest import PER_EDIT, RESULTS, Entries, Entry, is_intact, merge, read_entries
 from .options import JobOptions
 from .plan import Edit, Plan
 from .renderer import EditBatch, EditRenderer
@@ -127,7 +127,7 @@ class Job:
         make_folder(self.directory)
         if self.ranks.rank == 0:
             remove_leftovers(self.directory)
-        with Journal(self.directory, settings) as journal, Entries(self.directory, settings) as entries:
+        with Journal(self.directory, settings) as journal, read_entries(self.directory, settings) as entries:
             self._check_existing(entries, settings)
             yield from self._run(entries, journal, settings)
         self.ranks.gather(None)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def read(path: Path) -> Iterator[tuple[int, int, str]]:
     Raises:
         ValueError: If a line is damaged. The message gives its number.
     """
-    with open(path, "rb") as lines:
+    with suppress(FileNotFoundError), open(path, "rb") as lines:  # a journal without entries may just be removed
         lines.readline()
         for number, line in enumerate(lines, 2):
             if not line.endswith(b"\n"):
@@ -151,14 +152,15 @@ def _number(journal: Path) -> int:
 
 def _is_journal(path: Path) -> bool:
     """Return whether a file with the name of a journal begins like one. A process may be killed in the first line."""
-    if path.is_symlink() or not path.is_file():
-        return False
     start = f'{{"journal": "{path.name.split(".")[2]}"'.encode()
-    with open(path, "rb") as file:
-        return start.startswith(file.read(len(start)))
+    with suppress(FileNotFoundError):  # its process has just removed it
+        if path.is_file() and not path.is_symlink():
+            with open(path, "rb") as file:
+                return start.startswith(file.read(len(start)))
+    return False
 
 
 def _header(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        line = file.readline()
-    return json.loads(line) if line.endswith(b"\n") else {}
+    with suppress(FileNotFoundError, ValueError), open(path, "rb") as file:
+        return json.loads(file.readline())
+    return {}

@@ -2,7 +2,7 @@
 """Entries of a folder of edits: `manifest.jsonl` with one line per image, and the journals of unfinished jobs.
 
 After the last edit of a plan, the entries of all journals are merged into `manifest.jsonl`, which keeps the entries of
-earlier jobs, and the journals of ended processes are removed. If an image has several entries, the last one counts.
+earlier jobs, and the journals of ended processes are removed. If an image has several entries, the latest one counts.
 """
 
 from __future__ import annotations
@@ -76,8 +76,10 @@ class Entries(DiskIndex):
 
     def find(self, file: str) -> Entry | None:
         """Return the entry of an image, or None."""
-        modified, _, line = (self.get(file) or "").partition(" ")
-        return Entry(json.loads(line), int(modified)) if line else None
+        if (value := self.get(file)) is None:
+            return None
+        modified, _, line = value.partition(" ")
+        return Entry(json.loads(line), int(modified))
 
     def lines(self, files: Iterable[str] | None = None) -> Iterator[tuple[str, int, str]]:
         """Yield the file names, the times (as in `Entry`) and the lines of entries.
@@ -95,13 +97,19 @@ class Entries(DiskIndex):
             yield file, int(modified), line
 
     def _add(self, fields: dict[str, Any], modified: int, line: str) -> None:
+        """Add an entry unless the image has an entry of a later time."""
         self.have_other_settings |= self._settings is not None and self._settings != {
             name: value for name, value in fields.items() if name not in PER_EDIT and name not in RESULTS
         }
-        file = fields["file"]
-        if not self.add(file, f"{modified} {line}"):
-            former, _, former_line = (self.get(file) or "").partition(" ")
-            self[file] = f"{max(modified, int(former)) if line == former_line else modified} {line}"
+        file, value = fields["file"], f"{modified} {line}"
+        if not self.add(file, value) and modified >= int((self.get(file) or "").partition(" ")[0]):
+            self[file] = value
+
+
+def read_entries(directory: Path, settings: dict[str, Any]) -> Entries:
+    """Return the entries of a folder, in which no other process merges entries meanwhile."""
+    with folder_lock(directory, shared=True):
+        return Entries(directory, settings)
 
 
 def _listings(directory: Path) -> list[Path]:

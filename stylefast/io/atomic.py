@@ -34,7 +34,7 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
         The temporary path of an empty file, with the same suffix.
 
     Raises:
-        OSError: If the path is a folder, a device or a pipe, its file must not be written, or a link cannot be followed.
+        OSError: If the path is a folder, a device or a pipe, the file is read-only, or a link cannot be followed.
     """
     path = Path(path)
     existing = writable_status(path)
@@ -66,7 +66,7 @@ def writable_status(path: PathLike) -> os.stat_result | None:
     """Return the status of an existing file, or None if there is no file.
 
     Raises:
-        OSError: If the path is a folder, a device or a pipe, the file must not be written, or a link cannot be followed.
+        OSError: If the path is a folder, a device or a pipe, the file is read-only, or a link cannot be followed.
     """
     try:
         status = os.stat(path)

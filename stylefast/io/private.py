@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import stat
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -110,6 +111,8 @@ def folder_lock(directory: Path, *, shared: bool = False, wait: bool = True) -> 
         if not locked or _is_at(descriptor, path):
             break
         os.close(descriptor)  # the process that had the lock has removed the file meanwhile
+    if locked is None:
+        warnings.warn(f"{directory} is on a file system without locks: only one job may use it at a time", stacklevel=3)
     try:
         yield locked
     finally:
