@@ -157,7 +157,7 @@ class Job:
             return None
         return (
             f"directory must not have images of the same names with other settings, got {path}: "
-            f"{difference(entry.description, description)}; choose another folder, or set overwrite to replace them"
+            f"{difference(entry.description, description)}; choose another folder, or replace them with overwrite=True (--overwrite)"
         )
 
     def _run(self, entries: Entries, journal: Journal, settings: dict[str, Any]) -> Iterator[EditBatch]:

@@ -69,7 +69,7 @@ def test_images_with_other_settings_are_not_replaced(tmp_path: Path, monkeypatch
         patch.setattr(EditRenderer, "__call__", None)
         message = (
             f"got {tmp_path}/seed0001_nose_seed0007_sequential_2.png: its truncation is 0.7, not 1.2, its note is "
-            '"x", not missing; choose another folder, or set overwrite'
+            '"x", not missing; choose another folder, or replace them'
         )
         with pytest.raises(ValueError, match=message):
             run(tmp_path, truncated(1.2), metadata={"truncation": 1.2}, resume=resume)
