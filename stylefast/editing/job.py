@@ -157,7 +157,8 @@ class Job:
             return None
         return (
             f"directory must not have images of the same names with other settings, got {path}: "
-            f"{difference(entry.description, description)}; choose another folder, or replace them with overwrite=True (--overwrite)"
+            f"{difference(entry.description, description)}; choose another folder, or replace them with overwrite=True "
+            "(--overwrite)"
         )
 
     def _run(self, entries: Entries, journal: Journal, settings: dict[str, Any]) -> Iterator[EditBatch]:
@@ -196,16 +197,17 @@ class Job:
         Raises:
             ValueError: If an image has other settings.
         """
-        listed = [entries.find(description["file"]) for description in descriptions]
-        for entry, description in zip(listed, descriptions, strict=True):
-            if entry is not None and (conflict := self._conflict(entry, description)) is not None:
-                raise ValueError(conflict)
+        usable: list[Entry | None] = []
+        for description in descriptions:
+            entry = entries.find(description["file"])
+            if entry is not None and entry.description != description:
+                if (conflict := self._conflict(entry, description)) is not None:
+                    raise ValueError(conflict)
+                entry = None
+            is_measured = entry is not None and entry.fields["locality"] is not None
+            usable.append(entry if is_measured or not self.options.measure else None)
         if not self.options.resume:
             return list(range(len(descriptions)))
-        usable = [
-            entry if entry is not None and self._is_usable(entry, description) else None
-            for entry, description in zip(listed, descriptions, strict=True)
-        ]
         check = partial(is_intact, self.directory, verify=self.options.verify)
         modified = writer.pool.map(check, filter(None, usable))
         missing = []
@@ -215,10 +217,6 @@ class Job:
             elif time >= entry.modified:
                 journal.add(entry.fields, time)  # so that its checksum need not be compared again
         return missing
-
-    def _is_usable(self, entry: Entry, description: dict[str, Any]) -> bool:
-        """Return whether the image of an entry may be kept. It must have a locality if the job measures."""
-        return entry.description == description and (entry.fields["locality"] is not None or not self.options.measure)
 
     def _shard_of(self, rank: int) -> tuple[int, int]:
         return self.shard[0] * self.ranks.size + rank, self.shard[1] * self.ranks.size

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -98,9 +99,9 @@ class Entries(DiskIndex):
 
     def _add(self, fields: dict[str, Any], modified: int, line: str) -> None:
         """Add an entry unless the image has an entry of a later time."""
-        self.have_other_settings |= self._settings is not None and self._settings != {
-            name: value for name, value in fields.items() if name not in PER_EDIT and name not in RESULTS
-        }
+        if self._settings is not None and not self.have_other_settings:
+            settings = {name: value for name, value in fields.items() if name not in PER_EDIT and name not in RESULTS}
+            self.have_other_settings = settings != self._settings
         file, value = fields["file"], f"{modified} {line}"
         if not self.add(file, value) and modified >= int((self.get(file) or "").partition(" ")[0]):
             self[file] = value
@@ -159,7 +160,7 @@ def _parse(path: Path, number: int, line: bytes | str) -> tuple[dict[str, Any], 
 def modified_at(directory: Path, file: str) -> int:
     """Return the time in nanoseconds at which an image was last modified, or 0 if it does not exist."""
     try:
-        return os.stat(directory / file).st_mtime_ns
+        return os.stat(os.path.join(directory, file)).st_mtime_ns
     except OSError:  # such as a link that cannot be followed
         return 0
 
@@ -173,15 +174,16 @@ def is_intact(directory: Path, entry: Entry, verify: bool) -> int | None:
     Returns:
         Time in nanoseconds at which the image was last modified, or None if it does not match.
     """
-    path = directory / entry.fields["file"]
-    if not path.is_file():
+    path = os.path.join(directory, entry.fields["file"])
+    try:
+        status = os.stat(path)
+    except OSError:  # such as a link that cannot be followed
         return None
-    status = path.stat()
-    if status.st_size != entry.fields["bytes"]:
+    if status.st_size != entry.fields["bytes"] or not stat.S_ISREG(status.st_mode):
         return None
     if status.st_mtime_ns < entry.modified and not verify:
         return status.st_mtime_ns
-    return status.st_mtime_ns if sha256(path.read_bytes()).hexdigest() == entry.fields["sha256"] else None
+    return status.st_mtime_ns if sha256(Path(path).read_bytes()).hexdigest() == entry.fields["sha256"] else None
 
 
 def merge(directory: Path, files: Iterable[str], n_files: int) -> None:
