@@ -123,8 +123,7 @@ class Catalog:
             backend=backend,
         )
         runs = None if centroids is None else _directions(centroids, generator, layer)[None]  # [1, K, C]
-        build = Build(generator, latents, layer, kmeans, n_measured, options, ranks=ranks, progress=progress)
-        with build:
+        with Build(generator, latents, layer, kmeans, n_measured, options, ranks=ranks, progress=progress) as build:
             build.collect()
             provenance: dict[str, Any] = {"images": latents.n_images, "contribution_images": n_measured}
             run = 0
