@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from torch import Tensor
 from ..core.progress import progress_bar
 from ..distributed import Ranks
 from ..generators import Generator
+from ..io.atomic import make_folder
+from ..io.private import folder_lock
 from ..io.tensors import checksum, read_tensors, write_tensors
 from ..kmeans import SphericalKMeans
 from ..ops.assign import assign
@@ -43,7 +45,7 @@ class Sums(NamedTuple):
 
 
 class Build:
-    """The steps of one build, to be called in this order: `collect`, `cluster`, `measure`.
+    """Context of one build, in which its steps are called in this order: `collect`, `cluster`, `measure`.
 
     With a workdir, the steps write their results to it and reuse the results that they find there. Without a workdir,
     the activations of this rank's images stay in memory until they are labelled.
@@ -60,6 +62,9 @@ class Build:
 
     Attributes:
         seconds: Duration of each stage so far, in seconds.
+
+    Raises:
+        ValueError: If the context is entered while another build uses the workdir.
     """
 
     def __init__(
@@ -84,12 +89,26 @@ class Build:
         self._workdir = None if options.workdir is None else Path(options.workdir)
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self.seconds: dict[str, float] = {}
+        self._lock = ExitStack()
         total = latents.n_local_images + sum(map(self._count_measured, latents.local))
         self._bar = progress_bar(total, "catalog", "image", shown=progress and ranks.rank == 0)
         site = next(site for site in generator.sites if site.tensor == layer)
         self._shape = (site.channels, *site.size)
         self._activations: Tensor | None = None  # of this rank's images, without a workdir
         self._labels: Tensor | None = None  # [N, h, w] of this rank's images, after their activations are dropped
+
+    def __enter__(self) -> Build:
+        locked = None
+        if self._workdir is not None and self._ranks.rank == 0:
+            make_folder(self._workdir)
+            locked = self._lock.enter_context(folder_lock(self._workdir, wait=False))
+        if self._ranks.broadcast(locked) is False:
+            self._lock.close()
+            raise ValueError(f"workdir must not be used by two builds at the same time, got {self._workdir}")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.close()
 
     def collect(self) -> None:
         """Run the generator up to the clustered layer, and keep or write the activations of that layer."""

