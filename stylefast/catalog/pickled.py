@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..io.atomic import PathLike
+from ..io.storages import to_tensor
 from ..io.unpickling import (
     ARRAYS,
     DICTIONARIES,
@@ -21,7 +22,6 @@ from ..io.unpickling import (
     dict_entries,
     read_pickle,
     to_array,
-    to_tensor,
     type_name,
 )
 

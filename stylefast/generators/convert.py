@@ -17,6 +17,10 @@ import torch
 from torch import Tensor
 
 from ..io.atomic import PathLike
+from ..io.budget import Budget, read_file
+from ..io.kinds import refusal
+from ..io.schema import decode
+from ..io.storages import to_tensor
 from ..io.tensors import read_tensors, write_tensors
 from ..io.torch_files import is_archive, read_archive, read_objects
 from ..io.unpickling import (
@@ -28,7 +32,6 @@ from ..io.unpickling import (
     dict_entries,
     read_pickle,
     to_array,
-    to_tensor,
     type_name,
 )
 from .code_bases import GENFORCE, HAMMER, LUCIDRAINS, NVLABS_STYLEGAN2, ROSINALITY
@@ -68,6 +71,8 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"target must be a .safetensors file, got {os.fspath(target)}")
     try:
+        if reason := refusal(source, "checkpoint"):
+            raise ValueError(reason)
         if is_archive(source):
             tensors, header = _convert_archive(source, label)
         else:
@@ -99,9 +104,10 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
     """
     tensors, header = read_tensors(path, FORMAT)
     try:
-        network = build_network(tensors, header["clamp"]).to(device)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
+        clamp = decode(float | None, header.get("clamp"), "clamp")
+        network = build_network(tensors, clamp).to(device)
+    except (ValueError, *READ_ERRORS) as error:
+        raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
     name = Path(path).stem
     return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name)
 
@@ -175,7 +181,12 @@ def _check_n_bytes(tensors: int, file: int) -> None:
 def _read_mapping_rate(path: Path) -> float:
     """Return the mapping's learning rate from `.config.json` beside the checkpoint, else the trainer's default."""
     config = path.with_name(".config.json")
-    return float(json.loads(config.read_text()).get("lr_mlp", 0.1)) if config.exists() else 0.1
+    if not config.exists():
+        return 0.1
+    try:
+        return float(json.loads(read_file(config, Budget(1 << 20))).get("lr_mlp", 0.1))
+    except (ValueError, *READ_ERRORS) as error:
+        raise ValueError(f"the file {config.name} beside it cannot be used: {error or type(error).__name__}") from error
 
 
 def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
