@@ -72,6 +72,9 @@ def read_catalog(path: PathLike) -> dict[str, Any]:
 
 def _check(header: Any, tensors: Mapping[str, Tensor]) -> Header:
     """Return the header with its declared types. Raise ValueError unless header and tensors fit together."""
+    parts = header.get("parts") if isinstance(header, dict) else None
+    if isinstance(parts, dict) and len(parts) > MAX_PARTS:
+        raise ValueError(f"parts must be at most {MAX_PARTS} names, got {len(parts)}")
     fields: Header = decode(Header, header, "catalog")
     lengths = check_tensor_table(TENSORS, tensors)
     k, start = lengths["K"], 0
@@ -86,8 +89,6 @@ def _check(header: Any, tensors: Mapping[str, Tensor]) -> Header:
     if k < 1 or lengths != {**lengths, **expected}:
         got = {letter: lengths[letter] for letter in ("K", *expected)}
         raise ValueError(f"tensors must have the sizes {expected} of the sites and K >= 1, got {got}")
-    if len(fields["parts"]) > MAX_PARTS:
-        raise ValueError(f"parts must be at most {MAX_PARTS} names, got {len(fields['parts'])}")
     check_clusters("parts", fields["parts"], k)
     for part, ids in fields["parts"].items():
         if len(set(ids)) != len(ids):

@@ -39,19 +39,26 @@ def read_npy(path: Path, allowed: Collection[str], budget: Budget) -> Any:
 
 
 @contextmanager
-def open_npz(path: Path, allowed: Collection[str], budget: Budget) -> Iterator[Mapping[str, Any]]:
-    """Return a context manager that gives the arrays of a .npz file by name. An array is read when it is used.
+def open_npz(path: Path, allowed: Collection[str], budget: Budget) -> Iterator[StoredArrays]:
+    """Return a context manager that gives the arrays of a .npz file by name.
 
     Args and errors are those of `read_npy`.
     """
     with zipfile.ZipFile(path) as archive:
-        yield _Arrays(archive, allowed, budget)
+        yield StoredArrays(archive, allowed, budget)
 
 
-class _Arrays(Mapping[str, Any]):
+class StoredArrays(Mapping[str, Any]):
+    """Arrays of an open .npz file. An array is read when it is used.
+
+    Attributes:
+        n_bytes: Size of all arrays, which is declared in the directory of the file.
+    """
+
     def __init__(self, archive: zipfile.ZipFile, allowed: Collection[str], budget: Budget) -> None:
         self._archive, self._allowed, self._budget = archive, allowed, budget
         self._entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        self.n_bytes: int = sum(entry.file_size for entry in self._entries.values())
 
     def __getitem__(self, name: str) -> Any:
         entry = self._entries[name]

@@ -52,11 +52,18 @@ class Budget:
             ValueError: If the limit is exceeded.
         """
         self._taken += n_bytes
-        if self._taken > self._limit:
-            total = f" (together with the data before it, {_format(self._taken)})" if self._taken > n_bytes else ""
+        self._check(self._taken, n_bytes, what)
+
+    def check(self, n_bytes: int, what: str = "it") -> None:
+        """Check that bytes fit in the limit, without taking them. Arguments and errors are those of `take`."""
+        self._check(n_bytes, n_bytes, what)
+
+    def _check(self, total: int, n_bytes: int, what: str) -> None:
+        if total > self._limit:
+            before = f" (together with the data before it, {_format(total)})" if total > n_bytes else ""
             raise ValueError(
-                f"{what} takes {_format(n_bytes)} of memory{total}, more than the limit of {_format(self._limit)}; "
-                f"if you trust the file, set {VARIABLE}={_format(self._taken, up=True).replace(' ', '').rstrip('B')}"
+                f"{what} takes {_format(n_bytes)} of memory{before}, more than the limit of {_format(self._limit)}; "
+                f"if you trust the file, set {VARIABLE}={_format(total, up=True).replace(' ', '').rstrip('B')}"
             )
 
 
@@ -65,7 +72,7 @@ def check_file(path: PathLike, budget: Budget | None = None) -> int:
 
     Args:
         path: Path of the file. Symbolic links are followed.
-        budget: Budget from which the size of the file is taken, or None.
+        budget: Budget that the size of the file must fit in, or None.
 
     Returns:
         Size of the file in bytes.
@@ -80,7 +87,7 @@ def check_file(path: PathLike, budget: Budget | None = None) -> int:
             hint = "; write its contents to a file first" if kind == "a pipe" else ""
             raise ValueError(f"it is {kind}, not a file{hint}")
     if budget is not None:
-        budget.take(status.st_size)
+        budget.check(status.st_size, "the file")
     return status.st_size
 
 

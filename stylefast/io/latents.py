@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import open_npz, read_npy
+from .arrays import StoredArrays, open_npz, read_npy
 from .budget import Budget
 from .kinds import refusal, sniff
 from .storages import take_tensor, tensor_view
@@ -68,21 +68,23 @@ def read_latents(
     budget = budget or Budget()
     kind = sniff(path)
     with ExitStack() as stack:
-        if kind is None:
+        if kind is None and path.suffix not in (".pkl", ".pickle"):
             raise ValueError(
                 "latents must be in a .npy, .npz, .pt, .pth, .pkl or .safetensors file, got other contents"
             )
-        if kind.name == "npy":
+        name = "pickle" if kind is None else kind.name
+        if name == "npy":
             content = read_npy(path, ALLOWED, budget)
-        elif kind.name == "npz":
+        elif name == "npz":
             content = stack.enter_context(open_npz(path, ALLOWED, budget))
-        elif kind.name == "safetensors":
+        elif name == "safetensors":
             content = stack.enter_context(open_tensors(path, budget))
         else:
-            content = read_objects(path, ALLOWED) if kind.name == "torch" else read_pickle(path, ALLOWED)
-        if isinstance(content, Mapping) and len(content) == 1 and kind.name in ("npz", "safetensors"):
-            ((name, only),) = content.items()
-            content = {name: only} if name.lower() in STYLES else only
+            is_archive = name == "torch"
+            content = read_objects(path, ALLOWED, budget) if is_archive else read_pickle(path, ALLOWED, budget=budget)
+        if isinstance(content, Mapping) and len(content) == 1 and name in ("npz", "safetensors"):
+            ((key, only),) = content.items()
+            content = {key: only} if key.lower() in STYLES else only
         return _Finder(shapes, budget).find(content)
 
 
@@ -115,6 +117,7 @@ class _Finder:
 
     def __init__(self, shapes: Shapes, budget: Budget) -> None:
         self._shapes, self._budget = shapes, budget
+        self._leaves: dict[int, Tensor] = {}  # tensors of objects that can occur many times
 
     def find(self, content: Any, *, is_inner: bool = False) -> tuple[dict[str, Tensor], list[str] | None]:
         if not _is_dictionary(content):
@@ -132,6 +135,8 @@ class _Finder:
         inner = [value for value in entries.values() if _is_dictionary(value)]
         if len(entries) == len(inner) == 1 and not is_inner and _first(_entries(inner[0]), KEYS) is None:
             return self.find(inner[0], is_inner=True)
+        if isinstance(entries, StoredArrays):
+            self._budget.check(entries.n_bytes, "all arrays")
         rows = {str(name): self._row(str(name), entry) for name, entry in entries.items()}
         if not rows or len({row.shape for row in rows.values()}) != 1:
             shapes = reprlib.repr({name: tuple(row.shape) for name, row in rows.items()})
@@ -188,9 +193,12 @@ class _Finder:
             return _stack(value)
         if type_name(value) in TENSORS:
             return _check_real(take_tensor(value, self._budget))
-        tensor = _leaf(value)
-        if not isinstance(value, Tensor | np.ndarray):  # otherwise the container has taken the size
-            self._budget.take(tensor.numel() * tensor.itemsize)
+        if isinstance(value, Tensor | np.ndarray):  # the container has taken the size
+            return _leaf(value)
+        tensor = self._leaves.get(id(value))
+        if tensor is None:
+            tensor = self._leaves[id(value)] = _leaf(value)
+        self._budget.take(tensor.numel() * tensor.itemsize, f"an array of shape {tuple(tensor.shape)}")
         return tensor
 
 

@@ -70,13 +70,16 @@ def elements_of(data: np.ndarray, dtype: torch.dtype, *, swap: bool = False) -> 
     return torch.from_numpy(data).view(dtype)
 
 
-def read_stream(stream: mmap.mmap | io.BytesIO, data: np.ndarray, allowed: Collection[str]) -> Any:
+def read_stream(
+    stream: mmap.mmap | io.BytesIO, data: np.ndarray, allowed: Collection[str], budget: Budget | None = None
+) -> Any:
     """Read a file of torch.save before torch 1.6: five pickles, and the elements of the storages.
 
     Args:
         stream: The file, at its start.
         data: The same bytes, [n] uint8. The storages share their memory if it is writable.
         allowed: Full names ("module.name") that may become inert objects.
+        budget: Budget of the contents. The default is a new one.
 
     Returns:
         Plain values and inert objects. A storage is an `InertStorage`.
@@ -97,7 +100,7 @@ def read_stream(stream: mmap.mmap | io.BytesIO, data: np.ndarray, allowed: Colle
 
     for _ in range(3):  # magic number, version of the protocol, sizes of types
         parse_pickle(stream, ())
-    content = parse_pickle(stream, {*allowed, *DTYPES}, load_persistent=load_storage)
+    content = parse_pickle(stream, {*allowed, *DTYPES}, load_persistent=load_storage, budget=budget)
     for key in parse_pickle(stream, ()):
         storage, dtype, n_elements = storages[key]
         (stored,) = struct.unpack("<q", stream.read(8))
@@ -110,7 +113,7 @@ def read_stream(stream: mmap.mmap | io.BytesIO, data: np.ndarray, allowed: Colle
     return content
 
 
-def read_zip(archive: zipfile.ZipFile, data: np.ndarray, allowed: Collection[str]) -> Any:
+def read_zip(archive: zipfile.ZipFile, data: np.ndarray, allowed: Collection[str], budget: Budget | None = None) -> Any:
     """Read a file of torch.save since torch 1.6, a zip archive. Arguments and result are those of `read_stream`."""
     entries = {entry.filename: entry for entry in archive.infolist()}
     pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
@@ -133,7 +136,8 @@ def read_zip(archive: zipfile.ZipFile, data: np.ndarray, allowed: Collection[str
             storages[key] = InertStorage.of(elements)
         return storages[key]
 
-    return parse_pickle(contents("data.pkl").tobytes(), {*allowed, *DTYPES}, load_persistent=load_storage)
+    pickled = contents("data.pkl").tobytes()
+    return parse_pickle(pickled, {*allowed, *DTYPES}, load_persistent=load_storage, budget=budget)
 
 
 def _contents(entry: zipfile.ZipInfo, data: np.ndarray) -> np.ndarray:

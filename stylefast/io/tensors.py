@@ -155,7 +155,7 @@ def open_tensors(path: PathLike, budget: Budget) -> Iterator[StoredTensors]:
         ValueError: If the path is no regular file, or the file or its header is cut off or too long.
         SafetensorError: If the file is damaged.
     """
-    size = check_file(path)
+    size = check_file(path, budget)
     with open(path, "rb") as file:
         n_header = int.from_bytes(file.read(8), "little")
     if size < 8 or n_header > size - 8:

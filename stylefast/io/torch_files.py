@@ -77,7 +77,8 @@ def read_archive(path: PathLike, budget: Budget | None = None) -> Any:
             which the message names.
     """
     try:
-        return _plain(read_objects(path, ALLOWED), budget or Budget(), {})
+        budget = budget or Budget()
+        return _plain(read_objects(path, ALLOWED, budget), budget, {})
     except _UNREADABLE as error:
         if isinstance(error, FileNotFoundError):
             raise
@@ -85,12 +86,13 @@ def read_archive(path: PathLike, budget: Budget | None = None) -> Any:
         raise ValueError(prefix + (str(error) or type(error).__name__).removeprefix(prefix)) from error
 
 
-def read_objects(path: PathLike, allowed: Collection[str]) -> Any:
+def read_objects(path: PathLike, allowed: Collection[str], budget: Budget | None = None) -> Any:
     """Read any file of torch.save as `read_pickle` reads pickles. A storage becomes an `InertStorage`.
 
     Args:
         path: Path of the file.
         allowed: Full names ("module.name") that may become inert objects.
+        budget: Budget that the file must fit in. The default is a new one.
 
     Returns:
         Plain values and inert objects, as `read_pickle` returns them.
@@ -100,14 +102,14 @@ def read_objects(path: PathLike, allowed: Collection[str]) -> Any:
         ValueError: If the file asks for another name, is damaged, or exceeds the budget.
     """
     try:
-        if not check_file(path, Budget()):
+        if not check_file(path, budget or Budget()):
             raise ValueError("it is empty")
         data = np.memmap(path, np.uint8, mode="c")
         if bytes(data[: len(ZIP_MAGIC)]) == ZIP_MAGIC:
             with zipfile.ZipFile(path) as archive:
-                return read_zip(archive, data, allowed)
+                return read_zip(archive, data, allowed, budget)
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
-            return read_stream(stream, data, allowed)
+            return read_stream(stream, data, allowed, budget)
     except _UNREADABLE as error:
         if isinstance(error, FileNotFoundError):
             raise

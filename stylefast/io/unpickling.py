@@ -88,13 +88,16 @@ class InertObject:
         self.items[key] = value
 
 
-def read_pickle(path: PathLike, allowed: Collection[str], *, allowed_pattern: str = "") -> Any:
+def read_pickle(
+    path: PathLike, allowed: Collection[str], *, allowed_pattern: str = "", budget: Budget | None = None
+) -> Any:
     """Read a pickle without running any code in it.
 
     Args:
         path: Path of the file.
         allowed: Full names ("module.name") that may become inert objects.
         allowed_pattern: Regular expression of further allowed names.
+        budget: Budget of the contents. The default is a new one.
 
     Returns:
         Contents of the pickle, made of numbers, strings, bytes, tuples, lists, dictionaries and inert objects.
@@ -104,10 +107,11 @@ def read_pickle(path: PathLike, allowed: Collection[str], *, allowed_pattern: st
         ValueError: If the file asks for another name, which the message gives, or is not a complete pickle.
     """
     try:
-        if not check_file(path, Budget()):
+        budget = budget or Budget()
+        if not check_file(path, budget):
             raise ValueError("it is empty")
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return parse_pickle(data, allowed, allowed_pattern=allowed_pattern)
+            return parse_pickle(data, allowed, allowed_pattern=allowed_pattern, budget=budget)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
 
@@ -118,6 +122,7 @@ def parse_pickle(
     *,
     allowed_pattern: str = "",
     load_persistent: Callable[[Any], InertObject] | None = None,
+    budget: Budget | None = None,
 ) -> Any:
     """Read a pickle as `read_pickle` does, from bytes or from the position of a stream, which moves to its end.
 
@@ -140,18 +145,19 @@ def parse_pickle(
     try:
         stream = io.BytesIO(data) if isinstance(data, bytes) else data
         start = stream.tell()
-        _scan_opcodes(stream)
+        _scan_opcodes(stream, budget or Budget())
         stream.seek(start)
         return Reader(stream, encoding="latin1").load()
     except (pickle.UnpicklingError, *READ_ERRORS) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _scan_opcodes(stream: mmap.mmap | io.BytesIO) -> None:
+def _scan_opcodes(stream: mmap.mmap | io.BytesIO, budget: Budget) -> None:
     """Raise ValueError if an opcode is unknown, not allowed, or requests more memory than the file has data for."""
-    budget, start = Budget(), stream.tell()
+    start = stream.tell()
     size = stream.seek(0, io.SEEK_END) or stream.tell()
     stream.seek(start)
+    n_containers = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
         if opcode.name in _FORBIDDEN_OPCODES:
             raise ValueError(f"it has the opcode {opcode.name}, which no network, catalog or array needs")
@@ -160,7 +166,8 @@ def _scan_opcodes(stream: mmap.mmap | io.BytesIO) -> None:
         if opcode.name == "FRAME" and argument not in range(size):
             raise ValueError("it is truncated")
         if _CONTAINER_OPCODES.fullmatch(opcode.name):
-            budget.take(_CONTAINER_BYTES)
+            n_containers += 1
+            budget.check(n_containers * _CONTAINER_BYTES, f"a pickle with {n_containers} lists and other containers")
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
