@@ -126,7 +126,7 @@ def sniff(path: PathLike) -> Kind | None:
     name = os.path.basename(os.fspath(path))
     if tail == _TABLE_MAGIC or re.search(r"\.(index|meta|data-\d{5}-of-\d{5}|pb)$", name):
         return Kind("tfcheckpoint", "a file of a TensorFlow checkpoint", _TENSORFLOW)
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _sniff_zip(path)
     if size > 8 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 1 << 40:
         return _sniff_safetensors(head)
