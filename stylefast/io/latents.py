@@ -28,6 +28,7 @@ KEYS = (
     *("wlatents", "code", "codes", "inverted_code", "inverted_codes"),
 )
 STYLES = ("styles", "style")  # styles [N, S], or latents in W+, whichever their shape says
+_INPUTS = ("z", "zs")  # inputs of the mapping
 _MAX_DEPTH = 4  # of lists
 
 
@@ -84,7 +85,7 @@ def read_latents(
             content = read_objects(path, ALLOWED, budget) if is_archive else read_pickle(path, ALLOWED, budget=budget)
         if isinstance(content, Mapping) and len(content) == 1 and name in ("npz", "safetensors"):
             ((key, only),) = content.items()
-            content = {key: only} if key.lower() in STYLES else only
+            content = {key: only} if key.lower() in (*STYLES, *_INPUTS) else only
         return _Finder(shapes, budget).find(content)
 
 
@@ -132,9 +133,14 @@ class _Finder:
         if tensors:
             return tensors, None
         self._check_foreign(entries)
-        inner = [value for value in entries.values() if _is_dictionary(value)]
-        if len(entries) == len(inner) == 1 and not is_inner and _first(_entries(inner[0]), KEYS) is None:
-            return self.find(inner[0], is_inner=True)
+        only = next(iter(entries.values())) if len(entries) == 1 else None
+        if _is_dictionary(only) and not is_inner:
+            tensors, names = self.find(only, is_inner=True)
+            is_row = (
+                names is None and tensors.keys() == {"w"} and len(broadcast_latents(tensors["w"], self._shapes.w)) == 1
+            )
+            if not is_row:
+                return tensors, names
         if isinstance(entries, StoredArrays):
             self._budget.check(entries.n_bytes, "all arrays")
         rows = {str(name): self._row(str(name), entry) for name, entry in entries.items()}
@@ -167,7 +173,7 @@ class _Finder:
             if any(isinstance(name, str) and name.endswith((".weight", ".bias")) for name in _entries(group)):
                 hint = "convert it with `stylefast convert`, and give the result as the network"
                 raise ValueError(f"it holds the weights of a network, not latents; {hint}")
-        if _first(entries, ("z", "zs")) is not None and len(entries) <= 4:
+        if _first(entries, _INPUTS) is not None and len(entries) <= 4:
             hint = "the mapping of the network computes w from them, as Generator.latents does for seeds"
             raise ValueError(f"it holds latents z, not w; {hint}")
 
