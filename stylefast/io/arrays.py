@@ -9,12 +9,14 @@ import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
+from zlib import error as DeflateError
 
 import numpy as np
 
 from .budget import Budget
-from .unpickling import check_numbers, parse_pickle
+from .unpickling import READ_ERRORS, check_numbers, parse_pickle, reason
 
 
 def read_npy(path: Path, allowed: Collection[str], budget: Budget) -> Any:
@@ -32,7 +34,7 @@ def read_npy(path: Path, allowed: Collection[str], budget: Budget) -> Any:
         shape, order, dtype = _read_header(file)
         if dtype.hasobject:
             return _read_object(file.read(), allowed)
-        _take(shape, dtype, budget)
+        budget.take(math.prod(shape) * dtype.itemsize, f"an array of shape {shape}")
         if 0 in shape:
             return np.empty(shape, dtype)
         return np.memmap(path, dtype, mode="c", offset=file.tell(), shape=shape, order=order)
@@ -64,13 +66,16 @@ class StoredArrays(Mapping[str, Any]):
         entry = self._entries[name]
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"its array {name} has a compression that NumPy does not write")
-        with self._archive.open(entry) as file:
-            shape, order, dtype = _read_header(file)
-            if dtype.hasobject:
-                self._budget.take(entry.file_size)
-                return _read_object(file.read(entry.file_size), self._allowed)
-            n_bytes = _take(shape, dtype, self._budget)
-            data = file.read(n_bytes)
+        try:
+            with self._archive.open(entry) as file:
+                shape, order, dtype = _read_header(file)
+                n_bytes = entry.file_size if dtype.hasobject else math.prod(shape) * dtype.itemsize
+                self._budget.take(n_bytes, f"an array of shape {shape}")
+                data = file.read(n_bytes)
+        except (zipfile.BadZipFile, DeflateError, OSError, *READ_ERRORS) as error:
+            raise ValueError(f"its array {name} is damaged: {reason(error)}") from error
+        if dtype.hasobject:
+            return _read_object(data, self._allowed)
         if len(data) != n_bytes:
             raise ValueError(f"its array {name} of shape {shape} is cut off")
         return np.frombuffer(bytearray(data), dtype).reshape(shape, order=order)
@@ -84,20 +89,16 @@ class StoredArrays(Mapping[str, Any]):
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], Any, np.dtype]:
     """Return the shape, the order ("C" or "F") and the dtype of the array that follows."""
-    version = np.lib.format.read_magic(file)
-    is_first = version == (1, 0)
+    is_first = np.lib.format.read_magic(file) == (1, 0)
     read_header = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read_header(file)
+    try:
+        shape, is_fortran, dtype = read_header(file)
+    except (SyntaxError, TokenError, ValueError, *READ_ERRORS) as error:
+        raise ValueError("the header of an array is damaged") from error
     check_numbers("an array has the invalid shape", shape)
     if not dtype.hasobject and dtype.kind not in "fiub":
         raise ValueError(f"an array must hold real numbers, got elements of {str(dtype)[:60]}")
     return shape, "F" if is_fortran else "C", dtype
-
-
-def _take(shape: tuple[int, ...], dtype: np.dtype, budget: Budget) -> int:
-    n_bytes = math.prod(shape) * dtype.itemsize
-    budget.take(n_bytes, f"an array of shape {shape}")
-    return n_bytes
 
 
 def _read_object(data: bytes, allowed: Collection[str]) -> Any:

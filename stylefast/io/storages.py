@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
-from .unpickling import READ_ERRORS, TENSORS, InertObject, check_numbers, parse_pickle, to_bytes, type_name
+from .unpickling import READ_ERRORS, TENSORS, InertObject, check_numbers, parse_pickle, reason, to_bytes, type_name
 
 ZIP_MAGIC = b"PK\x03\x04"
 MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # start of a stream
@@ -226,6 +226,6 @@ def _elements(value: Any) -> Tensor:
         if not isinstance(storage, InertStorage) or storage.elements is None:
             raise ValueError(f"it holds {type_name(storage)}")
     except (ValueError, zipfile.BadZipFile, *READ_ERRORS) as error:
-        raise ValueError(f"a tensor's storage cannot be read: {error or type(error).__name__}") from error
+        raise ValueError(f"a tensor's storage cannot be read: {reason(error)}") from error
     value.items[_CACHE] = storage.elements
     return storage.elements

@@ -61,6 +61,7 @@ _NOT_ALLOWED = "it asks for {}, which is not on the list of allowed names"
 _FORBIDDEN_OPCODES = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
 _PUT_OPCODES = {"PUT", "BINPUT", "LONG_BINPUT"}
 _CONTAINER_OPCODES = re.compile(r"EMPTY_(LIST|DICT|SET)|FROZENSET|MARK|REDUCE|NEWOBJ(_EX)?|TUPLE[123]?")
+MAX_REASON = 300  # characters
 _CONTAINER_BYTES = 256  # upper bound of the memory of an empty container
 _NUMBER_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 _MAX_NDIM = 64
@@ -148,8 +149,14 @@ def parse_pickle(
         _scan_opcodes(stream, budget or Budget())
         stream.seek(start)
         return Reader(stream, encoding="latin1").load()
-    except (pickle.UnpicklingError, *READ_ERRORS) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+    except (ValueError, pickle.UnpicklingError, *READ_ERRORS) as error:
+        raise ValueError(reason(error)) from error
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an exception in one line, cut where it quotes the contents of a file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
 
 
 def _scan_opcodes(stream: mmap.mmap | io.BytesIO, budget: Budget) -> None:

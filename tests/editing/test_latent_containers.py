@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import random
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -242,3 +244,50 @@ def test_damaged_bytes_of_torch_files_are_found(tmp_path: Path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="its entry .* does not match its checksum"):
         StoredLatents.load(path, shared("sg2"))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("file", FORMATS)
+def test_files_with_changes_are_read_or_refused(file: str, tmp_path: Path):
+    path, rng = tmp_path / file, random.Random(file)
+    FORMATS[file](path, {"w": PLUS, "z": W})
+    intact, n_refused = path.read_bytes(), 0
+    for _ in range(60):
+        data = bytearray(intact)
+        for _ in range(rng.randint(1, 3)):
+            begin = rng.randrange(min(len(data), rng.choice((40, 400, 1 << 30))))
+            kind = rng.randrange(5)
+            if kind == 0:
+                data[begin] ^= 1 << rng.randrange(8)
+            elif kind == 1:
+                del data[begin : begin + rng.choice((1, 4, 50))]
+            elif kind == 2:
+                data[begin:begin] = rng.randbytes(4)
+            elif kind == 3:
+                del data[begin + 1 :]
+            else:
+                source = rng.randrange(len(data))
+                data[begin : begin + 8] = data[source : source + 8]
+        path.write_bytes(data)
+        try:
+            StoredLatents.load(path, shared("sg2"))
+        except ValueError as error:
+            assert (
+                str(error).startswith(f"{path} cannot be used: ") and len(str(error)) < 1000 and "\n" not in str(error)
+            )
+            n_refused += 1
+    assert n_refused > 10
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr'2), }", b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 8, 32), } (", b"1"]
+)
+def test_damaged_headers_of_arrays_are_refused(header: bytes, tmp_path: Path):
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(99))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be used: the header of an array is damaged"):
+        StoredLatents.load(path, shared("sg2"))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("w.npy", path.read_bytes())
+    with pytest.raises(ValueError, match="cannot be used: the header of an array is damaged"):
+        StoredLatents.load(tmp_path / "a.npz", shared("sg2"))
