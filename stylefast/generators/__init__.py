@@ -8,6 +8,7 @@ import os
 import torch
 
 from ..core.defaults import with_plain_defaults
+from ..io.kinds import refusal
 from .convert import load_converted
 from .generator import Generator
 from .image_checks import ImageRangeWarning, ReproducibilityWarning
@@ -59,6 +60,16 @@ def load(network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.d
         return load_random_face(device=device)
     if name.endswith(".whl"):
         return load_random_face(name, device=device)
+    if os.path.exists(name):
+        raise ValueError(f"{name} cannot be used: {_reason(name)}")
     names = ", ".join((RANDOM_FACE, *TOYS))
     files = f"the {RANDOM_FACE} wheel or a .safetensors file that `stylefast convert` wrote"
     raise ValueError(f"network must be one of {names}, or the path of {files}, got {name!r}")
+
+
+def _reason(path: str) -> str:
+    """Return the reason why an existing file of another suffix is no network."""
+    try:
+        return refusal(path, "network") or "networks are .safetensors files that `stylefast convert` wrote"
+    except ValueError as error:
+        return str(error)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ..io.atomic import PathLike, atomic_write
+from ..io.budget import read_file
 from ..io.openvino import read_ir
 from .generator import Generator
 from .mobile_stylegan import mobile_stylegan
@@ -85,7 +86,10 @@ def check_sha256(wheel: Path) -> None:
     Raises:
         ValueError: If the sha256 differs. The message names the file.
     """
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    try:
+        digest = hashlib.sha256(read_file(wheel)).hexdigest()
+    except ValueError as error:
+        raise ValueError(f"{wheel} cannot be used: {error}") from error
     if digest != SHA256:
         raise ValueError(f"{wheel} is not the wheel of {NAME} {VERSION}: expected sha256 {SHA256}, got {digest}")
 
