@@ -80,8 +80,13 @@ def batch(label: Tensor, z: Tensor) -> Tensor | None:
 
 
 def takes(network: nn.Module, argument: str) -> bool:
-    """Return whether `network.forward` has an argument of this name."""
+    """Return whether `network.forward` names this argument."""
     return argument in inspect.signature(network.forward).parameters
+
+
+def passes_on_arguments(network: nn.Module) -> bool:
+    """Return whether `network.forward` takes arguments of any name."""
+    return any(x.kind is x.VAR_KEYWORD for x in inspect.signature(network.forward).parameters.values())
 
 
 def sampling_rate(layer: Any) -> float:
