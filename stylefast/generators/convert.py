@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion of StyleGAN files of other code bases to one format, and loading of that format.
+"""Conversion of StyleGAN files of other code bases to one format.
 
 No code in the files is executed.
 """
@@ -12,13 +12,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..core.defaults import with_plain_defaults
 from ..io.atomic import PathLike
-from ..io.tensors import read_tensors, write_tensors
+from ..io.budget import Budget, read_file
+from ..io.kinds import refusal
+from ..io.storages import to_tensor
+from ..io.tensors import write_tensors
 from ..io.torch_files import is_archive, read_archive, read_objects
 from ..io.unpickling import (
     ARRAYS,
@@ -29,24 +32,16 @@ from ..io.unpickling import (
     dict_entries,
     read_pickle,
     to_array,
-    to_tensor,
     type_name,
 )
 from .code_bases import BASICSR, GENFORCE, HAMMER, LUCIDRAINS, NVLABS_STYLEGAN2, NVLABS_STYLEGAN3, ROSINALITY
-from .generator import Generator
-from .lucidrains import Lucidrains
+from .converted import FORMAT, build_network, describe_synthesis
 from .nvlabs_stylegan3 import from_nvlabs_stylegan3
 from .rosinality_relatives import from_basicsr, refuse_relatives
-from .stylegan1 import StyleGAN1, stylegan1
-from .stylegan2 import StyleGAN2, first_block, stylegan2
-from .stylegan3 import StyleGAN3, stylegan3
-from .stylegan3_layout import Layout
+from .stylegan2 import first_block
 from .tensorflow_pickles import NAMES, convert_tensorflow, find_network
 from .weight_maps import from_genforce, from_hammer, from_lucidrains, from_nvlabs, from_rosinality
-from .wrapping import wrap
 
-Network: TypeAlias = StyleGAN1 | StyleGAN2 | StyleGAN3 | Lucidrains
-FORMAT = "stylefast-stylegan2-1"
 MAX_OPTIONS = 10_000  # largest number of values in the options of a network
 _PERSISTENT_OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"  # marks a module in NVlabs' pickles
 _EMBEDDING = "torch.nn.modules.sparse.Embedding"  # the classes of StyleGAN-XL
@@ -58,6 +53,7 @@ _GENERATOR_KEYS = (
 )
 
 
+@with_plain_defaults
 def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> dict[str, Any]:
     """Convert a trained StyleGAN of another code base to a file that `generators.load` reads.
 
@@ -82,6 +78,8 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"target must be a .safetensors file, got {os.fspath(target)}")
     try:
+        if reason := refusal(source, "checkpoint"):
+            raise ValueError(reason)
         if is_archive(source):
             tensors, header = _convert_archive(source, label)
         else:
@@ -94,69 +92,9 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
     except (ValueError, *READ_ERRORS) as error:
         prefix = f"{os.fspath(source)} cannot be used: "
         raise ValueError(prefix + (str(error) or type(error).__name__).removeprefix(prefix)) from error
-    header |= {"file": Path(source).name, **_describe_synthesis(network)}
+    header |= {"file": Path(source).name, **describe_synthesis(network)}
     write_tensors(target, FORMAT, network.state_dict(), **header)
     return {name: value for name, value in header.items() if name != "layout"}
-
-
-def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Generator:
-    """Load a network from a file written by `convert`.
-
-    Args:
-        path: Path of the file.
-        device: Device of the network.
-
-    Returns:
-        The generator. Truncation uses the mean of w from the training, if the file holds it.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If the file is damaged, has another format, or does not hold all tensors of a network.
-    """
-    tensors, header = read_tensors(path, FORMAT)
-    try:
-        network = build_network(tensors, header).to(device)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
-    name = Path(path).stem
-    if isinstance(network, StyleGAN1):
-        return stylegan1(network, name=name)
-    if isinstance(network, StyleGAN3):
-        return stylegan3(network, name=name)
-    return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name)
-
-
-def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Network:
-    """Build the network that the tensors and the options in the header belong to.
-
-    Raises:
-        KeyError: If an option is missing.
-        ValueError: If a tensor is missing, unexpected, or has a different shape, or an option is out of range.
-    """
-    if "synthesis.input.freqs" in tensors:
-        return StyleGAN3(tensors, Layout.from_json(header["layout"]))
-    if "synthesis.torgb.weight" in tensors:
-        return StyleGAN1(tensors)
-    return Lucidrains(tensors) if "GE.initial_block" in tensors else StyleGAN2(tensors, clamp=header["clamp"])
-
-
-def _describe_synthesis(network: Network) -> dict[str, Any]:
-    if isinstance(network, Lucidrains):
-        return {"architecture": "skip", "resolution": network.GE.image_size, "noise": True}
-    height, width = network.synthesis.image_size
-    resolution = height if height == width else [height, width]
-    if isinstance(network, StyleGAN3):
-        return {"architecture": "alias-free", "resolution": resolution, "noise": False}
-    noise = any(name.endswith(".noise") for name, _ in network.named_buffers())
-    if isinstance(network, StyleGAN1):
-        return {"architecture": "instance norm", "resolution": resolution, "noise": noise}
-    blocks = list(network.synthesis.children())
-    all_have_torgb = all(block.torgb is not None for block in blocks)
-    return {
-        "architecture": "skip" if all_have_torgb else "orig" if blocks[-1].skip is None else "resnet",
-        "resolution": resolution,
-        "noise": noise,
-    }
 
 
 def _convert_archive(path: PathLike, label: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -214,7 +152,12 @@ def _check_n_bytes(tensors: int, file: int) -> None:
 def _read_mapping_rate(path: Path) -> float:
     """Return the mapping's learning rate from `.config.json` beside the checkpoint, else the trainer's default."""
     config = path.with_name(".config.json")
-    return float(json.loads(config.read_text()).get("lr_mlp", 0.1)) if config.exists() else 0.1
+    if not config.exists():
+        return 0.1
+    try:
+        return float(json.loads(read_file(config, Budget(1 << 20))).get("lr_mlp", 0.1))
+    except (ValueError, *READ_ERRORS) as error:
+        raise ValueError(f"the file {config.name} beside it cannot be used: {error or type(error).__name__}") from error
 
 
 def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -41,11 +41,12 @@ def stylegan1(network: StyleGAN1, *, name: str = "stylegan1") -> Generator:
         mapping=network.mapping,
         synthesis=network.synthesis,
         w_mean=network.w_avg,
+        check=False,
     )
 
 
 class StyleGAN1(nn.Module):
-    """Network z [N, Z] -> `mapping` -> w [N, rows, D] -> `synthesis` -> image [N, 3, H, W], nominally in [-1, 1].
+    """Network z [N, Z] -> `mapping` -> w [N, rows, D] -> `synthesis` -> image [N, C, H, W], nominally in [-1, 1].
 
     Args:
         tensors: Tensors by their names in the state of this module. They determine the architecture: the network blurs

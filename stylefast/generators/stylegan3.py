@@ -33,7 +33,7 @@ def stylegan3(network: StyleGAN3, *, name: str = "stylegan3") -> Generator:
         network,
         RULES,
         name=name,
-        z_dim=network.mapping.fc0.in_features,
+        z_dim=network.mapping.z_dim,
         mapping=network.mapping,
         synthesis=network.synthesis,
         w_mean=network.w_avg,

@@ -115,7 +115,7 @@ def test_stored_images_are_found_by_name_or_number():
         with pytest.raises(ValueError, match=f"there is no image {re.escape(repr(name))} among 3"):
             named.row(name)
     for names, message in (
-        (["a", "b", "a"], "images must have different names, got a, b, a"),
+        (["a", "b", "a"], "images must have different names, got ['a', 'b', 'a']"),
         (["a_b", "a-b", "c"], "images must have different names"),
         (["a", "../b", "c"], "names of images must be parts of file names, got '../b'"),
         (["a", "", "c"], "names of images must be parts of file names, got ''"),
@@ -232,12 +232,12 @@ def test_several_files_make_one_source(tmp_path: Path):
         f"{x}-projected-w-000{i}" for x, i in (("ann", 0), ("bob", 0), ("bob", 1))
     ]
     assert torch.equal(torch.cat([images.w(row) for row in range(3)]), w)
-    listed = arguments.images(",".join(map(str, paths)), generator, 1.0)
+    listed = arguments.images("--seeds", ", ".join(map(str, paths)), generator, 1.0)
     assert len(listed) == 3 and torch.equal(listed.w(2), w[2:])
     with pytest.raises(ValueError, match=r"images must have different names"):
         StoredLatents.load([paths[0], paths[0]], generator)
     with pytest.raises(FileNotFoundError):
-        arguments.images(f"{paths[0]},absent.npz", generator, 1.0)
+        arguments.images("--seeds", f"{paths[0]},absent.npz", generator, 1.0)
 
 
 class Hostile:
@@ -271,7 +271,7 @@ def test_unusable_files_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.
     torch.save({"w": w[:, :7]}, "rows.pt")
     Path("hostile.pkl").write_bytes(pickle.dumps({"w": Hostile()}))
     np.save("hostile_object.npy", np.array(Hostile(), object), allow_pickle=True)
-    save_file({"latents": w}, "other.safetensors")
+    save_file({"a": w, "b": w + 1}, "other.safetensors")
     Path("hostile.pt").write_bytes(pickle.dumps(Hostile()))
     Path("hostile.npy").write_bytes(pickle.dumps(Hostile()))
     torch.save(Hostile(), "object.pt")

@@ -154,7 +154,7 @@ def test_the_sites_of_stylegan1_are_normalised(tmp_path: Path):
     styles, tensors = generator.styles(w), generator.activations(w)
     for x in tensors.values():
         torch.testing.assert_close(x, torch.nn.functional.instance_norm(x, eps=1e-8), rtol=1e-4, atol=1e-4)
-    affine = generator.network.synthesis.b8.conv0.affine
+    affine = generator.network.get_submodule("synthesis.b8.conv0.affine")
     torch.testing.assert_close(styles[:, 8:12], affine(w[:, 2])[:, :4])  # the scale minus one
     changed = generator.synthesize(styles.flip(0), w)
     assert not torch.equal(changed, generator.synthesize(styles, w))

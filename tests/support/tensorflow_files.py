@@ -22,9 +22,10 @@ def G_main(latents_in, labels_in, mentioned=1, **kwargs):
 STYLEGAN2_OPTIONS = {"num_channels": 3, "resolution": 16, "label_size": 0, "fmap_base": 8192, "truncation_psi": 0.5}
 
 
-def variables_of(original: Original) -> dict[str, np.ndarray]:
+def variables_of(original: Original) -> dict[str, Any]:
     """Variables of NVlabs' StyleGAN2, whose names in stylegan2-ada-pytorch are those of `original`."""
-    variables, classes = {}, {"torgb": "ToRGB", "skip": "Skip", "conv0": "Conv0_up", "conv1": "Conv1"}
+    classes = {"torgb": "ToRGB", "skip": "Skip", "conv0": "Conv0_up", "conv1": "Conv1"}
+    variables: dict[str, Any] = {}
     for name, tensor in original.state.items():
         x = tensor.numpy()
         x = x.T if x.ndim == 2 and name.endswith(".weight") else x
@@ -65,7 +66,7 @@ def write_tensorflow(
     module_name, _, last = class_name.rpartition(".")
     names = [".".join(module_name.split(".")[: i + 1]) for i in range(module_name.count(".") + 1)]
     fakes = {name: types.ModuleType(name) for name in {*names, "dnnlib", "dnnlib.util"}}
-    Network = type(last, (), {"__module__": module_name})
+    Network: Any = type(last, (), {"__module__": module_name})
     EasyDict = type("EasyDict", (dict,), {"__module__": "dnnlib.util"})
     setattr(fakes[module_name], last, Network)
     fakes["dnnlib.util"].EasyDict = EasyDict  # type: ignore[attr-defined]
