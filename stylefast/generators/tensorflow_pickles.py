@@ -84,8 +84,8 @@ def _read_network(network: InertObject | None, n_bytes: int) -> tuple[dict[str, 
         stored = dict_entries(state["static_kwargs"])
         options |= {str(name): _check_option(str(name), _to_plain(value), source) for name, value in stored.items()}
         variables |= {f"{prefix}{name}": x for name, x in _read_variables(state["variables"], left).items()}
-    is_grown = float(variables.pop("lod", torch.zeros(()))) <= 0
-    if not is_grown and any("ToRGB_lod" in name for name in variables):
+    lod = variables.pop("lod", None)
+    if lod is not None and lod > 0 and any("ToRGB_lod" in name for name in variables):
         raise ValueError("its training has not yet reached its resolution (variable lod is above 0)")
     variables.pop("synthesis/lod", None)
     header = {"network": str(record["name"]), "kwargs": options}

@@ -122,7 +122,7 @@ def test_editing_ignores_the_defaults(name: str, setting: str):
 PACKAGE = Path(backends.__file__).parents[1]
 FLOATS = {"zeros", "ones", "empty", "rand", "randn", "linspace", "eye", "logspace"}
 OTHERS = {"arange", "full", "randint", "randperm", "tensor", "as_tensor", "asarray", "scalar_tensor"}
-BUILT_BY_LOAD = tuple(f"generators/{name}.py" for name in ("toy", "stylegan2", "stylegan3", "lucidrains"))
+BUILT_BY_LOAD = tuple(f"generators/{name}.py" for name in ("toy", "stylegan1", "stylegan2", "stylegan3", "lucidrains"))
 
 
 def unnamed(source: str) -> list[int]:
