@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,15 @@ def test_stylegan1_fuses_up_sampling_from_128_pixels(tmp_path: Path):
     variables = {name: x for name, x in original.variables.items() if "oise" not in name}
     original.noise = False
     assert_images(converted(tmp_path / "a.pkl", variables, {}), original)
+
+
+def test_grey_stylegan1_and_its_copies_give_its_images(tmp_path: Path):
+    original = Original1()
+    original.variables |= {name: x[..., :1] for name, x in original.variables.items() if "ToRGB" in name}
+    generator = converted(tmp_path / "a.pkl", original.variables, {"num_channels": 1})
+    assert generator.image_channels == 1
+    for same in (generator, copy.deepcopy(generator), pickle.loads(pickle.dumps(generator))):
+        assert_images(same, original)
 
 
 def test_classes_of_stylegan1_are_selected(tmp_path: Path):
