@@ -43,10 +43,12 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
     """
     tensors, header = read_tensors(path, FORMAT)
     try:
-        network = build_network(tensors, header).to(device)
-    except (ValueError, *READ_ERRORS) as error:
+        return _wrap_network(build_network(tensors, header).to(device), Path(path).stem)
+    except (ValueError, *READ_ERRORS) as error:  # a pass with tensors that do not fit together raises RuntimeError
         raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
-    name = Path(path).stem
+
+
+def _wrap_network(network: Network, name: str) -> Generator:
     if isinstance(network, StyleGAN1):
         return stylegan1(network, name=name)
     if isinstance(network, StyleGAN3):

@@ -8,6 +8,7 @@ computes exactly its formula.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -84,18 +85,18 @@ class Synthesis(nn.Module):
         self.register_buffer("blur", None if blur is None else torch.empty(blur))
         self.blocks: list[Block] = []
         number = 4
-        height, width = self.const.shape[1:]
+        channels, height, width = self.const.shape
         while f"synthesis.b{number}.conv1.weight" in tensors:
-            block = Block(tensors, f"synthesis.b{number}.", (height, width), is_first=number == 4)
+            block = Block(tensors, f"synthesis.b{number}.", channels, (height, width), is_first=number == 4)
             self.add_module(f"b{number}", block)
             self.blocks.append(block)
             self.image_size: tuple[int, int] = height, width
-            number, height, width = 2 * number, 2 * height, 2 * width
+            channels, number, height, width = len(block.conv1.bias), 2 * number, 2 * height, 2 * width
         if not self.blocks:
             raise ValueError("tensor synthesis.b4.conv1.weight is missing")
         self.rows: int = 2 * len(self.blocks)
-        colours, inputs, *_ = shape_of(tensors, "synthesis.torgb.weight", 4)
-        self.torgb: nn.Conv2d = nn.Conv2d(inputs, colours, kernel_size=1)
+        colours = shape_of(tensors, "synthesis.torgb.weight", 4)[0]
+        self.torgb: nn.Conv2d = nn.Conv2d(channels, colours, kernel_size=1)
 
     def forward(self, w: Tensor) -> Tensor:
         x = self.const.repeat(len(w), 1, 1, 1)
@@ -107,10 +108,12 @@ class Synthesis(nn.Module):
 class Block(nn.Module):
     """Block of one resolution: up-sampling convolution (not in the first block) and convolution."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, size: tuple[int, int], *, is_first: bool) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], prefix: str, inputs: int, size: tuple[int, int], *, is_first: bool
+    ) -> None:
         super().__init__()
-        self.conv0: Layer = Layer(tensors, f"{prefix}conv0.", size, has_weight=not is_first)
-        self.conv1: Layer = Layer(tensors, f"{prefix}conv1.", size)
+        self.conv0: Layer = Layer(tensors, f"{prefix}conv0.", inputs, size, "none" if is_first else "up")
+        self.conv1: Layer = Layer(tensors, f"{prefix}conv1.", len(self.conv0.bias), size, "same")
 
     def forward(self, x: Tensor, w: Tensor, blur: Tensor | None) -> Tensor:
         if self.conv0.weight is not None:
@@ -131,11 +134,23 @@ class Layer(nn.Module):
     noise_strength: Tensor | None
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], prefix: str, size: tuple[int, int], *, has_weight: bool = True
+        self,
+        tensors: Mapping[str, Tensor],
+        prefix: str,
+        inputs: int,
+        size: tuple[int, int],
+        convolution: Literal["none", "same", "up"],
     ) -> None:
         super().__init__()
-        (channels,) = shape_of(tensors, f"{prefix}bias", 1)
-        weight = shape_of(tensors, f"{prefix}weight", 4) if has_weight else None
+        weight, channels = None, inputs
+        if convolution != "none":
+            weight = shape_of(tensors, f"{prefix}weight", 4)
+            channels, side = weight[0], weight[2]
+            if weight[1:] != [inputs, side, side] or side % 2 != (convolution == "same") or side == 0:
+                parity = "odd" if convolution == "same" else "even"
+                raise ValueError(
+                    f"tensor {prefix}weight must have shape [O, {inputs}, k, k] with {parity} k, got {weight}"
+                )
         has_noise = f"{prefix}noise" in tensors
         self.weight: nn.Parameter | None = None if weight is None else nn.Parameter(torch.empty(weight))
         self.bias: nn.Parameter = nn.Parameter(torch.empty(channels))

@@ -262,6 +262,25 @@ def test_a_discriminator_alone_is_refused(tmp_path: Path):
     assert_refused(tmp_path / "a.pkl", "it is a TensorFlow pickle .*its components are none")
 
 
+@pytest.mark.parametrize(
+    "name, shape", [("8x8/Conv0_up", (3, 3, 5, 4)), ("8x8/Conv1", (2, 2, 4, 4)), ("4x4/Conv", (3, 1, 4, 4))]
+)
+def test_layers_of_stylegan1_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...], tmp_path: Path):
+    variables = Original1().variables | {f"synthesis/{name}/weight": np.ones(shape)}
+    write_tensorflow(tmp_path / "a.pkl", variables, {})
+    kind = "even" if name.endswith("up") else "odd"
+    assert_refused(tmp_path / "a.pkl", rf"tensor synthesis.b\d.conv\d.weight must have .*\[O, 4, k, k\] with {kind} k")
+
+
+def test_widths_that_do_not_fit_are_refused_when_loading(tmp_path: Path):
+    variables = Original1().variables | {"mapping/Dense1/weight": np.ones((6, W))}
+    path, target = tmp_path / "a.pkl", tmp_path / "a.safetensors"
+    write_tensorflow(path, variables, {})
+    convert(path, target)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(target))} cannot be used: "):
+        load(target)
+
+
 @pytest.mark.parametrize("state", [b"", b"}b", b"K\x01b", b"}(U\x0acomponentsK\x01ub"])
 def test_damaged_records_are_refused(state: bytes, tmp_path: Path):
     (tmp_path / "a.pkl").write_bytes(b"\x80\x02cdnnlib.tflib.network\nNetwork\n)\x81" + state + b".")
