@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Locality of an edit: CIELAB differences between two images, inside and outside a mask.
 
-Colours are sRGB in [0, 1] (clamped) under D65. Images are processed one by one in float32 (float64 for float64 images).
-Besides inputs and outputs, the functions need about 20 times the memory of one image, for any N: 240 MB at 1024×1024.
+Colours are sRGB in [0, 1] (clamped) under D65. A grey image [1, H, W] is the RGB image with three equal channels, so
+that a and b are zero up to rounding. An RGBA image is composited over white. Images are processed one by one in float32
+(float64 for float64 images). Besides inputs and outputs, the functions need about 20 times the memory of one image, for
+any N: 240 MB at 1024×1024.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .core.checks import check_alike, check_choice, check_images, check_shape
+from .core.checks import check_alike, check_choice, check_shape
+from .core.images import check_images, to_rgb
 
 __all__ = ["Locality", "delta_e", "locality", "rgb_to_lab", "roi", "squared_error"]
 
@@ -57,14 +60,14 @@ def rgb_to_lab(images: Tensor) -> Tensor:
         b = 200·(f(Y/Yn) − f(Z/Zn))
 
     Args:
-        images: Floating-point sRGB images of shape [N, 3, H, W]. Values are clamped to [0, 1].
+        images: Floating-point sRGB images of shape [N, C, H, W]: grey, RGB or RGBA. Values are clamped to [0, 1].
 
     Returns:
         L in 0..100, a in −87..99 and b in −108..95, of shape [N, 3, H, W]; float32 (float64 for float64 images).
 
     Raises:
         TypeError: If `images` is not a floating-point tensor.
-        ValueError: If `images` does not have shape [N, 3, H, W].
+        ValueError: If `images` does not have shape [N, C, H, W] with C = 1, 3 or 4.
 
     References:
         IEC 61966-2-1 (sRGB).
@@ -77,7 +80,7 @@ def rgb_to_lab(images: Tensor) -> Tensor:
         tensor([100.,   0.,   0.])
     """
     check_images("images", images)
-    lab = torch.empty_like(images, dtype=_working_dtype(images))
+    lab = images.new_empty(len(images), 3, *images.shape[2:], dtype=_working_dtype(images))
     for n, image in enumerate(images):
         lab[n] = _lab(image)
     return lab
@@ -91,7 +94,7 @@ def squared_error(edited: Tensor, target: Tensor) -> Tensor:
         error = ((2.55·ΔL)² + Δa² + Δb²) / (3·255²)
 
     Args:
-        edited: Floating-point sRGB images in [0, 1] of shape [N, 3, H, W].
+        edited: Floating-point sRGB images in [0, 1] of shape [N, C, H, W]: grey, RGB or RGBA.
         target: Images of the same shape, dtype and device.
 
     Returns:
@@ -117,7 +120,7 @@ def delta_e(edited: Tensor, target: Tensor) -> Tensor:
         ΔE = (ΔL² + Δa² + Δb²)^½
 
     Args:
-        edited: Floating-point sRGB images in [0, 1] of shape [N, 3, H, W].
+        edited: Floating-point sRGB images in [0, 1] of shape [N, C, H, W]: grey, RGB or RGBA.
         target: Images of the same shape, dtype and device.
 
     Returns:
@@ -142,7 +145,7 @@ def locality(edited: Tensor, target: Tensor, mask: Tensor) -> Locality:
         outside = Σ_p (1 − w_p)·e_p / Σ_p (1 − w_p)
 
     Args:
-        edited: Floating-point sRGB images in [0, 1] of shape [N, 3, H, W].
+        edited: Floating-point sRGB images in [0, 1] of shape [N, C, H, W]: grey, RGB or RGBA.
         target: Images of the same shape, dtype and device.
         mask: Region of the part, such as the result of `roi`, of shape [N, h, w] for any h and w. A bool mask is
             resized to H×W by "nearest", and floating-point weights in [0, 1] by "bilinear".
@@ -242,7 +245,7 @@ def _working_dtype(images: Tensor) -> torch.dtype:
 
 
 def _lab(image: Tensor) -> Tensor:
-    rgb = image.to(_working_dtype(image)).clamp(0, 1)  # [3, H, W]
+    rgb = to_rgb(image.to(_working_dtype(image)).clamp(0, 1))  # [3, H, W]
     red, green, blue = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     t = torch.stack([(r * red + g * green + b * blue) / (r + g + b) for r, g, b in _XYZ])  # white is (1, 1, 1)
     knee = _KNEE**3

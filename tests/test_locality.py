@@ -205,6 +205,29 @@ def test_the_roi_is_that_of_target_reference_or_union():
         roi(target, reference, "both")
 
 
+def test_grey_images_equal_rgb_images_with_equal_channels():
+    edited, target = (random_images(2, 9, 11, seed)[:, :1] for seed in (0, 1))
+    wide = edited.repeat(1, 3, 1, 1), target.repeat(1, 3, 1, 1)
+    mask = torch.rand(2, 5, 5)
+    assert torch.equal(rgb_to_lab(edited), rgb_to_lab(wide[0]))
+    assert rgb_to_lab(edited)[:, 1:].abs().max() < 1e-9
+    assert torch.equal(delta_e(edited, target), delta_e(*wide))
+    lightness = rgb_to_lab(edited)[:, 0] - rgb_to_lab(target)[:, 0]
+    torch.testing.assert_close(delta_e(edited, target), lightness.abs())
+    assert torch.equal(torch.stack(locality(edited, target, mask)), torch.stack(locality(*wide, mask)))
+
+
+def test_rgba_images_are_composited_over_white():
+    images, alpha = random_images(2, 9, 11), random_images(2, 9, 11, 1)[:, :1]
+    rgba = torch.cat((images, alpha), 1)
+    torch.testing.assert_close(rgb_to_lab(rgba), rgb_to_lab(alpha * images + 1 - alpha))
+    opaque, clear = (torch.cat((images, torch.full_like(alpha, a)), 1) for a in (1, 0))
+    assert torch.equal(rgb_to_lab(opaque), rgb_to_lab(images))
+    assert torch.equal(delta_e(clear, clear.flip(0)), torch.zeros(2, 9, 11, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"target must have shape \(2, 4, 9, 11\) .* got \(2, 3, 9, 11\)"):
+        delta_e(rgba, images)
+
+
 @pytest.mark.parametrize("function", [squared_error, delta_e, lambda a, b: locality(a, b, torch.ones(2, 4, 4))])
 def test_pairs_that_do_not_fit_are_refused(function):
     images = torch.rand(2, 3, 4, 4)
@@ -214,15 +237,15 @@ def test_pairs_that_do_not_fit_are_refused(function):
         function(images, images.to("meta"))
     with pytest.raises(TypeError, match=r"target must be torch\.float32 like edited, got torch\.float64"):
         function(images, images.double())
-    with pytest.raises(ValueError, match=r"edited must have shape \[N, 3, H, W\], got \(3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"edited must have shape \[N, C, H, W\] with .*, got \(3, 4, 4\)"):
         function(images[0], images)
     with pytest.raises(TypeError, match=r"target must be a floating-point tensor .*, got torch\.uint8"):
         function(images, images.byte())
 
 
 def test_images_of_another_shape_or_type_are_refused():
-    with pytest.raises(ValueError, match=r"images must have shape \[N, 3, H, W\], got \(2, 4, 4, 4\)"):
-        rgb_to_lab(torch.rand(2, 4, 4, 4))
+    with pytest.raises(ValueError, match=r"images must have shape \[N, C, H, W\] with C = 1 .*, got \(2, 2, 4, 4\)"):
+        rgb_to_lab(torch.rand(2, 2, 4, 4))
     with pytest.raises(TypeError, match=r"images must be a floating-point tensor .*, got list"):
         rgb_to_lab([[0.5]])  # type: ignore[arg-type]
 

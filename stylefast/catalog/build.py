@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,10 @@ from torch import Tensor
 from ..core.progress import progress_bar
 from ..distributed import Ranks
 from ..generators import Generator
+from ..io.atomic import make_folder
+from ..io.budget import Budget
+from ..io.private import folder_lock
+from ..io.schema import TensorSpec, check_tensor_table
 from ..io.tensors import checksum, read_tensors, write_tensors
 from ..kmeans import SphericalKMeans
 from ..ops.assign import assign
@@ -28,6 +32,7 @@ from .latents import LatentShards
 from .options import BuildOptions
 
 FORMAT = "stylefast-shard-1"
+_SUMS = {"contributions": TensorSpec("K S", (torch.float64,)), "occupancy": TensorSpec("K h w", (torch.int64,))}
 
 
 class Sums(NamedTuple):
@@ -43,7 +48,7 @@ class Sums(NamedTuple):
 
 
 class Build:
-    """The steps of one build, to be called in this order: `collect`, `cluster`, `measure`.
+    """Context of one build, in which its steps are called in this order: `collect`, `cluster`, `measure`.
 
     With a workdir, the steps write their results to it and reuse the results that they find there. Without a workdir,
     the activations of this rank's images stay in memory until they are labelled.
@@ -60,6 +65,9 @@ class Build:
 
     Attributes:
         seconds: Duration of each stage so far, in seconds.
+
+    Raises:
+        ValueError: If the context is entered while another build uses the workdir.
     """
 
     def __init__(
@@ -84,12 +92,26 @@ class Build:
         self._workdir = None if options.workdir is None else Path(options.workdir)
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self.seconds: dict[str, float] = {}
+        self._lock = ExitStack()
         total = latents.n_local_images + sum(map(self._count_measured, latents.local))
         self._bar = progress_bar(total, "catalog", "image", shown=progress and ranks.rank == 0)
         site = next(site for site in generator.sites if site.tensor == layer)
         self._shape = (site.channels, *site.size)
         self._activations: Tensor | None = None  # of this rank's images, without a workdir
         self._labels: Tensor | None = None  # [N, h, w] of this rank's images, after their activations are dropped
+
+    def __enter__(self) -> Build:
+        locked = None
+        if self._workdir is not None and self._ranks.rank == 0:
+            make_folder(self._workdir)
+            locked = self._lock.enter_context(folder_lock(self._workdir, wait=False))
+        if self._ranks.broadcast(locked) is False:
+            self._lock.close()
+            raise ValueError(f"workdir must not be used by two builds at the same time, got {self._workdir}")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.close()
 
     def collect(self) -> None:
         """Run the generator up to the clustered layer, and keep or write the activations of that layer."""
@@ -100,7 +122,7 @@ class Build:
             if self._activations is not None:
                 self._run(shard, w, self._activations[self._latents.local_slice(shard)])
             elif (path := self._path("activations", shard)).exists():
-                read_tensors(path, FORMAT, provenance=self._provenance(w))  # raises for a damaged or foreign file
+                self._read_activations(path, len(w), provenance=self._provenance(w))  # raises for a foreign file
                 self._bar.update(len(w))
             else:
                 activations = self._run(shard, w, self._empty(len(w)))
@@ -137,8 +159,15 @@ class Build:
 
     def read(self, shard: int) -> Tensor:
         """Return the stored activations of a shard, [n, C, h, w]."""
-        tensors, _ = read_tensors(self._path("activations", shard), FORMAT)
-        return tensors["activations"].to(self._generator.device)
+        n = self._latents.starts[shard + 1] - self._latents.starts[shard]
+        return self._read_activations(self._path("activations", shard), n).to(self._generator.device)
+
+    def _read_activations(self, path: Path, n: int, **options: Any) -> Tensor:
+        """Return the activations of n images in a file, [n, C, h, w]."""
+        channels, h, w = self._shape
+        spec = TensorSpec("n C h w", (self._dtype,), finite=False)  # k-means checks the values
+        lengths = {"n": n, "C": channels, "h": h, "w": w}
+        return _read(path, {"activations": spec}, lengths, **options)["activations"]
 
     def _check_memory(self) -> None:
         """Raise ValueError if main memory cannot hold the activations of all images of this rank."""
@@ -178,7 +207,8 @@ class Build:
         provenance = clusters | self._provenance(w) | {"measured": self._count_measured(shard)}
         if path.exists():
             self._bar.update(self._count_measured(shard))
-            return Sums(**read_tensors(path, FORMAT, provenance=provenance)[0])
+            lengths = {"K": len(centroids), "S": self._generator.style_width, "h": self._shape[1], "w": self._shape[2]}
+            return Sums(**_read(path, _SUMS, lengths, provenance=provenance))
         sums = self._measure(shard, w, centroids)
         write_tensors(path, FORMAT, sums._asdict(), provenance=provenance)
         return sums
@@ -253,3 +283,13 @@ class _StoredActivations:
 
     def __iter__(self) -> Iterator[Tensor]:
         return map(self._build.read, self._build.local_shards)
+
+
+def _read(path: Path, specs: Mapping[str, TensorSpec], lengths: Mapping[str, int], **options: Any) -> dict[str, Tensor]:
+    """Read the tensors of a file in the workdir, whose size the build determines."""
+    tensors, _ = read_tensors(path, FORMAT, budget=Budget(math.inf), **options)
+    try:
+        check_tensor_table(specs, tensors, **lengths)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    return tensors

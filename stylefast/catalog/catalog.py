@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,15 +17,13 @@ from ..core.dtypes import Array
 from ..distributed import Ranks
 from ..generators import Generator, Site
 from ..io.atomic import PathLike
-from ..io.tensors import read_tensors, write_tensors
 from ..kmeans import SphericalKMeans
 from ..ops.assign import assign
 from .build import Build
+from .files import read_catalog, write_catalog
 from .latents import LatentShards
 from .options import BuildOptions, Clustering
 from .regions import Region, clusters_of, name_clusters
-
-FORMAT = "stylefast-catalog-2"
 
 
 @dataclass(eq=False, repr=False)
@@ -125,18 +123,18 @@ class Catalog:
             backend=backend,
         )
         runs = None if centroids is None else _directions(centroids, generator, layer)[None]  # [1, K, C]
-        build = Build(generator, latents, layer, kmeans, n_measured, options, ranks=ranks, progress=progress)
-        build.collect()
-        provenance: dict[str, Any] = {"images": latents.n_images, "contribution_images": n_measured}
-        run = 0
-        if runs is None:
-            build.cluster()
-            objectives = [restart.objective for restart in kmeans.runs_]
-            run = objectives.index(max(objectives)) if clustering.run is None else clustering.run
-            runs = torch.stack([to_tensor("centroids", restart.centroids).float() for restart in kmeans.runs_])
-            provenance |= {"seed": clustering.seed, "run": run, "objectives": objectives}
-            provenance["n_reseeded"] = kmeans.n_relocated_
-        contributions, occupancy = build.measure(runs[run].clone())
+        with Build(generator, latents, layer, kmeans, n_measured, options, ranks=ranks, progress=progress) as build:
+            build.collect()
+            provenance: dict[str, Any] = {"images": latents.n_images, "contribution_images": n_measured}
+            run = 0
+            if runs is None:
+                build.cluster()
+                objectives = [restart.objective for restart in kmeans.runs_]
+                run = objectives.index(max(objectives)) if clustering.run is None else clustering.run
+                runs = torch.stack([to_tensor("centroids", restart.centroids).float() for restart in kmeans.runs_])
+                provenance |= {"seed": clustering.seed, "run": run, "objectives": objectives}
+                provenance["n_reseeded"] = kmeans.n_relocated_
+            contributions, occupancy = build.measure(runs[run].clone())
         return cls(
             generator=generator.name,
             fingerprint=dict(generator.fingerprint),
@@ -233,9 +231,12 @@ class Catalog:
             raise ValueError(f"catalog of {self.generator!r} does not belong to {generator.name!r}: other weights")
 
     def save(self, path: PathLike) -> None:
-        """Write a .safetensors file. The file is written completely or not at all; equal catalogs give equal bytes."""
-        header = {name: getattr(self, name) for name in _HEADER} | {"sites": [asdict(site) for site in self.sites]}
-        write_tensors(path, FORMAT, {name: getattr(self, name) for name in _TENSORS}, catalog=header)
+        """Write a .safetensors file. The file is written completely or not at all; equal catalogs give equal bytes.
+
+        Raises:
+            ValueError: If the fields do not fit together: a shape, a dtype, NaN or Inf, or ids of a part out of range.
+        """
+        write_catalog(path, vars(self))
 
     @classmethod
     def load(cls, path: PathLike, generator: Generator | None = None) -> Catalog:
@@ -243,23 +244,16 @@ class Catalog:
 
         Raises:
             FileNotFoundError: If the file does not exist.
-            ValueError: If the path is a folder, the file is truncated or is not a catalog, or the catalog belongs to
-                another generator. The message names the file.
+            ValueError: If the path is no regular file, the file is damaged or is not a catalog, its fields do not fit
+                together, or the catalog belongs to another generator. The message names the file.
         """
-        tensors, header = read_tensors(path, FORMAT)
-        try:
-            fields: dict[str, Any] = {**header["catalog"], **tensors}
-            fields["sites"] = tuple(Site(**{**site, "size": tuple(site["size"])}) for site in fields["sites"])
-            catalog = cls(**fields)
-            if generator is not None:
+        catalog = cls(**read_catalog(path))
+        if generator is not None:
+            try:
                 catalog.check(generator)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
+            except ValueError as error:
+                raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
         return catalog
-
-
-_TENSORS = ("centroids", "runs", "contributions", "occupancy")
-_HEADER = ("generator", "fingerprint", "layer", "features", "parts", "provenance")
 
 
 def _check_options(clustering: Clustering, options: BuildOptions, contribution_images: int | None) -> None:

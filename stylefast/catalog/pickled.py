@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ..io.atomic import PathLike
+from ..io.kinds import refusal
+from ..io.storages import to_tensor
 from ..io.unpickling import (
     ARRAYS,
     DICTIONARIES,
@@ -21,7 +24,6 @@ from ..io.unpickling import (
     dict_entries,
     read_pickle,
     to_array,
-    to_tensor,
     type_name,
 )
 
@@ -61,8 +63,10 @@ def read_clusters(path: PathLike) -> Clusters:
         ValueError: If the file needs types other than k-means, catalogs, arrays and tensors (the message names the
             type), it has no finite centroids of shape [K, C], or its annotations are not lists of cluster ids.
     """
-    content = read_pickle(path, {*ARRAYS, *DICTIONARIES, *TENSORS}, allowed_pattern=INERT)
     try:
+        if reason := refusal(path, "clusters"):
+            raise ValueError(reason)
+        content = read_pickle(path, {*ARRAYS, *DICTIONARIES, *TENSORS}, allowed_pattern=INERT)
         attributes: dict[str, Any] = {}
         for entries in _dictionaries(content):
             attributes |= {name: entries[name] for name in ATTRIBUTES if entries.get(name) is not None}
@@ -70,12 +74,13 @@ def read_clusters(path: PathLike) -> Clusters:
             raise ValueError("it holds no cluster_centers_")
         centroids = _tensor(attributes["cluster_centers_"]).float()
         counts, labels = (_tensor(attributes[name]) if name in attributes else None for name in ("counts_", "labels_"))
-        if centroids.ndim != 2 or not centroids.isfinite().all():
+        if centroids.ndim != 2 or not centroids.numel() or not centroids.isfinite().all():
             raise ValueError(f"cluster_centers_ must be finite, of shape [K, C], got {tuple(centroids.shape)}")
         annotations = dict_entries(attributes.get("annotations", {}))
         parts = {str(part): _ids(str(part), value, len(centroids)) for part, value in annotations.items()}
     except (ValueError, *READ_ERRORS) as error:
-        raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
+        prefix = f"{os.fspath(path)} cannot be used: "
+        raise ValueError(prefix + (str(error) or type(error).__name__).removeprefix(prefix)) from error
     return Clusters(centroids, counts, labels, parts)
 
 
@@ -108,5 +113,5 @@ def _ids(part: str, value: Any, k: int) -> list[int]:
         int(_tensor(i)) if isinstance(i, InertObject) else i for i in (ids if isinstance(ids, list | tuple) else [ids])
     ]
     if not all(type(i) is int and 0 <= i < k for i in ids):
-        raise ValueError(f"annotations of {part} must be ids of its {k} clusters, got {ids}")
+        raise ValueError(f"annotations of {part} must be ids of its {k} clusters, got {reprlib.repr(ids)}")
     return ids

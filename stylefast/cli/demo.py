@@ -74,7 +74,7 @@ def run(
     target_images = SeedLatents(generator, targets, truncation=truncation)
     plan = Grid(target_images, SeedLatents(generator, references, truncation=truncation), PARTS, QUERIES)
     # The job does not resume, because the summary needs the images of all edits.
-    job_options = JobOptions(image_format="jpg", batch_size=batch_size, measure=True, resume=False)
+    job_options = JobOptions(image_format="jpg", batch_size=batch_size, measure=True, resume=False, overwrite=True)
     metadata = {"network": generator.name, "truncation": truncation, "rgb": False}
     result = Result(len(targets), len(references))
     for batch in Job(editor, plan, directory / "edits", job_options, metadata=metadata):
@@ -134,7 +134,7 @@ class Result:
         return dict(table)
 
     def grid(self) -> Tensor:
-        """Return the images of the shown edits, [P, T, R, 3, H, W]."""
+        """Return the images of the shown edits, [P, T, R, C, H, W]."""
         rows = [self.shown[p, t, r][0] for p in PARTS for t in range(self.size[0]) for r in range(self.size[1])]
         return torch.stack(rows).unflatten(0, (len(PARTS), *self.size))
 

@@ -17,15 +17,6 @@ from .dtypes import DTYPES, Array
 SEEDS = range(1 << 32)  # seeds of numpy.random.RandomState
 
 
-def check_images(name: str, images: Tensor) -> None:
-    """Raise TypeError or ValueError unless `images` is a floating-point tensor [N, 3, H, W]."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"{name} must be a floating-point tensor [N, 3, H, W] in [0, 1], got {got}")
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"{name} must have shape [N, 3, H, W], got {tuple(images.shape)}")
-
-
 def check_activations(activations: Tensor) -> None:
     """Raise TypeError or ValueError unless `activations` is a dense floating-point tensor [N, C, H, W].
 

@@ -35,7 +35,7 @@ NAMES = (
 below_autograd: Callable[[], Any] = torch._C._AutoDispatchBelowAutograd
 transforms_are_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 has_kernel: Callable[[str, str], bool] = torch._C._dispatch_has_kernel_for_dispatch_key
-is_alias_of: Callable[[Tensor, Tensor], bool] = torch._C._is_alias_of  # whether they share a storage
+is_alias_of: Callable[[Tensor, Tensor], bool] = torch._C._is_alias_of  # type: ignore[attr-defined]  # whether they share a storage
 _get_mode: Callable[[Any], Any] = torch._C._get_dispatch_mode
 _FAKE, _FUNCTIONAL, _PROXY = (
     torch._C._TorchDispatchModeKey.FAKE,

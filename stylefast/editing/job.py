@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch.distributed import ProcessGroup
 from ..core.checks import check_choice, check_integer, check_type
 from ..core.progress import progress_bar
 from ..distributed import Ranks
-from ..io.atomic import PathLike
+from ..io.atomic import PathLike, make_folder, remove_leftovers
 from ..io.images import FORMATS
 from .editor import StyleEditor
-from .manifest import RESULTS, Entries, is_intact, merge
+from .journal import Journal, difference
+from .manifest import PER_EDIT, RESULTS, Entries, Entry, is_intact, merge, read_entries
 from .options import JobOptions
 from .plan import Edit, Plan
 from .renderer import EditBatch, EditRenderer
@@ -32,18 +34,21 @@ class Job:
     Iterating over a job makes the edits and yields each rendered batch.
 
     The job keeps an existing image if the manifest or a journal of the folder has an entry for the same edit with the
-    same metadata and inputs, the size of the file matches, and the file was last modified before the manifest or
-    journal. If the file was modified later, its checksum must match as well. All other edits are rendered in the same
-    batches as in an uninterrupted job, so that a resumed job writes the same bytes. An image gets its name only after
-    it has been written completely. After the last edit, `manifest.jsonl` lists all edits in the order of the plan.
+    same metadata and inputs, the size of the file matches, and the file was not modified after the manifest or, if a
+    journal lists it, after it was written. If the file was modified later, its checksum must match as well. All other
+    edits are rendered in the same batches as in an uninterrupted job, so that a resumed job writes the same bytes. An
+    image gets its name only after it has been written completely.
+
+    After the last edit, `manifest.jsonl` lists the images of all jobs of the folder, each once: in the order of the
+    plan if there are only images of this plan, otherwise in the order of the file names. Several processes can work in
+    one folder at the same time if their jobs have the same settings.
 
     Args:
         editor: Editor that renders the edits.
         plan: Edits to make.
         directory: Folder for the images. It is created if necessary.
         options: Options of the job.
-        metadata: Further fields of every line of the manifest, JSON-serialisable. An existing image with other
-            metadata is made again.
+        metadata: Further fields of every line of the manifest, JSON-serialisable. They belong to the settings.
         shard: Shard `(i, n)`, counted from 0: the job makes every n-th batch, beginning with batch i. If n > 1, it
             does not write `manifest.jsonl`; a later job over all shards does.
         group: Process group whose ranks share the job. The default is this process alone. All ranks create the job
@@ -56,8 +61,9 @@ class Job:
 
     Raises:
         TypeError: If `options` has another type.
-        ValueError: If an option or the shard is out of range. Iterating also raises it if the editor cannot make an
-            edit, or a line of the manifest or of a journal is not an entry.
+        ValueError: If an option or the shard is out of range, or `metadata` has a field of an edit. Iterating also
+            raises it if the editor cannot make an edit, a line of the manifest or of a journal is not an entry, or
+            another job is writing into the folder or has written an image of the same name, with other settings.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class Job:
         check_integer("writers", options.writers, 1)
         if not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard must be (i, n) with 0 <= i < n, got {shard}")
+        if reserved := {*PER_EDIT, *RESULTS, "job"} & {*(metadata or {})}:
+            raise ValueError(f"metadata must not have fields that edits have, got {', '.join(sorted(reserved))}")
         self.editor: StyleEditor = editor
         self.plan: Plan = plan
         self.directory: Path = Path(directory)
@@ -115,17 +123,46 @@ class Job:
     def __iter__(self) -> Iterator[EditBatch]:
         self.check()
         self.n_existing = self.n_written = 0
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with Entries(self.directory) as entries:
-            self.ranks.gather(None)  # every rank has read the manifest before any rank writes
-            yield from self._run(entries)
+        settings = self._settings()
+        make_folder(self.directory)
+        if self.ranks.rank == 0:
+            remove_leftovers(self.directory)
+        with Journal(self.directory, settings) as journal, read_entries(self.directory, settings) as entries:
+            self._check_existing(entries, settings)
+            yield from self._run(entries, journal, settings)
         self.ranks.gather(None)
         if self.shard[1] == 1 and self.ranks.rank == 0:
-            merge(self.directory, map(self._file, self.plan))
+            merge(self.directory, map(self._file, self.plan), len(self.plan))
 
-    def _run(self, entries: Entries) -> Iterator[EditBatch]:
+    def _check_existing(self, entries: Entries, settings: dict[str, Any]) -> None:
+        """Raise ValueError if the images of the plan would replace images with other settings.
+
+        No rank returns before every rank has read the entries.
+        """
+        conflict = None
+        if entries.have_other_settings and not self.options.overwrite:
+            batches = self.plan.batches(self.options.batch_size, self._shard_of(self.ranks.rank))
+            for edit in chain.from_iterable(batches):
+                if (entry := entries.find(self._file(edit))) is not None:
+                    conflict = self._conflict(entry, self._describe(edit, settings))
+                if conflict is not None:
+                    break
+        for message in filter(None, self.ranks.gather(conflict)):
+            raise ValueError(message)
+
+    def _conflict(self, entry: Entry, description: dict[str, Any]) -> str | None:
+        """Return why an image cannot be replaced, or None if it has the same settings or does not exist."""
+        path = self.directory / description["file"]
+        if self.options.overwrite or entry.description == description or not path.exists():
+            return None
+        return (
+            f"directory must not have images of the same names with other settings, got {path}: "
+            f"{difference(entry.description, description)}; choose another folder, or replace them with overwrite=True "
+            "(--overwrite)"
+        )
+
+    def _run(self, entries: Entries, journal: Journal, settings: dict[str, Any]) -> Iterator[EditBatch]:
         shard, options = self._shard_of(self.ranks.rank), self.options
-        metadata = self._metadata()
         n_edits = self.plan.count(options.batch_size, shard)
 
         def on_written() -> None:
@@ -134,11 +171,11 @@ class Job:
 
         with (
             progress_bar(n_edits, "edits", "image", shown=self._progress) as bar,
-            ImageWriter(self.directory, f".{options.image_format}", options.writers, on_written) as writer,
+            ImageWriter(self.directory, journal, f".{options.image_format}", options.writers, on_written) as writer,
         ):
             for edits in self.plan.batches(options.batch_size, shard):
-                descriptions = [self._describe(edit, metadata) for edit in edits]
-                missing = self._missing(descriptions, entries, writer)
+                descriptions = [self._describe(edit, settings) for edit in edits]
+                missing = self._missing(descriptions, entries, journal, writer)
                 self.n_existing += len(edits) - len(missing)
                 bar.update(len(edits) - len(missing))
                 if not missing:
@@ -152,14 +189,34 @@ class Job:
                 yield batch
             writer.wait(0)
 
-    def _missing(self, descriptions: list[dict[str, Any]], entries: Entries, writer: ImageWriter) -> list[int]:
-        """Return the positions, in a batch, of the edits whose images are missing or not intact."""
+    def _missing(
+        self, descriptions: list[dict[str, Any]], entries: Entries, journal: Journal, writer: ImageWriter
+    ) -> list[int]:
+        """Return the positions, in a batch, of the edits whose images are missing or not intact.
+
+        Raises:
+            ValueError: If an image has other settings.
+        """
+        usable: list[Entry | None] = []
+        for description in descriptions:
+            entry = entries.find(description["file"])
+            if entry is not None and entry.description != description:
+                if (conflict := self._conflict(entry, description)) is not None:
+                    raise ValueError(conflict)
+                entry = None
+            is_measured = entry is not None and entry.fields["locality"] is not None
+            usable.append(entry if is_measured or not self.options.measure else None)
         if not self.options.resume:
             return list(range(len(descriptions)))
-        listed = [entries.find(description, self.options.measure) for description in descriptions]
         check = partial(is_intact, self.directory, verify=self.options.verify)
-        intact = writer.pool.map(check, filter(None, listed))
-        return [i for i, entry in enumerate(listed) if not (entry and next(intact))]
+        modified = writer.pool.map(check, filter(None, usable))
+        missing = []
+        for i, entry in enumerate(usable):
+            if entry is None or (time := next(modified)) is None:
+                missing.append(i)
+            elif time >= entry.modified:
+                journal.add(entry.fields, time)  # so that its checksum need not be compared again
+        return missing
 
     def _shard_of(self, rank: int) -> tuple[int, int]:
         return self.shard[0] * self.ranks.size + rank, self.shard[1] * self.ranks.size
@@ -167,7 +224,7 @@ class Job:
     def _file(self, edit: Edit) -> str:
         return f"{self.plan.name(edit)}.{self.options.image_format}"
 
-    def _metadata(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         """Return the fields that all entries share.
 
         The field "job" is a hash of every input that determines the pixels and has no field of its own.
@@ -175,13 +232,14 @@ class Job:
         plan, editor = self.plan, self.editor
         identity = json.dumps([*editor.identity, plan.targets.identity, plan.references.identity])
         digest = blake2b(identity.encode(), digest_size=8).hexdigest()
-        return {**self.metadata, **editor.generator.precision, "job": digest}
+        settings = {**self.metadata, **editor.generator.precision, "job": digest}
+        return json.loads(json.dumps(settings, allow_nan=False))
 
-    def _describe(self, edit: Edit, metadata: dict[str, Any]) -> dict[str, Any]:
+    def _describe(self, edit: Edit, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of an entry that describe the edit."""
         target, reference = self.plan.targets.name(edit.target), self.plan.references.name(edit.reference)
         fields = {"file": self._file(edit), "target": target, "reference": reference, "part": edit.part}
-        return json.loads(json.dumps(fields | edit.parameters | metadata, allow_nan=False))
+        return json.loads(json.dumps(fields | edit.parameters, allow_nan=False)) | settings
 
 
 def _locality(batch: EditBatch, i: int) -> dict[str, float | None] | None:

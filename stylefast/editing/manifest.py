@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entries of a folder of edits: `manifest.jsonl` with one line per edit, and the journals of unfinished jobs.
+"""Entries of a folder of edits: `manifest.jsonl` with one line per image, and the journals of unfinished jobs.
 
-Every process that renders edits has its own journal, `manifest.0001.jsonl` and so on, and appends an entry for each
-image that it has written. After the last edit of a plan, the entries are merged into `manifest.jsonl` and the journals
-are removed. If an image has several entries, the last one counts.
+After the last edit of a plan, the entries of all journals are merged into `manifest.jsonl`, which keeps the entries of
+earlier jobs, and the journals of ended processes are removed. If an image has several entries, the latest one counts.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from ..io.atomic import atomic_write
+from ..io.atomic import atomic_write, writable_status
 from ..io.index import DiskIndex
+from ..io.private import folder_lock
+from . import journal
 
 NAME = "manifest.jsonl"
 RESULTS = ("bytes", "sha256", "locality")  # the last fields of an entry; the fields before them describe the edit
+PER_EDIT = ("file", "target", "reference", "part", "query", "strength")  # all other fields are settings of the job
+MAX_LINE = 1 << 24  # bytes
+
+_FORMER_JOURNAL = re.compile(r"manifest\.\d{4,18}\.jsonl")  # of version 1, which is read but never removed
 
 
 class Entry(NamedTuple):
@@ -27,11 +34,16 @@ class Entry(NamedTuple):
 
     Attributes:
         fields: Fields of the entry.
-        modified: Time at which the manifest or journal with the entry was last modified, in nanoseconds.
+        modified: Time in nanoseconds. An image that was last modified earlier is as its entry says.
     """
 
     fields: dict[str, Any]
     modified: int
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Fields that describe the edit."""
+        return {name: value for name, value in self.fields.items() if name not in RESULTS}
 
 
 class Entries(DiskIndex):
@@ -39,121 +51,160 @@ class Entries(DiskIndex):
 
     An incomplete last line, which a killed process may leave, is ignored.
 
+    Args:
+        directory: Folder of the images.
+        settings: Settings of a job, with which those of the entries are compared.
+
+    Attributes:
+        have_other_settings: Whether an entry has other settings.
+
     Raises:
         ValueError: If a line is not an entry. The message names the first such line.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: dict[str, Any] | None = None) -> None:
         super().__init__()
-        for path in (directory / NAME, *_journals(directory)):
-            if path.exists():
-                self._read(path)
+        self.have_other_settings: bool = False
+        self._settings = settings
+        for path in _listings(directory):
+            modified = path.stat().st_mtime_ns
+            for number, line in _lines(path):
+                fields, text = _parse(path, number, line)
+                self._add(fields, modified, text)
+        for path in journal.journals(directory):
+            for number, modified, line in journal.read(path):
+                self._add(_parse(path, number, line)[0], modified + 1, line)
 
-    def find(self, edit: dict[str, Any], measured: bool) -> Entry | None:
-        """Return the entry of an edit.
+    def find(self, file: str) -> Entry | None:
+        """Return the entry of an image, or None."""
+        if (value := self.get(file)) is None:
+            return None
+        modified, _, line = value.partition(" ")
+        return Entry(json.loads(line), int(modified))
+
+    def lines(self, files: Iterable[str] | None = None) -> Iterator[tuple[str, int, str]]:
+        """Yield the file names, the times (as in `Entry`) and the lines of entries.
 
         Args:
-            edit: Fields that describe the edit.
-            measured: Whether the entry must have a locality. If False, it must have none.
-
-        Returns:
-            The entry, or None if there is none or the image was made with other inputs or options.
-        """
-        modified, _, line = (self.get(edit["file"]) or "0 {}").partition(" ")
-        fields = json.loads(line)
-        same = {name: value for name, value in fields.items() if name not in RESULTS} == edit
-        return Entry(fields, int(modified)) if same and (fields["locality"] is not None) == measured else None
-
-    def line(self, file: str) -> str:
-        """Return the line of the entry of an image.
+            files: File names of the images. The default is all images, in the order of the names.
 
         Raises:
-            KeyError: If there is no entry.
+            KeyError: If an image has no entry.
         """
-        if (value := self.get(file)) is None:
-            raise KeyError(file)
-        return value.partition(" ")[2]
+        for file, value in self.items() if files is None else ((file, self.get(file)) for file in files):
+            if value is None:
+                raise KeyError(file)
+            modified, _, line = value.partition(" ")
+            yield file, int(modified), line
 
-    def _read(self, path: Path) -> None:
-        modified = path.stat().st_mtime_ns
-        with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    fields = json.loads(line)
-                    if missing := [name for name in ("file", *RESULTS) if name not in fields]:
-                        raise ValueError(f"it has no {missing[0]}")
-                    if not isinstance(fields["file"], str):
-                        raise ValueError(f"file must be a name, got {fields['file']!r}")
-                    text = line.decode().rstrip("\n")
-                    self[fields["file"]] = f"{modified} {text}"
-                except (ValueError, TypeError) as error:
-                    hint = "correct it, or remove the file to have its edits made again"
-                    raise ValueError(f"{path}, line {number} is not an entry of an edit: {error}; {hint}") from error
+    def _add(self, fields: dict[str, Any], modified: int, line: str) -> None:
+        """Add an entry unless the image has an entry of a later time."""
+        if self._settings is not None and not self.have_other_settings:
+            settings = {name: value for name, value in fields.items() if name not in PER_EDIT and name not in RESULTS}
+            self.have_other_settings = settings != self._settings
+        file, value = fields["file"], f"{modified} {line}"
+        if not self.add(file, value) and modified >= int((self.get(file) or "").partition(" ")[0]):
+            self[file] = value
 
 
-def is_intact(directory: Path, entry: Entry, verify: bool) -> bool:
-    """Return whether an image matches its entry.
+def read_entries(directory: Path, settings: dict[str, Any]) -> Entries:
+    """Return the entries of a folder, in which no other process merges entries meanwhile."""
+    with folder_lock(directory, shared=True):
+        return Entries(directory, settings)
 
-    The size must match. The checksum must match as well if `verify` is set, or if the image was not modified before
-    the manifest or journal with its entry.
+
+def _listings(directory: Path) -> list[Path]:
+    """Return the manifest and the journals of version 1, of which the last one modified counts."""
+    former = (directory / name for name in os.listdir(directory) if _FORMER_JOURNAL.fullmatch(name))
+    paths = [path for path in former if path.is_file() and not path.is_symlink() and _are_entries(path)]
+    if writable_status(directory / NAME) is not None:
+        paths.append(directory / NAME)
+    return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _are_entries(path: Path) -> bool:
+    """Return whether a file has a line, and all lines are entries."""
+    try:
+        return sum(1 for number, line in _lines(path) if _parse(path, number, line)) > 0
+    except ValueError:
+        return False
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the numbers and contents of the lines of a file except for an incomplete last one."""
+    with open(path, "rb") as file:
+        number = 1
+        while line := file.readline(MAX_LINE):
+            if not line.endswith(b"\n") and len(line) < MAX_LINE:
+                return
+            yield number, line
+            number += 1
+
+
+def _parse(path: Path, number: int, line: bytes | str) -> tuple[dict[str, Any], str]:
+    """Return the fields and the text of a line. Raise ValueError if the line is not an entry."""
+    try:
+        text = line if isinstance(line, str) else line.decode()
+        fields = json.loads(text)
+        if missing := [name for name in ("file", *RESULTS) if name not in fields]:
+            raise ValueError(f"it has no {missing[0]}")
+        if not isinstance(fields["file"], str):
+            raise ValueError(f"file must be a name, got {fields['file']!r}")
+        fields["file"].encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        hint = "correct it, or remove the file to have its edits made again"
+        raise ValueError(f"{path}, line {number} is not an entry of an edit: {error}; {hint}") from error
+    return fields, text.rstrip("\n")
+
+
+def modified_at(directory: Path, file: str) -> int:
+    """Return the time in nanoseconds at which an image was last modified, or 0 if it does not exist."""
+    try:
+        return os.stat(os.path.join(directory, file)).st_mtime_ns
+    except OSError:  # such as a link that cannot be followed
+        return 0
+
+
+def is_intact(directory: Path, entry: Entry, verify: bool) -> int | None:
+    """Compare an image with its entry.
+
+    The size must match. The checksum must match as well if `verify` is set, or if the image was modified later than
+    its entry says.
+
+    Returns:
+        Time in nanoseconds at which the image was last modified, or None if it does not match.
     """
-    path = directory / entry.fields["file"]
-    if not path.is_file():
-        return False
-    status = path.stat()
-    if status.st_size != entry.fields["bytes"]:
-        return False
+    path = os.path.join(directory, entry.fields["file"])
+    try:
+        status = os.stat(path)
+    except OSError:  # such as a link that cannot be followed
+        return None
+    if status.st_size != entry.fields["bytes"] or not stat.S_ISREG(status.st_mode):
+        return None
     if status.st_mtime_ns < entry.modified and not verify:
-        return True
-    return sha256(path.read_bytes()).hexdigest() == entry.fields["sha256"]
+        return status.st_mtime_ns
+    return status.st_mtime_ns if sha256(Path(path).read_bytes()).hexdigest() == entry.fields["sha256"] else None
 
 
-class Journal:
-    """New journal in a folder. No other process writes to this journal. The first entry creates the file."""
+def merge(directory: Path, files: Iterable[str], n_files: int) -> None:
+    """Write `manifest.jsonl` with the entries of all images of a folder, and remove the journals of ended processes.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._file: IO[str] | None = None
+    If the folder has no other entries, the lines are in the order of `files`, otherwise in the order of the file names.
 
-    def add(self, entry: dict[str, Any]) -> None:
-        """Append an entry, which stays in the file even if this process is killed."""
-        if self._file is None:
-            self._file = self._open()
-        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _open(self) -> IO[str]:
-        last = max((_number(path) for path in _journals(self._directory)), default=0)
-        for number in itertools.count(last + 1):
-            try:
-                return open(self._directory / f"manifest.{number:04}.jsonl", "x", encoding="utf-8", buffering=1)
-            except FileExistsError:  # another process has just created it
-                continue
-        raise AssertionError("itertools.count does not end")
-
-
-def merge(directory: Path, files: Iterable[str]) -> None:
-    """Write `manifest.jsonl` with the entries of these images, in this order, and remove the journals."""
-    with (
-        Entries(directory) as entries,
-        atomic_write(directory / NAME) as temporary,
-        open(temporary, "w", encoding="utf-8") as lines,
-    ):
-        for file in files:
-            lines.write(f"{entries.line(file)}\n")
-    for path in _journals(directory):
-        path.unlink()
-
-
-def _journals(directory: Path) -> list[Path]:
-    return sorted(directory.glob("manifest.[0-9]*.jsonl"), key=_number)
-
-
-def _number(journal: Path) -> int:
-    return int(journal.name.split(".")[1])
+    Args:
+        directory: Folder of the images.
+        files: File names of the images of a job, which all have entries.
+        n_files: Number of these images.
+    """
+    with folder_lock(directory):
+        finished = journal.finished(journal.journals(directory))  # before their entries are read
+        with Entries(directory) as entries, atomic_write(directory / NAME) as temporary:
+            modified = temporary.stat().st_mtime_ns
+            with open(temporary, "w", encoding="utf-8") as lines:
+                for file, recorded, line in entries.lines(files if len(entries) == n_files else None):
+                    lines.write(f"{line}\n")
+                    if modified_at(directory, file) >= recorded:
+                        modified = min(modified, recorded)
+            # An image that was not compared with its entry remains newer than the manifest.
+            os.utime(temporary, ns=(modified, modified))
+        journal.remove(finished)

@@ -19,6 +19,8 @@ class JobOptions:
             union of both.
         writers: Threads that encode and write images. At most twice as many images wait for them.
         resume: Whether to keep the existing images that the manifest lists. Otherwise all edits are made again.
+        overwrite: Whether to replace existing images of the same names that were made with other settings. Otherwise
+            the first such image is an error, before any edit is made.
         verify: Whether to compare the checksum of every existing image with the manifest. Otherwise an image with the
             right size that is older than the manifest is kept without being read.
     """
@@ -29,4 +31,5 @@ class JobOptions:
     roi_mode: Literal["union", "target", "reference"] = "union"
     writers: int = 2
     resume: bool = True
+    overwrite: bool = False
     verify: bool = False

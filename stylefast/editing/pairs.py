@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import math
@@ -24,13 +25,23 @@ OPTIONAL = ("epsilon", "rho", "strength", "query")
 MAX_REPORTED = 20  # largest number of refused lines that are kept with their reasons
 
 
-class _WrongCells(NamedTuple):
-    """Line of CSV with more or fewer cells than columns."""
+MAX_LINE = 1 << 20  # largest number of characters of a line
+MAX_REASON = 400  # characters of a reason that are shown
+ENCODINGS = (  # byte order marks, where the longer one comes before its beginning
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
-    n_columns: int
+
+class _Unusable(NamedTuple):
+    """Line that cannot be parsed, with the reason."""
+
+    reason: str
 
 
-Row: TypeAlias = str | dict[Any, Any] | _WrongCells  # a line of JSON, or the cells of a line of CSV by column
+Row: TypeAlias = str | dict[str, str] | _Unusable  # a line of JSON, or the cells of a line of CSV by column
 
 
 class Pairs(Plan):
@@ -38,7 +49,8 @@ class Pairs(Plan):
 
     A .csv file begins with a line of column names, and a .jsonl file has one JSON object per line. The columns (or
     keys) target, reference and part are required. The columns query (sequential, simultaneous or softmax), epsilon,
-    rho and strength are optional, and their values may be empty.
+    rho and strength are optional, and their values may be empty. The file is UTF-8, or UTF-16 or UTF-32 with a byte
+    order mark. Every line is parsed on its own, so that a bad line does not affect the others.
 
     The file is read when the plan is checked, and again whenever its edits are enumerated.
 
@@ -79,7 +91,8 @@ class Pairs(Plan):
         self.query: Strategy = query
         self.strength: float = strength
         self.skip_bad: bool = skip_bad
-        if self.path.suffix not in (".csv", ".jsonl"):
+        self._is_csv = self.path.suffix.lower() == ".csv"
+        if not self._is_csv and self.path.suffix.lower() != ".jsonl":
             raise ValueError(f"a file of pairs must be .csv or .jsonl, got {self.path}")
         self.refused: list[str] = []
         self._refused_lines = array("Q")  # ascending
@@ -104,8 +117,12 @@ class Pairs(Plan):
         for number, row in self._rows():
             if number == next_refused:
                 next_refused = next(refused, None)
-            else:
-                yield self._edit(row)
+                continue
+            try:
+                edit = self._edit(row)
+            except ValueError as error:  # the file has changed since it was checked
+                raise ValueError(f"{self.path}, line {number}: {_reason(error)}") from error
+            yield edit
 
     def check(self, query: Callable[[str, Strategy], object]) -> None:
         """Read the whole file and check every line.
@@ -133,34 +150,40 @@ class Pairs(Plan):
                         raise ValueError(f"it is the same edit as line {line_of.get(name)}")
                 except ValueError as error:
                     if not self.skip_bad:
-                        raise ValueError(f"{self.path}, line {number}: {error}") from error
+                        raise ValueError(f"{self.path}, line {number}: {_reason(error)}") from error
                     self._refused_lines.append(number)
-                    self.refused += [f"line {number}: {error}"] if self.n_refused <= MAX_REPORTED else []
+                    self.refused += [f"line {number}: {_reason(error)}"] if self.n_refused <= MAX_REPORTED else []
                 else:
                     n_edits += 1
         self._n_edits = n_edits
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
         """Yield the numbers and the contents of the lines. Raise ValueError if the column names are wrong."""
-        with open(self.path, encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
-            if self.path.suffix == ".jsonl":
-                yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
-                return
-            rows = csv.DictReader(file)
-            columns = rows.fieldnames or []
-            if not set(REQUIRED) <= set(columns) <= {*REQUIRED, *OPTIONAL}:
-                expected = f"{', '.join(REQUIRED)} and may name {', '.join(OPTIONAL)}"
-                raise ValueError(f"{self.path}, line 1: it must name the columns {expected}, got {', '.join(columns)}")
-            for cells in rows:
-                if None in cells or None in cells.values():
-                    yield rows.line_num, _WrongCells(len(columns))
-                else:
-                    yield rows.line_num, cells
+        lines = _lines(self.path)
+        if not self._is_csv:
+            yield from lines
+            return
+        number, header = next(lines, (1, ""))
+        columns = _cells(header)
+        if isinstance(columns, _Unusable):
+            raise ValueError(f"{self.path}, line {number}: {_reason(columns.reason)}")
+        if not set(REQUIRED) <= set(columns) <= {*REQUIRED, *OPTIONAL} or len(set(columns)) < len(columns):
+            expected = f"{', '.join(REQUIRED)} and may name {', '.join(OPTIONAL)}"
+            reason = _reason(f"it must name the columns {expected}, each once, got {', '.join(columns)}")
+            raise ValueError(f"{self.path}, line {number}: {reason}")
+        for number, line in lines:
+            cells = _cells(line)
+            if isinstance(cells, _Unusable):
+                yield number, cells
+            elif len(cells) != len(columns):
+                yield number, _Unusable(f"it must have {len(columns)} cells, got {len(cells)}")
+            else:
+                yield number, dict(zip(columns, cells, strict=True))
 
     def _edit(self, row: Row) -> Edit:
         """Return the edit that a line describes. Raise ValueError if it describes none."""
-        if isinstance(row, _WrongCells):
-            raise ValueError(f"it must have {row.n_columns} cells")
+        if isinstance(row, _Unusable):
+            raise ValueError(row.reason)
         fields = _parse_json(row) if isinstance(row, str) else row
         fields = {name: value for name, value in fields.items() if value is not None and value != ""}
         if unknown := fields.keys() - {*REQUIRED, *OPTIONAL}:
@@ -174,10 +197,11 @@ class Pairs(Plan):
 
     def _strategy(self, fields: Mapping[str, Any]) -> Strategy:
         strategy, kind = self.query, fields.get("query")
-        if kind is not None and type(strategy) is not STRATEGIES.get(kind):
-            if kind not in STRATEGIES:
+        if kind is not None:
+            if not isinstance(kind, str) or kind not in STRATEGIES:
                 raise ValueError(f"query must be one of {', '.join(STRATEGIES)}, got {kind!r}")
-            strategy = STRATEGIES[kind]()
+            if type(strategy) is not STRATEGIES[kind]:
+                strategy = STRATEGIES[kind]()
         budget = {name: _per_site(name, fields[name]) for name in ("epsilon", "rho") if name in fields}
         if budget and not isinstance(strategy, Sequential):
             names, allowed = ", ".join(budget), "the sequential strategy only"
@@ -185,9 +209,62 @@ class Pairs(Plan):
         return replace(strategy, **budget) if budget else strategy
 
 
+def _lines(path: Path) -> Iterator[tuple[int, str | _Unusable]]:
+    """Yield the numbers and the contents of the lines of a file except for blank ones."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"a list of edits must be a regular file, which can be read twice, got {path}")
+    with open(path, "rb") as file:
+        start = file.read(4)
+    encoding = next((name for mark, name in ENCODINGS if start.startswith(mark)), "utf-8-sig")
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
+    with open(path, encoding=encoding, errors=errors, newline="") as file:
+        number = 0
+        while line := file.readline(MAX_LINE):
+            number += 1
+            if len(line) == MAX_LINE and not line.endswith(("\r", "\n")):
+                while (line := file.readline(MAX_LINE)) and not line.endswith(("\r", "\n")):
+                    pass
+                yield number, _Unusable(f"it must have at most {MAX_LINE:,} characters")
+            elif "\0" in line:
+                yield number, _Unusable("it must not have NUL characters, as UTF-16 without a byte order mark has")
+            elif not _is_unicode(line):
+                yield number, _Unusable(f"it must be UTF-8, got {line.strip().encode(errors='surrogateescape')!r}")
+            elif line.strip():
+                yield number, line
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has no surrogates, which stand for bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _cells(line: str | _Unusable) -> list[str] | _Unusable:
+    """Return the cells of a line of CSV, without blanks around them."""
+    if isinstance(line, _Unusable):
+        return line
+    try:
+        return [cell.strip() for row in csv.reader([line], strict=True, skipinitialspace=True) for cell in row]
+    except csv.Error as error:
+        is_open = "unexpected end of data" in str(error)
+        return _Unusable("it must close its quote" if is_open else f"it is not CSV: {error}")
+
+
+def _reason(error: object) -> str:
+    """Return the text of an error, shortened and with control characters escaped."""
+    text = str(error)
+    text = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
 def _parse_json(line: str) -> dict[str, Any]:
     try:
         fields = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"it is not JSON: {error}") from error
     if not isinstance(fields, dict):
@@ -198,7 +275,7 @@ def _parse_json(line: str) -> dict[str, Any]:
 def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
         raise ValueError(f"{name} must be a finite number, got {value!r}")

@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 from ..core.checks import check_type
 from .sources import ImageSource
 from .strategies import Sequential, Strategy
+
+MAX_NAME = 250  # bytes of a file name without its suffix, of which file systems allow 255 with the suffix
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,15 @@ class Plan(ABC):
         """Return the file name of an edit, without suffix.
 
         Raises:
-            ValueError: If the name contains a path separator, or characters that the locale lacks.
+            ValueError: If the name contains a path separator or characters that the locale lacks, or is too long.
         """
         target, reference = self.targets.name(edit.target), self.references.name(edit.reference)
         name = f"{target}_{edit.part}_{reference}_{edit.label}"
-        if Path(name).name != name:
+        if len(name) > MAX_NAME // 4 and len(name.encode()) > MAX_NAME:
+            raise ValueError(
+                f"names of images and parts must give file names of at most {MAX_NAME} bytes, got {name!r}"
+            )
+        if os.path.basename(name) != name:
             raise ValueError(f"names of images and parts must not contain path separators, got {name!r}")
         try:
             os.fsencode(name)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ..catalog import Catalog
 from ..core.checks import check_integer
+from ..core.copies import Cached
 from ..generators import Generator
 from ..locality import Locality, check_roi_mode, locality, roi
 from ..ops.blend import blend
@@ -30,8 +30,8 @@ class EditBatch:
     Args:
         edits: The edits.
         styles: Blended styles, [E, S].
-        images: Edited images, [E, 3, H, W] float32 in [0, 1].
-        targets: Unedited images, [E, 3, H, W]; None if locality was not measured.
+        images: Edited images, [E, C, H, W] float32 in [0, 1].
+        targets: Unedited images, [E, C, H, W]; None if locality was not measured.
         roi: Region of interest of each edit, [E, h, w] bool; None if locality was not measured.
         locality: Locality of each edit; None if it was not measured.
     """
@@ -87,9 +87,10 @@ class EditRenderer:
             return max(2 * batch_size, max_cached_rows(n_elements, CACHE_BYTES))
 
         width = generator.style_width
-        self._styles = lru_cache(rows(width))(lambda source, row: source.styles(row))
-        self._query = lru_cache(rows(width))(lambda part, strategy: query(part, strategy).to(generator.device))
-        self._labels = lru_cache(rows(math.prod(catalog.occupancy.shape[1:])))(self._label)
+        self._compute_query = query
+        self._styles = Cached(_styles, rows(width))
+        self._queries = Cached(self._query, rows(width))
+        self._labels = Cached(self._label, rows(math.prod(catalog.occupancy.shape[1:])))
         self._originals: dict[int, Tensor] = {}
 
     def __call__(self, edits: list[Edit]) -> EditBatch:
@@ -97,7 +98,7 @@ class EditRenderer:
         plan, generator = self._plan, self._generator
         images = [(plan.targets, e.target) for e in edits] + [(plan.references, e.reference) for e in edits]
         image_rows, styles = _stack(images, self._styles)
-        query_rows, queries = _stack([(e.part, e.query) for e in edits], self._query)
+        query_rows, queries = _stack([(e.part, e.query) for e in edits], self._queries)
         index = torch.tensor([image_rows[: len(edits)], image_rows[len(edits) :], query_rows], device="cpu").T  # [E, 3]
         strength = torch.tensor([edit.strength for edit in edits], dtype=torch.float32, device="cpu")
         blended = blend(
@@ -126,8 +127,15 @@ class EditRenderer:
         target, reference = (self._catalog.part_map(grid, edit.part) for grid in labels)
         return roi(target, reference, self._roi_mode)
 
+    def _query(self, part: str, strategy: Strategy) -> Tensor:
+        return self._compute_query(part, strategy).to(self._generator.device)
+
     def _label(self, source: ImageSource, row: int) -> Tensor:
         return self._catalog.labels(self._generator, source.w(row), backend=self._backend)  # [1, h, w]
+
+
+def _styles(source: ImageSource, row: int) -> Tensor:
+    return source.styles(row)
 
 
 def _stack(keys: Sequence[tuple], compute: Callable[..., Tensor]) -> tuple[list[int], Tensor]:

@@ -8,26 +8,28 @@ import os
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
+from zlib import error as DeflateError
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from ..core.checks import check_latent_seeds
+from ..core.copies import Cached
 from ..generators import Generator
 from ..io.atomic import PathLike
-from ..io.latents import broadcast_latents, read_latents
+from ..io.budget import Budget
+from ..io.latents import Shapes, broadcast_latents, read_latents
 from ..io.tensors import checksum
 from ..io.unpickling import READ_ERRORS
 
 CACHE_BYTES = 1 << 26  # bound of the cached latents of seeds
 CHUNK = 1024  # rows that are checked at a time
 
-_UNREADABLE = (ValueError, SafetensorError, BadZipFile, *READ_ERRORS)
+_UNREADABLE = (ValueError, SafetensorError, BadZipFile, DeflateError, *READ_ERRORS)
 
 
 class ImageSource(ABC):
@@ -110,7 +112,7 @@ class SeedLatents(ImageSource):
         self.seeds: Sequence[int] = seeds
         self.truncation: float = truncation
         n_rows = max_cached_rows(math.prod(generator.w_shape), CACHE_BYTES)
-        self._w = lru_cache(n_rows)(lambda row: generator.latents([seeds[row]], truncation=truncation))
+        self._w = Cached(self._latent, n_rows)
 
     def __repr__(self) -> str:
         seeds = reprlib.repr(self.seeds)
@@ -135,6 +137,9 @@ class SeedLatents(ImageSource):
 
     def w(self, row: int) -> Tensor:
         return self._w(row).clone()
+
+    def _latent(self, row: int) -> Tensor:
+        return self.generator.latents([self.seeds[row]], truncation=self.truncation)
 
     @property
     def identity(self) -> Any:
@@ -181,18 +186,21 @@ class StoredLatents(ImageSource):
         self._names = [(str(i) if names is None else names[i]).replace("_", "-") for i in range(self._n)]
         self._rows = {name: row for row, name in enumerate(self._names)}
         if len(self._rows) < self._n:
-            raise ValueError(f"images must have different names, got {', '.join(self._names)}")
+            raise ValueError(f"images must have different names, got {reprlib.repr(self._names)}")
         for name in self._names:
             if name in ("", ".") or os.path.basename(name) != name:
                 raise ValueError(f"names of images must be parts of file names, got {name!r}")
 
     @classmethod
-    def load(cls, path: PathLike | Sequence[PathLike], generator: Generator) -> StoredLatents:
+    def load(
+        cls, path: PathLike | Sequence[PathLike], generator: Generator, *, max_bytes: int | None = None
+    ) -> StoredLatents:
         """Read latents or styles from files. No code in a file is run.
 
-        A .npz (such as projected_w.npz of NVlabs' projector), .npy, .pt, .pth or .pkl file may hold an array, a
-        tensor, a dictionary with one of them, or a dictionary with one per image name. A .safetensors file may hold
-        `w`, `styles` or both. Latents in W are broadcast to the rows of W+. Truncation is not applied.
+        A .npz (such as projected_w.npz of NVlabs' projector), .npy, .pt, .pth, .pkl or .safetensors file may hold an
+        array, a tensor, a list of them, a dictionary with one of them under a usual name such as `w` or `latents`, or a
+        dictionary with one per image name. Under `styles`, the shape tells whether it holds styles [N, S] or latents.
+        Latents in W are broadcast to the rows of W+. Truncation is not applied.
 
         The rows get the image names in the file. If it has none, they get the name of the file and a number.
 
@@ -200,14 +208,18 @@ class StoredLatents(ImageSource):
             path: One file or several. With several files, the numbered names of the rows begin with the name of the
                 folder of the file.
             generator: Generator of the images.
+            max_bytes: Limit of the memory that the tensors of one file may take. The default is the environment
+                variable STYLEFAST_MAX_BYTES, else 4 GB.
 
         Raises:
             FileNotFoundError: If the file does not exist.
             ValueError: If a file cannot be used. The message names the file and the reason.
         """
         if isinstance(path, str | os.PathLike):
-            return cls._load(Path(path), generator, several=False)
-        files: list[StoredLatents] = [cls._load(Path(file), generator, several=True) for file in path]
+            return cls._load(Path(path), generator, Budget(max_bytes), several=False)
+        files: list[StoredLatents] = [
+            cls._load(Path(file), generator, Budget(max_bytes), several=True) for file in path
+        ]
         w, styles = (
             torch.cat([file._tensors[key] for file in files]) if all(key in file._tensors for file in files) else None
             for key in ("w", "styles")
@@ -215,9 +227,9 @@ class StoredLatents(ImageSource):
         return cls(generator, w, styles=styles, names=[name for file in files for name in file._names])
 
     @classmethod
-    def _load(cls, path: Path, generator: Generator, *, several: bool) -> StoredLatents:
+    def _load(cls, path: Path, generator: Generator, budget: Budget, *, several: bool) -> StoredLatents:
         try:
-            tensors, names = read_latents(path)
+            tensors, names = read_latents(path, Shapes(generator.w_shape, generator.style_width), budget)
             if "w" in tensors:
                 tensors["w"] = broadcast_latents(tensors["w"], generator.w_shape)
             tensors = {name: tensor.to(generator.device, torch.float32) for name, tensor in tensors.items()}
@@ -246,7 +258,7 @@ class StoredLatents(ImageSource):
             ValueError: If there is no such row.
         """
         text = str(name).strip().replace("_", "-")
-        row = self._rows.get(text, int(text) if text.isdecimal() else self._n)
+        row = self._rows.get(text, int(text) if text.isdecimal() and len(text) < 20 else self._n)
         if row >= self._n:
             raise ValueError(f"there is no image {name!r} among {self._n} images, named {reprlib.repr(self._names)}")
         return row

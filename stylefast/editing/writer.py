@@ -8,13 +8,21 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..io.atomic import atomic_write
 from ..io.images import encode, to_uint8
-from .manifest import Journal
+from .journal import Journal
+
+
+class _Written(NamedTuple):
+    """Size and checksum of a file, and the time in nanoseconds at which it was written."""
+
+    n_bytes: int
+    sha256: str
+    modified: int
 
 
 class ImageWriter:
@@ -24,7 +32,8 @@ class ImageWriter:
     exception, every written image has an entry.
 
     Args:
-        directory: Folder for the images and the journal.
+        directory: Folder for the images.
+        journal: Journal for the entries.
         suffix: Suffix of the image files, such as ".png".
         n_threads: Number of threads that encode and write.
         on_written: Function that is called after each entry.
@@ -33,15 +42,17 @@ class ImageWriter:
         pool: The threads.
     """
 
-    def __init__(self, directory: Path, suffix: str, n_threads: int, on_written: Callable[[], object]) -> None:
+    def __init__(
+        self, directory: Path, journal: Journal, suffix: str, n_threads: int, on_written: Callable[[], object]
+    ) -> None:
         self._directory, self._suffix, self._on_written = directory, suffix, on_written
         self.pool: ThreadPoolExecutor = ThreadPoolExecutor(n_threads, "stylefast-write")
-        self._journal = Journal(directory)
-        self._pending: deque[tuple[dict[str, Any], Future[dict[str, Any]]]] = deque()
+        self._journal = journal
+        self._pending: deque[tuple[dict[str, Any], Future[_Written]]] = deque()
 
     def submit(self, image: Tensor, entry: dict[str, Any]) -> None:
-        """Submit an image [1, 3, H, W] and its entry, to which the size and checksum of the file are added later."""
-        result: Future[dict[str, Any]] = Future()
+        """Submit an image [1, C, H, W] and its entry, to which the size and checksum of the file are added later."""
+        result: Future[_Written] = Future()
         self._pending.append((entry, result))  # before `pool.submit`: an interrupt may end it after it has queued
         self.pool.submit(_fulfil, result, self._write, image, entry["file"])
 
@@ -49,7 +60,7 @@ class ImageWriter:
         """Wait until at most `n_pending` images are not written. Raise the exception of a thread that failed."""
         while len(self._pending) > n_pending:
             entry, result = self._pending[0]
-            self._journal.add(entry | result.result())
+            self._add(entry, result.result())
             self._pending.popleft()  # immediately, so that an interrupt does not add the entry twice
             self._on_written()
 
@@ -58,20 +69,21 @@ class ImageWriter:
 
     def __exit__(self, *error: object) -> None:
         self.pool.shutdown()
-        try:
-            written = [(entry, result) for entry, result in self._pending if _succeeded(result)]
-            for entry, result in written:
-                self._journal.add(entry | result.result())
-            for _ in written:
-                self._on_written()
-        finally:
-            self._journal.close()
+        written = [(entry, result) for entry, result in self._pending if _succeeded(result)]
+        for entry, result in written:
+            self._add(entry, result.result())
+        for _ in written:
+            self._on_written()
 
-    def _write(self, image: Tensor, file: str) -> dict[str, Any]:
+    def _add(self, entry: dict[str, Any], written: _Written) -> None:
+        self._journal.add(entry | {"bytes": written.n_bytes, "sha256": written.sha256}, written.modified)
+
+    def _write(self, image: Tensor, file: str) -> _Written:
         encoded = encode(to_uint8(image)[0], self._suffix)
         with atomic_write(self._directory / file) as temporary:
             temporary.write_bytes(encoded)
-        return {"bytes": len(encoded), "sha256": sha256(encoded).hexdigest()}
+            modified = temporary.stat().st_mtime_ns
+        return _Written(len(encoded), sha256(encoded).hexdigest(), modified)
 
 
 def _succeeded(result: Future[Any]) -> bool:

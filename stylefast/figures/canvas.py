@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
 
-from ..io.images import to_uint8
+from ..core.images import to_rgb
+from ..io.images import to_pillow, to_uint8
 from ..locality import rgb_to_lab
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -66,9 +67,10 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def to_tiles(images: Tensor, cell: int) -> list[Image.Image]:
-    """Convert images [N, 3, H, W] in [0, 1] to N tiles whose longer side has `cell` pixels, resized by Lanczos."""
+    """Convert images [N, C, H, W] in [0, 1] to N RGB tiles whose longer side has `cell` pixels, resized by Lanczos."""
     size = scaled_size(images.shape[2:], cell)
-    return [Image.fromarray(to_uint8(image[None])[0]).resize(size, Image.Resampling.LANCZOS) for image in images]
+    rgb = (to_rgb(image[None].clamp(0, 1)) for image in images)
+    return [to_pillow(to_uint8(image)[0]).resize(size, Image.Resampling.LANCZOS) for image in rgb]
 
 
 def scaled_size(size: Sequence[int], longer_side: int) -> tuple[int, int]:

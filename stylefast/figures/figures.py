@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of clusters, contributions and edits, as Pillow images; only `save` writes to the disk.
 
-Images are torch tensors [N, 3, H, W] in [0, 1] on any device. Each becomes a tile whose longer side has `cell` pixels,
-resized by Lanczos. Names are drawn in Pillow's built-in typeface, which has only ASCII characters.
+Images are torch tensors [N, C, H, W] in [0, 1] on any device: grey (C = 1), RGB (C = 3) or RGBA (C = 4), which figures
+composite over white. Each becomes a tile whose longer side has `cell` pixels, resized by Lanczos. Names are drawn in
+Pillow's built-in typeface, which has only ASCII characters.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool1d, interpolate
 
-from ..core.checks import check_clusters, check_images, check_no_nan, check_shape
+from ..core.checks import check_clusters, check_no_nan, check_shape
+from ..core.images import check_images
 from ..io.atomic import PathLike, atomic_write
-from ..io.images import to_uint8
+from ..io.images import flatten, to_pillow, to_uint8
 from ..locality import check_mask, delta_e, resize_mask
 from . import canvas
 from .canvas import FAINT, GAP, INK, MARGIN, PAPER
@@ -36,16 +39,16 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     """Convert images to Pillow images.
 
     Args:
-        images: Floating-point images of shape [N, 3, H, W] in [0, 1]. Values are clamped, then rounded to 8 bits.
+        images: Floating-point images of shape [N, C, H, W] in [0, 1]. Values are clamped, then rounded to 8 bits.
 
     Returns:
-        N RGB images of W×H pixels.
+        N grey, RGB or RGBA images of W×H pixels.
 
     Raises:
         TypeError: If `images` is not a floating-point tensor.
-        ValueError: If `images` does not have shape [N, 3, H, W], or contains NaN.
+        ValueError: If `images` does not have shape [N, C, H, W] with C = 1, 3 or 4, or contains NaN.
     """
-    return [Image.fromarray(pixels) for pixels in to_uint8(images)]
+    return [to_pillow(pixels) for pixels in to_uint8(images)]
 
 
 def cluster_overlay(
@@ -59,7 +62,7 @@ def cluster_overlay(
     """Draw clusters, or parts made of them, over the images in distinct colours, with a legend.
 
     Args:
-        images: Floating-point images of shape [N, 3, H, W] in [0, 1].
+        images: Floating-point images of shape [N, C, H, W] in [0, 1].
         labels: Integer labels in [0, K) of shape [N, h, w]. They are resized by "nearest".
         parts: Ids of the clusters of each part, by the name of the part. Clusters of no part are not tinted, and a
             cluster of several parts counts for the first. Without parts, every cluster is tinted and numbered.
@@ -171,9 +174,9 @@ def edit_grid(
     """Arrange edits in a table: targets at the left, references at the top, one block of rows per part.
 
     Args:
-        targets: Floating-point target images of shape [T, 3, H, W] in [0, 1].
-        references: Reference images of shape [R, 3, H', W'].
-        edits: Edited images of shape [P, T, R, 3, H", W"].
+        targets: Floating-point target images of shape [T, C, H, W] in [0, 1].
+        references: Reference images of shape [R, C, H', W'].
+        edits: Edited images of shape [P, T, R, C, H", W"].
         part_names: Names of the P parts.
         cell: Longer side of every image in the figure, in pixels.
 
@@ -187,7 +190,7 @@ def edit_grid(
     _check_not_empty("targets", targets)
     _check_not_empty("references", references)
     P, T, R = len(part_names), len(targets), len(references)
-    check_shape("edits", edits, P=P, T=T, R=R, C=3, H=None, W=None)
+    check_shape("edits", edits, P=P, T=T, R=R, C=None, H=None, W=None)
     _check_not_empty("edits", edits.flatten(0, 2))
     target_tiles, reference_tiles, edit_tiles = (
         canvas.to_tiles(images, cell) for images in (targets, references, edits.flatten(0, 2))
@@ -221,7 +224,7 @@ def heat_map(
     """Show where and how visibly an edit changed its target, by CIELAB ΔE averaged over each pixel of the figure.
 
     Args:
-        edited: Floating-point edited images of shape [N, 3, H, W] in [0, 1].
+        edited: Floating-point edited images of shape [N, C, H, W] in [0, 1].
         target: Target images of the same shape, dtype and device.
         mask: Region of the part, of shape [N, h, w]; bool, or floating-point weights in [0, 1]. The region of weights
             above one half is outlined.
@@ -262,13 +265,16 @@ def save(image: Image.Image, path: PathLike, *, quality: int = 80) -> None:
 
     Args:
         image: The image.
-        path: Path of the file. Its suffix determines the format. Missing folders are created.
+        path: Path of the file. Its suffix determines the format. Missing folders are created. JPEG has no alpha
+            channel: RGBA images are composited over white.
         quality: Quality of JPEG and WebP, 1..100. PNG is exact.
 
     Raises:
         ValueError: If Pillow does not know the suffix.
         OSError: If the file cannot be written. An existing file stays unchanged after any exception.
     """
+    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
+        image = flatten(image)
     with atomic_write(path) as temporary:
         image.save(temporary, quality=quality)
 

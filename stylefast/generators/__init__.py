@@ -8,16 +8,28 @@ import os
 import torch
 
 from ..core.defaults import with_plain_defaults
+from ..io.kinds import refusal
 from .convert import load_converted
 from .generator import Generator
+from .image_checks import ImageRangeWarning, ReproducibilityWarning
 from .random_face import NAME as RANDOM_FACE
 from .random_face import load_random_face
-from .sites import Rule, Scale, Site
+from .sites import FIRST_HALF, Rule, Scale, Site
 from .toy import NAMES as TOYS
 from .toy import load_toy
 from .wrapping import wrap
 
-__all__ = ["Generator", "Rule", "Scale", "Site", "load", "wrap"]
+__all__ = [
+    "FIRST_HALF",
+    "Generator",
+    "ImageRangeWarning",
+    "ReproducibilityWarning",
+    "Rule",
+    "Scale",
+    "Site",
+    "load",
+    "wrap",
+]
 
 
 @with_plain_defaults
@@ -48,6 +60,16 @@ def load(network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.d
         return load_random_face(device=device)
     if name.endswith(".whl"):
         return load_random_face(name, device=device)
+    if os.path.exists(name):
+        raise ValueError(f"{name} cannot be used: {_reason(name)}")
     names = ", ".join((RANDOM_FACE, *TOYS))
     files = f"the {RANDOM_FACE} wheel or a .safetensors file that `stylefast convert` wrote"
     raise ValueError(f"network must be one of {names}, or the path of {files}, got {name!r}")
+
+
+def _reason(path: str) -> str:
+    """Return the reason why an existing file of another suffix is no network."""
+    try:
+        return refusal(path, "network") or "networks are .safetensors files that `stylefast convert` wrote"
+    except ValueError as error:
+        return str(error)

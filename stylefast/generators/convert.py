@@ -18,6 +18,10 @@ import torch
 from torch import Tensor
 
 from ..io.atomic import PathLike
+from ..io.budget import Budget, read_file
+from ..io.kinds import refusal
+from ..io.schema import decode
+from ..io.storages import to_tensor
 from ..io.tensors import read_tensors, write_tensors
 from ..io.torch_files import is_archive, read_archive, read_objects
 from ..io.unpickling import (
@@ -29,7 +33,6 @@ from ..io.unpickling import (
     dict_entries,
     read_pickle,
     to_array,
-    to_tensor,
     type_name,
 )
 from .code_bases import BASICSR, GENFORCE, HAMMER, LUCIDRAINS, NVLABS_STYLEGAN2, NVLABS_STYLEGAN3, ROSINALITY
@@ -78,6 +81,8 @@ def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> 
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"target must be a .safetensors file, got {os.fspath(target)}")
     try:
+        if reason := refusal(source, "checkpoint"):
+            raise ValueError(reason)
         if is_archive(source):
             tensors, header = _convert_archive(source, label)
         else:
@@ -110,12 +115,12 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
     tensors, header = read_tensors(path, FORMAT)
     try:
         network = build_network(tensors, header).to(device)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
+    except (ValueError, *READ_ERRORS) as error:
+        raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
     name = Path(path).stem
     if isinstance(network, StyleGAN3):
         return stylegan3(network, name=name)
-    return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name)
+    return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name, check=False)
 
 
 def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> StyleGAN2 | StyleGAN3 | Lucidrains:
@@ -127,7 +132,8 @@ def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> S
     """
     if "synthesis.input.freqs" in tensors:
         return StyleGAN3(tensors, Layout.from_json(header["layout"]))
-    return Lucidrains(tensors) if "GE.initial_block" in tensors else StyleGAN2(tensors, clamp=header["clamp"])
+    clamp = decode(float | None, header.get("clamp"), "clamp")
+    return Lucidrains(tensors) if "GE.initial_block" in tensors else StyleGAN2(tensors, clamp=clamp)
 
 
 def _describe_synthesis(network: StyleGAN2 | StyleGAN3 | Lucidrains) -> dict[str, Any]:
@@ -201,7 +207,12 @@ def _check_n_bytes(tensors: int, file: int) -> None:
 def _read_mapping_rate(path: Path) -> float:
     """Return the mapping's learning rate from `.config.json` beside the checkpoint, else the trainer's default."""
     config = path.with_name(".config.json")
-    return float(json.loads(config.read_text()).get("lr_mlp", 0.1)) if config.exists() else 0.1
+    if not config.exists():
+        return 0.1
+    try:
+        return float(json.loads(read_file(config, Budget(1 << 20))).get("lr_mlp", 0.1))
+    except (ValueError, *READ_ERRORS) as error:
+        raise ValueError(f"the file {config.name} beside it cannot be used: {error or type(error).__name__}") from error
 
 
 def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -6,18 +6,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.checks import check_latent_seeds, check_shape, check_tensor
+from ..core.checks import check_shape, check_tensor
 from .compiled import CompiledSynthesis
 from .fingerprint import compute_fingerprint
-from .session import HookSession, StopForward
-from .site_hooks import match, probe
-from .sites import Rule, Site
+from .image_checks import RANGE, SEEDS, check_images
+from .precision import network_dtype, refuse_failing_precision, tf32_setting
+from .random_latents import z_of_seeds
+from .session import HookSession, StopForward, check_all_used
+from .site_hooks import match, probe, replace_scales
+from .sites import Rule, Site, select_sites
 
 MEAN_LATENTS = 4096  # number of latents that estimate the mean of w
 
@@ -25,20 +28,24 @@ MEAN_LATENTS = 4096  # number of latents that estimate the mean of w
 class Generator:
     """A StyleGAN network with access to its styles, which can be read and replaced, and to the tensors that they scale.
 
+    `copy.deepcopy` and `pickle` copy the network too, and the copy gives the same images.
+
     Args:
         network: Module that holds mapping and synthesis. It is set to evaluation mode and not changed otherwise.
         rules: Rules that find the style modules of the network.
         name: Name of the generator in messages and files.
         z_dim: Length of z.
         mapping: Function from z [N, z_dim] to w [N, D] or [N, rows, D].
-        synthesis: Function from w to images [N, 3, H, W], with fixed noise.
+        synthesis: Function from w to images [N, C, H, W], with fixed noise; grey (C = 1), RGB (C = 3) or RGBA (C = 4).
+            For copies, both functions must be modules, methods of modules, or `functools.partial` of these.
         w_mean: Mean of w, [D] or [rows, D]. The default is an estimate from 4,096 fixed latents, made on first use.
-        image_range: Values of the network's output for black and for white.
+        image_range: Values of the output for black and for white. The default, (-1, 1), warns if images contradict it.
         transform_row: Row of w that drives the input transform and no style (StyleGAN3).
+        check: Whether to make seven images that show that styles, read and put back, give the network's own images.
 
     Raises:
         ValueError: If no module matches the rules, a style and its tensor differ in channels, the images do not have
-            three channels, or a module is compiled and would ignore hooks.
+            1, 3 or 4 channels, a module is compiled and would ignore hooks, or a check fails.
     """
 
     def __init__(
@@ -51,15 +58,17 @@ class Generator:
         mapping: Callable[[Tensor], Tensor],
         synthesis: Callable[[Tensor], Tensor],
         w_mean: Tensor | None = None,
-        image_range: tuple[float, float] = (-1.0, 1.0),
+        image_range: tuple[float, float] | None = None,
         transform_row: int | None = None,
+        check: bool = True,
     ) -> None:
         self.network: nn.Module = network.eval()
         self.name: str = name
         self.z_dim: int = z_dim
         self.transform_row: int | None = transform_row
-        self._gain = 1 / (image_range[1] - image_range[0])
-        self._offset = -image_range[0] * self._gain
+        black, white = image_range or RANGE
+        self._gain, self._offset = 1 / (white - black), -black / (white - black)
+        self._dtype: torch.dtype = network_dtype(network)
         self._mapping = mapping
         self._synthesis = synthesis
         self._known_w_mean = w_mean
@@ -67,16 +76,17 @@ class Generator:
         self._compiled: CompiledSynthesis | None = None
         self.device: torch.device = next(iter((*network.parameters(), *network.buffers()))).device
         site_hooks = match(network, tuple(rules))
-        with self._session.open():
-            w = self._map([0]).clone(memory_format=torch.contiguous_format)
+        with self._session.open(), refuse_failing_precision(self._dtype):
+            w = self._map(SEEDS[-1:]).to(self._dtype).clone(memory_format=torch.contiguous_format)
             sites, image = probe(site_hooks, synthesis, w)
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(f"synthesis must give images [N, 3, H, W], got {tuple(image.shape)}")
         self.sites: tuple[Site, ...] = tuple(sites)
         self.style_width: int = sites[-1].stop
         self.w_shape: tuple[int, ...] = tuple(w.shape[1:])
+        self.image_channels: int = image.shape[1]
         self.image_size: tuple[int, int] = (image.shape[-2], image.shape[-1])
         self._site_hooks = [(site, site_hooks[site.name]) for site in sites]
+        if check:
+            check_images(self, self._run, self._images, image, assume_range=image_range is None)
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -86,13 +96,7 @@ class Generator:
     @property
     def precision(self) -> dict[str, bool]:
         """Settings that affect the pixels: on a GPU, whether cuDNN may use TF32 ("tf32"). Manifests store them."""
-        if self.device.type != "cuda":
-            return {}
-        try:
-            return {"tf32": torch.backends.cudnn.allow_tf32}
-        except RuntimeError:  # torch refuses the older setting while the newer is in use
-            conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-            return {"tf32": conv.fp32_precision == "tf32"}
+        return tf32_setting(self.device)
 
     @cached_property
     def w_mean(self) -> Tensor:
@@ -101,7 +105,7 @@ class Generator:
             return self._known_w_mean
         with self._session.open():
             z = torch.from_numpy(np.random.RandomState(0).randn(MEAN_LATENTS, self.z_dim)).float().to(self.device)
-            return self._mapping(z).double().mean(dim=0).float()
+            return self._mapping(z.to(self._dtype)).double().mean(dim=0).float()
 
     def latents(self, seeds: Iterable[int], *, truncation: float = 1.0) -> Tensor:
         """Map seeds to w as NVlabs do: `z = RandomState(seed).randn(1, z_dim)`, `w <- lerp(w_mean, w, truncation)`.
@@ -129,7 +133,7 @@ class Generator:
             w: Latents of shape [N, D] or [N, rows, D], as `latents` returns them.
 
         Returns:
-            Styles of shape [N, S].
+            Styles of shape [N, S], in the dtype of the style modules.
         """
         self.check("w", w)
         scales: dict[str, Tensor] = {}
@@ -142,11 +146,12 @@ class Generator:
         with self._session.open() as stack:
             for site, hooks in self._site_hooks:
                 stack.callback(hooks.on_scale(partial(keep, site.name)).remove)
-            rows = w if w.ndim == 3 else w[:, None]  # [N, rows, D]
+            rows = (w if w.ndim == 3 else w[:, None]).to(self._dtype)  # [N, rows, D]
             for _, hooks in self._site_hooks:
                 if hooks.row is not None:
                     hooks.style(rows[:, hooks.row])
-            self._synthesis(w)
+            self._run(w)
+            check_all_used({site.name for site in self.sites} - scales.keys())
         return torch.cat([scales[site.name] for site in self.sites], dim=1)
 
     def visit(
@@ -171,7 +176,7 @@ class Generator:
             image: Whether to run to the end and return the image.
 
         Returns:
-            Images of shape [N, 3, H, W], float32 in [0, 1], if `image` is True; else None.
+            Images of shape [N, C, H, W], float32 in [0, 1], if `image` is True; else None.
 
         Raises:
             TypeError: If `w` or `styles` is not a floating-point tensor.
@@ -190,13 +195,14 @@ class Generator:
                 raise StopForward
 
         with self._session.open() as stack:
+            unused = set() if styles is None else replace_scales(self._site_hooks, styles, stack)
             for site, hooks in self._site_hooks:
-                if styles is not None:
-                    stack.callback(hooks.replace_scale(styles[:, site.slice]).remove)
                 if site.name in pending:
                     stack.callback(hooks.on_tensor(partial(read, site.name)).remove)
             if pending or image:
-                return self._images(self._synthesis(w))
+                raw = self._run(w)
+                check_all_used(pending | unused)
+                return self._images(raw)
         return None
 
     def activations(self, w: Tensor, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -226,22 +232,21 @@ class Generator:
                 style, such as the bias of StyleGAN1 and the input transform of StyleGAN3.
 
         Returns:
-            Images of shape [N, 3, H, W], float32 in [0, 1].
+            Images of shape [N, C, H, W], float32 in [0, 1].
         """
         if self._compiled is not None and len(styles):
             w = self._paired(w, styles)
             with self._session.open():
-                return torch.cat([self._images(raw) for raw in self._compiled(styles, w)])
-        images = self.visit(w, lambda key, tensor: None, (), styles=styles, image=True)
-        assert images is not None
-        return images
+                return torch.cat([self._images(raw) for raw in self._compiled(self._synthesis, styles, w)])
+        return cast(Tensor, self.visit(w, lambda key, tensor: None, (), styles=styles, image=True))
 
     def compile(self, batch_size: int = 4, **options: Any) -> None:
         """Compile `synthesize`, which then runs in batches of a fixed size. The last batch is padded.
 
         The first batch is compiled, and all further batches reuse the result, whatever their styles. Other methods and
         users of the network are not affected, because the hooks stay inactive for them. A network with graph breaks is
-        compiled layer by layer. `torch._dynamo.config.recompile_limit` must then exceed the number of layers.
+        compiled layer by layer. `torch._dynamo.config.recompile_limit` must then exceed the number of layers. A copy of
+        the generator compiles at its first call.
 
         Args:
             batch_size: Images per batch.
@@ -254,9 +259,13 @@ class Generator:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         if self._compiled is not None:
             self._compiled.remove()
-        styles = torch.empty(batch_size, self.style_width, dtype=torch.float32, device=self.device)
-        w = torch.empty(batch_size, *self.w_shape, dtype=torch.float32, device=self.device)
-        self._compiled = CompiledSynthesis(self._site_hooks, self._synthesis, styles, w, options)
+            self._compiled = None
+        zeros = torch.zeros(1, *self.w_shape, dtype=torch.float32, device=self.device)
+        self.synthesize(self.styles(zeros), zeros)  # raises if synthesis does not run the network
+        styles = torch.empty(batch_size, self.style_width, dtype=self._dtype, device=self.device)
+        w = torch.empty(batch_size, *self.w_shape, dtype=self._dtype, device=self.device)
+        self._compiled = CompiledSynthesis(self._site_hooks, styles, w, options)
+        self._compiled.compile(self._synthesis)
 
     def _paired(self, w: Tensor, styles: Tensor) -> Tensor:
         """Return w with one row per row of styles."""
@@ -266,29 +275,19 @@ class Generator:
             raise ValueError(f"w must have N = {len(styles)} rows to match styles [N, S], or one, got {len(w)}")
         return w.expand(len(styles), *self.w_shape)
 
+    def _run(self, w: Tensor) -> Tensor:
+        return self._synthesis(w.to(self._dtype))
+
     def _images(self, raw: Tensor) -> Tensor:
         """Convert the network's output to new float32 images in [0, 1]."""
         return raw.float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
 
     def _map(self, seeds: Iterable[int]) -> Tensor:
-        sequence = check_latent_seeds(seeds)
-        z = np.empty((len(sequence), self.z_dim), np.float32)
-        for row, seed in zip(z, sequence, strict=True):
-            row[:] = np.random.RandomState(seed).randn(self.z_dim)
-        return self._mapping(torch.from_numpy(z).to(self.device))
+        return self._mapping(z_of_seeds(seeds, self.z_dim).to(self.device, self._dtype)).float()
 
     def select(self, names: Iterable[str] | None) -> list[Site]:
-        """Return the sites with the given names, in the order of the names. None selects all sites.
-
-        Raises:
-            ValueError: If a name is unknown.
-        """
-        by_name = {site.name: site for site in self.sites}
-        names = by_name if names is None else list(names)
-        unknown = [name for name in names if name not in by_name]
-        if unknown:
-            raise ValueError(f"sites must be among {', '.join(by_name)}, got {', '.join(map(str, unknown))}")
-        return [by_name[name] for name in names]
+        """Return the sites with the given names, in the order of the names, or all. Unknown names raise ValueError."""
+        return select_sites(self.sites, names)
 
     def check(self, argument: Literal["w", "styles"], tensor: Tensor) -> None:
         """Raise TypeError or ValueError unless the tensor fits this generator as `w` or as `styles`."""

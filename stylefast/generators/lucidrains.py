@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .stylegan2 import fill, modulated_conv, shape_of
+from .stylegan2 import check_colours, fill, modulated_conv, shape_of
 
 
 class Lucidrains(nn.Module):
-    """Network z [N, Z] -> `SE` -> w [N, D] -> `GE` -> image [N, 3, R, R], nominally in [0, 1].
+    """Network z [N, Z] -> `SE` -> w [N, D] -> `GE` -> image [N, C, R, R], nominally in [0, 1].
 
     Args:
         tensors: Tensors by name: SE.net.0.weight, ..., GE.initial_block, GE.blocks.0.conv1.weight, ... The learning
@@ -67,6 +67,7 @@ class Synthesis(nn.Module):
         self.blocks: nn.ModuleList = nn.ModuleList()
         while f"{(prefix := f'GE.blocks.{len(self.blocks)}.')}conv1.weight" in tensors:
             self.blocks.append(Block(tensors, prefix))
+        check_colours(self)
         self.latent_dim: int = shape_of(tensors, "GE.blocks.0.to_style1.weight", 2)[1]
         self.num_layers: int = len(self.blocks)
         self.image_size: int = 2 << self.num_layers
@@ -95,7 +96,7 @@ class Block(nn.Module):
         self.to_style2: nn.Linear = nn.Linear(width, outputs)
         self.to_noise2: nn.Linear = nn.Linear(1, outputs)
         self.conv2: ModulatedConv = ModulatedConv(outputs, outputs, 3)
-        self.to_rgb: ToRGB = ToRGB(width, outputs)
+        self.to_rgb: ToRGB = ToRGB(width, outputs, shape_of(tensors, f"{prefix}to_rgb.conv.weight", 4)[0])
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         noise = noise[:, : x.shape[2], : x.shape[3]]
@@ -110,10 +111,10 @@ class Block(nn.Module):
 class ToRGB(nn.Module):
     """Modulated convolution `conv1x1(x, W s)` without division by a norm."""
 
-    def __init__(self, width: int, inputs: int) -> None:
+    def __init__(self, width: int, inputs: int, colours: int) -> None:
         super().__init__()
         self.to_style: nn.Linear = nn.Linear(width, inputs)
-        self.conv: ModulatedConv = ModulatedConv(inputs, 3, 1)
+        self.conv: ModulatedConv = ModulatedConv(inputs, colours, 1)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         return self.conv(x, self.to_style(w))

@@ -54,7 +54,9 @@ def mobile_stylegan(
         2104.04767.
     """
     network = MobileStyleGAN(mapping, synthesis).to(device)
-    return Generator(network, RULES, name=name, z_dim=Z_DIM, mapping=network.mapping, synthesis=network.synthesis)
+    return Generator(
+        network, RULES, name=name, z_dim=Z_DIM, mapping=network.mapping, synthesis=network.synthesis, check=False
+    )
 
 
 class MobileStyleGAN(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..io.atomic import PathLike
+from ..io.atomic import PathLike, atomic_write
+from ..io.budget import read_file
 from ..io.openvino import read_ir
 from .generator import Generator
 from .mobile_stylegan import mobile_stylegan
@@ -84,7 +86,10 @@ def check_sha256(wheel: Path) -> None:
     Raises:
         ValueError: If the sha256 differs. The message names the file.
     """
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    try:
+        digest = hashlib.sha256(read_file(wheel)).hexdigest()
+    except ValueError as error:
+        raise ValueError(f"{wheel} cannot be used: {error}") from error
     if digest != SHA256:
         raise ValueError(f"{wheel} is not the wheel of {NAME} {VERSION}: expected sha256 {SHA256}, got {digest}")
 
@@ -116,15 +121,14 @@ def fetch_random_face(directory: PathLike | None = None) -> Path:
     if os.environ.get("RANK") in (None, "", "0"):  # torchrun's rank: one notice per job
         print(NOTICE, file=sys.stderr)
     if not wheel.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        with tempfile.TemporaryDirectory() as scratch, atomic_write(wheel) as temporary:
             try:
                 _pip_download(Path(scratch))
             except ConnectionError as error:
                 remedy = f"put {WHEEL} into {directory}, or use the network toy:sg2, which is tiny and random"
                 raise ConnectionError(f"{error}; {remedy}") from None
             check_sha256(Path(scratch) / WHEEL)
-            os.replace(Path(scratch) / WHEEL, wheel)
+            shutil.copyfile(Path(scratch) / WHEEL, temporary)
     return wheel
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import torch
 from torch import nn
 
+from ..core.copies import Rebuilt
 from .compiled import refuse_compiled
 
 
@@ -17,7 +18,7 @@ class StopForward(Exception):
     """Exception that a hook raises to end a forward pass whose remaining layers are not needed."""
 
 
-class HookSession:
+class HookSession(Rebuilt):
     """Exclusive use of a network.
 
     Args:
@@ -52,3 +53,13 @@ class HookSession:
                     yield stack
             finally:
                 self._is_open = False
+
+
+def check_all_used(unused: set[str]) -> None:
+    """Raise RuntimeError if synthesis has ended without using these sites."""
+    if unused:
+        raise RuntimeError(
+            f"synthesis must run the network of this generator, but it did not use site {min(unused)}; in a copy, "
+            "mapping and synthesis must be modules, methods of modules, or functools.partial of these, so that they "
+            "are copied with the network"
+        )

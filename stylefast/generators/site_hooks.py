@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .sites import Kind, Rule, Site
+from ..core.images import CHANNELS, MODES
+from .sites import Kind, Rule, Scale, Site
 
 
 @dataclass
@@ -27,6 +29,7 @@ class SiteHooks:
         carrier: Module whose input or output is the tensor that the style scales.
         kind: Kind of the site.
         row: Row of w that is the only input of the style module, or None if the module takes anything else.
+        margin: Pixels of the tensor beyond the frame on each side, (vertical, horizontal).
     """
 
     rule: Rule
@@ -34,11 +37,11 @@ class SiteHooks:
     carrier: nn.Module
     kind: Kind
     row: int | None = None
+    margin: tuple[int, int] = (0, 0)
 
     def on_tensor(self, callback: Callable[[Tensor], None]) -> RemovableHandle:
         """Register a hook that passes the tensor that the style scales to `callback`, without its margin."""
-        margin = self.rule.margin(self.carrier)
-        y, x = (margin, margin) if isinstance(margin, int) else margin
+        y, x = self.margin
 
         def read(module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
             tensor = inputs[0] if self.rule.reads == "input" else output
@@ -56,17 +59,37 @@ class SiteHooks:
 
         return self.style.register_forward_hook(read)
 
-    def replace_scale(self, scale: Tensor, active: Callable[[], bool] = lambda: True) -> RemovableHandle:
-        """Register a hook that replaces the scale by the contents of `scale` [N, C] whenever `active()` is true."""
+    def replace_scale(self, scale: Callable[[], Tensor | None]) -> RemovableHandle:
+        """Register a hook that replaces the scale by the contents of `scale()` [N, C], unless it is None."""
+        return self.style.register_forward_hook(partial(_replace_scale, self.rule.scale, scale))
 
-        def replace(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-            if not active():
-                return None
-            # Keep the module's layout and alignment: with another layout, a matrix product may round differently.
-            replacement = torch.empty_like(self.rule.scale.read(output))
-            return self.rule.scale.write(inputs, output, replacement.copy_(scale))
 
-        return self.style.register_forward_hook(replace)
+def _replace_scale(
+    part: Scale, scale: Callable[[], Tensor | None], module: nn.Module, inputs: tuple[Any, ...], output: Any
+) -> Any:
+    values = scale()
+    if values is None:
+        return None
+    # Keep the module's layout and alignment: with another layout, a matrix product may round differently.
+    return part.write(inputs, output, torch.empty_like(part.read(output)).copy_(values))
+
+
+def replace_scales(site_hooks: Iterable[tuple[Site, SiteHooks]], styles: Tensor, stack: ExitStack) -> set[str]:
+    """Register hooks that replace the scales of all sites by styles [N, S], until the stack is closed.
+
+    Returns:
+        Names of the sites whose scale has not been replaced yet. The set shrinks while the network runs.
+    """
+    unused = set[str]()
+
+    def scale(site: Site) -> Tensor:
+        unused.discard(site.name)
+        return styles[:, site.slice]
+
+    for site, hooks in site_hooks:
+        unused.add(site.name)
+        stack.callback(hooks.replace_scale(partial(scale, site)).remove)
+    return unused
 
 
 def match(network: nn.Module, rules: tuple[Rule, ...]) -> dict[str, SiteHooks]:
@@ -98,7 +121,7 @@ def match(network: nn.Module, rules: tuple[Rule, ...]) -> dict[str, SiteHooks]:
 def probe(
     site_hooks: dict[str, SiteHooks], synthesis: Callable[[Tensor], Tensor], w: Tensor
 ) -> tuple[list[Site], Tensor]:
-    """Run synthesis once to find the width, the tensor and the row of w of each site, and set `SiteHooks.row`.
+    """Run synthesis once to find the sites, and set `SiteHooks.row` and `SiteHooks.margin`.
 
     Args:
         site_hooks: Hooks by site name, as `match` returns them.
@@ -109,7 +132,8 @@ def probe(
         Sites in forward order, and the image.
 
     Raises:
-        ValueError: If synthesis does not use a site, or the style and the tensor of a site differ in channels.
+        ValueError: If synthesis does not give images with 1, 3 or 4 channels or does not use a site, the style and the
+            tensor of a site differ in channels, a tensor or the image is empty, or a tensor is smaller than its margin.
     """
     widths: dict[str, int] = {}
     tensors: dict[str, tuple[str, torch.Size]] = {}
@@ -133,17 +157,47 @@ def probe(
             stack.callback(handle.remove)
             stack.callback(hooks.on_tensor(partial(see_tensor, name)).remove)
         image = synthesis(w)
-    sites: list[Site] = []
+    if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[1] not in MODES or 0 in image.shape:
+        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"synthesis must give images [N, C, H, W] with {CHANNELS}, got {got}")
+    sizes: dict[str, tuple[int, int]] = {}
     for name in tensors | dict.fromkeys(site_hooks):
-        key, shape = tensors.get(name, (name, torch.Size()))
-        if len(shape) != 4 or widths.get(name) != shape[1]:
+        _, shape = tensors.get(name, (name, torch.Size()))
+        if len(shape) != 4 or widths.get(name) != shape[1] or 0 in shape:
             raise ValueError(
                 f"site {name}: a style of {widths.get(name)} channels cannot scale a tensor {tuple(shape)}"
             )
-        start = sites[-1].stop if sites else 0
-        hooks = site_hooks[name]
-        sites.append(Site(name, shape[1], start, hooks.kind, key, (shape[2], shape[3]), hooks.rule.normalized))
+        sizes[name] = (shape[2], shape[3])
+    _set_margins(site_hooks, sizes, (image.shape[2], image.shape[3]))
+    sites: list[Site] = []
+    for name, (height, width) in sizes.items():
+        hooks, start = site_hooks[name], sites[-1].stop if sites else 0
+        size = (height - 2 * hooks.margin[0], width - 2 * hooks.margin[1])
+        sites.append(Site(name, widths[name], start, hooks.kind, tensors[name][0], size, hooks.rule.normalized))
     return sites, image
+
+
+def _set_margins(
+    site_hooks: dict[str, SiteHooks], sizes: dict[str, tuple[int, int]], image_size: tuple[int, int]
+) -> None:
+    """Set the margin of each site from the size of its tensor.
+
+    Raises:
+        ValueError: If a tensor is smaller than its margins, or than the image at its sampling rate.
+    """
+    rates = {name: rule.rate(hooks.carrier) for name, hooks in site_hooks.items() if (rule := hooks.rule).rate}
+    for name, size in sizes.items():
+        hooks = site_hooks[name]
+        margin: int | tuple[int, int] | list[int] = hooks.rule.margin(hooks.carrier) if hooks.rule.margin else 0
+        if name in rates:
+            frame = [round(side * rates[name] / max(rates.values())) for side in image_size]
+            margin = [(side - visible) // 2 for side, visible in zip(size, frame, strict=True)]
+        y, x = map(int, np.broadcast_to(margin, 2))
+        if not (0 <= 2 * y < size[0] and 0 <= 2 * x < size[1]):
+            raise ValueError(
+                f"site {name}: a tensor of {size[0]} x {size[1]} pixels cannot have margins of {y} and {x} pixels"
+            )
+        hooks.margin = (y, x)
 
 
 def _find_row(w: Tensor, inputs: tuple[Any, ...]) -> int | None:

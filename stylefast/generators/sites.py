@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,6 +47,20 @@ class Site:
         return slice(self.start, self.stop)
 
 
+def select_sites(sites: Iterable[Site], names: Iterable[str] | None) -> list[Site]:
+    """Return the sites with the given names, in the order of the names. None selects all sites.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    by_name = {site.name: site for site in sites}
+    names = by_name if names is None else list(names)
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise ValueError(f"sites must be among {', '.join(by_name)}, got {', '.join(map(str, unknown))}")
+    return [by_name[name] for name in names]
+
+
 @dataclass(frozen=True)
 class Scale:
     """Part of a style module's output that is the scale.
@@ -61,13 +75,24 @@ class Scale:
     write: Callable[[tuple[Any, ...], Any, Tensor], Any]
 
 
-WHOLE = Scale(read=lambda output: output, write=lambda inputs, output, scale: scale)
+def _read_whole(output: Tensor) -> Tensor:
+    return output
 
 
-FIRST_HALF = Scale(
-    read=lambda output: output.chunk(2, dim=1)[0],
-    write=lambda inputs, output, scale: torch.cat((scale, output.chunk(2, dim=1)[1]), dim=1),
-)
+def _write_whole(inputs: tuple[Any, ...], output: Tensor, scale: Tensor) -> Tensor:
+    return scale
+
+
+def _read_first_half(output: Tensor) -> Tensor:
+    return output.chunk(2, dim=1)[0]
+
+
+def _write_first_half(inputs: tuple[Any, ...], output: Tensor, scale: Tensor) -> Tensor:
+    return torch.cat((scale, output.chunk(2, dim=1)[1]), dim=1)
+
+
+WHOLE = Scale(_read_whole, _write_whole)
+FIRST_HALF = Scale(_read_first_half, _write_first_half)
 
 
 @dataclass(frozen=True)
@@ -83,8 +108,11 @@ class Rule:
         kind: Kind of all sites of the rule, "conv" or "rgb".
         last: Kind of the last style module that matches, if it is different.
         normalized: Whether the tensors are outputs of an instance normalisation.
-        margin: Function from the carrier to the number of pixels on each side of its tensor that lie beyond the frame
-            (StyleGAN3), one number or (vertical, horizontal).
+        margin: Function from the carrier to the pixels of its tensor that lie beyond the frame: above and below, and at
+            the left and at the right, (vertical, horizontal); or one number for all four sides.
+        rate: Function from the carrier to the sampling rate of its tensor, in pixels per unit of length, if the margin
+            follows from it (StyleGAN3). The image has the largest rate of all sites, so a tensor shows the image in
+            `image size * rate / largest rate` pixels per axis, and the rest is margin.
     """
 
     style: str
@@ -94,4 +122,5 @@ class Rule:
     kind: Kind = "conv"
     last: Kind | None = None
     normalized: bool = False
-    margin: Callable[[nn.Module], int | tuple[int, int]] = lambda carrier: 0
+    margin: Callable[[nn.Module], int | tuple[int, int]] | None = None
+    rate: Callable[[nn.Module], float] | None = None

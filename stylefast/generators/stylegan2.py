@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.images import CHANNELS, MODES
 from .generator import Generator
 from .sites import Rule
 
@@ -33,11 +34,12 @@ def stylegan2(network: StyleGAN2, *, name: str = "stylegan2") -> Generator:
         mapping=network.mapping,
         synthesis=network.synthesis,
         w_mean=network.w_avg,
+        check=False,
     )
 
 
 class StyleGAN2(nn.Module):
-    """Network z [N, Z] -> `mapping` -> w [N, rows, D] -> `synthesis` -> image [N, 3, H, W], nominally in [-1, 1].
+    """Network z [N, Z] -> `mapping` -> w [N, rows, D] -> `synthesis` -> image [N, C, H, W], nominally in [-1, 1].
 
     Args:
         tensors: Tensors by their names in the state of this module. They determine the architecture: a `torgb` in every
@@ -115,6 +117,7 @@ class Synthesis(nn.Module):
             height, width = 2 * height, 2 * width
         if f"synthesis.b{number // 2}.torgb.weight" not in tensors:
             raise ValueError(f"tensor synthesis.b{number // 2}.torgb.weight, of the last block, is missing")
+        check_colours(self)
         self.rows: int = row + 1
 
     def forward(self, w: Tensor) -> Tensor:
@@ -183,14 +186,14 @@ class Layer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated convolution `conv1x1(x, W s) + b`, clamped, without division by a norm."""
+    """Modulated convolution `conv1x1(x, W s) + b` to grey, RGB or RGBA, clamped, without division by a norm."""
 
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str, clamp: float | None) -> None:
         super().__init__()
-        channels = shape_of(tensors, f"{prefix}weight", 4)[1]
+        colours, channels, *_ = shape_of(tensors, f"{prefix}weight", 4)
         self.affine: nn.Linear = _affine(tensors, prefix, channels)
-        self.weight: nn.Parameter = nn.Parameter(torch.empty(3, channels, 1, 1))
-        self.bias: nn.Parameter = nn.Parameter(torch.empty(3))
+        self.weight: nn.Parameter = nn.Parameter(torch.empty(colours, channels, 1, 1))
+        self.bias: nn.Parameter = nn.Parameter(torch.empty(colours))
         self.clamp: float | None = clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -269,3 +272,11 @@ def shape_of(tensors: Mapping[str, Tensor], name: str, ndim: int) -> list[int]:
         got = list(tensors[name].shape) if name in tensors else "nothing"
         raise ValueError(f"tensor {name} must have {ndim} dimensions, got {got}")
     return list(tensors[name].shape)
+
+
+def check_colours(synthesis: nn.Module) -> None:
+    """Raise ValueError unless the weights [C, I, 1, 1] of all toRGB layers have the same C, which is 1, 3 or 4."""
+    weights = (x for name, x in synthesis.named_parameters() if re.search(r"to_?rgb\..*weight", name))
+    channels = sorted({len(weight) for weight in weights if weight.ndim == 4})
+    if len(channels) != 1 or channels[0] not in MODES:
+        raise ValueError(f"all toRGB layers must write images with {CHANNELS}, got C = {', '.join(map(str, channels))}")

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..core.checks import check_choice, check_images
+from ..core.checks import check_choice
+from ..core.images import check_images
 from .png import encode as encode_png
 
 FORMATS: dict[str, dict[str, Any]] = {  # suffix -> options of Pillow; PNG has its own encoder
@@ -24,18 +25,19 @@ def to_uint8(images: Tensor) -> np.ndarray:
     """Convert images to 8 bits per channel.
 
     Args:
-        images: Floating-point images of shape [N, 3, H, W] in [0, 1]. Values are clamped, then rounded.
+        images: Floating-point images of shape [N, C, H, W] in [0, 1]: grey, RGB or RGBA. Values are clamped, then
+            rounded.
 
     Returns:
-        Pixels of shape [N, H, W, 3], uint8.
+        Pixels of shape [N, H, W, C], uint8.
 
     Raises:
         TypeError: If `images` is not a floating-point tensor.
         ValueError: If `images` has another shape or contains NaN.
     """
     check_images("images", images)
-    n, _, h, w = images.shape
-    pixels = np.empty((n, h, w, 3), np.uint8)
+    n, channels, h, w = images.shape
+    pixels = np.empty((n, h, w, channels), np.uint8)
     for i, image in enumerate(images.detach()):
         for c, plane in enumerate(image.float().cpu().numpy()):
             scaled = np.clip(plane, 0, 1)
@@ -51,7 +53,8 @@ def encode(pixels: np.ndarray, suffix: str) -> bytes:
     """Encode an image as the contents of a file.
 
     Args:
-        pixels: RGB pixels of shape [H, W, 3], uint8.
+        pixels: Grey, RGB or RGBA pixels of shape [H, W, C], uint8. JPEG has no alpha channel: RGBA is composited over
+            white.
         suffix: Suffix of the file, one of `FORMATS`.
 
     Returns:
@@ -63,6 +66,19 @@ def encode(pixels: np.ndarray, suffix: str) -> bytes:
     check_choice("suffix", suffix, tuple(FORMATS))
     if suffix == ".png":
         return encode_png(pixels)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, **FORMATS[suffix])
+    image, file = to_pillow(pixels), io.BytesIO()
+    (flatten(image) if suffix == ".jpg" else image).save(file, **FORMATS[suffix])
     return file.getvalue()
+
+
+def to_pillow(pixels: np.ndarray) -> Image.Image:
+    """Convert pixels [H, W, C], uint8, to a Pillow image: grey (C = 1), RGB (C = 3) or RGBA (C = 4)."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """Composite an image with an alpha channel over white. Other images are returned as they are."""
+    if "A" not in image.getbands():
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -4,7 +4,8 @@
 There are three safeguards:
 
 - Before loading, the opcodes are scanned, so that a small file cannot request a large amount of memory.
-- During loading, every name becomes a class that stores arguments and state and runs nothing.
+- During loading, every name becomes a class that stores arguments and state and runs nothing. Nested tuples are refused
+  as keys, because their hash takes exponential time if they share elements.
 - After loading, tensors and arrays are built only from inert objects whose names, types, sizes and strides agree.
 """
 
@@ -12,22 +13,28 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import os
 import pickle
 import pickletools
 import re
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+import reprlib
+import struct
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .atomic import PathLike
+from .budget import Budget, check_file
 
 TENSORS = frozenset(
-    ("torch._utils._rebuild_parameter", "torch._utils._rebuild_tensor_v2", "torch.storage._load_from_bytes")
+    (
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch.storage._load_from_bytes",
+    )
 )
 DICTIONARIES = frozenset(("collections.OrderedDict", "dnnlib.util.EasyDict"))
 ARRAYS = frozenset(
@@ -48,11 +55,16 @@ READ_ERRORS = (
     RecursionError,
     RuntimeError,
     TypeError,
+    struct.error,
 )
 _NOT_ALLOWED = "it asks for {}, which is not on the list of allowed names"
 _FORBIDDEN_OPCODES = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
 _PUT_OPCODES = {"PUT", "BINPUT", "LONG_BINPUT"}
+_CONTAINER_OPCODES = re.compile(r"EMPTY_(LIST|DICT|SET)|FROZENSET|MARK|REDUCE|NEWOBJ(_EX)?|TUPLE[123]?")
+MAX_REASON = 300  # characters
+_CONTAINER_BYTES = 256  # upper bound of the memory of an empty container
 _NUMBER_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
+_MAX_NDIM = 64
 _MAX_NUMBER = 1 << 48  # bound on offsets, lengths and strides
 
 
@@ -77,20 +89,16 @@ class InertObject:
         self.items[key] = value
 
 
-class InertStorage(InertObject):
-    """Dtype and bytes of the storage of a tensor."""
-
-    __slots__ = ()
-    name = "a storage"
-
-
-def read_pickle(path: PathLike, allowed: Collection[str], *, allowed_pattern: str = "") -> Any:
+def read_pickle(
+    path: PathLike, allowed: Collection[str], *, allowed_pattern: str = "", budget: Budget | None = None
+) -> Any:
     """Read a pickle without running any code in it.
 
     Args:
         path: Path of the file.
         allowed: Full names ("module.name") that may become inert objects.
         allowed_pattern: Regular expression of further allowed names.
+        budget: Budget of the contents. The default is a new one.
 
     Returns:
         Contents of the pickle, made of numbers, strings, bytes, tuples, lists, dictionaries and inert objects.
@@ -100,22 +108,30 @@ def read_pickle(path: PathLike, allowed: Collection[str], *, allowed_pattern: st
         ValueError: If the file asks for another name, which the message gives, or is not a complete pickle.
     """
     try:
-        return parse_pickle(Path(path).read_bytes(), allowed, allowed_pattern=allowed_pattern)
+        budget = budget or Budget()
+        if not check_file(path, budget):
+            raise ValueError("it is empty")
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return parse_pickle(data, allowed, allowed_pattern=allowed_pattern, budget=budget)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
 
 
 def parse_pickle(
-    data: bytes,
+    data: bytes | mmap.mmap | io.BytesIO,
     allowed: Collection[str],
     *,
     allowed_pattern: str = "",
     load_persistent: Callable[[Any], InertObject] | None = None,
+    budget: Budget | None = None,
 ) -> Any:
-    """Read a pickle from bytes as `read_pickle` does; `load_persistent` returns the object of a persistent id."""
+    """Read a pickle as `read_pickle` does, from bytes or from the position of a stream, which moves to its end.
+
+    `load_persistent` returns the object of a persistent id.
+    """
     classes: dict[str, type[InertObject]] = {}
 
-    class Reader(pickle.Unpickler):
+    class Reader(_CheckedUnpickler):
         def find_class(self, module_name: str, global_name: str, /) -> type[InertObject]:
             name = f"{module_name}.{global_name}"
             if name not in allowed and not (allowed_pattern and re.fullmatch(allowed_pattern, name)):
@@ -128,19 +144,69 @@ def parse_pickle(
             return load_persistent(pid)
 
     try:
-        _scan_opcodes(data)
-        return Reader(io.BytesIO(data), encoding="latin1").load()
-    except (pickle.UnpicklingError, *READ_ERRORS) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+        stream = io.BytesIO(data) if isinstance(data, bytes) else data
+        start = stream.tell()
+        _scan_opcodes(stream, budget or Budget())
+        stream.seek(start)
+        return Reader(stream, encoding="latin1").load()
+    except (ValueError, pickle.UnpicklingError, *READ_ERRORS) as error:
+        raise ValueError(reason(error)) from error
 
 
-def _scan_opcodes(data: bytes) -> None:
+def reason(error: Exception) -> str:
+    """Return the message of an exception in one line, cut where it quotes the contents of a file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
+
+
+def _scan_opcodes(stream: mmap.mmap | io.BytesIO, budget: Budget) -> None:
     """Raise ValueError if an opcode is unknown, not allowed, or requests more memory than the file has data for."""
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+    start = stream.tell()
+    size = stream.seek(0, io.SEEK_END) or stream.tell()
+    stream.seek(start)
+    n_containers = 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
         if opcode.name in _FORBIDDEN_OPCODES:
             raise ValueError(f"it has the opcode {opcode.name}, which no network, catalog or array needs")
         if opcode.name in _PUT_OPCODES and argument not in range(count + 1):
             raise ValueError(f"it keeps entry {argument} of a table of at most {count} entries")
+        if opcode.name == "FRAME" and argument not in range(size):
+            raise ValueError("it is truncated")
+        if _CONTAINER_OPCODES.fullmatch(opcode.name):
+            n_containers += 1
+            budget.check(n_containers * _CONTAINER_BYTES, f"a pickle with {n_containers} lists and other containers")
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    for key in keys:
+        if isinstance(key, tuple) and any(isinstance(item, tuple) for item in key):
+            raise ValueError("it has a nested tuple as a key")
+
+
+def _checked(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
+    """Return the handler of an opcode, after a check of the keys or set elements on the stack."""
+
+    def load_checked(unpickler: Any) -> None:
+        _check_keys(unpickler.stack[keys])
+        load(unpickler)
+
+    return load_checked
+
+
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _CheckedUnpickler(_PythonUnpickler):
+    """Unpickler in Python, so that keys and elements of sets can be checked before they are hashed."""
+
+    dispatch = {
+        **_PythonUnpickler.dispatch,
+        pickle.SETITEM[0]: _checked(_PythonUnpickler.load_setitem, slice(-2, -1)),
+        pickle.SETITEMS[0]: _checked(_PythonUnpickler.load_setitems, slice(0, None, 2)),
+        pickle.DICT[0]: _checked(_PythonUnpickler.load_dict, slice(0, None, 2)),
+        pickle.ADDITEMS[0]: _checked(_PythonUnpickler.load_additems, slice(None)),
+        pickle.FROZENSET[0]: _checked(_PythonUnpickler.load_frozenset, slice(None)),
+    }
 
 
 def type_name(value: Any) -> str:
@@ -152,57 +218,12 @@ def dict_entries(value: Any) -> Mapping[Any, Any]:
     """Return the entries of a dictionary or of an inert dictionary. Raise ValueError for anything else."""
     if isinstance(value, InertObject) and value.name in DICTIONARIES:
         initial = value.args[0] if value.args else {}
+        if not isinstance(initial, dict):
+            _check_keys(key for key, _ in initial)
         return {**dict(initial), **value.items}
     if not isinstance(value, dict):
         raise ValueError(f"a dictionary was expected, got {type_name(value)}")
     return value
-
-
-def to_tensor(value: Any) -> Tensor:
-    """Build the tensor that an inert object describes, with memory of its own.
-
-    Raises:
-        ValueError: If the object does not describe a tensor, or the tensor lies outside its storage.
-    """
-    if not isinstance(value, InertObject) or value.name not in TENSORS:
-        raise ValueError(f"a tensor was expected, got {type_name(value)}")
-    if value.name.endswith("_rebuild_parameter"):
-        return to_tensor(value.args[0])
-    if not value.name.endswith("_rebuild_tensor_v2") or len(value.args) < 4:
-        raise ValueError(f"a tensor was expected, got {type_name(value)} with {len(value.args)} arguments")
-    flat = _to_flat_tensor(value.args[0])
-    offset, shape, strides = value.args[1:4]
-    numbers = (offset, *shape, *strides)
-    if not all(type(n) is int and 0 <= n < _MAX_NUMBER for n in numbers) or len(shape) != len(strides):
-        raise ValueError(f"a tensor has the invalid offset, shape and strides {numbers}")
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if 0 not in shape else 0
-    if last >= len(flat) and 0 not in shape:
-        raise ValueError(f"a tensor of shape {tuple(shape)} ends at element {last} of {len(flat)}")
-    if math.prod(shape) > len(flat):
-        raise ValueError(f"a tensor of shape {tuple(shape)} has more elements than its storage, {len(flat)}")
-    return flat.as_strided(shape, strides, offset).clone(memory_format=torch.contiguous_format)
-
-
-def _to_flat_tensor(value: Any) -> Tensor:
-    """Return the elements of a storage, [n]."""
-    if isinstance(value, InertStorage):
-        dtype, data = value.args
-        return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype, device="cpu")
-    if not isinstance(value, InertObject) or not value.name.endswith("_load_from_bytes") or len(value.args) != 1:
-        raise ValueError(f"a tensor's storage was expected, got {type_name(value)}")
-    try:
-        storage = torch.load(io.BytesIO(_to_bytes(value.args[0])), map_location="cpu", weights_only=True)
-        return torch.empty(0, dtype=storage.dtype, device="cpu").set_(storage)
-    except Exception as error:  # torch may raise any exception for damaged bytes
-        raise ValueError(f"a tensor's storage cannot be read: {torch_refusal(error)}") from error
-
-
-def torch_refusal(error: Exception) -> str:
-    """Return the reason why torch did not read a file, in one line."""
-    if asked := re.search(r"GLOBAL `?([\w.]+\.\w+)`?", str(error)):
-        return _NOT_ALLOWED.format(asked[1])
-    line = re.search(r"(?<=WeightsUnpickler error: ).+", str(error)) or re.search(r".+", str(error))
-    return line[0] if line else type(error).__name__
 
 
 def to_array(value: Any) -> np.ndarray:
@@ -224,16 +245,21 @@ def to_array(value: Any) -> np.ndarray:
         data, inert_dtype, shape, order = value.args
     else:
         raise ValueError(f"an array was expected, got {name}")
-    dtype, data = _to_dtype(inert_dtype), _to_bytes(data)
-    if not all(type(n) is int and 0 <= n < _MAX_NUMBER for n in shape):
-        raise ValueError(f"an array has the invalid shape {shape}")
+    dtype, data = _to_dtype(inert_dtype), to_bytes(data)
+    check_numbers("an array has the invalid shape", shape)
     size = dtype.itemsize * math.prod(shape)
     if len(data) != size:
         raise ValueError(f"an array of shape {shape} of {dtype} needs {size} bytes")
     return np.frombuffer(data, dtype).reshape(shape, order=order).astype(dtype.newbyteorder("="))
 
 
-def _to_bytes(value: Any) -> bytes | bytearray:
+def check_numbers(message: str, numbers: Any) -> None:
+    """Raise ValueError with the message and the numbers unless they are a few lengths, offsets or strides."""
+    if len(numbers) > 2 * _MAX_NDIM + 1 or not all(type(n) is int and 0 <= n < _MAX_NUMBER for n in numbers):
+        raise ValueError(f"{message} {reprlib.repr(numbers)}")
+
+
+def to_bytes(value: Any) -> bytes | bytearray:
     """Return bytes. Old protocols store them as a string with one letter per byte and a call that encodes it."""
     if type_name(value) in ("_codecs.encode", "__builtin__.bytes"):
         value = value.args[0] if value.args else b""
@@ -250,5 +276,6 @@ def _to_dtype(value: Any) -> np.dtype:
     state = value.state if isinstance(value, InertObject) else None
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else ""
     if not isinstance(text, str) or not isinstance(order, str) or not _NUMBER_DTYPE.fullmatch(order + text):
-        raise ValueError(f"an array must hold numbers, got elements of {text or type_name(value)}")
+        elements = reprlib.repr(text).strip("'") if text else type_name(value)
+        raise ValueError(f"an array must hold numbers, got elements of {elements}")
     return np.dtype(order + text)

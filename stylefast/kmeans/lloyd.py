@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
 
 from ..core.dtypes import Array
 from ..io.atomic import PathLike
+from ..io.schema import TensorSpec, check_tensor_table, decode
 from ..io.tensors import read_tensors, write_tensors
 from .batch import NARROW, Sums
 
@@ -30,6 +32,19 @@ _NUMBERS = {  # attribute of Run -> key in a checkpoint
 
 class EmptyClusterWarning(UserWarning):
     """An empty cluster was relocated to the point that is least similar to its centroid."""
+
+
+class _Numbers(TypedDict):
+    objective: float
+    n_iter: int
+    converged: bool
+    n_reseeded: int
+    n_empty: int
+
+
+class _Header(TypedDict):
+    going: list[int]
+    runs: list[_Numbers]
 
 
 @dataclass(eq=False)
@@ -202,13 +217,31 @@ class BatchedLloyd:
             ValueError: If the file is damaged or has another provenance. The message names the first difference.
         """
         tensors, header = read_tensors(path, FORMAT, provenance=provenance)
+        try:
+            stored: _Header = decode(_Header, header, "header")
+            _check_tensors(stored, tensors)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         state = cls(tensors["next"])
-        state.active, state.runs = header["going"], []
-        for index, stored in enumerate(header["runs"]):
+        state.active, state.runs = stored["going"], []
+        for index, run in enumerate(stored["runs"]):
             arrays = {name: tensors[f"{name}.{index}"] for name in _ARRAYS}
-            state.runs.append(Run(**arrays, **{attribute: stored[key] for attribute, key in _NUMBERS.items()}))
+            state.runs.append(Run(**arrays, **{attribute: run[key] for attribute, key in _NUMBERS.items()}))
         return state
+
+
+def _check_tensors(header: _Header, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the tensors of a checkpoint fit its header."""
+    active, n_runs = header["going"], len(header["runs"])
+    if not all(0 <= index < n_runs for index in active) or len(set(active)) != len(active):
+        raise ValueError(f"going must be different restarts of {n_runs}, got {active}")
+    floats = (torch.float32, torch.float64)
+    specs = {"next": TensorSpec("B K C", floats)}
+    for index in range(n_runs):
+        specs[f"centroids.{index}"] = specs[f"sums.{index}"] = TensorSpec("K C", floats)
+        specs[f"counts.{index}"] = TensorSpec("K", (torch.int64,))
+    check_tensor_table(specs, tensors, B=len(active))
 
 
 def rows_of(tensor: Tensor, rows: list[int]) -> Tensor:

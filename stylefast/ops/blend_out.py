@@ -72,7 +72,7 @@ def check_overlap(
 
 
 def _begin(tensor: Tensor, has_address: bool) -> int:
-    return tensor.data_ptr() if has_address else tensor.storage_offset() * tensor.itemsize
+    return tensor.data_ptr() if has_address else int(tensor.storage_offset()) * tensor.itemsize
 
 
 def _same_layout(out: Tensor, rows: Tensor) -> bool:

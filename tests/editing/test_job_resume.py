@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -17,7 +16,7 @@ import pytest
 import torch.distributed as dist
 from editors import catalog_of
 from forked import in_ranks
-from jobs import files, grid, job, manifest, run
+from jobs import files, grid, job, journal, manifest, run, without_journals
 from networks import shared
 
 from stylefast.editing import EditBatch, EditRenderer, Job, StyleEditor
@@ -56,7 +55,7 @@ def test_files_that_no_manifest_lists_are_made_again(tmp_path: Path, expected_fi
 
 def test_edits_whose_inputs_have_changed_are_made_again(tmp_path: Path):
     def again(plan: Any = None, **options: Any) -> int:
-        return run(tmp_path, plan, **options).n_written
+        return run(tmp_path, plan, overwrite=True, **options).n_written
 
     assert again() == N and again() == 0
     assert again(metadata={"note": 1}) == N and again(metadata={"note": 1}) == 0
@@ -101,10 +100,9 @@ def test_an_interruption_leaves_complete_files_and_their_journal(
     for after in range(6):
         directory = tmp_path / str(after)
         stopped = interrupted(directory, after, error)
-        left = files(directory)
-        journal = left.pop("manifest.0001.jsonl", b"").decode().splitlines()
+        left, entries = without_journals(directory)
         assert left.items() <= expected_files.items() and len(left) == stopped.n_written <= 2 * after
-        assert {json.loads(line)["file"] for line in journal} == set(left)
+        assert {entry["file"] for entry in entries} == set(left)
         resumed = run(directory)
         assert (resumed.n_existing, resumed.n_written) == (len(left), N - len(left))
         assert files(directory) == expected_files
@@ -134,8 +132,8 @@ def test_an_interrupt_while_an_image_is_queued_loses_nothing(
     monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
-    left = files(tmp_path)
-    assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) == 4 + submitted
+    left, entries = without_journals(tmp_path)
+    assert len(entries) == len(left) == 4 + submitted
     monkeypatch.undo()
     assert run(tmp_path).n_existing == 4 + submitted and files(tmp_path) == expected_files
 
@@ -150,12 +148,10 @@ def test_a_caller_that_stops_iterating_interrupts_the_job(tmp_path: Path, expect
 
 def test_a_journal_cut_in_a_line_is_read_up_to_that_line(tmp_path: Path, expected_files: dict[str, bytes]):
     interrupted(tmp_path, 3)
-    journal = tmp_path / "manifest.0001.jsonl"
-    os.truncate(journal, journal.stat().st_size - 9)
+    os.truncate(journal(tmp_path), journal(tmp_path).stat().st_size - 9)
     assert run(tmp_path).n_existing == 5 and files(tmp_path) == expected_files
 
 
-@pytest.mark.parametrize("name", ["manifest.jsonl", "manifest.0007.jsonl"])
 @pytest.mark.parametrize(
     "line, why",
     [
@@ -163,20 +159,33 @@ def test_a_journal_cut_in_a_line_is_read_up_to_that_line(tmp_path: Path, expecte
         (b"\xff\xfe", "codec can't decode"),
         (b"[1, 2]", "it has no file"),
         (b"7", "not iterable"),
+        (b"[" * 100_000, "recursion"),
         (b'{"file": "a.png", "target": "seed0001"}', "it has no bytes"),
         (b'{"file": ["a"], "bytes": 1, "sha256": "", "locality": null}', "file must be a name"),
     ],
 )
-def test_a_manifest_with_an_invalid_line_is_refused(tmp_path: Path, name: str, line: bytes, why: str):
+def test_a_manifest_with_an_invalid_line_is_refused(tmp_path: Path, line: bytes, why: str):
     run(tmp_path)
     good = (tmp_path / "manifest.jsonl").read_bytes()
-    (tmp_path / name).write_bytes(good + line + b"\n" + good)
+    (tmp_path / "manifest.jsonl").write_bytes(good + line + b"\n" + good)
     before = files(tmp_path)
     with pytest.raises(
-        ValueError, match=f"^{re.escape(str(tmp_path / name))}, line 13 is not an entry of an edit: .*{why}"
+        ValueError, match=f"^{re.escape(str(tmp_path / 'manifest.jsonl'))}, line 13 is not an entry of an edit: .*{why}"
     ):
         run(tmp_path)
     assert files(tmp_path) == before
+
+
+def test_a_damaged_journal_is_refused_with_its_line(tmp_path: Path):
+    interrupted(tmp_path, 3)
+    path = journal(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for damaged in (b"{\n", b"[1]\n", b"[" * 100_000 + b"\n", b'[1, {"file": "a.png"}]\n', b"\xff\n"):
+        path.write_bytes(b"".join([*lines[:3], damaged, *lines[3:]]))
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))}, line 4 is not "):
+            run(tmp_path)
+    path.write_bytes(b"".join(lines))
+    assert run(tmp_path).n_existing == 6
 
 
 def test_a_writer_that_fails_ends_the_job(
@@ -196,35 +205,16 @@ def test_a_writer_that_fails_ends_the_job(
     with pytest.raises(OSError, match="the disk is gone"):
         run(tmp_path)
     assert threading.active_count() == before
-    left = files(tmp_path)
-    assert left.pop("manifest.0001.jsonl").count(b"\n") == len(left) < N and left.items() <= expected_files.items()
+    left, entries = without_journals(tmp_path)
+    assert len(entries) == len(left) < N and left.items() <= expected_files.items()
     monkeypatch.undo()
     assert run(tmp_path).n_existing == len(left) and files(tmp_path) == expected_files
-
-
-def test_a_full_disk_ends_the_job_without_half_written_files(tmp_path: Path, expected_files: dict[str, bytes]):
-    full = sorted(name for name in expected_files if name.endswith(".png"))[5]
-    (tmp_path / f".{full[:-4]}.part.png").symlink_to("/dev/full")  # the temporary file of that image
-    with pytest.raises(OSError, match="No space left on device"):
-        run(tmp_path)
-    left = files(tmp_path)
-    assert full not in left and left.pop("manifest.0001.jsonl") and left.items() <= expected_files.items()
-    run(tmp_path)
-    assert files(tmp_path) == expected_files
-
-
-def test_temporary_files_of_a_killed_writer_are_removed(tmp_path: Path, expected_files: dict[str, bytes]):
-    for name in expected_files:
-        path = tmp_path / name
-        path.with_name(f".{path.stem}.part{path.suffix}").write_bytes(b"half")
-    run(tmp_path)
-    assert files(tmp_path) == expected_files
 
 
 def test_shards_make_all_images_and_a_job_then_lists_them(tmp_path: Path, expected_files: dict[str, bytes]):
     jobs = [run(tmp_path, shard=(i, 4)) for i in (2, 0, 3, 1)]
     assert [(job.n_written, job.n_existing, job.total) for job in jobs] == [(2, 0, 2), (4, 0, 4), (2, 0, 2), (4, 0, 4)]
-    assert len(list(tmp_path.glob("manifest.000?.jsonl"))) == 4 and not (tmp_path / "manifest.jsonl").exists()
+    assert len(list(tmp_path.glob("manifest.000?.*.jsonl"))) == 4 and not (tmp_path / "manifest.jsonl").exists()
     resumed = run(tmp_path)
     assert (resumed.n_written, resumed.n_existing) == (0, N) and files(tmp_path) == expected_files
 
@@ -265,7 +255,7 @@ def test_a_progress_bar_that_raises_loses_no_entry(
     with pytest.raises(KeyboardInterrupt):
         list(stopped)
     images = sorted(name for name in files(tmp_path) if name.endswith(".png"))
-    entries = [json.loads(line)["file"] for line in (tmp_path / "manifest.0001.jsonl").read_text().splitlines()]
+    entries = [entry["file"] for entry in without_journals(tmp_path)[1]]
     assert sorted(entries) == images and stopped.n_written <= len(images)
     monkeypatch.undo()
     assert run(tmp_path).n_existing == len(images) and files(tmp_path) == expected_files

@@ -185,7 +185,7 @@ BAD = {
     "1,7,eyes,,,,inf": "strength must be a finite number, got 'inf'",
     "1,7,eyes,softmax,2,,": "epsilon can be given for the sequential strategy only, not for softmax",
     "seed0001,07,nose": "it is the same edit as line 2",
-    "\udcff,7,nose": "there is no image",
+    "\udcff,7,nose": "it must be UTF-8, got b'\\xff,7,nose",
 }
 
 
@@ -271,9 +271,9 @@ def test_errors_name_arguments_of_wrong_types():
         Grid(seeds(1), seeds(2), "nose", "sequential")  # type: ignore[arg-type]
 
 
-def test_a_repeated_column_counts_as_a_cell(tmp_path: Path):
-    with pytest.raises(ValueError, match="line 2: it must have 4 cells"):
-        pairs(tmp_path / "pairs.csv", f"{HEADER},part\n{GOOD}\n")
+def test_a_repeated_column_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="line 1: it must name the columns target, .*, each once, got .*, part, part"):
+        pairs(tmp_path / "pairs.csv", f"{HEADER},part\n{GOOD},x\n")
 
 
 def test_a_file_must_be_checked_before_its_length_is_known(tmp_path: Path):

@@ -115,7 +115,7 @@ def test_stored_images_are_found_by_name_or_number():
         with pytest.raises(ValueError, match=f"there is no image {re.escape(repr(name))} among 3"):
             named.row(name)
     for names, message in (
-        (["a", "b", "a"], "images must have different names, got a, b, a"),
+        (["a", "b", "a"], "images must have different names, got ['a', 'b', 'a']"),
         (["a_b", "a-b", "c"], "images must have different names"),
         (["a", "../b", "c"], "names of images must be parts of file names, got '../b'"),
         (["a", "", "c"], "names of images must be parts of file names, got ''"),
@@ -271,7 +271,7 @@ def test_unusable_files_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.
     torch.save({"w": w[:, :7]}, "rows.pt")
     Path("hostile.pkl").write_bytes(pickle.dumps({"w": Hostile()}))
     np.save("hostile_object.npy", np.array(Hostile(), object), allow_pickle=True)
-    save_file({"latents": w}, "other.safetensors")
+    save_file({"a": w, "b": w + 1}, "other.safetensors")
     Path("hostile.pt").write_bytes(pickle.dumps(Hostile()))
     Path("hostile.npy").write_bytes(pickle.dumps(Hostile()))
     torch.save(Hostile(), "object.pt")

@@ -247,7 +247,10 @@ def test_save_refuses_an_unknown_suffix(tmp_path):
 
 def test_invalid_inputs_are_refused():
     images, labels = torch.rand(2, 3, 8, 8), torch.zeros(2, 2, 2, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"images must have shape \[N, 3, H, W\], got \(3, 8, 8\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"images must have shape \[N, C, H, W\] with C = 1 .grey., 3 .RGB. or 4 .RGBA., got \(3, 8, 8\)",
+    ):
         figures.to_pil(images[0])
     with pytest.raises(ValueError, match=r"images must not hold NaN, got some in image \d"):
         figures.to_pil(torch.full((1, 3, 1, 1), math.nan))
@@ -266,9 +269,7 @@ def test_invalid_inputs_are_refused():
         figures.contribution_map(torch.zeros(2, 4), ["a"], [("b4", 0, 4)])
     with pytest.raises(ValueError, match=r"sites must be .* within S = 4, got \[\('b8', 2, 6\)\]"):
         figures.contribution_map(torch.zeros(1, 4), ["a"], [("b4", 0, 2), ("b8", 2, 6)])
-    with pytest.raises(
-        ValueError, match=r"edits must have shape .* P = 1, T = 2, R = 2, C = 3, got \(1, 2, 1, 3, 8, 8\)"
-    ):
+    with pytest.raises(ValueError, match=r"edits must have shape .* P = 1, T = 2, R = 2, got \(1, 2, 1, 3, 8, 8\)"):
         figures.edit_grid(images, images, images[None, :, None], part_names=["a"])
     with pytest.raises(ValueError, match=r"edited and target must not hold NaN"):
         figures.heat_map(images * math.nan, images)

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from miniatures import CHANNELS, EXTRINSIC, MINIATURES, WIDTH, miniature
+from miniatures.lists import Rosinality
 from miniatures.relatives import Variant, gfpgan, vtoonify
 from miniatures.text_and_camera import EG3D, TEXT, camera
 
@@ -148,6 +149,21 @@ def test_conditions_change_the_images_of_a_decoder_for_photos():
     plain = MINIATURES["basicsr"].build()
     plain.load_state_dict(net.state_dict())  # what the error recommends
     assert torch.equal(wrap(plain.eval()).latents([0]), w)
+
+
+# Variants
+
+
+def test_a_forward_pass_may_take_arguments_of_any_name():
+    class Logged(Rosinality):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    net = Logged()
+    net.load_state_dict(miniature("rosinality").state_dict())
+    plain = wrapped("rosinality")
+    w = plain.latents([0])
+    assert torch.equal(image(wrap(net), w), image(plain, w)) and wrap(net).name == plain.name
 
 
 # Refusals

@@ -6,22 +6,24 @@ import torch
 import torch.nn.functional as F
 from catalogs import build_catalog
 from editors import Everything, catalog_of, editor_of, latents
-from jobs import grid, run
+from jobs import grid, manifest, run
 from miniatures import LAYERS, MINIATURES
 from networks import own_images, shared
+from PIL import Image
 from torch import nn
 
-from stylefast import contribution
+from stylefast import contribution, figures
 from stylefast.editing import StyleEditor
 from stylefast.generators import wrap
 
-NAMES = ("nvlabs3", "hammer3")
+NAMES = ("nvlabs3", "hammer3", "human3", "narrow3")
+WIDTHS = {"human3": (18, 18, 26, 16), "narrow3": (28, 28, 36, 16)}  # of the full tensors, which are 36, 36, 52, 32 high
 
 
 def transparent(name):
     """A network whose layers only resample the input, which is a bump at the same place for every latent."""
     net = MINIATURES[name].build()
-    net.synthesis.get_submodule("input" if name == "nvlabs3" else "early_layer").register_forward_hook(bump)
+    net.synthesis.get_submodule("early_layer" if name == "hammer3" else "input").register_forward_hook(bump)
     for module in net.modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and weight.ndim == 4:
@@ -37,10 +39,11 @@ def transparent(name):
 def bump(module, inputs, output):
     """Replace the output by a bump, centred at 0.35 of the height and 0.6 of the width.
 
-    The bump is wide enough for bilinear resampling.
+    The bump is wide enough for bilinear resampling. The frame is 16 pixels high, and 16 or 8 pixels wide.
     """
-    places = (torch.arange(output.shape[-1]) + 0.5 - 10) / 16
-    wave = torch.exp(-((places - 0.35) ** 2)[:, None] / 0.02 - (places - 0.6) ** 2 / 0.02)
+    y, x = ((torch.arange(n) + 0.5 - n / 2) / 16 for n in output.shape[2:])
+    width = 1.0 if output.shape[2] == output.shape[3] else 0.5
+    wave = torch.exp(-((y + 0.5 - 0.35) ** 2)[:, None] / 0.02 - (x - 0.1 * width) ** 2 / 0.02)
     return 0.1 * wave.expand_as(output)
 
 
@@ -51,11 +54,12 @@ def test_resized_layers_keep_the_place_of_their_content(name):
     activations = generator.activations(w)
     image = generator.visit(w, lambda key, tensor: None, (), image=True) - 0.5
     coarse = activations[generator.sites[0].tensor][:, :1]
-    assert coarse.shape == (1, 1, 16, 16) and len(activations) == len(LAYERS)
+    assert coarse.shape == (1, 1, 16, 8 if name in WIDTHS else 16) and len(activations) == len(LAYERS)
     for tensor in (*activations.values(), image):
         expected = F.interpolate(coarse, size=tensor.shape[2:], mode="bilinear")
         gain = tensor[:, :1].max() / expected.max()
-        torch.testing.assert_close(tensor[:, :1] / gain, expected, rtol=0, atol=0.002)
+        inner = (..., slice(1, -1), slice(1, -1))  # at the border, the network interpolates with its margin
+        torch.testing.assert_close(tensor[:, :1][inner] / gain, expected[inner], rtol=0, atol=0.002)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,20 +73,41 @@ def test_activations_are_the_tensors_without_their_margin(name):
     tensors = generator.activations(w).values()
     for handle in handles:
         handle.remove()
-    assert [tensor.shape[-1] for tensor in full_tensors] == [36, 36, 52, 32]
-    for tensor, side, full in zip(tensors, (16, 16, 32, 32), full_tensors, strict=False):
-        margin = (full.shape[-1] - side) // 2
-        assert torch.equal(tensor, full[:, :, margin : margin + side, margin : margin + side])
+    widths = WIDTHS.get(name, (36, 36, 52, 32))
+    assert [tensor.shape[2:] for tensor in full_tensors] == list(zip((36, 36, 52, 32), widths, strict=True))
+    assert generator.image_size == (32, widths[-1])
+    for tensor, side, full in zip(tensors, (16, 16, 32, 32), full_tensors, strict=True):
+        width = side * widths[-1] // 32
+        y, x = (full.shape[2] - side) // 2, (full.shape[3] - width) // 2
+        assert torch.equal(tensor, full[:, :, y : y + side, x : x + width])
 
 
-def test_catalogs_cover_the_frame_without_the_margin():
-    generator = wrap(MINIATURES["nvlabs3"].build())
+@pytest.mark.parametrize("name, width", [("nvlabs3", 16), ("human3", 8), ("narrow3", 8)])
+def test_catalogs_cover_the_frame_without_the_margin(name, width):
+    generator = wrap(MINIATURES[name].build())
     w = generator.latents(range(4))
     catalog = build_catalog(generator, w, n_clusters=3, resolution=16, n_init=1)
-    assert catalog.occupancy.shape == (3, 16, 16)
+    assert catalog.occupancy.shape == (3, 16, width)
     labels, last = catalog.labels(generator, w), generator.sites[-1]
     expected = contribution(generator.activations(w)[last.tensor], labels, 3)
     torch.testing.assert_close(catalog.contributions[:, last.slice], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["human3", "narrow3"])
+def test_images_that_are_not_square_are_edited(name, tmp_path):
+    generator = wrap(MINIATURES[name].build())
+    catalog = build_catalog(generator, generator.latents(range(4)), n_clusters=3, resolution=16, n_init=1)
+    catalog.annotate({"left": [(0, 0, 0.5, 1)], "all": [(0, 0, 1, 1)]})
+    assert catalog.parts["all"] or catalog.parts["left"]
+    editor = StyleEditor(generator, catalog.annotate({"nose": [0], "eyes": [1]}))
+    run(tmp_path, grid(generator=generator), editor=editor, measure=True)
+    assert {entry["locality"]["delta_e_outside"] is not None for entry in manifest(tmp_path)} == {True}
+    for path in tmp_path.glob("*.png"):
+        with Image.open(path) as image:
+            assert image.size == (16, 32)
+    batch = editor.renderer(grid(generator=generator), batch_size=2, measure=True)(list(grid())[:2])
+    assert batch.roi.shape == (2, 16, 8) and batch.images.shape == (2, 3, 32, 16)
+    assert figures.heat_map(batch.images, batch.targets, mask=batch.roi, cell=64).mode == "RGB"
 
 
 def test_an_edit_keeps_the_targets_transform_by_default():

@@ -224,9 +224,7 @@ def test_a_family_matches_only_its_own_module_tree(name):
 
 
 def test_an_unknown_module_tree_lists_the_known_families():
-    with pytest.raises(
-        ValueError, match=r"got Sequential \(children: 0, 1\); searched it and its submodules module, decoder"
-    ) as error:
+    with pytest.raises(ValueError, match=r"got Sequential \(children: 0, 1\); searched it and its submodules") as error:
         wrap(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     for family in FAMILIES:
         assert bool(family.refusal) != (f"{family.name}: {', '.join(family.modules)}" in str(error.value))
@@ -251,8 +249,10 @@ def test_wrong_arguments_are_refused(run, error, message):
         run()
 
 
-def test_networks_without_three_image_channels_are_refused():
+@pytest.mark.parametrize("channels", [2, 5])
+def test_images_with_other_channels_are_refused(channels):
     net = MINIATURES["lernapparat"].build()
-    net.g_synthesis.torgb = nn.Conv2d(CHANNELS[16], 1, 1)
-    with pytest.raises(ValueError, match=r"must give images \[N, 3, H, W\], got \(1, 1, 16, 16\)"):
+    net.g_synthesis.torgb = nn.Conv2d(CHANNELS[16], channels, 1)
+    message = rf"must give images \[N, C, H, W\] with C = 1 .*3 .* or 4 .*, got \(1, {channels}, 16, 16\)"
+    with pytest.raises(ValueError, match=message):
         wrap(net)

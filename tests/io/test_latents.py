@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from stylefast.io.latents import broadcast_latents, read_latents
+from stylefast.io.latents import Shapes, broadcast_latents, read_latents
 
 FORMER = Path(__file__).parents[1] / "data" / "former"
 
 
 def test_former_files_hold_the_same_latents():
-    files = [read_latents(FORMER / name) for name in ("latents.npz", "latents.pt", "styles.safetensors")]
+    files = [
+        read_latents(FORMER / name, Shapes((4, 4), 20)) for name in ("latents.npz", "latents.pt", "styles.safetensors")
+    ]
     w = files[0][0]["w"]
     assert w.shape == (6, 4, 4) and w.dtype == torch.float32
     for tensors, names in files:
@@ -29,7 +31,7 @@ def test_former_files_hold_the_same_latents():
 def test_latents_by_name_are_rows_with_the_names(tmp_path: Path):
     path = tmp_path / "latents.pkl"
     path.write_bytes(pickle.dumps({"a.png": np.zeros((1, 4), np.float32), "dir/b.jpg": {"w": torch.ones(4)}}))
-    tensors, names = read_latents(path)
+    tensors, names = read_latents(path, Shapes((4,), 20))
     assert names == ["a", "b"] and tensors["w"].tolist() == [[0] * 4, [1] * 4]
 
 

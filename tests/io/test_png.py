@@ -14,16 +14,17 @@ from stylefast.io import png
 
 
 @pytest.mark.parametrize("deflate", [png.deflate, zlib])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (33, 65), (256, 100)])
-def test_pillow_reads_the_pixels(shape: tuple[int, int], deflate: object, monkeypatch: pytest.MonkeyPatch):
+def test_pillow_reads_the_pixels(shape: tuple[int, int], mode: str, deflate: object, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(png, "deflate", deflate)
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, len(mode)), np.uint8)
     for variant in (pixels, pixels[::-1, ::-1], np.zeros_like(pixels)):
         with Image.open(io.BytesIO(png.encode(variant))) as image:
             image.verify()  # compares the checksums
         with Image.open(io.BytesIO(png.encode(variant))) as image:
-            assert image.format == "PNG" and image.mode == "RGB"
-            assert (np.asarray(image) == variant).all()
+            assert image.format == "PNG" and image.mode == mode
+            assert (np.asarray(image).reshape(variant.shape) == variant).all()
 
 
 def test_smooth_images_give_small_files():
@@ -31,7 +32,15 @@ def test_smooth_images_give_small_files():
     assert len(png.encode(ramp)) < ramp.size / 50
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((4, 4, 3)),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
 def test_other_pixels_are_refused(pixels: np.ndarray):
-    with pytest.raises(ValueError, match=r"pixels must be \[H, W, 3\] uint8, got \("):
+    with pytest.raises(ValueError, match=r"pixels must be \[H, W, C\] uint8 with C = 1, 3 or 4, got \("):
         png.encode(pixels)

@@ -14,7 +14,8 @@ import pytest
 import torch
 from pickles import Call, dumped, forbid_execution
 
-from stylefast.io.unpickling import ARRAYS, DICTIONARIES, TENSORS, dict_entries, read_pickle, to_array, to_tensor
+from stylefast.io.storages import to_tensor
+from stylefast.io.unpickling import ARRAYS, DICTIONARIES, TENSORS, dict_entries, read_pickle, to_array
 
 ALLOWED = {*ARRAYS, *DICTIONARIES, *TENSORS}
 

@@ -63,7 +63,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "text of 1 EB": (b"\x8d" + struct.pack("<Q", 1 << 60) + b"x.", "expected 1152921504606846976 bytes"),
     "frame of 1 EB": (b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"N.", "truncated"),
     "number of 2 GB": (b"\x8b\xff\xff\xff\x7f1.", "not enough data in stream"),
-    "nothing": (b"", "pickle exhausted before seeing STOP"),
+    "nothing": (b"", "it is empty"),
     "no end": (b"\x80\x04N", "pickle exhausted before seeing STOP"),
     "no pickle": (b"<html>", "at position 0"),
     "unhashable": (b"}]Ns.", "unhashable"),

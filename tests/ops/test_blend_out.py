@@ -157,7 +157,7 @@ def test_compiled_blends_refuse_overlaps(backend: str):
 def test_fake_tensors_refuse_overlaps_and_transforms_refuse_out(backend: str):
     inputs = operands(backend)
     with FakeTensorMode() as mode:
-        fake = {name: mode.from_tensor(x) for name, x in inputs.items()}
+        fake: dict[str, Any] = {name: mode.from_tensor(x) for name, x in inputs.items()}
         assert blend(fake, backend, out=fake["target"]).shape == (3, 9)
         buffer = torch.empty(4, 9, device=inputs["target"].device)
         with pytest.raises(ValueError, match=REFUSED.format("query")):

@@ -74,7 +74,7 @@ def batched_calls(backend: str) -> dict[str, tuple[Callable[..., Any], tuple[Ten
     labels, edits = torch.randint(3, (2, 2, 5, 4), generator=rng), torch.randint(3, (2, 4, 3), generator=rng)
     t, r, q = torch.rand(3, 2, 3, 7, generator=rng)
     a, c, labels, edits, t, r, q = (place(x, backend) for x in (a, c, labels, edits, t, r, q))
-    b = {"backend": backend}
+    b: dict[str, Any] = {"backend": backend}
     return {
         "assign": (lambda a, c: tuple(stylefast.assign(a, c, **b)), (a, c)),
         "lloyd_step": (lambda a, c: tuple(stylefast.lloyd_step(a, c, **b)), (a, c)),

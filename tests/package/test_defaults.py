@@ -78,8 +78,8 @@ def clustering() -> list[Any]:
 
 
 def queries() -> list[Any]:
-    m = np.random.RandomState(0).rand(3, 40)
-    half = torch.from_numpy(m).half()
+    m: Any = np.random.RandomState(0).rand(3, 40)
+    half: Any = torch.from_numpy(m).half()
     return [
         found
         for x in (m, half)

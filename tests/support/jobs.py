@@ -53,6 +53,22 @@ def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
+def without_journals(directory: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """Contents of the files of a folder except for its journals, and the entries of the journals."""
+    left, entries = files(directory), []
+    for name in sorted(name for name in left if name.startswith("manifest.0")):
+        header, *lines = left.pop(name).splitlines()
+        assert json.loads(header)["journal"] == name.split(".")[2]
+        entries += [json.loads(line)[1] for line in lines]
+    return left, entries
+
+
+def journal(directory: Path) -> Path:
+    """The only journal of a folder."""
+    (path,) = directory.glob("manifest.0*.jsonl")
+    return path
+
+
 def manifest(directory: Path) -> list[dict[str, Any]]:
     """Entries of the manifest of a folder. NaN and Infinity, which are not valid JSON, raise AssertionError."""
 

@@ -40,6 +40,7 @@ class Original:
     clamp: float | None = None
     classes: int = 0
     start: tuple[int, int] = (4, 4)
+    colours: int = 3
     state: dict[str, Tensor] = field(default_factory=dict)
     mapping: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     layers: dict[str, Layer] = field(default_factory=dict)
@@ -125,7 +126,7 @@ class Original:
 
     def output(self, site: str, i: int, inputs: int) -> None:
         name = self.pick(site, f"to_rgbs.{i - 1}" if i else "to_rgb1", f"output{i}", f"output{i}")
-        raw, bias = self.draw(3, inputs, 1, 1), self.draw(3)
+        raw, bias = self.draw(self.colours, inputs, 1, 1), self.draw(self.colours)
         affine = self.affine(self.pick(f"{name}.affine", f"{name}.conv.modulation", *[f"{name}.style"] * 2), inputs)
         rosinality = self.family == "rosinality"
         self.put(f"{name}.conv.weight" if rosinality else f"{name}.weight", raw[None] if rosinality else raw)
@@ -166,7 +167,7 @@ class Original:
         return x
 
     def image(self, w: Tensor) -> Tensor:
-        """Images [N, 3, H, W] of latents [N, rows, W]."""
+        """Images [N, C, H, W] of latents [N, rows, W]."""
         x, image, row = self.const.double().expand(len(w), -1, -1, -1), None, 0
         for size in CHANNELS:
             before, gain = x, math.sqrt(0.5) if size in self.skips else 1.0

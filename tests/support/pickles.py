@@ -9,6 +9,7 @@ import pickle
 import subprocess
 from typing import Any
 
+import numpy.testing  # noqa: F401  (older versions run lscpu when this module is first imported)
 import pytest
 
 STOP = b"."

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import write
+from described import StyleGAN2GeneratorClean
 from miniatures import miniature
 from networks import shared
 from originals import Original
+from originals3 import Original3
 from sklearn.cluster import KMeans
 
 import stylefast
@@ -31,7 +33,12 @@ BLOCK = re.compile(r"^```(\S+)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MAX_SEEDS = 6
 # Parts of the toy network, which has no faces. Clusters 1 and 2 stay without a name here: a guide names them "eyes".
 PARTS = {"eyes": [0], "nose": [3], "mouth": [4, 5], "skin": [6], "background": [7]}
-CHECKPOINTS = {"ffhq.pkl": "nvlabs", "e4e_ffhq_encode.pt": "rosinality", "stylegan2_ffhq.pth": "genforce"}
+CHECKPOINTS = {
+    "ffhq.pkl": lambda: Original("nvlabs"),
+    "e4e_ffhq_encode.pt": lambda: Original("rosinality"),
+    "stylegan2_ffhq.pth": lambda: Original("genforce"),
+    "stylegan3-r-ffhq.pkl": Original3,
+}
 
 
 @dataclass(frozen=True)
@@ -91,13 +98,13 @@ def use_toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def names() -> dict[str, Any]:
     """Return the names that pages use without defining them."""
-    return {"G_ema": miniature("rosinality")}
+    return {"G_ema": miniature("rosinality"), "network": StyleGAN2GeneratorClean()}
 
 
 def write_inputs(line: list[str]) -> None:
     """Write the input files of a command, unless an earlier command of the page writes them."""
     for name in (word for word in line if word in CHECKPOINTS):
-        write(Path(name), Original(CHECKPOINTS[name]))
+        write(Path(name), CHECKPOINTS[name]())
     network = line[line.index("--network") + 1] if "--network" in line else "random-face"
     if "latents.pt" in line:
         write_latents(generators.load(network))

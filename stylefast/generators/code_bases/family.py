@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor, nn
 
 from ..sites import Rule
@@ -81,13 +80,18 @@ def batch(label: Tensor, z: Tensor) -> Tensor | None:
 
 
 def takes(network: nn.Module, argument: str) -> bool:
-    """Return whether `network.forward` has an argument of this name."""
+    """Return whether `network.forward` names this argument."""
     return argument in inspect.signature(network.forward).parameters
 
 
-def margin(layer: Any) -> int:
-    """Return the number of pixels on each side of the input of a StyleGAN3 layer that lie beyond the frame."""
-    return (int(np.max(layer.in_size)) - int(layer.in_sampling_rate)) // 2
+def passes_on_arguments(network: nn.Module) -> bool:
+    """Return whether `network.forward` takes arguments of any name."""
+    return any(x.kind is x.VAR_KEYWORD for x in inspect.signature(network.forward).parameters.values())
+
+
+def sampling_rate(layer: Any) -> float:
+    """Return the sampling rate of the input of a StyleGAN3 layer."""
+    return float(layer.in_sampling_rate)
 
 
 @contextmanager

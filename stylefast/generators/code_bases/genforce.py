@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..sites import Rule, Scale
-from .family import Calls, Family, batch, margin
+from .family import Calls, Family, batch, sampling_rate
 
 GENFORCE = "genforce"
 HAMMER = "Hammer"
@@ -96,7 +96,7 @@ HAMMER_STYLEGAN2 = Family(
 HAMMER_STYLEGAN3 = Family(
     f"{HAMMER} StyleGAN3",
     ("mapping", "synthesis.early_layer.affine", "synthesis.layer0.conv.style"),
-    (Rule(r"synthesis\.(?P<site>layer\d+)\.conv\.style", r"synthesis.\g<site>", last="rgb", margin=margin),),
+    (Rule(r"synthesis\.(?P<site>layer\d+)\.conv\.style", r"synthesis.\g<site>", last="rgb", rate=sampling_rate),),
     _hammer,
     classes="label_dim",
     transform_row=0,

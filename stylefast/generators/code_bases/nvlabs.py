@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.checks import check_shape
 from ..sites import Rule
-from .family import Calls, Family, margin, temporary_attributes
+from .family import Calls, Family, sampling_rate, temporary_attributes
 from .fixed_random import FixedRandom
 
 NVLABS_STYLEGAN2 = "NVlabs stylegan2-ada-pytorch"
@@ -97,7 +97,7 @@ STYLEGAN2 = Family(
 STYLEGAN3 = Family(
     NVLABS_STYLEGAN3,
     ("mapping", "synthesis.input.affine"),
-    (Rule(r"synthesis\.(?P<site>L\d+_\d+_\d+)\.affine", r"synthesis.\g<site>", last="rgb", margin=margin),),
+    (Rule(r"synthesis\.(?P<site>L\d+_\d+_\d+)\.affine", r"synthesis.\g<site>", last="rgb", rate=sampling_rate),),
     _calls,
     classes="c_dim",
     transform_row=0,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.checks import check_shape
 from ..sites import Rule
-from .family import Calls, Family, batch, repeat_rows, takes
+from .family import Calls, Family, batch, passes_on_arguments, repeat_rows, takes
 
 NAME = "rosinality stylegan2-pytorch"
 
@@ -18,6 +18,10 @@ NAME = "rosinality stylegan2-pytorch"
 def _rosinality(net: Any, label: Tensor, options: dict[str, Any]) -> Calls:
     options = {"input_is_latent": True, "randomize_noise": False} | options
     return Calls(net.style_dim, partial(repeat_rows, net.style, net.n_latent), partial(first_output, net, options))
+
+
+def _takes_latents(net: Any) -> bool:
+    return takes(net, "input_is_latent") or passes_on_arguments(net)
 
 
 def first_output(net: Any, options: dict[str, Any], w: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ ROSINALITY = Family(
     _MODULES,
     list_rules("conv", "modulation"),
     _rosinality,
-    fits=partial(takes, argument="input_is_latent"),
+    fits=_takes_latents,
 )
 SWAGAN = Family(
     "rosinality SWAGAN",

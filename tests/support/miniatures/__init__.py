@@ -16,17 +16,29 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from .common import CHANNELS, WIDTH, holder
+from .common import CHANNELS, WIDTH, holder, with_colours
 from .genforce import GenforceSynthesis1, GenforceSynthesis2, HammerSynthesis2, HammerSynthesis3, genforce, hammer
 from .lernapparat_port import lernapparat
 from .lists import MMagic, Rosinality
 from .lucid import lucidrains
 from .nvlabs2 import NVStyleGAN2
-from .nvlabs3 import LAYERS, NVStyleGAN3
+from .nvlabs3 import LAYERS, NVStyleGAN3, halved, narrow
 from .relatives import BasicSR, BasicSRWithConditions, DualStyleGAN, RetrieveInStyle, Swagan, conditions
 from .text_and_camera import EG3D, StyleGANT, camera
 
-__all__ = ["CHANNELS", "EXTRINSIC", "LAYERS", "MINIATURES", "WIDTH", "Miniature", "holder", "miniature"]
+__all__ = [
+    "CHANNELS",
+    "EXTRINSIC",
+    "LAYERS",
+    "MINIATURES",
+    "WIDTH",
+    "Miniature",
+    "halved",
+    "holder",
+    "miniature",
+    "narrow",
+    "with_colours",
+]
 
 EXTRINSIC = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(0))
 
@@ -111,6 +123,8 @@ MINIATURES = {
     "nvlabs2-classes": Miniature(lambda: NVStyleGAN2(classes=4), **_NV2, label=2),
     "nvlabs2-half": Miniature(lambda: NVStyleGAN2(half=True), **_NV2),
     "nvlabs3": Miniature(NVStyleGAN3, **_NV3),
+    "human3": Miniature(lambda: NVStyleGAN3(width=halved), **_NV3 | {"sizes": frozenset((8, 16, 32))}),
+    "narrow3": Miniature(lambda: NVStyleGAN3(width=narrow), **_NV3 | {"sizes": frozenset((8, 16, 32))}),
     "stylegan-xl": Miniature(lambda: NVStyleGAN3(classes=4), **_NV3, label=2),
     "stylegan-t": Miniature(
         StyleGANT,

@@ -63,5 +63,14 @@ class Conv(nn.Module):
         return torch.randn(len(x), *self.noise.shape[1:]) / 4 if mode == "random" else self.noise
 
 
+def with_colours(network: nn.Module, colours: int) -> nn.Module:
+    """Change the toRGB layers of a network, in place, so that its images have `colours` channels; return it."""
+    for module in network.modules():
+        for name, x in [*module.named_parameters(recurse=False)]:
+            if len(x) == 3 and (name == "bias" or x.shape[2:] == (1, 1)):
+                setattr(module, name, nn.Parameter(x.detach()[torch.arange(colours) % 3]))
+    return network
+
+
 def skip(image: Tensor | None, y: Tensor) -> Tensor:
     return y if image is None else twice(image) + y
