@@ -113,14 +113,14 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
         ValueError: If the file is damaged, has another format, or does not hold all tensors of a network.
     """
     tensors, header = read_tensors(path, FORMAT)
+    name = Path(path).stem
     try:
         network = build_network(tensors, header).to(device)
+        if isinstance(network, StyleGAN3):
+            return stylegan3(network, name=name)
+        return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name, check=False)
     except (ValueError, *READ_ERRORS) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
-    name = Path(path).stem
-    if isinstance(network, StyleGAN3):
-        return stylegan3(network, name=name)
-    return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name, check=False)
 
 
 def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> StyleGAN2 | StyleGAN3 | Lucidrains:
