@@ -118,7 +118,9 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
         network = build_network(tensors, header).to(device)
         if isinstance(network, StyleGAN3):
             return stylegan3(network, name=name)
-        return stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name, check=False)
+        return (
+            stylegan2(network, name=name) if isinstance(network, StyleGAN2) else wrap(network, name=name, check=False)
+        )
     except (ValueError, *READ_ERRORS) as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
 

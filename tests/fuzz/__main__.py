@@ -15,6 +15,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).parents[1]
 sys.path[1:1] = [str(TESTS.parent), str(TESTS / "support")]
@@ -26,11 +27,12 @@ from targets import TARGETS, environment  # noqa: E402
 
 MAX_SECONDS = 20  # of a case
 MAX_FAILURES = 5  # of a target
+MAX_WIDTH = 1000  # of a line of the output
 FAILED = 3  # status of a child with failures; an error of Python's own is 1
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python tests/fuzz", description="Test random cases for a given time.")
     parser.add_argument("--seconds", type=float, default=60, help="Time of the whole job.")
     parser.add_argument("--seed", type=int, help="Seed of the cases. The default is a random one, which is printed.")
     parser.add_argument("--target", choices=TARGETS, action="append", help="Test this target only (repeatable).")
@@ -45,13 +47,15 @@ def main() -> int:
     total = sum(TARGETS[name].weight for name in targets)
     options = ["--seed", str(seed)] if args.case is None else ["--case", args.case]
     shares = {name: args.seconds * TARGETS[name].weight / total for name in targets}
-    return int(any([_run(name, [*options, "--seconds", str(share)]) for name, share in shares.items()]))
+    failed = [name for name, share in shares.items() if _run(name, [*options, "--seconds", str(share)])]
+    return int(bool(failed))
 
 
 def _run(name: str, options: list[str]) -> bool:
     """Run a target in a child process. Return whether a case failed."""
     command = [sys.executable, str(Path(__file__).parent), "--child", "--target", name, *options]
-    process = subprocess.Popen(command, env=environment(name), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, env=environment(name), **pipes)
     assert process.stdout is not None
     case = ""
     for line in process.stdout:
@@ -89,8 +93,10 @@ def _run_child(name: str, seed: int, seconds: float, case: str | None) -> int:
             TARGETS[name].case(np.random.default_rng([seed, number]), check)
         except Exception as error:
             failures += 1
-            where = "" if isinstance(error, AssertionError) else traceback.format_exc(limit=-4)
-            print(f"{type(error).__name__}: {str(error)[:2000]}\n{where}  in {check.notes}\n  {_how_to_repeat(name, label)}")
+            lines = [f"{type(error).__name__}: {error}"]
+            lines += [] if isinstance(error, AssertionError) else traceback.format_exc(limit=-4).splitlines()[1:]
+            lines += [f"  in {check.notes}", f"  {_how_to_repeat(name, label)}"]
+            print("\n".join(line[:MAX_WIDTH] for line in lines))
         else:
             worst |= {key: max(worst.get(key, 0), value) for key, value in check.worst.items() if value}
         number += 1

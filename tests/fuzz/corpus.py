@@ -19,13 +19,16 @@ from editors import catalog_of, editor_of
 from jobs import job, run
 from networks import shared
 from originals import Original
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from stylefast import Catalog
 from stylefast.catalog import read_clusters
 from stylefast.editing import Pairs, SeedLatents, StoredLatents
+from stylefast.editing.journal import journals
 from stylefast.generators import load
 from stylefast.generators.convert import convert
+from stylefast.io.private import _with_hash
 from stylefast.io.tensors import read_tensors
 from stylefast.kmeans.lloyd import BatchedLloyd
 
@@ -42,7 +45,6 @@ class Format:
         write: Function that writes a valid file to a path.
         read: Function that reads the file at a path, and returns its contents.
         is_sealed: Whether a checksum covers all contents.
-        formats: Format and version of an own file, whose contents are mutated with a right checksum, too.
     """
 
     file: str
@@ -67,7 +69,7 @@ def _read_latents(path: Path) -> Any:
 
 def _read_catalog(path: Path) -> Any:
     catalog = Catalog.load(path)
-    for part in catalog.parts:
+    for part in filter(catalog.parts.get, catalog.parts):
         catalog.contribution(part)
     fields = ("generator", "layer", "features", "parts", "provenance", "sites")
     return [catalog.centroids, catalog.contributions, *(getattr(catalog, name) for name in fields)]
@@ -116,7 +118,7 @@ def _write_pairs(path: Path) -> None:
 
 
 def _resume(path: Path) -> Any:
-    """Resume the job whose manifest or journal has been mutated. It ends with an entry for each image, or not at all."""
+    """Resume the job whose manifest or journal is mutated. It ends with an entry for each image, or not at all."""
     resumed = job(path.parent)
     for _ in resumed:
         pass
@@ -126,12 +128,15 @@ def _resume(path: Path) -> Any:
     assert all((path.parent / entry["file"]).exists() for entry in entries if entry["file"] in images)
 
 
-def _write_job(path: Path) -> None:
-    folder = path.parent / "edits"
-    run(folder)
-    for file in folder.iterdir():
-        shutil.copy(file, path.parent)
-    shutil.rmtree(folder)
+def _write_journal(path: Path) -> None:
+    """Write the journal of a job that stops after its first batch, under a name that does not change."""
+    edits: Any = iter(job(path.parent))
+    next(edits)
+    edits.close()
+    (journal,) = journals(path.parent)
+    token, new_token = (file.name.split(".")[2] for file in (journal, path))
+    path.write_text(journal.read_text("utf-8").replace(token, new_token), "utf-8")
+    journal.unlink()
 
 
 def _clusters(path: Path, content: Any) -> None:
@@ -156,7 +161,8 @@ def formats() -> list[Format]:
         Format("converted.safetensors", _write_converted, _read_network, True),
         Format("pairs.csv", _write_pairs, _read_pairs),
         Format("pairs.jsonl", _write_pairs, _read_pairs),
-        Format("manifest.jsonl", _write_job, _resume),
+        Format("manifest.jsonl", lambda path: run(path.parent), _resume),
+        Format(f"manifest.0001.{_with_hash('0' * 16)}.jsonl", _write_journal, _resume),
         Format("clusters.pkl", lambda path: _clusters(path, centers), read_clusters),
     ]
     stored: dict[str, Callable[[Path], Any]] = {
@@ -174,7 +180,7 @@ def formats() -> list[Format]:
         "c.pkl": lambda path: path.write_bytes(pickle.dumps(dict(zip("ab", array, strict=False)), protocol=5)),
         "a.safetensors": lambda path: save_file({"w": w, "styles": generator().styles(w)}, path),
     }
-    networks = {"nvlabs": "snapshot.pkl", "rosinality": "rosinality.pt", "genforce": "genforce.pth", "hammer": "hammer.pth"}
+    networks = {"nvlabs": "snapshot.pkl", "rosinality": "rosinality.pt", "genforce": "genforce.pth", "hammer": "c.pth"}
     return [
         *own,
         *(Format(name, write, _read_latents) for name, write in stored.items()),
@@ -195,8 +201,6 @@ def _write_converted(path: Path) -> None:
 
 def read_header(path: Path) -> tuple[str, dict[str, torch.Tensor], dict[str, Any]]:
     """Return the format, the tensors and the header of an own file."""
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         (kind,) = file.metadata()
     return kind, *read_tensors(path, kind)

@@ -47,7 +47,9 @@ def run(rng: Generator, sizes: Sizes, backend: str, check: Check) -> None:
     _check_values(check, got, rows, strength, mode)
     is_linear = mode == "linear" and "out" not in options
     if is_linear and dtype in (torch.float32, torch.float64) and drawing.chance(rng, 0.4):
-        _check_gradients(rng, check, inputs, edits, strength, lambda *x: stylefast.blend(*x, backend=backend, **options))
+        _check_gradients(
+            rng, check, inputs, edits, strength, lambda *x: stylefast.blend(*x, backend=backend, **options)
+        )
 
 
 def _styles(rng: Generator, n: int, width: int, dtype: torch.dtype) -> Tensor:

@@ -35,7 +35,7 @@ def run(rng: Generator, sizes: Sizes, backend: str, check: Check) -> None:
 def check_m(check: Check, m: torch.Tensor, a: torch.Tensor, labels: np.ndarray, k: int, **options: bool | str) -> None:
     """Compare M with its definition. Channels with NaN or Inf are compared with what the documentation says of them."""
     values, per_image = truth.exact(a), options["per_image"]
-    bad = ~np.isfinite(values).all((2, 3))  # [N, C]
+    bad: np.ndarray = np.any(~np.isfinite(values), (2, 3))  # [N, C]
     finite = np.where(bad[:, :, None, None], 0, values)
     eps = truth.epsilon(a.dtype)
     want, budget = truth.contribution(
@@ -46,4 +46,6 @@ def check_m(check: Check, m: torch.Tensor, a: torch.Tensor, labels: np.ndarray, 
     assert bool((got >= 0).all()), f"M must not be negative, got {float(got.min())}"
     check.within("M", got, np.where(bad, 0, want), budget)
     if options["standardize"] and bad.any():
-        check.equal("M of channels that are not finite", m[torch.from_numpy(bad.copy())], np.full(bad.sum(), np.nan))
+        check.equal(
+            "M of channels that are not finite", m[torch.from_numpy(bad.copy())], np.full(int(np.sum(bad)), np.nan)
+        )

@@ -31,10 +31,7 @@ SHAPES = ((), (0,), (1,), (3, 0), (2, 3), (1, 1, 1))
 
 def run(rng: Generator, folder: Path, check: Check) -> None:
     fmt, valid, expected = choose(rng, _corpus(folder))
-    scratch = folder / "case"
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(valid.parent, scratch)
-    path = scratch / fmt.file
+    path = _copied(valid, folder)
     is_resealed = fmt.is_sealed and chance(rng, 0.5)
     check.note(file=fmt.file, is_resealed=is_resealed)
     if is_resealed:
@@ -46,7 +43,7 @@ def run(rng: Generator, folder: Path, check: Check) -> None:
         content = fmt.read(path)
     except ValueError as error:
         message = str(error)
-        assert fmt.file in message or str(scratch) in message, f"the error must name the file, got: {message[:500]}"
+        assert fmt.file in message or str(path.parent) in message, f"the error must name the file, got: {message[:500]}"
         assert len(message) < 5000, f"an error must be short, got {len(message)} characters: {message[:700]}"
         message.encode()
     else:
@@ -65,8 +62,15 @@ def _corpus(folder: Path) -> list[tuple[Format, Path, str]]:
         path = folder / f"valid-{fmt.file}" / fmt.file
         path.parent.mkdir(exist_ok=True)
         fmt.write(path)
-        corpus.append((fmt, path, _fingerprint(fmt.read(path))))
+        corpus.append((fmt, path, _fingerprint(fmt.read(_copied(path, folder)))))
     return corpus
+
+
+def _copied(valid: Path, folder: Path) -> Path:
+    """Return a copy of a file, in a copy of its folder. Reading may change the folder."""
+    scratch = folder / "case"
+    shutil.rmtree(scratch, ignore_errors=True)
+    return Path(shutil.copytree(valid.parent, scratch)) / valid.name
 
 
 def _reseal(rng: Generator, valid: Path, path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random mutations of files: of bytes, of text, inside of zip archives, and of the JSON headers of safetensors files."""
+"""Random mutations of files: of bytes, of text, inside of zip archives, and of headers of safetensors files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.random import Generator
 
 _INTEGERS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
 _NUMBERS = ("0", "-1", "1e999", "-0.5", "9" * 30, "9" * 5000, "NaN", "null", "true", '"a"', "[]", "{}", "1" + "0" * 12)
+_VALUES: tuple[Any, ...] = (None, True, -1, 0, 3, 2**70, 1.5, "", "a" * 300, "\n", [], {}, [[0]], {"a": 1})
 _PIECES = (
     *('"', "'", "\\", ",", ":", "\n", "\r", "\0", "[", "{", "]", "}", "\ufeff", "\ud7ff", "\\ud800", "é", "../", "/"),
     *("[" * 5000, '{"a":' * 5000, "x" * 5000, "\x1b[31m", "null", "%s", "=1+1"),
@@ -37,7 +38,7 @@ def mutate(rng: Generator, data: bytes) -> bytes:
 def mutate_json(rng: Generator, value: Any) -> Any:
     """Return a JSON value of which one entry, at a random depth, is replaced, removed, renamed or repeated."""
     if not isinstance(value, dict | list) or not value or chance(rng, 0.15):
-        return choose(rng, (None, True, -1, 0, 3, 2**70, 1.5, "", "a" * 300, [], {}, [[0]], {"a": 1}, "\n", [value, value]))
+        return choose(rng, (*_VALUES, [value, value]))
     if isinstance(value, list):
         i = int(rng.integers(len(value)))
         return choose(rng, (value[:i], value[i:], value + value[i:], [*value[:i], mutate_json(rng, value[i])]))

@@ -68,7 +68,7 @@ def points(a: ndarray, features: str, eps: float) -> Points:
 
 
 class Norms(NamedTuple):
-    """Norms of points, [N, H, W], bounds on their errors, and which norms are not finite, zero, or smaller than noise."""
+    """Norms of points, [N, H, W], bounds on their errors, and which are not finite, zero, or less than noise."""
 
     values: ndarray
     noise: ndarray
