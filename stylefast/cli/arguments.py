@@ -123,8 +123,9 @@ def _flag(parameter: inspect.Parameter) -> str | None:
     """Return the first flag of an option, or None for an argument."""
     for info in getattr(parameter.annotation, "__metadata__", ()):
         if isinstance(info, OptionInfo):
-            given = [text for text in (info.default, *(info.param_decls or ())) if str(text).startswith("--")]
-            return (given or [f"--{parameter.name.replace('_', '-')}"])[0].split("/")[0]  # typer has flags as default
+            given = map(str, (info.default, *(info.param_decls or ())))  # typer keeps the first flag as the default
+            flags = (text.split("/")[0] for text in given if text.startswith("--"))
+            return next(flags, f"--{parameter.name.replace('_', '-')}")
     return None
 
 

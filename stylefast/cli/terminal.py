@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -47,7 +48,7 @@ def name_options(error: Exception, flags: Mapping[str, str]) -> Exception:
 def print_whole_text() -> None:
     """Escape characters that the encoding of the terminal lacks, in place of an error."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -88,7 +88,7 @@ class SphericalKMeans(kmeans.SphericalKMeans):
     @property
     def cluster_centers_(self) -> np.ndarray:
         """Centroids of unit norm, [K, C]."""
-        return torch.as_tensor(self.centroids_).cpu().numpy()
+        return to_tensor("centroids_", self.centroids_).cpu().numpy()
 
 
 class FactorCatalog:

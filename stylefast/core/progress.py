@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -20,9 +21,8 @@ class _Lines(tqdm):
         print(self, file=self.fp, flush=True)
 
     def close(self) -> None:
-        if not self.disable:
-            self.disable = True
-            self._decr_instances(self)
+        self.last_print_t = -math.inf  # the base class then takes the bar for one that was never shown
+        super().close()
 
 
 def progress_bar(total: int, description: str, unit: str, *, shown: bool = True, done: int = 0) -> tqdm:
@@ -37,8 +37,9 @@ def progress_bar(total: int, description: str, unit: str, *, shown: bool = True,
         shown: Whether to show progress at all.
         done: Number of units that are done already.
     """
-    hidden = not shown or sys.stderr is None
-    options: dict[str, Any] = {"total": total, "initial": done, "desc": description, "unit": unit, "disable": hidden}
-    if hidden or sys.stderr.isatty() or "ipykernel" in sys.modules:
+    stderr: TextIO | None = sys.stderr  # None in a program without a console
+    shown = shown and stderr is not None
+    options: dict[str, Any] = {"total": total, "initial": done, "desc": description, "unit": unit, "disable": not shown}
+    if stderr is None or stderr.isatty() or "ipykernel" in sys.modules:
         return tqdm(**options, delay=DELAY)
     return _Lines(**options, delay=INTERVAL, mininterval=INTERVAL, maxinterval=INTERVAL, bar_format=LINE)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of clusters, contributions and edits, as Pillow images; only `save` writes to the disk.
 
-Images are torch tensors [N, C, H, W] in [0, 1] on any device: grey (C = 1), RGB (C = 3) or RGBA (C = 4), which figures
-composite over white. Each becomes a tile whose longer side has `cell` pixels, resized by Lanczos. Names are drawn in
-Pillow's built-in typeface, which has only ASCII characters.
+Images are torch tensors [N, C, H, W] in [0, 1] on any device: grey, RGB or RGBA, which figures composite over white.
+Each is a tile whose longer side has `cell` pixels, resized by Lanczos. Names are in Pillow's typeface, which is ASCII.
 """
 
 from __future__ import annotations
@@ -265,8 +264,7 @@ def save(image: Image.Image, path: PathLike, *, quality: int = 80) -> None:
 
     Args:
         image: The image.
-        path: Path of the file. Its suffix determines the format. Missing folders are created. JPEG has no alpha
-            channel: RGBA images are composited over white.
+        path: Path of the file. Its suffix determines the format. Missing folders are created. JPEG has RGBA over white.
         quality: Quality of JPEG and WebP, 1..100. PNG is exact.
 
     Raises:

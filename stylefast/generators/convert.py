@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.defaults import with_plain_defaults
 from ..io.atomic import PathLike
 from ..io.budget import Budget, read_file
 from ..io.kinds import refusal
@@ -58,6 +59,7 @@ _GENERATOR_KEYS = (
 )
 
 
+@with_plain_defaults
 def convert(source: PathLike, target: PathLike, *, label: int | None = None) -> dict[str, Any]:
     """Convert a trained StyleGAN2 or StyleGAN3 of another code base to a file that `generators.load` reads.
 

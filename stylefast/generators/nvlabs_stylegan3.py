@@ -65,7 +65,8 @@ def _from_mapping(state: State, gains: Mapping[str, float], label: int | None) -
     projection, bias = (tensors.pop(f"mapping.embed_proj.{kind}", None) for kind in ("weight", "bias"))
     if projection is not None:  # StyleGAN-XL: a table of embeddings, then a layer
         embeddings = F.leaky_relu(F.linear(state["mapping.embed.weight"], projection, bias), 0.2) * 2**0.5
-        tensors |= {"mapping.embed.weight": embeddings.T, "mapping.embed.bias": torch.zeros(embeddings.shape[1])}
+        bias = embeddings.new_zeros(embeddings.shape[1])
+        tensors |= {"mapping.embed.weight": embeddings.T, "mapping.embed.bias": bias}
     elif "mapping.embed.bias" in state:
         tensors |= _scaled(state, gains, "mapping.embed")
     tensors = fold_class(tensors, label)

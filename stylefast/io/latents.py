@@ -226,7 +226,7 @@ def _count(value: Any, counts: dict[int, int], depth: int) -> int:
 def _stack(value: Any) -> Tensor:
     if isinstance(value, list | tuple) and value:
         if all(isinstance(item, int | float) for item in value):
-            return torch.tensor(value, dtype=torch.float32)
+            return torch.tensor(value, dtype=torch.float32, device="cpu")
         return torch.stack([_stack(item) for item in value])
     return _leaf(value)
 

@@ -18,14 +18,14 @@ from stylefast.cli import app as cli
 def test_the_command_runs_the_benchmarks_of_the_checkout(monkeypatch: pytest.MonkeyPatch):
     commands: list[list[str]] = []
     succeeded = subprocess.CompletedProcess([], 0)
-    monkeypatch.setattr(subprocess, "run", lambda command: commands.append(command) or succeeded)
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: commands.append(command) or succeeded)
     run("bench", "--rounds", 3, "--only", "blend", "--record")
     script = str(Path(peers.__file__).resolve())
     assert commands == [[sys.executable, script, "--rounds", "3", "--only", "blend", "--record"]]
 
 
 def test_the_command_returns_the_exit_status(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(subprocess, "run", lambda command: subprocess.CompletedProcess([], 3))
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: subprocess.CompletedProcess([], 3))
     assert CliRunner().invoke(cli.app, ["bench"]).exit_code == 3
 
 

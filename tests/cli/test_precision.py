@@ -57,13 +57,16 @@ def test_the_command_line_sets_and_records_the_precision(tf32: bool, tmp_path: P
 
 
 @pytest.mark.usefixtures("on_a_gpu")
-def test_edits_of_another_precision_are_made_again(tmp_path: Path):
+def test_edits_of_another_precision_are_replaced_only_if_asked(tmp_path: Path):
     counts = []
     for tf32 in (True, True, False):
         torch.backends.cudnn.allow_tf32 = tf32
-        job = run_job(tmp_path)
+        job = run_job(tmp_path, overwrite=not tf32)
         counts.append((job.n_existing, job.n_written))
     assert counts == [(0, job.total), (job.total, 0), (0, job.total)]
+    torch.backends.cudnn.allow_tf32 = True
+    with pytest.raises(ValueError, match="its tf32 is false, not true"):
+        run_job(tmp_path)
 
 
 @pytest.mark.usefixtures("on_a_gpu")

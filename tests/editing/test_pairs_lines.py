@@ -14,9 +14,9 @@ import pytest
 from editors import editor_of
 from networks import shared
 
+from stylefast.core.checks import SEEDS
 from stylefast.editing import Pairs, SeedLatents, StoredLatents
 from stylefast.editing.pairs import MAX_LINE
-from stylefast.editing.sources import SEEDS
 
 HEADER = "target,reference,part"
 N = 3  # good lines of `check`
@@ -44,8 +44,8 @@ def check(path: Path, content: bytes, bad_line: int, reason: str) -> None:
         (b'2,3,"no"se', "it is not CSV: "),
         (b"2,3,no\0se", "it must not have NUL characters"),
         (b"2,3,n\xf6se", r"it must be UTF-8, got b'2,3,n\xf6se'"),
-        (b"2,3,\x1b[31mnose", r"part must be one with clusters, got '\x1b[31mnose'"),
-        (b"2,3," + b"x" * 10_000, "part must be one with clusters, got 'xxxxx"),
+        (b"2,3,\x1b[31mnose", r"part must be one of 'eyes', 'nose', 'mouth', got '\x1b[31mnose'"),
+        (b"2,3," + b"x" * 10_000, "part must be one of 'eyes', 'nose', 'mouth', got 'xxxxx"),
         (b"2,3," + b"x" * 200_000, "it is not CSV: field larger than field limit"),
         (b"x" * (3 * MAX_LINE), "it must have at most 1,048,576 characters"),
         (b"9" * 5_000 + b",3,nose", "there is no image '99999"),
@@ -78,9 +78,18 @@ def test_a_bad_line_of_csv_does_not_affect_others(tmp_path: Path, line: bytes, r
         ('{"target": [1], "reference": 2, "part": "nose"}', "there is no image [1]"),
         ('{"target": {"a": 1}, "reference": 2, "part": "nose"}', "there is no image {'a': 1}"),
         ('{"target": true, "reference": 2, "part": "nose"}', "there is no image True"),
-        ('{"target": 1, "reference": 2, "part": ["nose"]}', "part must be one with clusters, got \"['nose']\""),
-        ('{"target": 1, "reference": 2, "part": "\\ud800"}', "part must be one with clusters, got '\\ud800'"),
-        ('{"target": 1, "reference": 2, "part": "nose\\u0000"}', "part must be one with clusters, got 'nose\\x00'"),
+        (
+            '{"target": 1, "reference": 2, "part": ["nose"]}',
+            "part must be one of 'eyes', 'nose', 'mouth', got \"['nose']\"",
+        ),
+        (
+            '{"target": 1, "reference": 2, "part": "\\ud800"}',
+            "part must be one of 'eyes', 'nose', 'mouth', got '\\ud800'",
+        ),
+        (
+            '{"target": 1, "reference": 2, "part": "nose\\u0000"}',
+            "part must be one of 'eyes', 'nose', 'mouth', got 'nose\\x00'",
+        ),
         ('{"target": 1, "reference": 2, "part": "nose", "\\u001b[0m": 1}', "it may have the fields target, "),
     ],
     ids=range(20),

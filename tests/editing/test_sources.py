@@ -232,12 +232,12 @@ def test_several_files_make_one_source(tmp_path: Path):
         f"{x}-projected-w-000{i}" for x, i in (("ann", 0), ("bob", 0), ("bob", 1))
     ]
     assert torch.equal(torch.cat([images.w(row) for row in range(3)]), w)
-    listed = arguments.images(",".join(map(str, paths)), generator, 1.0)
+    listed = arguments.images("--seeds", ", ".join(map(str, paths)), generator, 1.0)
     assert len(listed) == 3 and torch.equal(listed.w(2), w[2:])
     with pytest.raises(ValueError, match=r"images must have different names"):
         StoredLatents.load([paths[0], paths[0]], generator)
     with pytest.raises(FileNotFoundError):
-        arguments.images(f"{paths[0]},absent.npz", generator, 1.0)
+        arguments.images("--seeds", f"{paths[0]},absent.npz", generator, 1.0)
 
 
 class Hostile:

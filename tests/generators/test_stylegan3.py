@@ -128,10 +128,12 @@ def test_an_edit_keeps_the_targets_transform_by_default():
     torch.testing.assert_close(half.images, generator.synthesize(half.styles, mixed))
 
 
-def test_edits_with_another_transform_are_made_again(tmp_path):
-    plan = grid(parts="nose", generator=shared("sg3"))
-    jobs = [run(tmp_path, plan, editor=editor_of("sg3", transform=transform)) for transform in (0.0, 0.0, 1.0)]
-    assert [job.n_written for job in jobs] == [6, 0, 6]
+def test_edits_with_another_transform_are_replaced_only_if_asked(tmp_path):
+    plan, editors = grid(parts="nose", generator=shared("sg3")), [editor_of("sg3", transform=x) for x in (0.0, 1.0)]
+    assert [run(tmp_path, plan, editor=editors[0]).n_written for _ in range(2)] == [6, 0]
+    with pytest.raises(ValueError, match="options of the editor"):
+        run(tmp_path, plan, editor=editors[1])
+    assert run(tmp_path, plan, editor=editors[1], overwrite=True).n_written == 6
 
 
 @pytest.mark.parametrize(
