@@ -75,6 +75,7 @@ def _how_to_repeat(name: str, case: str) -> str:
 def _run_child(name: str, seed: int, seconds: float, case: str | None) -> int:
     """Run cases until the time is over, and print the number of each. Return whether a case failed."""
     warnings.simplefilter("ignore")
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     torch.use_deterministic_algorithms(True)  # torch.empty then returns NaN
     if (reason := TARGETS[name].absence()) is not None:
         print(f"skipped: {reason}")
