@@ -64,7 +64,7 @@ def elements_of(data: np.ndarray, dtype: torch.dtype, *, swap: bool = False) -> 
     if swap:
         data = data.reshape(-1, size)[:, ::-1].reshape(-1)
     if not len(data):
-        return torch.empty(0, dtype=dtype)
+        return torch.empty(0, dtype=dtype, device="cpu")
     if not data.flags.writeable or data.ctypes.data % size:
         data = data.copy()
     return torch.from_numpy(data).view(dtype)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypedDict
 import torch
 from torch import Tensor
 
+from ..core.checks import to_tensor
 from ..core.dtypes import Array
 from ..io.atomic import PathLike
 from ..io.schema import TensorSpec, check_tensor_table, decode
@@ -269,7 +270,7 @@ def needs_double(centroids: Array, objective: float, highest: float) -> bool:
         False for float64 centroids. Otherwise, whether the mean of `1 - cos` over the nonzero points, and `1 - cos` of
         two centroids, are less than NARROW.
     """
-    vectors = torch.as_tensor(centroids)
+    vectors = to_tensor("centroids", centroids)
     if vectors.dtype == torch.float64 or not objective > (1 - NARROW) * highest:
         return False
     cosines = vectors.double() @ vectors.double().T  # [K, K]
