@@ -15,11 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..core.text import printable
+from ..core.text import printable, shortened
 from ..io.private import create, folder_lock, is_abandoned, is_token, remove_abandoned
 
 MAX_DIFFERENCES = 6  # settings that a message names
-MAX_TEXT = 200  # characters of a name or a value in a message
 _NAME = re.compile(r"manifest\.(\d{4,18})\.([0-9a-f]{24})\.jsonl")
 
 
@@ -137,7 +136,7 @@ def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     if names == ["job"]:
         return "its generator, catalog, options of the editor, truncation or latents are other ones"
     texts = (
-        f"its {printable(_cut(name))} is {_text(stored, name)}, not {_text(wanted, name)}"
+        f"its {printable(shortened(name))} is {_text(stored, name)}, not {_text(wanted, name)}"
         for name in names[:MAX_DIFFERENCES]
         if name != "job"  # a hash, which differs because of the others
     )
@@ -145,11 +144,7 @@ def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _text(settings: dict[str, Any], name: str) -> str:
-    return _cut(json.dumps(settings[name])) if name in settings else "missing"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+    return shortened(json.dumps(settings[name])) if name in settings else "missing"
 
 
 def _number(journal: Path) -> int:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..core.text import shortened
 from .atomic import PathLike, atomic_write, remove_leftovers
 from .budget import Budget, check_file
 from .kinds import Wanted, refusal
@@ -109,8 +110,8 @@ def read_tensors(
         stored_provenance = header.pop("of") or {}
         for name, value in (provenance or {}).items():
             if stored_provenance.get(name) != value:
-                stored_value = stored_provenance.get(name)
-                raise ValueError(f"it has another provenance: its {name} is {stored_value!r}, not {value!r}")
+                texts = (shortened(repr(x)) for x in (stored_provenance.get(name), value))
+                raise ValueError(f"it has another provenance: its {name} is {', not '.join(texts)}")
     except _UNREADABLE as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
     return tensors, header

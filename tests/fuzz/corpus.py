@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from stylefast import Catalog
-from stylefast.catalog import read_clusters
+from stylefast.catalog import BuildOptions, Clustering, read_clusters
 from stylefast.editing import Pairs, SeedLatents, StoredLatents
 from stylefast.editing.journal import journals
 from stylefast.generators import load
@@ -80,6 +80,20 @@ def _read_network(path: Path) -> Any:
     images = network.synthesize(network.styles(w := network.latents([0])), w)
     assert images.shape[0] == 1, f"one image must be drawn, got {tuple(images.shape)}"
     return network.network.state_dict()
+
+
+def _write_workdir(path: Path) -> None:
+    for file in (FORMER / "workdir").iterdir():
+        shutil.copy(file, path.parent)
+
+
+def _resume_build(path: Path) -> Any:
+    """Resume the build whose workdir has the file."""
+    clustering = Clustering(n_clusters=3, resolution=8, n_init=2)
+    options = BuildOptions(batch_size=2, shard_images=3, workdir=path.parent, dtype="float16")
+    w = torch.from_numpy(np.load(FORMER / "latents.npz")["w"])
+    catalog = Catalog.build(load(FORMER / "network.safetensors"), w, clustering, options, progress=False)
+    return [catalog.centroids, catalog.contributions]
 
 
 def _read_checkpoint(path: Path) -> Any:
@@ -159,6 +173,8 @@ def formats() -> list[Format]:
         Format("kmeans.safetensors", copy(FORMER / "workdir" / "kmeans.safetensors"), _read_checkpoint),
         Format("former.safetensors", copy(FORMER / "catalog.safetensors"), _read_catalog),
         Format("converted.safetensors", _write_converted, _read_network, True),
+        Format("activations-00000-of-00002.safetensors", _write_workdir, _resume_build),
+        Format("contributions-00001-of-00002.safetensors", _write_workdir, _resume_build),
         Format("pairs.csv", _write_pairs, _read_pairs),
         Format("pairs.jsonl", _write_pairs, _read_pairs),
         Format("manifest.jsonl", lambda path: run(path.parent), _resume),

@@ -92,6 +92,14 @@ def test_errors_quote_little_of_a_damaged_header(tmp_path: Path):
         assert len(str(error.value)) < len(str(path)) + 350
 
 
+def test_errors_quote_little_of_another_provenance(tmp_path: Path):
+    path = tmp_path / "a"
+    write_tensors(path, "kind-1", TENSORS, provenance={"p": "1" * 5000})
+    with pytest.raises(ValueError, match=r"another provenance: its p is '1+\.\.\., not 2$") as error:
+        read_tensors(path, "kind-1", provenance={"p": 2})
+    assert len(str(error.value)) < len(str(path)) + 350
+
+
 def test_a_network_that_cannot_draw_is_refused_by_name(tmp_path: Path):
     source, path = tmp_path / "a.pkl", tmp_path / "a.safetensors"
     write(source, Original("nvlabs"))
