@@ -79,8 +79,11 @@ inline Features parse_features(const std::string& name) {
 }
 
 // Least work of a part, in vectorised additions and multiplications. It takes about as long as it takes to wake a
-// thread.
-inline constexpr int64_t kPartWork = 1 << 18;
+// thread. The sanitizers set it to 1, so that small inputs run on several threads.
+#ifndef STYLEFAST_PART_WORK
+#define STYLEFAST_PART_WORK (1 << 18)
+#endif
+inline constexpr int64_t kPartWork = STYLEFAST_PART_WORK;
 
 // Number of parts into which `units` of work are divided: one per thread, but at most one per unit and per kPartWork.
 // `work` is the number of additions and multiplications; those of slow loops count several times.

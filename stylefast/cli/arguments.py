@@ -104,6 +104,7 @@ def option_groups(command: Callable[..., None]) -> Callable[..., None]:
             )
 
     flags = {parameter.name.rstrip("_"): flag for parameter in parameters if (flag := _flag(parameter))}
+    flags["directory"] = flags.get("outdir", "directory")  # the name of the argument in Python
 
     @wraps(command)
     def call(**values: Any) -> None:

@@ -194,6 +194,8 @@ def activation_samples() -> Iterator[tuple[str, Tensor, Tensor, str]]:
         yield f"f32-{n}x{c}x{h}x{w}-K{k}", *clustered(n, c, h, w, k, torch.float32), "raw"
     for dtype in DTYPES[1:]:
         yield f"{dtype}"[6:], *clustered(2, 37, 9, 14, 7, dtype), "raw"
+    for dtype in (torch.float64, torch.bfloat16):  # enough work for two threads
+        yield f"threads-{dtype}".replace("torch.", ""), *clustered(2, 40, 13, 21, 12, dtype), "raw"
     for dtype in (torch.float16, torch.bfloat16):  # contiguous planes, for the loads of tensor boxes on Hopper
         x, centroids = clustered(1, 128, 8, 17, 9, dtype)
         yield f"planes-{dtype}".replace("torch.", ""), x.contiguous(), centroids, "raw"

@@ -175,6 +175,8 @@ def samples() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "transposed", {**wide, **rows}
     yield "long", _sample(2, 3, 2, 9088, edits=6)
     yield "many-edits", _sample(4, 3, 2, 8, edits=300)
+    for dtype in (torch.float32, torch.bfloat16):  # enough work for two threads
+        yield f"threads-{dtype}".replace("torch.", ""), _sample(4, 3, 2, 513, edits=400, dtype=dtype)
 
 
 def _sample(

@@ -147,6 +147,8 @@ def samples() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "bilinear-4x6-to-33x259", _sample(1, 3, 33, 259, 5, (4, 6))
     for dtype in DTYPES[1:]:
         yield f"{dtype}"[6:], _sample(2, 18, 9, 14, 6, (4, 4), dtype=dtype)
+    for dtype in (torch.float64, torch.bfloat16):  # enough work for two threads
+        yield f"threads-{dtype}".replace("torch.", ""), _sample(2, 20, 30, 31, 6, (7, 8), dtype=dtype)
     for standardize in (True, False):
         yield f"per-image-{standardize}", _sample(3, 18, 9, 14, 6, (9, 14), standardize=standardize, per_image=True)
         yield f"resized-{standardize}", _sample(3, 18, 9, 14, 6, (4, 5), standardize=standardize, per_image=True)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <immintrin.h>
+#define STYLEFAST_PART_WORK 1  // all samples run on several threads
 #define _mm256_stream_si256(to, value) _mm256_store_si256(to, value)
 #define _mm512_stream_si512(to, value) _mm512_store_si512(to, value)
 
