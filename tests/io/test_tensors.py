@@ -105,7 +105,7 @@ def test_a_network_that_cannot_draw_is_refused_by_name(tmp_path: Path):
     write(source, Original("nvlabs"))
     convert(source, path)
     tensors, header = read_tensors(path, NETWORK)
-    name = next(name for name in tensors if name.endswith("noise"))
+    name = next(name for name in tensors if name.endswith("filter"))
     write_tensors(path, NETWORK, {**tensors, name: tensors[name][..., :-1]}, **header)
     with pytest.raises(ValueError, match=re.escape(f"{path} cannot be used: ")):
         generators.load(path)
