@@ -13,7 +13,7 @@ OLDEST := .venv-oldest/bin
 # Runs a tool of tests/kernels, with its imports on PYTHONPATH.
 KERNELS := PYTHONPATH=.:benchmarks:tests/support $(BIN)/python tests/kernels
 
-.PHONY: test oldest triton triton-aot cuda gpu gpu-rehearsal rehearsal sanitize lint docs wheel demo bench
+.PHONY: test oldest triton triton-aot cuda gpu gpu-rehearsal rehearsal sanitize fuzz fuzz-minute lint docs wheel demo bench
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2
@@ -68,6 +68,16 @@ rehearsal: cuda
 # Runs the CPU kernels under sanitizers.
 sanitize: .venv/installed
 	$(KERNELS)/sanitize.py
+
+# Tests random calls of all ops against float64, and random mutations of all files, for SECONDS. A failure prints the
+# command that repeats its case. SEED selects the cases, and is random by default. CI runs `fuzz-minute`.
+SECONDS ?= 300
+fuzz: .venv/installed
+	PYTHONPATH=.:tests/support $(BIN)/python tests/fuzz --seconds $(SECONDS) $(SEED:%=--seed %)
+
+fuzz-minute: SECONDS = 60
+fuzz-minute: SEED = 1
+fuzz-minute: fuzz
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -17,8 +17,10 @@ void add_cells(const PoolTask<S>& task, int64_t n, int64_t y, const T* cells, co
   constexpr int L = kLanes<T>;
   const int32_t* labels = task.labels + (n * task.y.cells + y) * task.x.cells;
   for (int64_t x = 0; x < task.x.cells; ++x) {
+    const T area = task.y.area[y] * task.x.area[x];
+    if (area == 0) continue;  // its sums may be 0 * NaN, and `clear` omits clusters without a count
     const int64_t k = labels[x] >= 0 && labels[x] < task.clusters ? labels[x] : task.clusters;
-    moments.counts[k] += task.y.area[y] * task.x.area[x];
+    moments.counts[k] += area;
     for (int64_t c = 0; c < moments.width; c += L) {
       T* sum = moments.sums + c * (moments.clusters + 1) + k * L;
       T* square = moments.squares + c * (moments.clusters + 1) + k * L;

@@ -6,10 +6,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MAX_LENGTH = 200
+
 
 def printable(text: str) -> str:
     """Return the text with escapes in place of control characters, which could change what a terminal shows."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shortened(text: str) -> str:
+    """Return at most 200 characters of a text, with "..." in place of the others."""
+    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}..."
 
 
 def suggestion(word: str, words: Iterable[str]) -> str:

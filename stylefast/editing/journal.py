@@ -15,8 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..core.text import printable, shortened
 from ..io.private import create, folder_lock, is_abandoned, is_token, remove_abandoned
 
+MAX_DIFFERENCES = 6  # settings that a message names
 _NAME = re.compile(r"manifest\.(\d{4,18})\.([0-9a-f]{24})\.jsonl")
 
 
@@ -128,22 +130,21 @@ def read(path: Path) -> Iterator[tuple[int, int, str]]:
 
 
 def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Return how stored settings differ from those of a job."""
+    """Return how stored settings differ from those of a job, for at most `MAX_DIFFERENCES` settings."""
     missing = object()
     names = [name for name in {**stored, **wanted} if stored.get(name, missing) != wanted.get(name, missing)]
     if names == ["job"]:
         return "its generator, catalog, options of the editor, truncation or latents are other ones"
     texts = (
-        f"its {name} is {_text(stored, name)}, not {_text(wanted, name)}"
-        for name in names
+        f"its {printable(shortened(name))} is {_text(stored, name)}, not {_text(wanted, name)}"
+        for name in names[:MAX_DIFFERENCES]
         if name != "job"  # a hash, which differs because of the others
     )
     return ", ".join(texts)
 
 
 def _text(settings: dict[str, Any], name: str) -> str:
-    text = json.dumps(settings[name]) if name in settings else "missing"
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return shortened(json.dumps(settings[name])) if name in settings else "missing"
 
 
 def _number(journal: Path) -> int:

@@ -14,7 +14,6 @@ from zipfile import BadZipFile
 from zlib import error as DeflateError
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..core.checks import check_latent_seeds
@@ -29,7 +28,7 @@ from ..io.unpickling import READ_ERRORS
 CACHE_BYTES = 1 << 26  # bound of the cached latents of seeds
 CHUNK = 1024  # rows that are checked at a time
 
-_UNREADABLE = (ValueError, SafetensorError, BadZipFile, DeflateError, *READ_ERRORS)
+_UNREADABLE = (ValueError, BadZipFile, DeflateError, *READ_ERRORS)
 
 
 class ImageSource(ABC):

@@ -44,6 +44,8 @@ def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Gen
     tensors, header = read_tensors(path, FORMAT)
     try:
         return _wrap_network(build_network(tensors, header).to(device), Path(path).stem)
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, *READ_ERRORS) as error:  # a pass with tensors that do not fit together raises RuntimeError
         raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
 

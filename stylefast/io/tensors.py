@@ -21,11 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..core.text import shortened
 from .atomic import PathLike, atomic_write, remove_leftovers
 from .budget import Budget, check_file
 from .kinds import Wanted, refusal
+from .unpickling import reason
 
-_UNREADABLE = (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError, MemoryError)
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, RecursionError, MemoryError)
 MAX_HEADER = 1 << 24  # bytes
 _WANTED: dict[str, Wanted] = {"stylefast-catalog": "catalog", "stylefast-stylegan": "network"}
 _SIZES = {"U8": 1, "I8": 1, "BOOL": 1, "F16": 2, "BF16": 2, "I16": 2, "F32": 4, "I32": 4, "F64": 8, "I64": 8}
@@ -92,8 +94,8 @@ def read_tensors(
     """
     try:
         wanted = _WANTED.get(kind.rpartition("-")[0].rstrip("0123456789"))
-        if wanted and (reason := refusal(path, wanted)):
-            raise ValueError(reason)
+        if wanted and (refused := refusal(path, wanted)):
+            raise ValueError(refused)
         with open_tensors(path, budget or Budget()) as stored:
             if kind not in stored.metadata:
                 raise ValueError(_other_format(kind, list(stored.metadata)))
@@ -108,8 +110,8 @@ def read_tensors(
         stored_provenance = header.pop("of") or {}
         for name, value in (provenance or {}).items():
             if stored_provenance.get(name) != value:
-                stored_value = stored_provenance.get(name)
-                raise ValueError(f"it has another provenance: its {name} is {stored_value!r}, not {value!r}")
+                texts = (shortened(repr(x)) for x in (stored_provenance.get(name), value))
+                raise ValueError(f"it has another provenance: its {name} is {', not '.join(texts)}")
     except _UNREADABLE as error:
         raise ValueError(f"{os.fspath(path)} cannot be used: {error or type(error).__name__}") from error
     return tensors, header
@@ -155,8 +157,7 @@ def open_tensors(path: PathLike, budget: Budget) -> Iterator[StoredTensors]:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the path is no regular file, or the file or its header is cut off or too long.
-        SafetensorError: If the file is damaged.
+        ValueError: If the path is no regular file, the file or its header is cut off or too long, or it is damaged.
     """
     size = check_file(path, budget)
     with open(path, "rb") as file:
@@ -165,8 +166,11 @@ def open_tensors(path: PathLike, budget: Budget) -> Iterator[StoredTensors]:
         raise ValueError("it is no safetensors file, or is cut off")
     if n_header > MAX_HEADER:
         raise ValueError(f"its header must have at most {MAX_HEADER} bytes, got {n_header}")
-    with safe_open(path, framework="pt") as file:
-        yield StoredTensors(file, budget)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield StoredTensors(file, budget)
+    except SafetensorError as error:
+        raise ValueError(reason(error)) from error
 
 
 def _other_format(kind: str, formats: list[str]) -> str:

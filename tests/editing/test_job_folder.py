@@ -95,6 +95,19 @@ def test_the_first_image_that_would_be_replaced_is_named(tmp_path: Path):
     assert run(tmp_path, metadata={"note": 4}).n_written == N  # there is nothing to replace
 
 
+def test_names_of_a_damaged_manifest_are_quoted_briefly(tmp_path: Path):
+    run(tmp_path)
+    path = tmp_path / "manifest.jsonl"
+    for name in ("x" * 5000, "\\u001b[31m\\ud800"):
+        text = path.read_text("utf-8")
+        path.write_text(text.replace('"target"', f'"{name}"'), "utf-8")
+        with pytest.raises(ValueError, match="must not have images of the same names with other settings") as error:
+            run(tmp_path)
+        message = str(error.value)
+        assert len(message) < len(str(tmp_path)) + 2000 and message.isprintable()
+        path.write_text(text, "utf-8")
+
+
 def test_other_settings_with_other_names_share_a_folder(tmp_path: Path):
     run(tmp_path, grid(parts="nose"), metadata={"note": 1})
     run(tmp_path, grid(parts="eyes"), metadata={"note": 2})

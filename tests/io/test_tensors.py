@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stylefast import Catalog, SphericalKMeans, generators
 from stylefast.catalog import BuildOptions, Clustering
+from stylefast.editing import StoredLatents
 from stylefast.generators.convert import FORMAT as NETWORK
 from stylefast.generators.convert import convert
 from stylefast.io.schema import TensorSpec, check_tensor_table, decode
@@ -79,6 +80,37 @@ def test_a_damaged_or_missing_checksum_is_refused(checksums: dict[str, Any], tmp
         ValueError, match="cannot be used: its (header is not one of this format|contents do not match)"
     ):
         read_tensors(tmp_path / "a", "kind-1")
+
+
+def test_errors_quote_little_of_a_damaged_header(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    header = json.dumps({"a": {"dtype": "F" + "9" * 5000, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    for read in (lambda: read_tensors(path, "kind-1"), lambda: StoredLatents.load(path, shared("sg2"))):
+        with pytest.raises(ValueError, match=re.escape(f"{path} cannot be used: ") + ".*invalid JSON") as error:
+            read()
+        assert len(str(error.value)) < len(str(path)) + 350
+
+
+def test_errors_quote_little_of_another_provenance(tmp_path: Path):
+    path = tmp_path / "a"
+    write_tensors(path, "kind-1", TENSORS, provenance={"p": "1" * 5000})
+    with pytest.raises(ValueError, match=r"another provenance: its p is '1+\.\.\., not 2$") as error:
+        read_tensors(path, "kind-1", provenance={"p": 2})
+    assert len(str(error.value)) < len(str(path)) + 350
+
+
+@pytest.mark.parametrize(
+    "name", ["mapping.fc1.weight", "synthesis.b4.conv1.weight", "synthesis.b16.torgb.affine.weight"]
+)
+def test_a_network_that_cannot_draw_is_refused_by_name(name: str, tmp_path: Path):
+    source, path = tmp_path / "a.pkl", tmp_path / "a.safetensors"
+    write(source, Original("nvlabs"))
+    convert(source, path)
+    tensors, header = read_tensors(path, NETWORK)
+    write_tensors(path, NETWORK, {**tensors, name: tensors[name][..., :-1]}, **header)
+    with pytest.raises(ValueError, match=re.escape(f"{path} cannot be used: ")):
+        generators.load(path)
 
 
 def test_a_header_that_is_too_long_is_not_written(tmp_path: Path):

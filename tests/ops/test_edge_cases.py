@@ -137,6 +137,17 @@ def test_a_value_that_is_not_finite_spoils_its_own_channel_of_m(
         assert not got[:2, 7].isfinite().any()
 
 
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("resize", ["nearest", "bilinear"])
+def test_a_nan_spoils_only_m_of_its_own_image(backend: str, resize: str, standardize: bool):
+    x = torch.rand(2, 3, 2, 3)
+    x[0, 1, 0, 0] = torch.nan
+    labels = torch.arange(4 * 7, dtype=torch.int32).view(4, 7)  # most cells contain no position
+    labels = torch.stack([labels, labels.roll(1, 1)])
+    got = call(stylefast.contribution, backend, x, labels, 28, resize=resize, standardize=standardize, per_image=True)
+    assert got[0, :, 1].isnan().any() and got[0, :, ::2].isfinite().all() and got[1].isfinite().all()
+
+
 def test_a_nan_score_never_wins(backend: str):
     x, centroids = clustered(2, 8, 4, 6, 5, torch.float32)
     with_nan = centroids.clone()

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fuzz job finds planted faults in every op and in readers, and repeats a failed case alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import drawing
+import fuzz_files
+import mutations
+import numpy as np
+import pytest
+import torch
+from check import Check
+from corpus import Format
+from torch import Tensor
+
+import stylefast
+
+N_CASES = 60  # the job runs some thousands in a minute
+
+
+def _scaled(x: Tensor) -> Tensor:
+    return x * (1 + 1e-3) if x.is_floating_point() else x
+
+
+def _without_last(x: Tensor) -> Tensor:
+    """Return labels or values of which the last one is that of the one before it, as after a wrong bound of a loop."""
+    flat = x.flatten()
+    flat[-1:] = flat[-2:-1] if len(flat) > 1 else 0
+    return flat.view(x.shape)
+
+
+def _without_first_row(x: Tensor) -> Tensor:
+    rows = torch.atleast_1d(x.clone())
+    rows[:1] = 0
+    return rows.view(x.shape)
+
+
+FAULTS = (_scaled, _without_last, _without_first_row)
+
+
+def _planted(op: Callable[..., Any], fault: Callable[[Tensor], Tensor], field: int | None) -> Callable[..., Any]:
+    """Return an op with a fault in its result, or in one field of it."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = op(*args, **kwargs)
+        if field is None:
+            result.data = fault(result)
+            return result
+        return result._replace(**{result._fields[field]: fault(result[field])})
+
+    return call
+
+
+def _findings(name: str, n_cases: int = N_CASES) -> int:
+    found = 0
+    for number in range(n_cases):
+        try:
+            import_module(f"fuzz_{name}").run(np.random.default_rng([0, number]), drawing.SMALL, "reference", Check())
+        except AssertionError:
+            found += 1
+    return found
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        *(("assign", field) for field in range(2)),
+        *(("lloyd_step", field) for field in range(4)),
+        ("contribution", None),
+        *(("assign_contribution", field) for field in range(2)),
+        ("blend", None),
+    ],
+)
+def test_planted_faults_are_found(
+    name: str, field: int | None, fault: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+):
+    is_integer = (name, field) in (("assign", 0), ("lloyd_step", 0), ("lloyd_step", 2), ("assign_contribution", 0))
+    if is_integer and fault is _scaled:
+        pytest.skip("scaling leaves integers as they are")
+    monkeypatch.setattr(stylefast, name, _planted(getattr(stylefast, name), fault, field))
+    assert _findings(name) > 0
+
+
+@pytest.mark.parametrize("name", ["assign", "lloyd_step", "contribution", "assign_contribution", "blend"])
+def test_the_reference_has_no_faults(name: str):
+    assert _findings(name) == 0
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda path: {}["a"], "KeyError"),
+        (lambda path: int("a"), "must name the file"),
+        (lambda path: path.read_bytes(), "must not match the checksum"),
+    ],
+)
+def test_faults_of_readers_are_found(
+    read: Callable[[Path], Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fmt, valid = Format("a.bin", lambda path: path.write_bytes(b"valid"), read, True), tmp_path / "valid" / "a.bin"
+    valid.parent.mkdir()
+    fmt.write(valid)
+    monkeypatch.setattr(fuzz_files, "_corpus", lambda folder: [(fmt, valid, "contents")])
+    monkeypatch.setattr(fuzz_files, "chance", lambda rng, probability: False)
+    with pytest.raises((AssertionError, KeyError)) as error:
+        fuzz_files.run(np.random.default_rng(0), tmp_path, Check())
+    assert message in f"{error.type.__name__}: {error.value}"
+
+
+@pytest.mark.parametrize("data", [b"", b"a", b"PK\x03\x04", bytes(8) + b"{}", b"{}\n", bytes(100)])
+def test_all_contents_can_be_mutated(data: bytes):
+    mutated = {mutations.mutate(np.random.default_rng(seed), data) for seed in range(200)}
+    assert len(mutated) > 3
+
+
+def test_layouts_keep_values():
+    x = torch.arange(120.0).view(2, 3, 4, 5)
+    views = [drawing.any_layout(np.random.default_rng(seed), x) for seed in range(50)]
+    assert all(torch.equal(view, x) for view in views) and len({view.stride() for view in views}) > 20
+
+
+def test_a_child_runs_a_single_case():
+    command = [sys.executable, str(Path(__file__).parent), "--target", "reference", "--case", "1:3"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0 and "reference: 1 cases, 0 failures" in run.stdout, run.stdout + run.stderr
