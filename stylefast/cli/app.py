@@ -24,6 +24,8 @@ from .edit import edit
 from .report import report
 from .terminal import describe, drop_output, print_whole_text, say
 
+ALLOCATION = "can't allocate memory"  # in the RuntimeError of torch on the CPU
+
 app: typer.Typer = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -119,3 +121,7 @@ def main() -> None:
         sys.exit(1)
     except (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as error:
         sys.exit(printable(f"stylefast: {describe(error)}"))
+    except RuntimeError as error:
+        if ALLOCATION not in str(error):
+            raise
+        sys.exit(f"stylefast: there is not enough memory: {str(error).partition(ALLOCATION)[2].lstrip(' :')}")

@@ -6,11 +6,12 @@ If a release of torch removes one, tests/core/test_private_torch.py fails and na
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +30,7 @@ NAMES = (
     "torch._C.DispatchKey.Python",
     "torch._C.DispatchKeySet",
     "torch._C._is_alias_of",
+    "torch.autograd.forward_ad._current_level",
     "torch.nn.Module._compiled_call_impl",
 )
 
@@ -68,6 +70,13 @@ def has_memory(tensor: Tensor) -> bool:
     if torch._C._dispatch_keys(tensor).raw_repr() & _WRAPPERS:
         return False
     return _get_mode(_FAKE) is None and _get_mode(_PROXY) is None and _get_mode(_FUNCTIONAL) is None
+
+
+def have_tangents(values: Iterable[Any]) -> bool:
+    """Return whether `torch.autograd.forward_ad` has given a tensor a tangent, outside a transform of `torch.func`."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0 or transforms_are_active():
+        return False
+    return any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in values)
 
 
 def is_compiled(module: torch.nn.Module) -> bool:

@@ -25,6 +25,7 @@ NAME = "manifest.jsonl"
 RESULTS = ("bytes", "sha256", "locality")  # the last fields of an entry; the fields before them describe the edit
 PER_EDIT = ("file", "target", "reference", "part", "query", "strength")  # all other fields are settings of the job
 MAX_LINE = 1 << 24  # bytes
+_START = b'{"file": "'  # of the line of an entry
 
 _FORMER_JOURNAL = re.compile(r"manifest\.\d{4,18}\.jsonl")  # of version 1, which is read but never removed
 
@@ -131,14 +132,26 @@ def _are_entries(path: Path) -> bool:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the numbers and contents of the lines of a file except for an incomplete last one."""
+    """Yield the numbers and contents of the lines of a file except for an entry that is cut off at the end.
+
+    A complete last entry counts also without the end of its line, which some editors of text do not write.
+    """
     with open(path, "rb") as file:
         number = 1
         while line := file.readline(MAX_LINE):
-            if not line.endswith(b"\n") and len(line) < MAX_LINE:
+            if not line.endswith(b"\n") and len(line) < MAX_LINE and _is_cut_off(line):
                 return
             yield number, line
             number += 1
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """Return whether a line is the beginning of an entry."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return line.startswith(_START[: len(line)])
+    return False
 
 
 def _parse(path: Path, number: int, line: bytes | str) -> tuple[dict[str, Any], str]:
@@ -146,6 +159,8 @@ def _parse(path: Path, number: int, line: bytes | str) -> tuple[dict[str, Any], 
     try:
         text = line if isinstance(line, str) else line.decode()
         fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError("it is not a JSON object")
         if missing := [name for name in ("file", *RESULTS) if name not in fields]:
             raise ValueError(f"it has no {missing[0]}")
         if not isinstance(fields["file"], str):

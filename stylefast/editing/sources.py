@@ -232,6 +232,9 @@ class StoredLatents(ImageSource):
             if "w" in tensors:
                 tensors["w"] = broadcast_latents(tensors["w"], generator.w_shape)
             tensors = {name: tensor.to(generator.device, torch.float32) for name, tensor in tensors.items()}
+            for argument in ("w", "styles"):
+                if argument in tensors:  # checked before the rows are named: a tensor without elements can have 10^18
+                    generator.check(argument, tensors[argument])
             n = max((len(tensor) for tensor in tensors.values()), default=0)
             stem = f"{path.parent.name}-{path.stem}" if several else path.stem
             names = names or [f"{stem}-{i:04}" for i in range(n)]

@@ -76,6 +76,7 @@ def blend(
             or if `out` shares memory with an input, is used with inputs that require gradients, requires gradients
             itself, or is given under a transform of `torch.func`.
         RuntimeError: If `backend` cannot run on this machine or on the device of the tensors.
+        NotImplementedError: If `torch.autograd.forward_ad` has given a tensor a tangent.
 
     References:
         Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, equation 3 (equation 2 is

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backends import BACKENDS, select
 from ..core.dtypes import without_autocast
-from ..core.private_torch import below_autograd
+from ..core.private_torch import below_autograd, have_tangents
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Op:
     def __call__(self, backend: str | None, first: Tensor, *args: Any) -> Any:
         """Call the op on `backend`, or on the backend selected for the device of the first tensor."""
         cell = self.cells[select(backend, first.device)]
+        _refuse_tangents(self.name, (first, *args))
         if torch.compiler.is_compiling() or _needs_autograd(first, *args):
             return cell(first, *args)
         with below_autograd():  # autograd of a custom op runs Python code, which takes half of the time of a small call
@@ -90,9 +91,16 @@ class Op:
 
     def write(self, backend: str | None, first: Tensor, *args: Any, out: Tensor) -> None:
         """Call the op as `__call__` does and write the result into `out`."""
+        _refuse_tangents(self.name, (first, *args, out))
         self.cells[select(backend, first.device) + ".out"](first, *args, out=out)
         if not torch.compiler.is_compiling():  # AOTAutograd does so in compiled code
             torch.autograd.graph.increment_version(out)
+
+
+def _refuse_tangents(name: str, values: tuple[Any, ...]) -> None:
+    """Raise NotImplementedError if a tensor has a tangent, which the op would drop."""
+    if have_tangents(values):
+        raise NotImplementedError(f"stylefast.{name} does not support torch.autograd.forward_ad; see torch.func.jvp")
 
 
 def _needs_autograd(*args: Any) -> bool:

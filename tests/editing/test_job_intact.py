@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import files, grid, job, journal, run, without_journals
+from jobs import files, grid, job, journal, manifest, run, without_journals
 
 N = 12
 
@@ -174,3 +174,21 @@ def test_a_full_disk_leaves_no_incomplete_line_in_a_journal(
     left, entries = without_journals(tmp_path)
     assert 3 <= len(entries) == len(left)
     assert run(tmp_path).n_existing == len(left) and files(tmp_path) == expected_files
+
+
+@pytest.mark.parametrize("ending", [b"", b"\r\n"])
+def test_a_manifest_without_a_last_newline_keeps_its_entries(tmp_path: Path, ending: bytes):
+    run(tmp_path, grid((1,)))
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(path.read_bytes().removesuffix(b"\n") + ending)
+    run(tmp_path, grid((2,)))
+    assert [line["target"] for line in manifest(tmp_path)] == ["seed0001"] * 4 + ["seed0002"] * 4
+
+
+@pytest.mark.parametrize("text", [b"my notes", b"null\n", b"[]", b"\xff\xfe", b'{"image": "a'])
+def test_a_manifest_of_another_program_is_not_replaced(tmp_path: Path, text: bytes):
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match="manifest.jsonl, line 1 is not an entry of an edit"):
+        run(tmp_path, grid((1,)))
+    assert path.read_bytes() == text

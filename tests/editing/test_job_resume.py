@@ -157,8 +157,8 @@ def test_a_journal_cut_in_a_line_is_read_up_to_that_line(tmp_path: Path, expecte
     [
         (b"{", "Expecting property name"),
         (b"\xff\xfe", "codec can't decode"),
-        (b"[1, 2]", "it has no file"),
-        (b"7", "not iterable"),
+        (b"[1, 2]", "it is not a JSON object"),
+        (b"7", "it is not a JSON object"),
         (b"[" * 100_000, "recursion"),
         (b'{"file": "a.png", "target": "seed0001"}', "it has no bytes"),
         (b'{"file": ["a"], "bytes": 1, "sha256": "", "locality": null}', "file must be a name"),

@@ -191,6 +191,18 @@ def test_latents_that_declare_too_much_are_refused(file: str, tmp_path: Path):
         StoredLatents.load(path, shared("sg2"))
 
 
+@pytest.mark.parametrize("name", ["rows.safetensors", "rows.pt"])
+def test_rows_without_elements_are_refused(name: str, tmp_path: Path):
+    path = tmp_path / name
+    if name.endswith(".pt"):
+        torch.save(torch.empty(10**12, 0), path)
+    else:
+        header = json.dumps({"w": {"dtype": "F32", "shape": [10**12, 0], "data_offsets": [0, 0]}}).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ValueError, match=r"w must have shape .*, got \(1000000000000, 1, 0\)"):
+        StoredLatents.load(path, shared("sg2"))
+
+
 def test_pickles_of_many_containers_are_refused(tmp_path: Path):
     path = tmp_path / "sets.pkl"
     path.write_bytes(b"\x80\x04" + b"\x8f0" * 5000 + b"N.")

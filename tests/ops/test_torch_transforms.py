@@ -10,6 +10,7 @@ import torch
 from cells import backends, place
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
@@ -186,3 +187,22 @@ def test_autocast_changes_no_bit(backend: str):
         assert (x[:, 0, 0] @ x[:, 0, 0].T).dtype == torch.bfloat16
         got = all_outputs()
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_tangents_of_forward_ad_are_refused(name: str, backend: str):
+    call, inputs = batched_calls(backend)[name]
+    first, *others = (x[0].clone() for x in inputs)
+    with forward_ad.dual_level():
+        call(first, *others)  # no tensor has a tangent
+        dual = forward_ad.make_dual(first, torch.ones_like(first))
+        with pytest.raises(NotImplementedError, match="does not support torch.autograd.forward_ad"):
+            call(dual, *others)
+
+
+def test_out_with_a_tangent_is_refused(backend: str):
+    rows = place(torch.rand(3, 9), backend)
+    with forward_ad.dual_level():
+        out = forward_ad.make_dual(torch.empty_like(rows), torch.ones_like(rows))
+        with pytest.raises(NotImplementedError, match="does not support torch.autograd.forward_ad"):
+            stylefast.blend(rows, rows, rows, out=out, backend=backend)
