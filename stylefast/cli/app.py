@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,8 @@ def main() -> None:
     """Run the command line. Errors in files and values are printed as one line, without a traceback."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages in torch: 50 instead of 25,000 faults per 100 MB
     print_whole_text()
+    if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in sys.argv[1:]):
+        sys.exit("stylefast: no argument must be empty, as it is if a variable of the shell is not set")
     try:
         try:
             app()

@@ -174,7 +174,10 @@ def seeds(name: str, text: str) -> Sequence[int]:
         return ranges[0]
     if (n := sum(map(len, ranges))) > MAX_LISTED:
         raise ValueError(f"{name} must be one range, or a list of at most {MAX_LISTED:,} seeds, got {n:,}")
-    return [seed for each in ranges for seed in each]
+    listed = [seed for each in ranges for seed in each]
+    if len(set(listed)) < n:
+        raise ValueError(f"{name} must be different, got {text!r}")
+    return listed
 
 
 def split(text: str) -> list[str]:

@@ -79,7 +79,10 @@ class ImageWriter:
         self._journal.add(entry | {"bytes": written.n_bytes, "sha256": written.sha256}, written.modified)
 
     def _write(self, image: Tensor, file: str) -> _Written:
-        encoded = encode(to_uint8(image)[0], self._suffix)
+        try:
+            encoded = encode(to_uint8(image)[0], self._suffix)
+        except ValueError as error:
+            raise ValueError(f"{file} cannot be written: {error}") from error
         with atomic_write(self._directory / file) as temporary:
             temporary.write_bytes(encoded)
             modified = temporary.stat().st_mtime_ns

@@ -14,6 +14,8 @@ from .budget import check_file
 
 HEAD = 1 << 16  # bytes at the start of a file that are searched
 _TABLE_MAGIC = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # last bytes of a TensorFlow .index file
+_PAGE = rb"""(?isx) (\xef\xbb\xbf)? \s* ((<\?xml[^>]*> | <!--((?!-->).)*-->) \s*)*
+    <(!doctype\ html | html | head | body | title | meta | script)"""
 _DOWNLOAD = "the server did not send the file, so download it again in a browser or by its direct address"
 _UNPACK = "unpack it and give the file inside"
 _TENSORFLOW = (
@@ -60,7 +62,7 @@ _IMAGES = rb"\x89PNG\r\n|\xff\xd8\xff|GIF8|(?s:RIFF....WEBP)|II\*\x00|MM\x00\*"
 _TF_NAMES = rb"(?s)(\x80|[c(]).*(dnnlib\.tflib\.network|\btfutil\n)"
 _CONVERT = "convert it with `stylefast convert`, and give the result as the network"
 _KINDS = (
-    Kind("html", "a web page", _DOWNLOAD, rb"(?i)(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<(!doctype html|html|head|body)"),
+    Kind("html", "a web page", _DOWNLOAD, _PAGE),
     Kind("lfs", "a Git LFS pointer", "the file that it stands for comes with `git lfs pull`", rb"version https?://git-lfs"),
     Kind("ir", "the graph of an OpenVINO network", "it cannot be converted", rb"\s*<\?xml[^>]*>\s*<net "),
     Kind("xml", "an XML page, such as the error message of a server", _DOWNLOAD, rb"(\xef\xbb\xbf)?\s*<\?xml"),
