@@ -72,7 +72,6 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "page without a type": (b"\n <HTML lang='en'>", "a web page"),
     "page with a mark": (b"\xef\xbb\xbf<!doctype HTML>", "a web page"),
     "page with comments": (b"<!-- saved --><!-- by --> <title>Sign in", "a web page"),
-    "comments without a page": (b"<!--a-->" * 40, "a text file|other contents"),
     "xhtml page": (b'<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC', "a web page"),
     "error of a store": (b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied', "an XML page"),
     "pointer": (LFS, "a Git LFS pointer, not .*; .*`git lfs pull`"),
