@@ -107,7 +107,7 @@ def wrap(
         mapping=NetworkFunction(family.calls, *arguments, "mapping"),
         synthesis=NetworkFunction(family.calls, *arguments, "synthesis"),
         w_mean=_first_mean(w_mean, calls.w_mean, _latent_avg(module, path), device=device),
-        image_range=image_range or known_range,
+        image_range=known_range if image_range is None else image_range,
         transform_row=family.transform_row,
         check=check,
     )
