@@ -76,7 +76,7 @@ class Generator:
         self._compiled: CompiledSynthesis | None = None
         self.device: torch.device = next(iter((*network.parameters(), *network.buffers()))).device
         site_hooks = match(network, tuple(rules))
-        with self._session.open(), refuse_failing_precision(self._dtype):
+        with self._session.open(), refuse_failing_precision(network):
             w = self._map(SEEDS[-1:]).to(self._dtype).clone(memory_format=torch.contiguous_format)
             sites, image = probe(site_hooks, synthesis, w)
         self.sites: tuple[Site, ...] = tuple(sites)
