@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core.checks import check_shape, check_tensor
 from .compiled import CompiledSynthesis
 from .fingerprint import compute_fingerprint
-from .image_checks import RANGE, SEEDS, check_images
+from .image_checks import SEEDS, black_and_white, check_images
 from .precision import network_dtype, refuse_failing_precision, tf32_setting
 from .random_latents import z_of_seeds
 from .session import HookSession, StopForward, check_all_used
@@ -66,7 +66,7 @@ class Generator:
         self.name: str = name
         self.z_dim: int = z_dim
         self.transform_row: int | None = transform_row
-        black, white = image_range or RANGE
+        black, white = black_and_white(image_range)
         self._gain, self._offset = 1 / (white - black), -black / (white - black)
         self._dtype: torch.dtype = network_dtype(network)
         self._mapping = mapping
@@ -76,7 +76,7 @@ class Generator:
         self._compiled: CompiledSynthesis | None = None
         self.device: torch.device = next(iter((*network.parameters(), *network.buffers()))).device
         site_hooks = match(network, tuple(rules))
-        with self._session.open(), refuse_failing_precision(self._dtype):
+        with self._session.open(), refuse_failing_precision(network):
             w = self._map(SEEDS[-1:]).to(self._dtype).clone(memory_format=torch.contiguous_format)
             sites, image = probe(site_hooks, synthesis, w)
         self.sites: tuple[Site, ...] = tuple(sites)

@@ -78,17 +78,18 @@ def _match(module: nn.Module) -> Family | None:
 
 
 def _check_additions(module: nn.Module, family: Family) -> None:
-    """Check that a network whose synthesis is a child, and that has more children than its family, draws by it."""
+    """Check that a network whose synthesis is a child draws by it, if its class has a forward pass."""
     patterns = (*family.modules, *(rule.style for rule in family.rules))
     expected = {re.split(r"\\?\.", pattern)[0] for pattern in patterns}
     additions = [name for name, child in module.named_children() if name not in expected and list(child.parameters())]
     synthesis = [name for name in IMAGE_MODULES if name in expected]
-    if family.children or not additions or not synthesis or _passes_on(module):
+    if family.children or not synthesis or _passes_on(module):
         return
     if _draws(module, module, family, synthesis) is False:
+        found = f" with {', '.join(additions)}" if additions else ""
         raise ValueError(
-            f"module must draw its images by its {synthesis[0]} alone, like {family.name}, got {type(module).__name__} "
-            f"with {', '.join(additions)}, whose images differ; describe it with Generator and Rule"
+            f"module must draw its images by its {synthesis[0]} alone, like {family.name}, got {type(module).__name__}"
+            f"{found}, whose images differ; describe it with Generator and Rule"
         )
 
 
@@ -123,7 +124,7 @@ def _check_draws(module: nn.Module, name: str, family: Family) -> None:
 
 
 def _passes_on(module: nn.Module) -> bool:
-    return type(module).forward in PASSED_ON and "forward" not in vars(module)
+    return type(module).forward in PASSED_ON and "forward" not in vars(module) and not module._forward_hooks
 
 
 def _is_known(module: nn.Module, child: str) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -24,6 +25,21 @@ class ImageRangeWarning(UserWarning):
 
 class ReproducibilityWarning(UserWarning):
     """Images cannot be reproduced exactly."""
+
+
+def black_and_white(image_range: tuple[float, float] | None) -> tuple[float, float]:
+    """Return the values of an image range. None is `RANGE`.
+
+    Raises:
+        ValueError: If the range is not two different finite numbers.
+    """
+    try:
+        black, white = RANGE if image_range is None else map(float, image_range)
+    except (TypeError, ValueError):
+        black = white = math.nan
+    if black == white or not math.isfinite(black - white):
+        raise ValueError(f"image_range must be two different finite numbers, (black, white), got {image_range!r}")
+    return black, white
 
 
 def check_range(images: Tensor) -> None:

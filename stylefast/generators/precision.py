@@ -18,25 +18,31 @@ def network_dtype(network: nn.Module) -> torch.dtype:
 
     A network with a few layers in float16 converts its tensors itself and takes latents in float32.
     """
-    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    dtypes = _dtypes(network)
     return dtypes.pop() if len(dtypes) == 1 and dtypes <= {*DTYPES} else torch.float32
 
 
+def _dtypes(network: nn.Module) -> set[torch.dtype]:
+    return {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+
+
 @contextmanager
-def refuse_failing_precision(dtype: torch.dtype) -> Iterator[None]:
+def refuse_failing_precision(network: nn.Module) -> Iterator[None]:
     """Run the network for the first time.
 
     Raises:
-        ValueError: If its code fails and its parameters are not float32.
+        ValueError: If its code fails and not all parameters are float32.
     """
     try:
         yield
     except (RuntimeError, TypeError, AssertionError) as error:
-        if dtype == torch.float32 or isinstance(error, torch.OutOfMemoryError):
+        dtypes = _dtypes(network)
+        if dtypes <= {torch.float32} or isinstance(error, torch.OutOfMemoryError):
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+        names = " and ".join(sorted(map(str, dtypes)))
         raise ValueError(
-            f"network must run in the dtype of its parameters, {dtype}, but its code fails ({reason}); "
+            f"network must run in the dtype of its parameters, {names}, but its code fails ({reason}); "
             "convert it with network.float()"
         ) from error
 

@@ -107,7 +107,7 @@ def wrap(
         mapping=NetworkFunction(family.calls, *arguments, "mapping"),
         synthesis=NetworkFunction(family.calls, *arguments, "synthesis"),
         w_mean=_first_mean(w_mean, calls.w_mean, _latent_avg(module, path), device=device),
-        image_range=image_range or known_range,
+        image_range=known_range if image_range is None else image_range,
         transform_row=family.transform_row,
         check=check,
     )
@@ -131,9 +131,9 @@ def _class_weights(label: int | str | Tensor | None, n_classes: int) -> Tensor:
     if isinstance(label, Tensor):
         check_shape("label", label, classes=n_classes)
         return label.float()[None]
-    if isinstance(label, str) or not 0 <= label < n_classes:
-        raise ValueError(f"label must be in [0, classes) with classes = {n_classes}, got {label}")
-    return nn.functional.one_hot(torch.tensor([label], device="cpu"), n_classes).float()
+    if not hasattr(label, "__index__") or not 0 <= int(label) < n_classes:
+        raise ValueError(f"label must be an integer in [0, classes) with classes = {n_classes}, got {label!r}")
+    return nn.functional.one_hot(torch.tensor([int(label)], device="cpu"), n_classes).float()
 
 
 def _first_mean(*means: Tensor | None, device: torch.device) -> Tensor | None:

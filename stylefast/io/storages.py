@@ -181,6 +181,8 @@ def tensor_view(value: Any) -> tuple[Tensor, int]:
         return tensor_view(value.args[0])
     if "_rebuild_tensor" not in value.name or len(value.args) < 4:
         raise ValueError(f"a tensor was expected, got {type_name(value)} with {len(value.args)} arguments")
+    if len(value.args) > 6 and value.args[6]:  # the metadata of _rebuild_tensor_v2: bits that change the values
+        raise ValueError("a tensor has torch's negative or conjugate bit; save tensor.resolve_neg().resolve_conj()")
     elements = _elements(value.args[0])
     offset, shape, strides = value.args[1:4]
     numbers = (offset, *shape, *strides)

@@ -146,6 +146,27 @@ def test_networks_with_additions_to_their_synthesis_are_refused():
     assert wrap(network).image_size == (16, 16)
 
 
+@pytest.mark.parametrize("child", [None, nn.PixelShuffle(1)])
+def test_networks_that_change_the_image_of_their_synthesis_are_refused(child):
+    class Changed(MINIATURES["nvlabs2"].build):
+        def forward(self, z, c):
+            return self.sign * self.synthesis(self.mapping(z, c))
+
+    network = Changed()
+    network.child, network.sign = child, -1
+    with pytest.raises(ValueError, match="by its synthesis alone.* got Changed, whose images differ"):
+        wrap(network)
+    network.sign = 1
+    assert wrap(network).image_size == (16, 16)
+
+
+def test_parallel_modules_with_hooks_are_compared():
+    outer = nn.DataParallel(miniature("rosinality"))
+    outer.register_forward_hook(lambda module, inputs, output: -output[0])
+    with pytest.raises(ValueError, match="whose images differ from those of its module"):
+        wrap(outer)
+
+
 def test_comparing_changes_neither_modes_nor_random_numbers():
     norm = nn.BatchNorm1d(2)
     outer = Outer(lambda self, z: self.generator([z + 0 * self.norm(z[:, :2]).sum()])[0], norm=norm)

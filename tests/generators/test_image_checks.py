@@ -89,6 +89,12 @@ def test_images_in_the_usual_range_give_no_warning(change):
     silent(lambda: generator_of(lambda network, w: change(network(w))))
 
 
+@pytest.mark.parametrize("invalid", [(0, 0), (0,), (0, 1, 2), (0, float("nan")), (0, float("inf")), "ab", 255, ()])
+def test_invalid_image_ranges_are_refused(invalid):
+    with pytest.raises(ValueError, match="image_range must be two different finite numbers"):
+        generator_of(lambda network, w: network(w), image_range=invalid)
+
+
 def test_wrap_takes_an_image_range():
     network = MINIATURES["rosinality"].build()
     network.to_rgbs[-1].conv.register_forward_hook(lambda module, inputs, output: output * 40 + 100)

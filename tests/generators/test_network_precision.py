@@ -65,6 +65,13 @@ def test_networks_that_fail_in_half_precision_are_refused():
         wrap(network)
 
 
+def test_networks_whose_halves_do_not_fit_together_are_refused():
+    network = network_in(torch.float32)
+    network.style.half()
+    with pytest.raises(ValueError, match=r"its parameters, torch.float16 and torch.float32, but its code fails"):
+        wrap(network)
+
+
 def test_failures_in_single_precision_are_not_changed():
     network = network_in(torch.float32)
     network.style = torch.nn.Linear(3, 3)

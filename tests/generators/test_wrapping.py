@@ -239,7 +239,9 @@ def test_an_unknown_module_tree_lists_the_known_families():
     [
         (lambda: wrap({"G_ema": miniature("nvlabs2")}), TypeError, "module must be a torch.nn.Module, got dict"),
         (lambda: wrap(miniature("stylegan-xl")), ValueError, "label must be given, .* has 4 classes"),
-        (lambda: wrap(miniature("stylegan-xl"), label=4), ValueError, r"label must be in \[0, classes\) .* got 4"),
+        (lambda: wrap(miniature("stylegan-xl"), label=4), ValueError, r"must be an integer in \[0, classes\) .* got 4"),
+        (lambda: wrap(miniature("stylegan-xl"), label=1.5), ValueError, r"must be an integer in .* got 1\.5"),
+        (lambda: wrap(miniature("stylegan-xl"), label="2"), ValueError, "must be an integer in .* got '2'"),
         (lambda: wrap(miniature("nvlabs2"), label=0), ValueError, "classes = 0, got 0"),
         (lambda: wrap(miniature("nvlabs2-classes"), label=torch.ones(3)), ValueError, r"classes = 4, got \(3,\)"),
     ],

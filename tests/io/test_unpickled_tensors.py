@@ -36,6 +36,14 @@ def tensor_of(storage: bytes, offset: Any, shape: Any, strides: Any) -> Call:
     return Call(torch._utils._rebuild_tensor_v2, Call(torch.storage._load_from_bytes, storage), offset, shape, strides)
 
 
+def test_tensors_with_a_negative_bit_are_refused(tmp_path: Path):
+    """Their storage holds the values with the opposite sign."""
+    negative = torch._neg_view(torch.ones(2))
+    with pytest.raises(ValueError, match="negative or conjugate bit; save tensor.resolve_neg"):
+        to_tensor(reread(negative, tmp_path / "a.pkl"))
+    assert torch.equal(to_tensor(reread(negative.resolve_neg(), tmp_path / "a.pkl")), -torch.ones(2))
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_storages_that_carry_pickles_are_refused(tmp_path: Path):
     archive, old = io.BytesIO(), io.BytesIO()
