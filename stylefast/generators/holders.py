@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -120,6 +121,11 @@ def _check_draws(module: nn.Module, name: str, family: Family) -> None:
                     f"those of its {'.'.join(parts[i:])}; pass {attribute(name)} to edit the images of this network of "
                     f"{family.name} alone"
                 )
+            warnings.warn(
+                f"the images of {type(outer).__name__} were not compared with those of its {part}, which is edited, "
+                "because it cannot be called with latents or a photograph alone",
+                stacklevel=4,
+            )
         outer = outer.get_submodule(part)
 
 

@@ -218,7 +218,7 @@ def test_load_takes_the_names_of_toys():
         (lambda g, w, s: g.synthesize(s[:1], w), ValueError, "w must have N = 1 rows to match styles .* got 2"),
         (lambda g, w, s: g.activations(w, ["convs.9"]), ValueError, r"among convs\.0, torgbs\.0, .*, got convs\.9"),
         (lambda g, w, s: g.latents([1], truncation=float("nan")), ValueError, "truncation must be a finite number"),
-        (lambda g, w, s: g.latents([-1]), ValueError, "seeds must be integers in \[0, 2\*\*32\)"),
+        (lambda g, w, s: g.latents([-1]), ValueError, r"seeds must be integers in \[0, 2\*\*32\)"),
         (lambda g, w, s: toy("sg4"), ValueError, "kind must be one of 'sg1', 'sg2', 'sg3', got 'sg4'"),
         (
             lambda g, w, s: load("ffhq"),
