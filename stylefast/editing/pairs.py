@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from ..core.text import printable
 from ..io.atomic import PathLike
 from ..io.index import DiskIndex
 from .plan import Edit, Plan, check_sources
@@ -257,7 +258,7 @@ def _reason(error: object) -> str:
     """Return the text of an error, shortened and with control characters escaped."""
     text = str(error)
     text = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return printable(text).replace("\n", r"\n")
 
 
 def _parse_json(line: str) -> dict[str, Any]:
