@@ -48,7 +48,7 @@ def from_basicsr(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     warnings.warn(
         "the file is read as one of BasicSR's StyleGAN2Generator; one of GFPGAN's StyleGAN2GeneratorBilinear has the "
         "same tensors, but gives other images: wrap its module instead",
-        stacklevel=4,
+        stacklevel=5,
     )
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
