@@ -38,6 +38,7 @@ def stylegan3(network: StyleGAN3, *, name: str = "stylegan3") -> Generator:
         synthesis=network.synthesis,
         w_mean=network.w_avg,
         transform_row=0,
+        check=False,
     )
 
 

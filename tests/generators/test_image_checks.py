@@ -6,11 +6,15 @@ import warnings
 
 import pytest
 import torch
+from checkpoint_files import write
 from miniatures import MINIATURES, miniature
 from networks import shared
+from originals import Original
+from originals3 import Original3
 from torch import nn
 
-from stylefast.generators import Generator, ImageRangeWarning, ReproducibilityWarning, Rule, wrap
+from stylefast.generators import Generator, ImageRangeWarning, ReproducibilityWarning, Rule, load, wrap
+from stylefast.generators.convert import convert
 from stylefast.generators.toy import RULES
 
 
@@ -182,3 +186,11 @@ def test_dependence_on_the_batch_size_is_said(change):
     """The image at the end of a batch is compared: the first one may have the noise of an image alone."""
     with pytest.warns(ReproducibilityWarning, match="depend on the batch size: .* in a batch of 3 differ by up to"):
         generator_of(lambda network, w: change(network(w)))
+
+
+@pytest.mark.parametrize("family", ["nvlabs", "stylegan3"])
+def test_loaded_networks_are_not_checked(family, tmp_path, monkeypatch):
+    write(tmp_path / "a.pkl", Original3() if family == "stylegan3" else Original(family))
+    convert(tmp_path / "a.pkl", tmp_path / "a.safetensors")
+    monkeypatch.setattr("stylefast.generators.generator.check_images", lambda *args, **options: pytest.fail("checked"))
+    load(tmp_path / "a.safetensors")
