@@ -32,8 +32,7 @@ struct Tile {
 
   static constexpr int64_t kSpare = 16;  // positions that kernels may read past the last slab
   int64_t pixels;
-  int64_t
-      stride;  // positions from one slab to the next: one cache line more, so that slabs do not share sets of a cache
+  int64_t stride;  // positions from one slab to the next: a cache line more, so that slabs do not share cache sets
   int64_t slabs;
   Buffer<T> data;  // [slabs, stride, kLanes]
 };
