@@ -42,7 +42,7 @@ class MomentsPass {
                     count = std::min(pixels_, a_.plane() - offset);
       if (labels_given_) {
         read_labels(first, count);
-        if (!by_slab_) pack<T>(a_, first, count, 0, tile_.slabs, tile_.data, pixels_, nullptr);
+        if (!by_slab_) pack<T>(a_, first, count, 0, tile_.slabs, tile_.data, tile_.stride, nullptr);
       } else {
         choose_labels(first, count);
       }
@@ -50,7 +50,7 @@ class MomentsPass {
       int32_t start = 0;
       for (const Run& run : runs_) moments.counts[run.label] += static_cast<T>(run.end - std::exchange(start, run.end));
       for (int64_t s = 0; s * L < a_.c; ++s) {
-        if (by_slab_) pack<T>(a_, first, count, s, s + 1, tile_.data, pixels_, nullptr);
+        if (by_slab_) pack<T>(a_, first, count, s, s + 1, tile_.data, tile_.stride, nullptr);
         const T* slab = tile_.slab(by_slab_ ? 0 : s);
         if (task_.standardize && t == begin) store(moments.shift + s * L, slab_mean(slab, count));
         add_slab<T>(slab, s, runs_, moments);

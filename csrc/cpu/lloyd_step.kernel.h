@@ -62,9 +62,11 @@ void lloyd_kernel(const LloydTask<T>& task, int64_t part, int64_t parts) {
       int32_t start = 0;
       for (const Run& run : runs[b]) counts[b * task.clusters + run.label] += run.end - std::exchange(start, run.end);
     }
-    for (int64_t s = 0; s < tile.slabs; ++s) {
+    for (int64_t s = 0; s < tile.slabs; s += 2) {
+      const auto add = s + 1 < tile.slabs ? add_runs<T, 2> : add_runs<T, 1>;
       for (int64_t b = 0; b < task.restarts; ++b) {
-        add_runs<T>(tile.slab(s), weight, runs[b], sums + (s * clusters + b * task.clusters) * L);
+        add(tile.slab(s), tile.stride * L, weight, runs[b], sums + (s * clusters + b * task.clusters) * L,
+            clusters * L);
       }
     }
     if ((t - begin + 1) % kTilesPerFlush == 0 || t + 1 == end) flush<T>(sums, tile.slabs, clusters, total, width);

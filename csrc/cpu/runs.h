@@ -50,20 +50,27 @@ class Runs {
   Buffer<int32_t> count_;  // [K]
 };
 
-// sums[label, lane] += weight[i] * slab[i, lane] over the positions i of every run, in four interleaved sums.
-template <typename T>
-STYLEFAST_INLINE void add_runs(const T* slab, const T* weight, const Runs& runs, T* sums) {
+// sums[s, label, lane] += weight[i] * slab[s, i, lane] over the positions i of every run, in four interleaved sums per
+// slab. Strides lead from one slab to the next. Several slabs share the loads of positions and weights.
+template <typename T, int kSlabs>
+void add_runs(const T* slab, int64_t slab_stride, const T* weight, const Runs& runs, T* sums, int64_t sums_stride) {
   constexpr int L = kLanes<T>;
   const int32_t* position = runs.order;
   for (const Run& run : runs) {
     const int32_t* end = runs.order + run.end;
-    Vec<T> sum[4] = {};
+    Vec<T> sum[4][kSlabs] = {};
+    const auto add = [&](Vec<T>(&to)[kSlabs], int32_t i) {
+      for (int s = 0; s < kSlabs; ++s) to[s] += load(slab + s * slab_stride + i * L) * weight[i];
+    };
     for (; position + 4 <= end; position += 4) {
-      for (int j = 0; j < 4; ++j) sum[j] += load(slab + position[j] * L) * weight[position[j]];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) add(sum[j], position[j]);
     }
-    for (; position < end; ++position) sum[0] += load(slab + *position * L) * weight[*position];
-    T* to = sums + run.label * L;
-    store(to, load(to) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
+    for (; position < end; ++position) add(sum[0], *position);
+    for (int s = 0; s < kSlabs; ++s) {
+      T* to = sums + s * sums_stride + run.label * L;
+      store(to, load(to) + ((sum[0][s] + sum[1][s]) + (sum[2][s] + sum[3][s])));
+    }
   }
 }
 

@@ -77,7 +77,7 @@ void score_tile(const Points<T>& points, int64_t first, int64_t count, const Til
   for (int64_t s = 0; s < tile.slabs; s += stretch) {
     const int64_t end = std::min(s + stretch, tile.slabs), slabs = end - s;
     if (!points.a.channels_last() || s == 0) {  // channels_last: all channels are packed at once
-      pack<T>(points.a, first, count, s, points.a.channels_last() ? tile.slabs : end, tile.slab(s), tile.pixels,
+      pack<T>(points.a, first, count, s, points.a.channels_last() ? tile.slabs : end, tile.slab(s), tile.stride,
               raw ? norm : nullptr);
     }
     if (!raw) make_features<T>(points, first, count, s, end, tile, features, norm);
@@ -85,7 +85,7 @@ void score_tile(const Points<T>& points, int64_t first, int64_t count, const Til
       const int64_t width = std::min<int64_t>(kColumns, (columns - column) / L);
       const auto block = width == kColumns ? score_block<T, kColumns> : score_block<T, 1>;
       for (int64_t p = 0; p < count; p += kRows) {
-        block(features.slab(s) + p * L, tile.pixels * L, slabs, centroids, scores + p * columns + column, columns,
+        block(features.slab(s) + p * L, features.stride * L, slabs, centroids, scores + p * columns + column, columns,
               s == 0);
       }
       centroids += slabs * L * width * L;

@@ -64,11 +64,20 @@ STYLEFAST_INLINE To bit_cast(From from) {
   return to;
 }
 
-STYLEFAST_INLINE Vec<float> load(const bfloat16* p) {
+// Loads and zero-extends 16-bit integers. GCC 12 compiles __builtin_convertvector to five instructions instead of one.
+STYLEFAST_INLINE Vec<uint32_t> widen(const uint16_t* p) {
+#if STYLEFAST_BYTES == 64
+  return bit_cast<Vec<uint32_t>>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif STYLEFAST_BYTES == 32
+  return bit_cast<Vec<uint32_t>>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
   typename VecOf<uint16_t, STYLEFAST_BYTES / 2>::type bits;
   std::memcpy(&bits, p, sizeof bits);
-  return bit_cast<Vec<float>>(__builtin_convertvector(bits, Vec<uint32_t>) << 16);
+  return __builtin_convertvector(bits, Vec<uint32_t>);
+#endif
 }
+
+STYLEFAST_INLINE Vec<float> load(const bfloat16* p) { return bit_cast<Vec<float>>(widen(&p->bits) << 16); }
 
 STYLEFAST_INLINE Vec<float> load(const half* p) {
 #if STYLEFAST_BYTES == 64
@@ -76,9 +85,7 @@ STYLEFAST_INLINE Vec<float> load(const half* p) {
 #elif STYLEFAST_BYTES == 32
   return bit_cast<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
-  typename VecOf<uint16_t, STYLEFAST_BYTES / 2>::type bits;
-  std::memcpy(&bits, p, sizeof bits);
-  const Vec<uint32_t> wide = __builtin_convertvector(bits, Vec<uint32_t>);
+  const Vec<uint32_t> wide = widen(&p->bits);
   const Vec<uint32_t> magnitude = (wide & 0x7fffu) << 13;  // exponent and mantissa where a float has them
   // 2^112 corrects the exponent's bias, 127 instead of 15.
   const Vec<uint32_t> value = bit_cast<Vec<uint32_t>>(bit_cast<Vec<float>>(magnitude) * 0x1p112f);

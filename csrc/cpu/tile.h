@@ -23,23 +23,26 @@ template <typename T>
 struct Tile {
   Tile(int64_t channels, int64_t pixels)
       : pixels(pixels),
+        stride(pixels + 64 / STYLEFAST_BYTES),
         slabs((channels + kLanes<T> - 1) / kLanes<T>),
-        data(slabs * pixels * kLanes<T> + kSpare * kLanes<T>) {
-    std::fill(data + slabs * pixels * kLanes<T>, data + (slabs * pixels + kSpare) * kLanes<T>, T(0));
+        data((slabs * stride + kSpare) * kLanes<T>) {
+    std::fill(slab(slabs), slab(slabs) + kSpare * kLanes<T>, T(0));
   }
-  T* slab(int64_t s) const { return data + s * pixels * kLanes<T>; }
+  T* slab(int64_t s) const { return data + s * stride * kLanes<T>; }
 
   static constexpr int64_t kSpare = 16;  // positions that kernels may read past the last slab
-  int64_t pixels, slabs;
-  Buffer<T> data;  // [slabs, pixels, kLanes]
+  int64_t pixels;
+  int64_t stride;  // positions from one slab to the next: a cache line more, so that slabs do not share cache sets
+  int64_t slabs;
+  Buffer<T> data;  // [slabs, stride, kLanes]
 };
 
 // The following three functions are compiled in tile.cpp.
 
 // Fills slabs [begin, end), stored at `to`, with positions [first, first + count), counted over all images. Positions
-// from count to pixels become zero. Adds the squares of the values to norm [pixels] unless it is nullptr.
+// from count to stride become zero. Adds the squares of the values to norm [pixels] unless it is nullptr.
 template <typename T>
-void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t pixels, T* norm);
+void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride, T* norm);
 
 // Computes standardised or squared features from slabs [begin, end) of raw activations, and adds their squares to norm
 // [pixels].

@@ -13,10 +13,10 @@ struct PackTask {
   int64_t stride_c, stride_w, channels, count;  // strides in elements; count: positions of the run
   int64_t begin, end, offset;
   T* to;           // slab `begin`
-  int64_t pixels;  // positions of a slab
+  int64_t stride;  // positions from one slab to the next
   T* norm;         // [pixels], to which squares are added, or nullptr
 
-  T* line(int64_t s, int64_t p) const { return to + ((s - begin) * pixels + offset + p) * kLanes<T>; }
+  T* line(int64_t s, int64_t p) const { return to + ((s - begin) * stride + offset + p) * kLanes<T>; }
 };
 
 // Packs channels that lie in planes: loads kLanes channels x kLanes positions and transposes them. The processor
@@ -79,14 +79,14 @@ void pack_pixels(const PackTask<S, T>& task) {
 // Packs activations of element type S, run by run. A run is a plane, or a row of it if the rows do not follow each
 // other at the same stride.
 template <typename S, typename T>
-void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t pixels,
+void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride,
              T* norm) {
   constexpr int L = kLanes<T>;
   const int64_t run = a.rows_join() ? a.plane() : a.w;
   for (int64_t offset = 0; offset < count;) {
     const int64_t length = std::min(count - offset, run - (first + offset) % run);
     const S* from = reinterpret_cast<const S*>(a.address(first + offset, 0));
-    const PackTask<S, T> task{from, a.stride_c, a.stride_w, a.c, length, begin, end, offset, to, pixels, norm};
+    const PackTask<S, T> task{from, a.stride_c, a.stride_w, a.c, length, begin, end, offset, to, stride, norm};
     if (a.channels_last()) {
       pack_pixels(task);
     } else {
@@ -94,21 +94,21 @@ void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64
     }
     offset += length;
   }
-  for (int64_t s = 0; count < pixels && s < end - begin; ++s) {
-    std::fill(to + (s * pixels + count) * L, to + (s + 1) * pixels * L, T(0));
+  for (int64_t s = 0; s < end - begin; ++s) {
+    std::fill(to + (s * stride + count) * L, to + (s + 1) * stride * L, T(0));
   }
 }
 
 template <typename T>
-void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t pixels, T* norm) {
+void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride, T* norm) {
   if constexpr (std::is_same_v<T, double>) {
-    pack_as<double>(a, first, count, begin, end, to, pixels, norm);
+    pack_as<double>(a, first, count, begin, end, to, stride, norm);
   } else if (a.element == Element::kHalf) {
-    pack_as<half>(a, first, count, begin, end, to, pixels, norm);
+    pack_as<half>(a, first, count, begin, end, to, stride, norm);
   } else if (a.element == Element::kBfloat16) {
-    pack_as<bfloat16>(a, first, count, begin, end, to, pixels, norm);
+    pack_as<bfloat16>(a, first, count, begin, end, to, stride, norm);
   } else {
-    pack_as<float>(a, first, count, begin, end, to, pixels, norm);
+    pack_as<float>(a, first, count, begin, end, to, stride, norm);
   }
 }
 
@@ -149,7 +149,7 @@ void plane_statistics(const Source& a, int64_t begin, int64_t end, T* statistics
     std::fill(mean, mean + 2 * width, T(0));
     for (int64_t p = 0; p < a.plane(); p += tile.pixels) {
       const int64_t count = std::min(tile.pixels, a.plane() - p);
-      pack<T>(a, n * a.plane() + p, count, 0, tile.slabs, tile.data, tile.pixels, nullptr);
+      pack<T>(a, n * a.plane() + p, count, 0, tile.slabs, tile.data, tile.stride, nullptr);
       for (int64_t s = 0; s < tile.slabs; ++s) {
         const T* slab = tile.slab(s);
         if (p == 0) store(mean + s * L, slab_mean(slab, count));
