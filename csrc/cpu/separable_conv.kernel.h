@@ -32,8 +32,8 @@ void pack_pointwise(const T* from, int64_t c, int64_t d, T* to) {
 }
 
 // Computes the depthwise convolution at positions [first, first + count) of one image. Neighbours outside the image are
-// read from `zeros`.
-template <typename T>
+// read from `zeros`. kWhole: whether C is a multiple of kLanes.
+template <typename T, bool kWhole>
 void depthwise_tile(const SeparableConvTask<T>& task, const T* image, const T* weights, const T* zeros, int64_t first,
                     int64_t count, T* tile) {
   constexpr int L = kLanes<T>;
@@ -50,7 +50,6 @@ void depthwise_tile(const SeparableConvTask<T>& task, const T* image, const T* w
       }
     }
     for (int64_t c = 0; c < padded_c; c += L) {
-      const int64_t width = std::min<int64_t>(L, task.c - c);
       Vec<T> sum[kGroup] = {};
 #pragma GCC unroll 3
       for (int i = 0; i < 3; ++i) {
@@ -58,7 +57,8 @@ void depthwise_tile(const SeparableConvTask<T>& task, const T* image, const T* w
         const Vec<T> left = load(k), middle = load(k + padded_c), right = load(k + 2 * padded_c);
 #pragma GCC unroll 8
         for (int j = 0; j < kGroup + 2; ++j) {
-          const Vec<T> value = gather(from[i][j] + c, 1, width);
+          const T* neighbour = from[i][j] + c;
+          const Vec<T> value = kWhole ? load(neighbour) : gather(neighbour, 1, std::min<int64_t>(L, task.c - c));
           if (j < kGroup) sum[j] += left * value;
           if (j >= 1 && j <= kGroup) sum[j - 1] += middle * value;
           if (j >= 2) sum[j - 2] += right * value;
@@ -90,14 +90,22 @@ void product_block(const SeparableConvTask<T>& task, const T* tile, int64_t firs
       }
     }
   }
+  T spare[kPositions * kWidth * L];  // for a block that exceeds the tile or the channels
+  const bool whole = p + kPositions <= count && column + kWidth * L <= task.d;
+  T* to = whole ? out + p * task.d + column : spare;
+  const int64_t stride = whole ? task.d : kWidth * L;
 #pragma GCC unroll 16
   for (int r = 0; r < kPositions; ++r) {
-    if (p + r >= count) return;
+    const T noise = task.noise[first + std::min(p + r, count - 1)];
     for (int j = 0; j < kWidth; ++j) {
-      const int64_t d = column + j * L;
-      const Vec<T> v = sum[r][j] + load(task.bias + d) + task.noise[first + p + r];
-      store_some(out + (p + r) * task.d + d, v > 0 ? v : v * task.slope, std::min<int64_t>(L, task.d - d));
+      const Vec<T> y = sum[r][j] + load(task.bias + column + j * L) + noise, low = y * task.slope;
+      store(to + r * stride + j * L, y > low ? y : low);
     }
+  }
+  if (whole) return;
+  const int64_t width = std::min<int64_t>(kWidth * L, task.d - column);
+  for (int64_t r = 0; r < std::min<int64_t>(kPositions, count - p); ++r) {
+    std::copy_n(spare + r * stride, width, out + (p + r) * task.d + column);
   }
 }
 
@@ -119,11 +127,12 @@ void separable_conv_kernel(const SeparableConvTask<T>& task, int64_t part, int64
   Buffer<T> weights(9 * padded_c), zeros(padded_c), tile((padded_c + L) * kSlab);
   std::fill(weights + 0, weights + 9 * padded_c, T(0));
   std::fill(zeros + 0, zeros + padded_c, T(0));
+  const auto depthwise = task.c == padded_c ? depthwise_tile<T, true> : depthwise_tile<T, false>;
   int64_t modulated = -1;
   for (int64_t i = part_begin(task.n * tiles, part, parts); i < part_begin(task.n * tiles, part + 1, parts); ++i) {
     const int64_t image = i / tiles, first = i % tiles * kTile, count = std::min(kTile, plane - first);
     if (modulated != image) modulate<T>(task, modulated = image, weights);
-    depthwise_tile<T>(task, task.x + image * task.h * task.w * task.c, weights, zeros, first, count, tile);
+    depthwise(task, task.x + image * task.h * task.w * task.c, weights, zeros, first, count, tile);
     T* out = task.out + (image * plane + first) * task.d;
     for (int64_t column = 0; column < task.d; column += kVectors * L) {
       const auto block = task.d - column > L ? product_block<T, kVectors> : product_block<T, 1>;
