@@ -20,8 +20,21 @@ Tensor run(const Tensor& x, const Tensor& style, const Tensor& depthwise, const 
   STYLEFAST_PICK(pack_pointwise<T>)(data<T>(pointwise), c, d, packed);
   std::copy_n(data<T>(bias), d, padded_bias + 0);
   std::fill(padded_bias + d, padded_bias + padded<T>(d), T(0));
-  const SeparableConvTask<T> task{data<T>(x), n, h, w, c, above, rows, d, data<T>(style), data<T>(depthwise), packed,
-                                  padded_bias, data<T>(noise), static_cast<T>(slope), mutable_data<T>(out)};
+  const SeparableConvTask<T> task{data<T>(x),
+                                  n,
+                                  h,
+                                  w,
+                                  c,
+                                  above,
+                                  rows,
+                                  d,
+                                  data<T>(style),
+                                  data<T>(depthwise),
+                                  packed,
+                                  padded_bias,
+                                  data<T>(noise),
+                                  static_cast<T>(slope),
+                                  mutable_data<T>(out)};
   const auto kernel = STYLEFAST_PICK(separable_conv_kernel<T>);
   const int64_t positions = n * rows * w;
   const int64_t parts = parts_for((positions + 15) / 16, positions * c * (2 * d + 18) / 16);

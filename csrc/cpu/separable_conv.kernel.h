@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Modulated separable convolution, in one pass over tiles of positions.
 //
-// The depthwise result of a tile stays in the second-level cache, in slabs of kLanes channels. product_block() multiplies
-// kPositions of its positions by one or two vectors of output channels in registers, and completes the layer before it stores
-// them.
+// The depthwise result of a tile stays in the second-level cache, in slabs of kLanes channels. product_block()
+// multiplies kPositions of its positions by one or two vectors of output channels in registers, and completes the layer
+// before it stores them.
 #include "simd.h"
 
 namespace stylefast {
@@ -13,12 +13,12 @@ namespace STYLEFAST_ISA {
 inline constexpr int kPositions = STYLEFAST_BYTES == 64 ? 12 : 6;
 inline constexpr int kVectors = 2;
 
-inline constexpr int kGroup = 4;        // neighbouring positions that share the loads of the depthwise convolution
-inline constexpr int64_t kTile = 96;    // positions per tile
+inline constexpr int kGroup = 4;      // neighbouring positions that share the loads of the depthwise convolution
+inline constexpr int64_t kTile = 96;  // positions per tile
 inline constexpr int64_t kSlab = kTile + kGroup;  // positions per slab, of which the last ones are never used
 
-// Dimensions of the packed order, outermost first: blocks of kVectors vectors of output channels, input channels, output
-// channels. Padding is zero.
+// Dimensions of the packed order, outermost first: blocks of kVectors vectors of output channels, input channels,
+// output channels. Padding is zero.
 template <typename T>
 void pack_pointwise(const T* from, int64_t c, int64_t d, T* to) {
   constexpr int L = kLanes<T>;
@@ -70,8 +70,8 @@ void depthwise_tile(const SeparableConvTask<T>& task, const T* image, const T* w
   }
 }
 
-// Computes kWidth vectors of output channels from `column` on, at positions [p, p + kPositions) of a tile that begins at
-// position `first` of an image.
+// Computes kWidth vectors of output channels from `column` on, at positions [p, p + kPositions) of a tile that begins
+// at position `first` of an image.
 template <typename T, int kWidth>
 void product_block(const SeparableConvTask<T>& task, const T* tile, int64_t first, int64_t p, int64_t count,
                    int64_t column, T* out) {

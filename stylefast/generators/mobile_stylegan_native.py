@@ -46,9 +46,7 @@ class _Layer:
         """Compute rows [first, last) of the output from the same rows of the input and the rows next to them."""
         above, below = int(first == 0), int(last == len(self.noise))
         noise = self.noise[first:last]
-        return separable_conv(
-            x, style, self.depthwise, self.pointwise, self.bias, noise, above=above, below=below
-        )
+        return separable_conv(x, style, self.depthwise, self.pointwise, self.bias, noise, above=above, below=below)
 
 
 @dataclass(frozen=True)

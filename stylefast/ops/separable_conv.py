@@ -115,7 +115,7 @@ def cost(x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, bias: T
 
 def samples() -> Iterator[tuple[str, dict[str, Any]]]:
     for n, h, w, c, d in (
-        (3, 5, 7, 16, 20),
+        (2, 5, 7, 16, 20),
         (1, 1, 1, 1, 1),
         (2, 4, 4, 33, 12),
         (2, 13, 9, 8, 49),
