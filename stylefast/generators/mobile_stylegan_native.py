@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,12 +74,13 @@ class _Block:
 
 class _NativeSynthesis:
     def __init__(self, network: MobileStyleGAN) -> None:
-        synthesis = network.synthesis
+        synthesis: Any = network.synthesis
         conv1, to_img = synthesis.conv1, synthesis.to_img
         order = _haar_order(len(conv1.bias), conv1.bias.device)
         self._input: Tensor = synthesis.input
         self._weight, self._bias, self._noise = conv1.weight[order], conv1.bias[order], conv1.noise
-        self._columns: list[Tensor] = [torch.arange(conv1.weight.shape[1], device=order.device)]  # of styles, per site
+        self._columns: list[Tensor] = []  # of styles, per site
+        self._add_columns(_arange(0, conv1.weight.shape[1], order.device))
         self._blocks: list[_Block] = []
         for block in synthesis.layers:
             self._add_columns(order)
@@ -87,7 +89,7 @@ class _NativeSynthesis:
                 order = order.sort().values
             layers = []
             for conv, channels in ((block.conv1, slice(None)), (block.conv2, order)):
-                self._add_columns(torch.arange(len(conv.depthwise), device=order.device))
+                self._add_columns(_arange(0, len(conv.depthwise), order.device))
                 pointwise = conv.weight.t()[:, channels].contiguous()
                 layers.append(_Layer(conv.depthwise[:, 0], pointwise, conv.bias[channels], conv.noise[0, 0]))
             self._blocks.append(_Block(*layers))
@@ -137,5 +139,9 @@ class _NativeSynthesis:
 
 def _haar_order(channels: int, device: torch.device) -> Tensor:
     """Return the network's channel, of averages [C] and details [C, 3], for each channel of `inverse_haar`."""
-    details = torch.arange(channels // 4, channels, device=device).view(-1, 3).t()  # [3, C]
-    return torch.cat((torch.arange(channels // 4, device=device), details.flatten()))
+    details = _arange(channels // 4, channels, device).view(-1, 3).t()  # [3, C]
+    return torch.cat((_arange(0, channels // 4, device), details.flatten()))
+
+
+def _arange(first: int, last: int, device: torch.device) -> Tensor:
+    return torch.arange(first, last, dtype=torch.int64, device=device)

@@ -46,7 +46,7 @@ def separable_conv(
         noise: Noise of shape [H', W], the same for all images and channels, with `H' = H + above + below - 2`.
         above: Rows of zeros above x, 0 or 1.
         below: Rows of zeros below x, 0 or 1.
-        slope: Slope of the leaky ReLU for negative values.
+        slope: Slope of the leaky ReLU for negative values, in [0, 1].
         backend: Name of a backend, as in `stylefast.assign`. There is no "cuda" kernel.
 
     Returns:
@@ -54,7 +54,8 @@ def separable_conv(
 
     Raises:
         TypeError: If an argument is not a tensor, or has another dtype.
-        ValueError: If a shape or a device is invalid, or `above` or `below` is neither 0 nor 1.
+        ValueError: If a shape or a device is invalid, `above` or `below` is neither 0 nor 1, or `slope` is out
+            of range.
         RuntimeError: If `backend` cannot run on this machine, on the device of the tensors, or has no such kernel.
     """
     check_layer(x, style=style, depthwise=depthwise, pointwise=pointwise, bias=bias, noise=noise)
@@ -64,6 +65,8 @@ def separable_conv(
     for name, rows in (("above", above), ("below", below)):
         if rows not in (0, 1):
             raise ValueError(f"{name} must be 0 or 1, got {rows}")
+    if not 0 <= slope <= 1:
+        raise ValueError(f"slope must be in [0, 1], got {slope}")
     check_shape("style", style, N=n, C=c)
     if tuple(depthwise.shape) != (c, 3, 3):
         raise ValueError(f"depthwise must have shape [C, 3, 3] with C = {c}, got {tuple(depthwise.shape)}")
@@ -171,6 +174,7 @@ def errors() -> Iterator[BadCall]:
     yield BadCall((*args[:5], noise[:2]), {}, ValueError, r"noise must have shape \[H, W\] with H = 3, W = 4")
     yield BadCall(args, {"above": 2}, ValueError, "above must be 0 or 1, got 2")
     yield BadCall(args, {"below": -1}, ValueError, "below must be 0 or 1, got -1")
+    yield BadCall(args, {"slope": 1.5}, ValueError, r"slope must be in \[0, 1\], got 1.5")
     yield BadCall((x[:, :0], *args[1:]), {}, ValueError, r"must have H, W, C and D >= 1, got \(2, 0, 4, 6\)")
 
 
