@@ -114,6 +114,13 @@ STYLEFAST_INLINE Vec<T> gather(const S* from, int64_t stride, int64_t width) {
   return load(lanes);
 }
 
+// Stores the first `width` elements of v.
+template <typename T>
+STYLEFAST_INLINE void store_some(T* p, Vec<T> v, int64_t width) {
+  if (width == kLanes<T>) return store(p, v);
+  std::memcpy(p, &v, sizeof(T) * static_cast<size_t>(width));
+}
+
 STYLEFAST_INLINE void store(bfloat16* p, Vec<float> v) {
   const Vec<uint32_t> bits = bit_cast<Vec<uint32_t>>(v);
   const Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even

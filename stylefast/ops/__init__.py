@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The op table: every op is one row, registered for every backend."""
+"""The op table: every op is one row, registered for its backends."""
 
 import torch
 
@@ -7,12 +7,15 @@ from .assign import ASSIGN
 from .assign_contribution import ASSIGN_CONTRIBUTION
 from .blend import BLEND
 from .contribution import CONTRIBUTION
+from .inverse_haar import INVERSE_HAAR
 from .lloyd_step import LLOYD_STEP
 from .op import register
+from .separable_conv import SEPARABLE_CONV
 
 OPS = (LLOYD_STEP, ASSIGN, CONTRIBUTION, ASSIGN_CONTRIBUTION, BLEND)  # in the order in which the pipeline uses them
+LAYERS = (INVERSE_HAAR, SEPARABLE_CONV)  # layers of generators, which have no public name
 
 _library = torch.library.Library("stylefast", "DEF")
 _library.define("instruction_set() -> str")
-for _op in OPS:
+for _op in (*OPS, *LAYERS):
     register(_op, _library)

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from agreement import agree
-from cells import Cell, Sample, bits, cells, first_of_each, invoke, memory, outputs, place, run
+from cells import ROWS, Cell, Sample, bits, cells, first_of_each, invoke, memory, outputs, place, run
 from torch import Tensor
 
 from stylefast.backends import BACKENDS
-from stylefast.ops import OPS
 from stylefast.ops.op import BadCall, Op
 
 
@@ -111,7 +110,7 @@ def test_compiles_to_one_graph(cell: Cell):
     same(public(**inputs, backend=cell.backend), cell.op.public(**inputs, backend=cell.backend))
 
 
-@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+@pytest.mark.parametrize("op", ROWS, ids=lambda op: op.name)
 def test_inductor_compiles_to_one_graph_with_the_default_backend(op: Op):
     _, inputs = next(op.samples())
     same(compiled(op.public)(**inputs), op.public(**inputs))
@@ -139,7 +138,7 @@ def longer(inputs: dict[str, Any], times: int) -> dict[str, Any]:
 def bad_calls() -> list[Any]:
     return [
         pytest.param(op, bad, id=f"{op.name}-{number}-{bad.match}")
-        for op in OPS
+        for op in ROWS
         for number, bad in enumerate(op.errors())
     ]
 

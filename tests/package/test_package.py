@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import stylefast
 from stylefast import backends
-from stylefast.backends import BACKENDS, Backend
-from stylefast.ops import OPS
+from stylefast.backends import BACKENDS, Backend, select
+from stylefast.ops import LAYERS, OPS
 
 PACKAGE = Path(stylefast.__file__).parent
 
@@ -102,6 +102,14 @@ def test_public_functions_run_the_op_of_the_backend():
                 with Trace() as trace:
                     op.public(**inputs, backend=name)
                 assert trace.names == [f"stylefast::{op.name}_{name}"]
+
+
+def test_a_backend_without_a_kernel_is_skipped_or_refused():
+    cpu = torch.device("cpu")
+    assert select(None, cpu, ("triton", "reference")) == "reference"
+    assert select("reference", cpu, ("triton", "reference")) == "reference"
+    with pytest.raises(RuntimeError, match="backend 'reference' has no kernel of this op, only triton, cuda have one"):
+        select("reference", cpu, ("triton", "cuda"))
 
 
 def test_use_forces_a_backend_until_the_block_ends():
@@ -233,10 +241,12 @@ def test_documented_names_are_public():
     assert len(documented) > 10 and {"sklearn", *stylefast.__all__} <= set(dir(stylefast))
 
 
-def test_every_op_is_registered_for_every_backend():
-    for op in OPS:
+def test_every_op_is_registered_for_its_backends():
+    assert all(op.backends == tuple(BACKENDS) for op in OPS)
+    assert all(op.backends == ("cpu", "triton", "reference") for op in LAYERS)
+    for op in (*OPS, *LAYERS):
         schemas = {"": op.schema} if op.out_schema is None else {"": op.schema, ".out": op.out_schema}
-        assert set(op.cells) == {name + overload for name in BACKENDS for overload in schemas}
-        for name in BACKENDS:
+        assert set(op.cells) == {name + overload for name in op.backends for overload in schemas}
+        for name in op.backends:
             for overload, schema in schemas.items():
                 assert str(op.cells[name + overload]._schema) == f"stylefast::{op.name}_{name}{overload}{schema}"

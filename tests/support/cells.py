@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from stylefast.backends import BACKENDS, available
-from stylefast.ops import OPS
+from stylefast.ops import LAYERS, OPS
 from stylefast.ops.op import Op
 
+ROWS = (*OPS, *LAYERS)
 Sample = tuple[str, dict[str, Any]]
 
 
@@ -36,7 +37,7 @@ def cells(pick: Callable[[Op], Iterable[Sample]] = lambda op: op.samples()) -> l
     """Parameters for every cell and the samples that `pick` selects; skipped if the backend cannot run."""
     return [
         pytest.param(Cell(op, key, inputs), id=f"{op.name}-{key}-{name}", marks=skip_unless(key.removesuffix(".out")))
-        for op in OPS
+        for op in ROWS
         for name, inputs in pick(op)
         for key in op.cells
     ]
