@@ -112,20 +112,23 @@ def use(name: str) -> Iterator[None]:
 
 
 @assume_constant_result
-def select(name: str | None, device: torch.device) -> str:
-    """Select the backend of a call: the named one, else the one of `use`, else the first one that can run.
+def select(name: str | None, device: torch.device, names: tuple[str, ...] = tuple(BACKENDS)) -> str:
+    """Select the backend of a call: the named one, else the one of `use`, else the first of `names` that can run.
 
     Under `torch.compile` the selection is made once, when the caller is compiled. Raise ValueError if the name is
-    unknown, and RuntimeError with the reason if the named backend cannot run.
+    unknown, and RuntimeError with the reason if the named backend cannot run or is not one of `names`, the backends
+    that have a kernel of the op.
     """
     name = name or _forced.get()
     if name is not None:
         if (reason := _backend(name).refuses(device)) is not None:
             raise RuntimeError(reason)
+        if name not in names:
+            raise RuntimeError(f"backend '{name}' has no kernel of this op, only {', '.join(names)} have one")
         return name
     reasons = []  # of the faster backends for this type of device
     for backend in BACKENDS.values():
-        if not backend.automatic:
+        if not backend.automatic or backend.name not in names:
             continue
         reason = backend.refuses(device)
         if reason is None:

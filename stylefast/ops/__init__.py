@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The op table: every op is one row, registered for every backend."""
+"""The op table: every op is one row, registered for its backends."""
 
 import torch
 
@@ -9,10 +9,12 @@ from .blend import BLEND
 from .contribution import CONTRIBUTION
 from .lloyd_step import LLOYD_STEP
 from .op import register
+from .pruned_step import PRUNED_STEP
 
 OPS = (LLOYD_STEP, ASSIGN, CONTRIBUTION, ASSIGN_CONTRIBUTION, BLEND)  # in the order in which the pipeline uses them
+STEPS = (PRUNED_STEP,)  # steps of SphericalKMeans, which have no public name
 
 _library = torch.library.Library("stylefast", "DEF")
 _library.define("instruction_set() -> str")
-for _op in OPS:
+for _op in (*OPS, *STEPS):
     register(_op, _library)

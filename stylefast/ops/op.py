@@ -63,6 +63,7 @@ class Op:
         gradient: `setup_context` and `backward` for `torch.library.register_autograd`. None if not differentiable.
         out_schema: Schema of an overload that writes into its last argument.
         out_fake: Function that takes the arguments of this overload and refuses those that fake tensors show to be bad.
+        backends: Names of the backends that have a kernel of this op.
         cells: Overload of torch per backend, filled by `register`.
     """
 
@@ -78,11 +79,12 @@ class Op:
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None
     out_schema: str | None = None
     out_fake: Callable[..., None] = lambda *args, **kwargs: None
+    backends: tuple[str, ...] = tuple(BACKENDS)
     cells: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, backend: str | None, first: Tensor, *args: Any) -> Any:
         """Call the op on `backend`, or on the backend selected for the device of the first tensor."""
-        cell = self.cells[select(backend, first.device)]
+        cell = self.cells[select(backend, first.device, self.backends)]
         _refuse_tangents(self.name, (first, *args))
         if torch.compiler.is_compiling() or _needs_autograd(first, *args):
             return cell(first, *args)
@@ -92,7 +94,7 @@ class Op:
     def write(self, backend: str | None, first: Tensor, *args: Any, out: Tensor) -> None:
         """Call the op as `__call__` does and write the result into `out`."""
         _refuse_tangents(self.name, (first, *args, out))
-        self.cells[select(backend, first.device) + ".out"](first, *args, out=out)
+        self.cells[select(backend, first.device, self.backends) + ".out"](first, *args, out=out)
         if not torch.compiler.is_compiling():  # AOTAutograd does so in compiled code
             torch.autograd.graph.increment_version(out)
 
@@ -113,8 +115,8 @@ def _needs_autograd(*args: Any) -> bool:
 
 
 def register(op: Op, library: torch.library.Library) -> None:
-    """Define `stylefast::<op>_<backend>` for every backend. Compiled libraries add their kernels when loaded."""
-    for backend in BACKENDS.values():
+    """Define `stylefast::<op>_<backend>` for its backends. Compiled libraries add their kernels when loaded."""
+    for backend in (BACKENDS[name] for name in op.backends):
         name = f"{op.name}_{backend.name}"
         library.define(name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"stylefast::{name}", op.fake, lib=library)
