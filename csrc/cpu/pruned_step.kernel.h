@@ -13,8 +13,10 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Positions per tile. All restarts read the tile in turn, so that half of the usual size is faster.
-inline constexpr int64_t kPrunedTile = 128;
+// Positions per tile. All restarts read the tile in turn, so that half of the usual size is faster. The size is not a
+// power of two, so that the channels of a position lie in different sets of the cache.
+template <typename T>
+inline constexpr int64_t kPrunedTile = 120 / kLanes<T> * kLanes<T>;
 
 inline constexpr int64_t kChunk = 48;  // candidates scored at a time, a multiple of kRows and of kLanes
 
@@ -225,7 +227,7 @@ class PrunedTile {
 template <typename T>
 void pruned_kernel(const PrunedTask<T>& task, int64_t part, int64_t parts) {
   const int64_t positions = task.points.a.positions();
-  const int64_t pixels = std::min(kPrunedTile, tile_pixels<T>(task.points.a.c, (positions + parts - 1) / parts));
+  const int64_t pixels = std::min(kPrunedTile<T>, tile_pixels<T>(task.points.a.c, (positions + parts - 1) / parts));
   const int64_t tiles = (positions + pixels - 1) / pixels;
   PrunedTile<T> tile(task, part, pixels);
   for (int64_t t = part_begin(tiles, part, parts); t < part_begin(tiles, part + 1, parts); ++t) {

@@ -5,8 +5,8 @@ Initialisation:
     "k-means++" and "random" choose the initial centroids of all restarts from one random sample of max(4096, 64 K)
     points. "random" draws distinct points. "k-means++" is greedy: it draws candidates with probability proportional
     to 1 - max cosine to the points chosen before, and keeps the best candidate. With at least 40 points per sampled
-    point, each restart draws 16 k-means++ initialisations, runs the best four for five steps on the sample, keeps the
-    best, and runs it until it converges on a sample that is four times as large.
+    point, each restart draws 16 k-means++ initialisations, runs the best four for five steps on the sample, and keeps
+    the best. With at least 24 points per sampled point, restarts then converge on a sample that is four times as large.
 
 Iterations:
     Restarts run in lockstep: all restarts that have not ended share one read of the data. A restart ends when no

@@ -25,6 +25,7 @@ PROMISING = 4  # number of them that are refined; the best one is kept
 STEPS = 5  # Lloyd steps on the sample before the refined initialisations are compared
 ENLARGEMENT = 4  # size of the sample on which restarts converge, relative to the sample for the initialisations
 SAMPLE_TOL, SAMPLE_MAX_ITER = 1e-4, 12  # end of the iterations on the larger sample
+CONVERGING, REFINING = 24, 40  # least numbers of points per point of the sample for these two methods
 MAX_PERMUTED = 1 << 24  # largest number of points whose indices are permuted to draw the sample (128 MB)
 
 
@@ -46,12 +47,17 @@ def initial_centroids(points: Points, init: str | Tensor, n_clusters: int, n_ini
             )
         return unit_centroids(init, points.centroids_dtype)
     size = min(points.n_nonzero, max(SAMPLE, 64 * n_clusters))
-    refines = init == "k-means++" and INITIALIZATIONS * STEPS * size <= 2 * points.n_nonzero
-    n_drawn = ENLARGEMENT * size if refines else size
+    n_per_sampled = points.n_nonzero // size if init == "k-means++" else 0
+    converges, refines = n_per_sampled >= CONVERGING, n_per_sampled >= REFINING
+    n_drawn = ENLARGEMENT * size if converges else size
     indices = _distinct_indices(points.n_nonzero, n_drawn, rng).sort().values  # ascending, the order of reading
     sample = points.gather(indices)  # [m, C]
-    if refines:
-        restarts = _refined_centroids(sample[::ENLARGEMENT], points.backend, n_clusters, n_init, rng)
+    if converges:
+        small = sample[::ENLARGEMENT]
+        if refines:
+            restarts = _refined_centroids(small, points.backend, n_clusters, n_init, rng)
+        else:
+            restarts = centroids_of_sample(small, "k-means++", n_clusters, n_init, rng)
         return _converged_centroids(sample, points.backend, restarts, rng)
     return centroids_of_sample(sample, init, n_clusters, n_init, rng)
 
