@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..core.checks import as_tensor, check_choice
+from ..core.checks import as_tensor, check_choice, to_tensor
 from ..core.dtypes import Array
 from ..distributed import ALONE
 from .batch import Batch
@@ -134,7 +134,10 @@ def _converged_centroids(sample: Tensor, backend: str | None, restarts: Tensor, 
     pruned = with_pruning(points, restarts.shape[1], len(restarts))
     while state.active:
         state.advance(pruned, SAMPLE_TOL, SAMPLE_MAX_ITER)
-    return torch.stack([directions(run.sums, run.centroids) for run in state.runs])
+    sums, former = (
+        torch.stack([to_tensor(name, getattr(run, name)) for run in state.runs]) for name in ("sums", "centroids")
+    )
+    return directions(sums, former)
 
 
 def _k_means_plus_plus(
