@@ -51,10 +51,16 @@ template <typename T>
 void pack_centroids(const T* from, int64_t clusters, int64_t channels, T* to);
 
 // Packs positions [first, first + count) into `tile`, computes `features` (the same tile for raw features), and writes
-// their squared norms [pixels] and their scores against all centroids [pixels, score_columns].
+// their squared norms [pixels] and, unless `scores` is nullptr, their scores against all centroids
+// [pixels, score_columns].
 template <typename T>
 void score_tile(const Points<T>& points, int64_t first, int64_t count, const Tile<T>& tile, const Tile<T>& features,
                 T* norm, T* scores);
+
+// Writes the scores of the first `count` positions of a filled tile against `clusters` packed centroids, with the same
+// bits as score_tile().
+template <typename T>
+void score_packed(const Tile<T>& tile, int64_t count, const T* centroids, int64_t clusters, T* scores);
 
 // Finds the best of clusters [first, first + clusters) per position. Labels count from `first`. The lowest label wins
 // ties; NaN never wins.

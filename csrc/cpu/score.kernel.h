@@ -66,6 +66,32 @@ void score_block(const T* x, int64_t slab, int64_t slabs, const T* centroids, T*
   }
 }
 
+// Adds the scores of slabs [begin, end), a stretch. Returns the centroids of the next stretch.
+template <typename T>
+const T* score_stretch(const Tile<T>& tile, int64_t begin, int64_t end, int64_t count, const T* centroids,
+                       int64_t columns, T* scores) {
+  constexpr int L = kLanes<T>;
+  const int64_t slabs = end - begin;
+  for (int64_t column = 0; column < columns; column += kColumns * L) {
+    const int64_t width = std::min<int64_t>(kColumns, (columns - column) / L);
+    const auto block = width == kColumns ? score_block<T, kColumns> : score_block<T, 1>;
+    for (int64_t p = 0; p < count; p += kRows) {
+      block(tile.slab(begin) + p * L, tile.stride * L, slabs, centroids, scores + p * columns + column, columns,
+            begin == 0);
+    }
+    centroids += slabs * L * width * L;
+  }
+  return centroids;
+}
+
+template <typename T>
+void score_packed(const Tile<T>& tile, int64_t count, const T* centroids, int64_t clusters, T* scores) {
+  const int64_t columns = score_columns<T>(clusters), stretch = kStretch / kLanes<T>;
+  for (int64_t s = 0; s < tile.slabs; s += stretch) {
+    centroids = score_stretch<T>(tile, s, std::min(s + stretch, tile.slabs), count, centroids, columns, scores);
+  }
+}
+
 template <typename T>
 void score_tile(const Points<T>& points, int64_t first, int64_t count, const Tile<T>& tile, const Tile<T>& features,
                 T* norm, T* scores) {
@@ -75,21 +101,13 @@ void score_tile(const Points<T>& points, int64_t first, int64_t count, const Til
   const T* centroids = points.centroids;
   std::fill(norm, norm + tile.pixels, T(0));
   for (int64_t s = 0; s < tile.slabs; s += stretch) {
-    const int64_t end = std::min(s + stretch, tile.slabs), slabs = end - s;
+    const int64_t end = std::min(s + stretch, tile.slabs);
     if (!points.a.channels_last() || s == 0) {  // channels_last: all channels are packed at once
       pack<T>(points.a, first, count, s, points.a.channels_last() ? tile.slabs : end, tile.slab(s), tile.stride,
               raw ? norm : nullptr);
     }
     if (!raw) make_features<T>(points, first, count, s, end, tile, features, norm);
-    for (int64_t column = 0; column < columns; column += kColumns * L) {
-      const int64_t width = std::min<int64_t>(kColumns, (columns - column) / L);
-      const auto block = width == kColumns ? score_block<T, kColumns> : score_block<T, 1>;
-      for (int64_t p = 0; p < count; p += kRows) {
-        block(features.slab(s) + p * L, features.stride * L, slabs, centroids, scores + p * columns + column, columns,
-              s == 0);
-      }
-      centroids += slabs * L * width * L;
-    }
+    if (scores != nullptr) centroids = score_stretch<T>(features, s, end, count, centroids, columns, scores);
   }
 }
 
@@ -122,6 +140,7 @@ void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, i
 #define STYLEFAST_INSTANTIATE(T)                                                                        \
   template void pack_centroids(const T*, int64_t, int64_t, T*);                                         \
   template void score_tile(const Points<T>&, int64_t, int64_t, const Tile<T>&, const Tile<T>&, T*, T*); \
+  template void score_packed(const Tile<T>&, int64_t, const T*, int64_t, T*);                           \
   template void choose(const T*, int64_t, int64_t, int64_t, int64_t, const Best<T>&);
 STYLEFAST_INSTANTIATE(double)
 STYLEFAST_INSTANTIATE(float)

@@ -56,6 +56,25 @@ struct LloydTask {
   double* objective;           // [parts, B]
 };
 
+// Bounds [2, B, N, H, W] are lower bounds on the cosine to the centroid of the label, and upper bounds on the cosines
+// to all other centroids.
+template <typename T>
+struct PrunedTask {
+  Points<T> points;
+  int64_t restarts, clusters;  // B, K
+  const T* rows;               // centroids, [B, K, padded C]
+  const T* packed;             // centroids in the order of pack_centroids(), per restart
+  int64_t packed_size;         // elements of `packed` per restart
+  const int32_t* labels;       // [B, N, H, W] of the previous step, or nullptr to score all positions
+  const T* former_bounds;      // for the centroids of the previous step
+  const T* moved;              // [2, B, K]: largest movement since then of centroid k, and of the other centroids
+  T grid;                      // 1.5 * 2^(23 - q), to round to multiples of 2^-q
+  int32_t* new_labels;         // [B, N, H, W]
+  T* bounds;
+  double* sums;     // [parts, B, K, padded C], changes since the previous step
+  int64_t* counts;  // [parts, B, K], changes since the previous step
+};
+
 // Moments of the clusters in one image, or in one segment of it. Row K collects the positions without a cluster,
 // because the mean and the variance of a channel include them. U is the weight of a cluster at a position: 1 or 0, or a
 // fraction if labels are resized.

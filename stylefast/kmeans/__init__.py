@@ -5,12 +5,14 @@ Initialisation:
     "k-means++" and "random" choose the initial centroids of all restarts from one random sample of max(4096, 64 K)
     points. "random" draws distinct points. "k-means++" is greedy: it draws candidates with probability proportional
     to 1 - max cosine to the points chosen before, and keeps the best candidate. With at least 40 points per sampled
-    point, each restart runs 16 k-means++ initialisations for five steps on the sample and keeps the best.
+    point, each restart draws 16 k-means++ initialisations, runs the best four for five steps on the sample, and keeps
+    the best. With at least 24 points per sampled point, restarts then converge on a sample that is four times as large.
 
 Iterations:
     Restarts run in lockstep: all restarts that have not ended share one read of the data. A restart ends when no
     centroid moves, or when the objective gains less than `tol` of its value, but not while relocation still fills empty
-    clusters.
+    clusters. Steps of the "cpu" backend over float32, float16 or bfloat16 arrays skip the points whose labels cannot
+    change, which does not change the result. They keep 12 bytes per point and restart, at most a quarter of the data.
 
 Relocation:
     The new centroid of an empty cluster is the point that is least similar to its own centroid after the update.

@@ -162,6 +162,10 @@ class Points:
             b, k, _ = centroids.shape
             zeros = torch.zeros(b, k + 1, dtype=torch.float64, device=self.device)
             total = Sums(torch.zeros_like(centroids), zeros[:, 1:].long(), zeros[:, 0])
+        return self.over_ranks(total)
+
+    def over_ranks(self, total: Sums) -> Sums:
+        """Return the Lloyd step of all ranks from that of this rank, whose objective is a sum over its points."""
         if self.ranks.size > 1:
             total = Sums(*self.ranks.total(*_double(total)))
         return Sums(total.sums, total.counts, total.objective / max(1, self.n_points))

@@ -25,6 +25,7 @@ from .data import Points
 from .initialization import check_init, initial_centroids
 from .lloyd import BatchedLloyd, Run, directions, needs_double, warn_if_relocated
 from .prefetch import Stream, array_of
+from .pruning import with_pruning
 
 __all__ = ["SphericalKMeans"]
 
@@ -275,12 +276,13 @@ class SphericalKMeans:
             points = points.to_double() if state.centroids.dtype == torch.float64 else points
         else:
             state = BatchedLloyd(self._initial_centroids(points, rng))
+        pruned = with_pruning(points, self.n_clusters, len(state.runs))
         n_done = max(run.n_iter for run in state.runs)
         with progress_bar(self.max_iter, "k-means", "step", shown=progress and not ranks.rank, done=n_done) as bar:
             while state.active:
-                state.advance(points, self.tol, self.max_iter, ahead=points.can_run_ahead and checkpoint is None)
+                state.advance(pruned, self.tol, self.max_iter, ahead=points.can_run_ahead and checkpoint is None)
                 if state.needs_double(points):
-                    points = points.to_double()
+                    points = pruned = points.to_double()
                     state = BatchedLloyd(self._initial_centroids(points, rng.set_state(before)))
                 if checkpoint is not None and ranks.rank == 0:
                     state.save(checkpoint, provenance)

@@ -10,16 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..core.checks import as_tensor, check_choice
+from ..core.checks import as_tensor, check_choice, to_tensor
 from ..core.dtypes import Array
+from ..distributed import ALONE
 from .batch import Batch
 from .data import Points
-from .lloyd import directions
+from .lloyd import BatchedLloyd, directions
+from .pruning import with_pruning
 
 INIT = ("k-means++", "random")
 SAMPLE = 4096  # number of points in the sample; with more than 64 clusters, 64 per cluster
-INITIALIZATIONS = 16  # k-means++ initialisations per restart; the best one is kept
-STEPS = 5  # Lloyd steps on the sample before the initialisations are compared
+INITIALIZATIONS = 16  # k-means++ initialisations per restart
+PROMISING = 4  # number of them that are refined; the best one is kept
+STEPS = 5  # Lloyd steps on the sample before the refined initialisations are compared
+ENLARGEMENT = 4  # size of the sample on which restarts converge, relative to the sample for the initialisations
+SAMPLE_TOL, SAMPLE_MAX_ITER = 1e-4, 12  # end of the iterations on the larger sample
+CONVERGING, REFINING = 24, 40  # least numbers of points per point of the sample for these two methods
 MAX_PERMUTED = 1 << 24  # largest number of points whose indices are permuted to draw the sample (128 MB)
 
 
@@ -41,10 +47,18 @@ def initial_centroids(points: Points, init: str | Tensor, n_clusters: int, n_ini
             )
         return unit_centroids(init, points.centroids_dtype)
     size = min(points.n_nonzero, max(SAMPLE, 64 * n_clusters))
-    indices = _distinct_indices(points.n_nonzero, size, rng).sort().values  # ascending, the order of reading
+    n_per_sampled = points.n_nonzero // size if init == "k-means++" else 0
+    converges, refines = n_per_sampled >= CONVERGING, n_per_sampled >= REFINING
+    n_drawn = ENLARGEMENT * size if converges else size
+    indices = _distinct_indices(points.n_nonzero, n_drawn, rng).sort().values  # ascending, the order of reading
     sample = points.gather(indices)  # [m, C]
-    if init == "k-means++" and INITIALIZATIONS * STEPS * size <= 2 * points.n_nonzero:
-        return _refined_centroids(sample, points.backend, n_clusters, n_init, rng)
+    if converges:
+        small = sample[::ENLARGEMENT]
+        if refines:
+            restarts = _refined_centroids(small, points.backend, n_clusters, n_init, rng)
+        else:
+            restarts = centroids_of_sample(small, "k-means++", n_clusters, n_init, rng)
+        return _converged_centroids(sample, points.backend, restarts, rng)
     return centroids_of_sample(sample, init, n_clusters, n_init, rng)
 
 
@@ -93,18 +107,37 @@ def _refined_centroids(
 ) -> Tensor:
     """Return initial centroids [n_init, K, C] that are refined on the sample [m, C].
 
-    Each restart runs INITIALIZATIONS k-means++ initialisations for STEPS Lloyd steps on the sample and keeps the best.
-    All of them together cost at most as much as two steps on all points, and they save some steps.
+    Each restart draws INITIALIZATIONS k-means++ initialisations, runs the PROMISING best of them for STEPS Lloyd steps
+    on the sample, and keeps the best.
 
     References:
         Bradley and Fayyad, "Refining initial points for k-means clustering", 1998.
     """
     batch = Batch.from_array(sample, "raw", backend)
     centroids = sample[_k_means_plus_plus(sample, n_clusters, INITIALIZATIONS * n_init, rng)]
-    for _ in range(STEPS):
+    step = batch.step(centroids)
+    centroids = _best(directions(step.sums, centroids), step.objective, n_init, PROMISING)
+    for _ in range(STEPS - 1):
         centroids = directions(batch.step(centroids).sums, centroids)
-    best = batch.step(centroids).objective.view(n_init, INITIALIZATIONS).argmax(1)
-    return centroids.unflatten(0, (n_init, INITIALIZATIONS))[torch.arange(n_init, device=best.device), best]
+    return _best(centroids, batch.step(centroids).objective, n_init, 1)
+
+
+def _best(centroids: Tensor, objective: Tensor, n_init: int, n: int) -> Tensor:
+    """Return the n centroids with the highest objective of each of n_init groups of [B, K, C]: [n_init * n, K, C]."""
+    best = objective.view(n_init, -1).topk(n, 1).indices
+    return centroids.unflatten(0, (n_init, -1))[torch.arange(n_init, device=best.device)[:, None], best].flatten(0, 1)
+
+
+def _converged_centroids(sample: Tensor, backend: str | None, restarts: Tensor, rng: torch.Generator) -> Tensor:
+    """Return the restarts [B, K, C] after they converged on the sample [m, C]."""
+    points, state = Points.scan(sample, "raw", backend, ALONE, rng), BatchedLloyd(restarts)
+    pruned = with_pruning(points, restarts.shape[1], len(restarts))
+    while state.active:
+        state.advance(pruned, SAMPLE_TOL, SAMPLE_MAX_ITER)
+    sums, former = (
+        torch.stack([to_tensor(name, getattr(run, name)) for run in state.runs]) for name in ("sums", "centroids")
+    )
+    return directions(sums, former)
 
 
 def _k_means_plus_plus(
@@ -120,6 +153,7 @@ def _k_means_plus_plus(
         last section.
     """
     n_candidates, restarts = 2 + int(math.log(n_clusters)), torch.arange(n_init, device=sample.device)
+    cosines = sample @ sample.T if len(sample) <= min(SAMPLE, n_clusters * n_init * n_candidates) else None
     if weights is None:
         first = torch.randint(len(sample), (n_init,), generator=rng, device="cpu").to(sample.device)
     else:
@@ -131,17 +165,22 @@ def _k_means_plus_plus(
     draws = torch.rand(n_clusters - 1, n_init, n_candidates, generator=rng, dtype=torch.float64, device="cpu").to(
         sample.device
     )
-    indices, similarity = [first], sample[first] @ sample.T  # [n_init, m]
+    indices, similarity = [first], _rows(sample, cosines, first)  # [n_init, m]
     for draw in draws:
         weight = (1 - similarity).clamp(min=0).double()
         cumulative = (weight if weights is None else weight * weights).cumsum(1)
         candidates = torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True).clamp(max=len(sample) - 1)
-        cosine = (sample[candidates.flatten()] @ sample.T).view(n_init, n_candidates, -1)
+        cosine = _rows(sample, cosines, candidates.flatten()).view(n_init, n_candidates, -1)
         closer = torch.maximum(similarity[:, None], cosine)  # [n_init, n_candidates, m]
         best = (closer.sum(2) if weights is None else closer.double() @ weights).argmax(1)
         indices.append(candidates[restarts, best])
         similarity = closer[restarts, best]
     return torch.stack(indices, dim=1)
+
+
+def _rows(sample: Tensor, cosines: Tensor | None, indices: Tensor) -> Tensor:
+    """Return rows of `sample @ sample.T`, which is `cosines` unless that is too large."""
+    return sample[indices] @ sample.T if cosines is None else cosines[indices]
 
 
 def check_init(init: str | Array, n_clusters: int) -> str | Tensor:

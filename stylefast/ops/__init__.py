@@ -11,11 +11,13 @@ from .inverse_haar import INVERSE_HAAR
 from .lloyd_step import LLOYD_STEP
 from .op import register
 from .separable_conv import SEPARABLE_CONV
+from .pruned_step import PRUNED_STEP
 
 OPS = (LLOYD_STEP, ASSIGN, CONTRIBUTION, ASSIGN_CONTRIBUTION, BLEND)  # in the order in which the pipeline uses them
 LAYERS = (INVERSE_HAAR, SEPARABLE_CONV)  # layers of generators, which have no public name
+STEPS = (PRUNED_STEP,)  # steps of SphericalKMeans, which have no public name
 
 _library = torch.library.Library("stylefast", "DEF")
 _library.define("instruction_set() -> str")
-for _op in (*OPS, *LAYERS):
+for _op in (*OPS, *STEPS, *LAYERS):
     register(_op, _library)

@@ -69,8 +69,24 @@ def test_another_seed_gives_other_initial_centroids():
     assert not torch.equal(one.centroids_, two.centroids_)
 
 
-def test_many_points_refine_16_initializations_on_the_sample(monkeypatch: pytest.MonkeyPatch):
+def updated(centroids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """One Lloyd step of restarts [B, K, C] on unit points [m, C]."""
+    labels = (centroids @ x.T).argmax(1)  # [B, m]
+    return normalize(one_hot(labels, centroids.shape[1]).mT.double() @ x, dim=2)
+
+
+def best_of(centroids: torch.Tensor, x: torch.Tensor, n_init: int, n: int) -> torch.Tensor:
+    """The n centroids with the best objective of each of n_init groups of restarts."""
+    objective = (centroids @ x.T).amax(1).mean(1).view(n_init, -1)
+    assert (objective.amax(1) - objective.amin(1) > 1e-4).all()
+    groups = zip(centroids.unflatten(0, (n_init, -1)), objective, strict=True)
+    return torch.cat([group[value.argsort(descending=True)[:n]] for group, value in groups])
+
+
+def test_many_points_refine_4_of_16_initializations(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(initialization, "SAMPLE", 1)  # the sample then has 64 K points
+    monkeypatch.setattr(initialization, "SAMPLE_TOL", 0)
+    monkeypatch.setattr(initialization, "SAMPLE_MAX_ITER", 2)
     k, n_init, size = 6, 3, 64 * 6
     x = normalize(torch.randn(40 * size, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
 
@@ -81,15 +97,30 @@ def test_many_points_refine_16_initializations_on_the_sample(monkeypatch: pytest
 
     rng = torch.Generator().manual_seed(1)
     torch.randn(4, 10, generator=rng)  # the probes of Points.scan
-    sample = x[torch.randperm(len(x), generator=rng)[:size].sort().values]
+    large = x[torch.randperm(len(x), generator=rng)[: 4 * size].sort().values]
+    sample = large[::4]
     centroids = sample[initialization._k_means_plus_plus(sample, k, 16 * n_init, rng)]  # [16 n_init, K, C]
+    centroids = best_of(centroids, sample, n_init, 4)
     for _ in range(5):
-        labels = (centroids @ sample.T).argmax(1)  # [16 n_init, m]
-        centroids = normalize(one_hot(labels, k).mT.double() @ sample, dim=2)
-    objective = (centroids @ sample.T).amax(1).mean(1).view(n_init, 16)
-    assert (objective.amax(1) - objective.amin(1) > 1e-4).all()
-    best = centroids.view(n_init, 16, k, -1)[torch.arange(n_init), objective.argmax(1)]
-    assert torch.allclose(initial_centroids(len(x)), best)
-    # With one point fewer, the initial centroids are not refined: they are points.
-    similarity = (initial_centroids(len(x) - 1) @ x.T).amax(2)
-    assert torch.allclose(similarity, torch.ones_like(similarity))
+        centroids = updated(centroids, sample)
+    centroids = best_of(centroids, sample, n_init, 1)
+    for _ in range(3):  # two iterations, and the update by the sums of the last evaluation
+        centroids = updated(centroids, large)
+    assert torch.allclose(initial_centroids(len(x)), centroids)
+    # With fewer than 24 points per sampled point, the initial centroids do not converge on a sample: they are points.
+    for n_points, are_points in ((len(x) - 1, False), (24 * size, False), (24 * size - 1, True)):
+        similarity = (initial_centroids(n_points) @ x.T).amax(2)
+        assert torch.allclose(similarity, torch.ones_like(similarity)) == are_points
+
+
+def test_k_means_plus_plus_with_a_table_of_cosines_chooses_the_same_points(monkeypatch: pytest.MonkeyPatch):
+    x = normalize(torch.randn(200, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
+    tables = []
+    rows = initialization._rows
+    monkeypatch.setattr(initialization, "_rows", lambda *args: tables.append(args[1] is not None) or rows(*args))
+    chosen = []
+    for size in (200, 199):
+        monkeypatch.setattr(initialization, "SAMPLE", size)
+        chosen.append(initialization._k_means_plus_plus(x, 8, 10, torch.Generator().manual_seed(1)))
+    assert tables == [True] * 8 + [False] * 8
+    assert torch.equal(*chosen)
