@@ -50,14 +50,15 @@ class Stage:
 
 
 STAGES = (
-    Stage("facts", ("gpu.facts",), 60, "device, driver, versions, clocks; bandwidth of a copy, peaks of matmul"),
+    Stage("facts", ("gpu.facts",), 40, "device, driver, versions, clocks; bandwidth of a copy, peaks of matmul"),
     Stage("libraries", ("gpu.libraries",), 60, "whether the prebuilt libraries work here; if not, builds new ones"),
     Stage("smoke", ("gpu.smoke",), 60, "one call per op, dtype and backend against the reference"),
-    Stage("key", ("gpu.timings", "key"), 60, "eight key timings per backend; host time of small calls"),
-    Stage("rest", ("gpu.timings", "rest"), 80, "other timings, alternatives, sizes beyond 2^31, until time is up", 30),
-    Stage("tests", ("gpu.tests",), 120, "the tests of both backends; agreement with the reference comes first"),
-    Stage("sanitizers", ("gpu.sanitizers",), 60, "memcheck and racecheck of every op and dtype"),
-    Stage("profile", ("gpu.profile",), 60, "hardware counters of the main kernels, or a trace of them"),
+    Stage("key", ("gpu.timings", "key"), 50, "eight key timings per backend; host time of small calls"),
+    Stage("editing", ("gpu.editing",), 90, "edits per second of whole networks against plain loops"),
+    Stage("rest", ("gpu.timings", "rest"), 60, "other timings, alternatives, sizes beyond 2^31, until time is up", 30),
+    Stage("tests", ("gpu.tests",), 110, "the tests of both backends; agreement with the reference comes first"),
+    Stage("sanitizers", ("gpu.sanitizers",), 50, "memcheck and racecheck of every op and dtype"),
+    Stage("profile", ("gpu.profile",), 50, "hardware counters of the main kernels, or a trace of them"),
 )
 
 

@@ -187,7 +187,8 @@ class Build:
             with self._timed("generator"):
                 (batch,) = self._generator.activations(w[start : start + self._batch_size], [self._layer]).values()
             stored = out[start : start + len(batch)].copy_(batch)
-            if batch.dtype != self._dtype and bool(batch.isfinite().all() & ~stored.isfinite().all()):
+            is_narrower = torch.finfo(self._dtype).max < torch.finfo(batch.dtype).max
+            if is_narrower and bool(batch.isfinite().all() & ~stored.isfinite().all()):  # waits for a GPU
                 raise ValueError(
                     f"dtype must have a range that contains the activations, up to {batch.abs().max():g} in "
                     f"{self._describe_images(shard, start, len(batch))}, got {self._dtype}"

@@ -57,12 +57,15 @@ class NetworkOptions:
         truncation: Truncation psi of the latents of seeds: 0 gives the mean latent, 1 keeps the latent.
         device: Device of the generator: cpu, cuda, or cuda:0 and so on. Under torchrun, cuda gives every process its
             own GPU.
+        precision: Precision of the network. float16 runs the highest resolutions of a converted StyleGAN2 in float16,
+            which is meant for GPUs.
         tf32: Whether cuDNN may compute float32 convolutions in TF32 on a GPU.
     """
 
     network: str = "random-face"
     truncation: float = 0.7
     device: str = "cpu"
+    precision: Literal["float32", "float16"] = "float32"
     tf32: bool = True
 
     @contextmanager
@@ -71,7 +74,7 @@ class NetworkOptions:
         instruction_set()  # raises before the work if the environment asks for one that does not exist
         with process_group(self.device) as (group, device):
             torch.backends.cudnn.allow_tf32 = self.tf32
-            yield generators.load(self.network, device=device), group
+            yield generators.load(self.network, device=device, precision=self.precision), group
 
 
 def option_groups(command: Callable[..., None]) -> Callable[..., None]:

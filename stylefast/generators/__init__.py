@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import torch
 
+from ..core.checks import check_choice
 from ..core.defaults import with_plain_defaults
 from ..io.kinds import refusal
 from .converted import load_converted
@@ -33,7 +35,12 @@ __all__ = [
 
 
 @with_plain_defaults
-def load(network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.device = "cpu") -> Generator:
+def load(
+    network: str | os.PathLike[str] = RANDOM_FACE,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Literal["float32", "float16"] = "float32",
+) -> Generator:
     """Load a generator by name or from a file.
 
     Args:
@@ -42,20 +49,26 @@ def load(network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.d
             "toy:sg2" and "toy:sg3" are tiny networks with random weights. A file is the random-face wheel or a
             .safetensors file written by `stylefast convert`.
         device: Device of the network, as `torch.device` accepts it.
+        precision: "float16" runs the highest resolutions of a converted StyleGAN2 in float16, as NVlabs' code does on
+            a GPU: as many resolutions as the converted file says, or else four. It is slow on a CPU.
 
     Returns:
         The generator.
 
     Raises:
-        ValueError: If the name is unknown, or the file is neither the random-face wheel nor a converted network.
+        ValueError: If the name is unknown, or the file is neither the random-face wheel nor a converted network, or
+            `precision` is float16 and the network is not a converted StyleGAN2.
         FileNotFoundError: If the file does not exist.
         ConnectionError: If the wheel is not on this machine and cannot be downloaded.
     """
+    check_choice("precision", precision, ("float32", "float16"))
     name = os.fspath(network)
+    if precision != "float32" and not name.endswith(".safetensors"):
+        raise ValueError(f"precision must be float32, because {name} is not a converted StyleGAN2, got {precision}")
     if name in TOYS:
         return load_toy(name, device=device)
     if name.endswith(".safetensors"):
-        return load_converted(name, device=device)
+        return load_converted(name, device=device, precision=precision)
     if name == RANDOM_FACE:
         return load_random_face(device=device)
     if name.endswith(".whl"):

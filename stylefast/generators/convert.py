@@ -185,7 +185,10 @@ def _convert_nvlabs(content: Any, label: int | None, n_bytes: int) -> tuple[dict
         return tensors, header | {"format": NVLABS_STYLEGAN3, "layout": asdict(layout)}
     if f"synthesis.b{first_block(state)}.const" not in state:
         raise ValueError(f"it holds no StyleGAN2 or StyleGAN3; its first tensors are {', '.join(list(state)[:3])}")
-    return from_nvlabs(state, gains, label), header | {"clamp": _find_clamp(options)}
+    return from_nvlabs(state, gains, label), header | {
+        "clamp": _find_clamp(options),
+        "num_fp16_res": _count_fp16(options),
+    }
 
 
 def _find_clamp(options: dict[str, Any]) -> float | None:
@@ -198,6 +201,11 @@ def _find_clamp(options: dict[str, Any]) -> float | None:
         )
     clamp = clamps.pop()
     return None if clamp is None else _to_float(clamp)
+
+
+def _count_fp16(options: dict[str, Any]) -> int:
+    """Return the number of resolutions that NVlabs' code runs in float16 on a GPU."""
+    return sum(value is True for name, value in options.items() if re.fullmatch(r"synthesis\.b\d+\.use_fp16", name))
 
 
 def _collect_module(module: Any, prefix: str, tensors: dict[str, Any], options: dict[str, Any], seen: set[int]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..core.checks import check_integer
 from ..io.atomic import PathLike
 from ..io.schema import decode
 from ..io.tensors import read_tensors
@@ -18,32 +19,41 @@ from ..io.unpickling import READ_ERRORS
 from .generator import Generator
 from .lucidrains import Lucidrains
 from .stylegan1 import StyleGAN1, stylegan1
-from .stylegan2 import StyleGAN2, stylegan2
+from .stylegan2 import Layer, StyleGAN2, ToRGB, stylegan2
 from .stylegan3 import StyleGAN3, stylegan3
 from .stylegan3_layout import Layout
 from .wrapping import wrap
 
 FORMAT = "stylefast-stylegan2-1"
+FLOAT16_RESOLUTIONS = 4  # resolutions in float16 if the file does not say how many; NVlabs' default
+FLOAT16_CLAMP = 256.0  # clamp of layers in float16 without a clamp; NVlabs' default
 Network: TypeAlias = StyleGAN1 | StyleGAN2 | StyleGAN3 | Lucidrains
 
 
-def load_converted(path: PathLike, *, device: str | torch.device = "cpu") -> Generator:
+def load_converted(path: PathLike, *, device: str | torch.device = "cpu", precision: str = "float32") -> Generator:
     """Load a network from a file written by `convert`.
 
     Args:
         path: Path of the file.
         device: Device of the network.
+        precision: "float32", or "float16" for the highest resolutions of a StyleGAN2.
 
     Returns:
         The generator. Truncation uses the mean of w from the training, if the file holds it.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is damaged, has another format, or does not hold all tensors of a network.
+        ValueError: If the file is damaged, has another format, or does not hold all tensors of a network, or if the
+            network has no layers in float16.
     """
     tensors, header = read_tensors(path, FORMAT)
     try:
-        return _wrap_network(build_network(tensors, header).to(device), Path(path).stem)
+        network = build_network(tensors, header).to(device)
+        if precision == "float16":
+            if not isinstance(network, StyleGAN2):
+                raise ValueError("precision must be float32, because only a StyleGAN2 has layers in float16")
+            use_float16(network, decode(int, header.get("num_fp16_res", 0), "num_fp16_res"))
+        return _wrap_network(network, Path(path).stem)
     except torch.OutOfMemoryError:
         raise
     except (ValueError, *READ_ERRORS) as error:  # a pass with tensors that do not fit together raises RuntimeError
@@ -71,6 +81,34 @@ def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> N
         return StyleGAN1(tensors)
     clamp = decode(float | None, header.get("clamp"), "clamp")
     return Lucidrains(tensors) if "GE.initial_block" in tensors else StyleGAN2(tensors, clamp=clamp)
+
+
+def use_float16(network: StyleGAN2, resolutions: int = 0) -> None:
+    """Run the highest resolutions of a network in float16 and channels_last, as the code of NVlabs does.
+
+    The mapping, the styles, the first resolution and the sum of the images stay in float32. Layers without a clamp are
+    clamped at `FLOAT16_CLAMP`.
+
+    Args:
+        network: The network.
+        resolutions: Number of resolutions. 0 is `FLOAT16_RESOLUTIONS`.
+
+    Raises:
+        ValueError: If `resolutions` is negative.
+
+    References:
+        Karras et al., "Training Generative Adversarial Networks with Limited Data", appendix C.
+    """
+    check_integer("num_fp16_res", resolutions, 0)
+    blocks = list(network.synthesis.children())[1:]
+    blocks = blocks[max(0, len(blocks) - (resolutions or FLOAT16_RESOLUTIONS)) :]
+    for block in blocks:
+        for layer in block.modules():
+            if isinstance(layer, Layer):
+                layer.is_half = True
+            if isinstance(layer, Layer | ToRGB) and layer.clamp is None:
+                layer.clamp = FLOAT16_CLAMP
+    network.float16_resolutions = len(blocks)
 
 
 def describe_synthesis(network: Network) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..core.checks import check_shape, check_tensor
 from .compiled import CompiledSynthesis
 from .fingerprint import compute_fingerprint
 from .image_checks import SEEDS, black_and_white, check_images
-from .precision import network_dtype, refuse_failing_precision, tf32_setting
+from .precision import network_dtype, refuse_failing_precision, settings
 from .random_latents import z_of_seeds
 from .session import HookSession, StopForward, check_all_used
 from .site_hooks import match, probe, replace_scales
@@ -94,9 +94,9 @@ class Generator:
         return compute_fingerprint(self.network, self.sites)
 
     @property
-    def precision(self) -> dict[str, bool]:
-        """Settings that affect the pixels: on a GPU, whether cuDNN may use TF32 ("tf32"). Manifests store them."""
-        return tf32_setting(self.device)
+    def precision(self) -> dict[str, Any]:
+        """Settings that affect the pixels: "tf32" on a GPU, "float16_resolutions" if any. Manifests store them."""
+        return settings(self.network, self.device)
 
     @cached_property
     def w_mean(self) -> Tensor:

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.dtypes import DTYPES
+
+SMALLEST = 1e-6  # divisor of weights and styles that are all zero
 
 
 def network_dtype(network: nn.Module) -> torch.dtype:
@@ -45,6 +47,27 @@ def refuse_failing_precision(network: nn.Module) -> Iterator[None]:
             f"network must run in the dtype of its parameters, {names}, but its code fails ({reason}); "
             "convert it with network.float()"
         ) from error
+
+
+def prenormalised(weight: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale weights [O, I, k, k] and styles [N, I] so that products and sums stay in the range of float16.
+
+    The largest weight per output channel becomes `1 / sqrt(I k^2)`, and the largest style per image becomes 1. The
+    division by the norm in a modulated convolution removes both factors.
+    """
+    fan_in = weight[0].numel()
+    weight = weight / (fan_in**0.5 * weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=SMALLEST))
+    return weight, style / style.abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST)
+
+
+def settings(network: nn.Module, device: torch.device) -> dict[str, Any]:
+    """Return the settings that affect the pixels.
+
+    These are whether cuDNN may use TF32 ("tf32"), on a GPU, and the number of the highest resolutions in float16
+    ("float16_resolutions"), if there are any.
+    """
+    resolutions = getattr(network, "float16_resolutions", 0)
+    return tf32_setting(device) | ({"float16_resolutions": resolutions} if resolutions else {})
 
 
 def tf32_setting(device: torch.device) -> dict[str, bool]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..core.images import CHANNELS, MODES
 from .generator import Generator
+from .precision import prenormalised
 from .sites import Rule
 
 RULES = (
@@ -57,6 +58,7 @@ class StyleGAN2(nn.Module):
     """
 
     w_avg: Tensor | None
+    float16_resolutions: int = 0  # number of the highest resolutions that run in float16
 
     def __init__(self, tensors: Mapping[str, Tensor], *, clamp: float | None = None) -> None:
         super().__init__()
@@ -157,14 +159,14 @@ class Block(nn.Module):
         rows, shortcut = iter(w.unbind(1)), None
         gain = 1.0 if self.skip is None else 0.5**0.5
         if self.skip is not None:
-            shortcut = upsample(self.skip(x), taps).mul_(gain)
+            shortcut = upsample(F.conv2d(x, self.skip.weight.to(x.dtype)), taps).mul_(gain)
         if self.conv0 is not None:
             x = self.conv0(x, next(rows), taps)
         x = self.conv1(x, next(rows), None, gain)
         x = x if shortcut is None else x.add_(shortcut)
         image = None if image is None else upsample(image, taps)
         if self.torgb is not None:
-            colours = self.torgb(x, next(rows))
+            colours = self.torgb(x, next(rows)).to(w.dtype)  # images are summed in the dtype of w
             image = colours if image is None else image.add_(colours)
         return x, image
 
@@ -185,11 +187,14 @@ class Layer(nn.Module):
         self.bias: nn.Parameter = nn.Parameter(torch.empty(shape[0]))
         self.register_buffer("noise", torch.empty(size) if f"{prefix}noise" in tensors else None)
         self.clamp: float | None = clamp
+        self.is_half: bool = False
 
     def forward(self, x: Tensor, w: Tensor, taps: Tensor | None, gain: float = 1.0) -> Tensor:
+        if self.is_half:  # here and not in the block, so that the layer and the toRGB before it have the same input
+            x = x.to(torch.float16, memory_format=torch.channels_last)
         x = modulated_conv(x, self.affine(w), self.weight, taps)
-        x = x if self.noise is None else x.add_(self.noise)
-        x = F.leaky_relu_(x.add_(self.bias[:, None, None]), 0.2).mul_(gain * 2**0.5)
+        x = x if self.noise is None else x.add_(self.noise.to(x.dtype))
+        x = F.leaky_relu_(x.add_(self.bias[:, None, None].to(x.dtype)), 0.2).mul_(gain * 2**0.5)
         return x if self.clamp is None else x.clamp_(-gain * self.clamp, gain * self.clamp)
 
 
@@ -205,7 +210,8 @@ class ToRGB(nn.Module):
         self.clamp: float | None = clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = F.conv2d(x * self.affine(w)[:, :, None, None], self.weight, self.bias)
+        scaled = x * self.affine(w)[:, :, None, None].to(x.dtype)
+        x = F.conv2d(scaled, self.weight.to(x.dtype), self.bias.to(x.dtype))
         return x if self.clamp is None else x.clamp_(-self.clamp, self.clamp)
 
 
@@ -217,7 +223,7 @@ def modulated_conv(x: Tensor, style: Tensor, weight: Tensor, taps: Tensor | None
         W'[n, o, i, k] = W[o, i, k] s[n, i] / sqrt(sum_ik (W[o, i, k] s[n, i])^2 + 1e-8)
 
     Scaling the input by s and the output by the inverse norm is equivalent to scaling the weights, and takes one
-    convolution for all images.
+    convolution for all images. Factors that cancel keep a float16 input in range.
 
     Args:
         x: Input, [N, I, H, W].
@@ -228,20 +234,22 @@ def modulated_conv(x: Tensor, style: Tensor, weight: Tensor, taps: Tensor | None
     Returns:
         Output, [N, O, H, W], or [N, O, 2 H, 2 W] with a filter.
     """
+    if x.dtype == torch.float16:
+        weight, style = prenormalised(weight, style)
     scale = (style.square() @ weight.square().sum(dim=(2, 3)).T + 1e-8).rsqrt()  # [N, O]
-    x = x * style[:, :, None, None]
+    x, weight = x * style[:, :, None, None].to(x.dtype), weight.to(x.dtype)
     if taps is None:
         x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
     else:
         x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-        depthwise = (4 * taps).flip(0, 1).expand(x.shape[1], 1, *taps.shape)
+        depthwise = (4 * taps).flip(0, 1).to(x.dtype).expand(x.shape[1], 1, *taps.shape)
         x = F.conv2d(x, depthwise, padding=(len(taps) - weight.shape[-1] + 1) // 2, groups=x.shape[1])
-    return x.mul_(scale[:, :, None, None])
+    return x.mul_(scale[:, :, None, None].to(x.dtype))
 
 
 def upsample(x: Tensor, taps: Tensor) -> Tensor:
     """Insert zeros between pixels and convolve with 4 times the filter: [N, C, H, W], [f, f] -> [N, C, 2 H, 2 W]."""
-    depthwise = (4 * taps).expand(x.shape[1], 1, *taps.shape)
+    depthwise = (4 * taps).to(x.dtype).expand(x.shape[1], 1, *taps.shape)
     return F.conv_transpose2d(x, depthwise, stride=2, padding=len(taps) // 2 - 1, groups=x.shape[1])
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,14 +13,22 @@ from host_waits import GPUS, move, simulated_gpu
 from mixtures import directions
 
 from stylefast import Catalog
-from stylefast.generators.toy import toy
+from stylefast.generators import Generator
+from stylefast.generators.toy import RULES, WIDTH, toy
 
 N = 6
 CENTROIDS = directions(K, 24).float()  # of known clusters, so that k-means is not run
 
 
+def half_toy() -> Generator:
+    """The toy network with all layers in float16."""
+    network = cast(Any, toy("sg2").network.half())
+    calls = {"mapping": network.mapping, "synthesis": network}
+    return Generator(network, RULES["sg2"], name="half", z_dim=WIDTH, check=False, **calls)
+
+
 def build(gpu: Any, batch_size: int, dtype: str = "float32", workdir: Any = None, **options: Any) -> Catalog:
-    generator = toy("sg2")
+    generator = half_toy() if options.pop("half", False) else toy("sg2")
     w = generator.latents(range(N))
     options = {"centroids": gpu.put(CENTROIDS), "n_clusters": K, "shard_images": 3, "workdir": workdir, **options}
     moved = move(generator, gpu)
@@ -28,13 +36,13 @@ def build(gpu: Any, batch_size: int, dtype: str = "float32", workdir: Any = None
 
 
 @pytest.mark.parametrize("device", GPUS)
-@pytest.mark.parametrize("dtype, stages", [("float32", 1), ("bfloat16", 2)])
-def test_a_build_waits_at_most_once_per_batch(device: Callable[[], Any], dtype: str, stages: int):
+@pytest.mark.parametrize("half, dtype, stages", [(False, "float32", 1), (False, "bfloat16", 2), (True, "float32", 1)])
+def test_a_build_waits_at_most_once_per_batch(device: Callable[[], Any], half: bool, dtype: str, stages: int):
     waits = []
     with device() as gpu:
         for batch_size in (1, 1, 3):  # the first build may load kernels
             before = len(gpu.waits)
-            build(gpu, batch_size, dtype)
+            build(gpu, batch_size, dtype, half=half)
             waits.append(len(gpu.waits) - before)
     assert waits[1] - waits[2] <= (N - 2) * stages  # 6 batches of one image, 2 batches of three
     assert waits[2] <= 2 * stages + 10  # per batch, per shard and per build

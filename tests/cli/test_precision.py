@@ -33,7 +33,7 @@ def restored() -> Iterator[None]:
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch, restored: None) -> None:
     """Let generators report the precision that they would report on a GPU."""
     precision: Any = Generator.precision.fget
-    gpu = SimpleNamespace(device=torch.device("cuda", 1))
+    gpu = SimpleNamespace(device=torch.device("cuda", 1), network=torch.nn.Identity())
     monkeypatch.setattr(Generator, "precision", property(lambda self: precision(gpu)))
 
 
@@ -87,7 +87,7 @@ import torch
 from types import SimpleNamespace
 from stylefast.generators import Generator
 torch.backends.cudnn.conv.fp32_precision = {precision!r}
-print(Generator.precision.fget(SimpleNamespace(device=torch.device("cuda"))))
+print(Generator.precision.fget(SimpleNamespace(device=torch.device("cuda"), network=torch.nn.Identity())))
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert process.stdout == f"{ {'tf32': precision == 'tf32'} }\n"
