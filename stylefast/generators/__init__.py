@@ -7,9 +7,11 @@ import os
 
 import torch
 
+from ..core.checks import check_choice
 from ..core.defaults import with_plain_defaults
 from ..io.kinds import refusal
 from .converted import load_converted
+from .engines import NAMES as ENGINE_NAMES
 from .generator import Generator
 from .image_checks import ImageRangeWarning, ReproducibilityWarning
 from .random_face import NAME as RANDOM_FACE
@@ -33,7 +35,9 @@ __all__ = [
 
 
 @with_plain_defaults
-def load(network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.device = "cpu") -> Generator:
+def load(
+    network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.device = "cpu", engine: str = "eager"
+) -> Generator:
     """Load a generator by name or from a file.
 
     Args:
@@ -42,16 +46,26 @@ def load(network: str | os.PathLike[str] = RANDOM_FACE, *, device: str | torch.d
             "toy:sg2" and "toy:sg3" are tiny networks with random weights. A file is the random-face wheel or a
             .safetensors file written by `stylefast convert`.
         device: Device of the network, as `torch.device` accepts it.
+        engine: Engine that makes images from styles: "eager" (exact), "compile", "openvino" or "auto" (the fastest), as
+            in `Generator.use_engine`.
 
     Returns:
         The generator.
 
     Raises:
-        ValueError: If the name is unknown, or the file is neither the random-face wheel nor a converted network.
+        ValueError: If the name is unknown, the file is neither the random-face wheel nor a converted network, or the
+            engine is unknown, cannot run the network or makes other images.
         FileNotFoundError: If the file does not exist.
         ConnectionError: If the wheel is not on this machine and cannot be downloaded.
     """
-    name = os.fspath(network)
+    check_choice("engine", engine, ENGINE_NAMES)
+    generator = _load(os.fspath(network), device)
+    if engine != "eager":
+        generator.use_engine(engine)
+    return generator
+
+
+def _load(name: str, device: str | torch.device) -> Generator:
     if name in TOYS:
         return load_toy(name, device=device)
     if name.endswith(".safetensors"):
