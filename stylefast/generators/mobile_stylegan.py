@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import mobile_stylegan_graph
 from .generator import Generator
 from .sites import Rule
 
@@ -118,6 +119,10 @@ class _Synthesis(nn.Module):
             x = block(x, w)
         return self.to_img(x, w)
 
+    def from_styles(self, styles: Mapping[str, Tensor]) -> Tensor:
+        """Compute the same images from the styles of all sites, as engines that compile a graph run it."""
+        return mobile_stylegan_graph.synthesize(self, styles)
+
 
 class _Block(nn.Module):
     def __init__(self, constant: _Constants, prefix: str) -> None:
@@ -211,9 +216,6 @@ class _InverseHaar(nn.Module):
         self.register_buffer("matrix", torch.cat((average, details), dim=2).flatten(0, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_tracing():  # an engine needs no reshaping that copies
-            matrix = self.matrix.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)  # rows [C, pixel]
-            return F.pixel_shuffle(_pointwise(x, matrix), 2)
         n, channels, height, width = x.shape
         squares = _pointwise(x, self.matrix).permute(0, 2, 3, 1).reshape(n, height, width, 2, channels // 2)
         return squares.transpose(2, 3).reshape(n, 2 * height, 2 * width, channels // 4).permute(0, 3, 1, 2)
@@ -221,8 +223,6 @@ class _InverseHaar(nn.Module):
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute a 1x1 convolution as one matrix product over positions, which keeps channels_last at every batch size."""
-    if torch.jit.is_tracing():  # an engine chooses the layout of convolutions itself
-        return F.conv2d(x, weight[:, :, None, None], bias)
     return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 

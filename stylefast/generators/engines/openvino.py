@@ -107,7 +107,11 @@ class OpenVINOSynthesis:
 
 
 class _FromStyles(nn.Module):
-    """Synthesis from styles [1, S] and w [1, ...], which `torch.jit.trace` records together with its hooks."""
+    """Synthesis from styles [1, S] and w [1, ...], which `torch.jit.trace` records.
+
+    If the network has a method `from_styles`, a form of it that graph compilers run fast, this method is recorded;
+    otherwise, its own code with hooks that replace the styles.
+    """
 
     def __init__(
         self,
@@ -122,6 +126,8 @@ class _FromStyles(nn.Module):
         self.eval()
 
     def forward(self, styles: Tensor, w: Tensor) -> Tensor:
+        if (from_styles := getattr(self._synthesis, "from_styles", None)) is not None:
+            return from_styles({site.name: styles[:, site.slice] for site, _ in self._site_hooks})
         with ExitStack() as stack:
             unused = replace_scales(self._site_hooks, styles, stack)
             image = self._synthesis(w)
