@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthesis of MobileStyleGAN in the form that graph compilers run fast: convolutions only, from styles.
 
-After a permutation of its channels, the dense matrix of an inverse Haar step is block-diagonal: a block has some averages
-and their details. The layer before the step writes the channels in this order, so that the step is a grouped
+After a permutation of its channels, the dense matrix of an inverse Haar step is block-diagonal: a block has some
+averages and their details. The layer before the step writes the channels in this order, so that the step is a grouped
 convolution, with a fraction of the arithmetic.
 """
 
@@ -54,7 +54,7 @@ def _convolve(layer: Any, x: Tensor, style: Tensor, *, permuted: bool = False) -
 
 
 def _order(channels: int) -> Tensor:
-    """Return the channels of the network, which are C averages and details [C, 3], in the order [block, part, average]."""
+    """Return the channels of the network, C averages and details [C, 3], in the order [block, part, average]."""
     averages = torch.arange(channels // 4, device="cpu")
     details = channels // 4 + 3 * averages + torch.arange(3, device="cpu")[:, None]
     parts = torch.cat((averages[None], details))  # [part, C]
