@@ -75,18 +75,18 @@ class NetworkOptions:
         instruction_set()  # raises before the work if the environment asks for one that does not exist
         with process_group(self.device) as (group, device):
             torch.backends.cudnn.allow_tf32 = self.tf32
-            generator = generators.load(self.network, device=device)
+            generator = generators.load(self.network, device=device, engine=self.engine)
             if self.engine != "eager":
-                self._use_engine(generator, Ranks(group))
+                _agree_on_engine(generator, Ranks(group))
             yield generator, group
 
-    def _use_engine(self, generator: Generator, ranks: Ranks) -> None:
-        """Use the engine, the same one on all ranks, and say which it is."""
-        generator.use_engine(self.engine)
-        if (name := ranks.broadcast(generator.engine.name)) != generator.engine.name:
-            generator.use_engine(name)
-        if ranks.rank == 0:
-            remark(str(generator.engine))
+
+def _agree_on_engine(generator: Generator, ranks: Ranks) -> None:
+    """Use the engine of rank 0 on all ranks, and say which it is."""
+    if (name := ranks.broadcast(generator.engine.name)) != generator.engine.name:
+        generator.use_engine(name)
+    if ranks.rank == 0:
+        remark(str(generator.engine))
 
 
 def option_groups(command: Callable[..., None]) -> Callable[..., None]:
