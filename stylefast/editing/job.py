@@ -21,7 +21,7 @@ from ..io.atomic import PathLike, make_folder, remove_leftovers
 from ..io.images import FORMATS
 from .editor import StyleEditor
 from .journal import Journal, difference
-from .manifest import PER_EDIT, RESULTS, Entries, Entry, is_intact, merge, read_entries
+from .manifest import NOTES, PER_EDIT, RESULTS, Entries, Entry, is_intact, merge, read_entries
 from .options import JobOptions
 from .plan import Edit, Plan
 from .renderer import EditBatch, EditRenderer
@@ -83,7 +83,7 @@ class Job:
         check_integer("writers", options.writers, 1)
         if not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard must be (i, n) with 0 <= i < n, got {shard}")
-        if reserved := {*PER_EDIT, *RESULTS, "job"} & {*(metadata or {})}:
+        if reserved := {*PER_EDIT, *RESULTS, *NOTES, "engine", "job"} & {*(metadata or {})}:
             raise ValueError(f"metadata must not have fields that edits have, got {', '.join(sorted(reserved))}")
         self.editor: StyleEditor = editor
         self.plan: Plan = plan
@@ -183,7 +183,7 @@ class Job:
                 batch = self.render(edits)
                 images = batch.images.cpu()
                 for i in missing:
-                    entry = descriptions[i] | dict.fromkeys(RESULTS) | {"locality": _locality(batch, i)}
+                    entry = descriptions[i] | self._notes() | dict.fromkeys(RESULTS) | {"locality": _locality(batch, i)}
                     writer.submit(images[i : i + 1], entry)
                 writer.wait(2 * options.writers)
                 yield batch
@@ -232,8 +232,15 @@ class Job:
         plan, editor = self.plan, self.editor
         identity = json.dumps([*editor.identity, plan.targets.identity, plan.references.identity])
         digest = blake2b(identity.encode(), digest_size=8).hexdigest()
-        settings = {**self.metadata, **editor.generator.precision, "job": digest}
+        name = editor.generator.engine.name
+        engine = {} if name == "eager" else {"engine": name}
+        settings = {**self.metadata, **editor.generator.precision, **engine, "job": digest}
         return json.loads(json.dumps(settings, allow_nan=False))
+
+    def _notes(self) -> dict[str, Any]:
+        """Return the measured difference of the engine, which varies with the machine and is not compared."""
+        engine = self.editor.generator.engine
+        return {} if engine.name == "eager" else {"engine_difference": engine.difference}
 
     def _describe(self, edit: Edit, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of an entry that describe the edit."""

@@ -23,7 +23,9 @@ from . import journal
 
 NAME = "manifest.jsonl"
 RESULTS = ("bytes", "sha256", "locality")  # the last fields of an entry; the fields before them describe the edit
+NOTES = ("engine_difference",)  # fields that no comparison of entries uses
 PER_EDIT = ("file", "target", "reference", "part", "query", "strength")  # all other fields are settings of the job
+_OTHERS = frozenset((*PER_EDIT, *RESULTS, *NOTES))
 MAX_LINE = 1 << 24  # bytes
 _START = b'{"file": "'  # of the line of an entry
 
@@ -44,7 +46,7 @@ class Entry(NamedTuple):
     @property
     def description(self) -> dict[str, Any]:
         """Fields that describe the edit."""
-        return {name: value for name, value in self.fields.items() if name not in RESULTS}
+        return {name: value for name, value in self.fields.items() if name not in (*RESULTS, *NOTES)}
 
 
 class Entries(DiskIndex):
@@ -101,7 +103,7 @@ class Entries(DiskIndex):
     def _add(self, fields: dict[str, Any], modified: int, line: str) -> None:
         """Add an entry unless the image has an entry of a later time."""
         if self._settings is not None and not self.have_other_settings:
-            settings = {name: value for name, value in fields.items() if name not in PER_EDIT and name not in RESULTS}
+            settings = {name: value for name, value in fields.items() if name not in _OTHERS}
             self.have_other_settings = settings != self._settings
         file, value = fields["file"], f"{modified} {line}"
         if not self.add(file, value) and modified >= int((self.get(file) or "").partition(" ")[0]):

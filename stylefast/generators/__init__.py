@@ -12,6 +12,7 @@ from ..core.checks import check_choice
 from ..core.defaults import with_plain_defaults
 from ..io.kinds import refusal
 from .converted import load_converted
+from .engines import NAMES as ENGINE_NAMES
 from .generator import Generator
 from .image_checks import ImageRangeWarning, ReproducibilityWarning
 from .random_face import NAME as RANDOM_FACE
@@ -40,6 +41,7 @@ def load(
     *,
     device: str | torch.device = "cpu",
     precision: Literal["float32", "float16"] = "float32",
+    engine: str = "eager",
 ) -> Generator:
     """Load a generator by name or from a file.
 
@@ -51,18 +53,28 @@ def load(
         device: Device of the network, as `torch.device` accepts it.
         precision: "float16" runs the highest resolutions of a converted StyleGAN2 in float16, as NVlabs' code does on
             a GPU: as many resolutions as the converted file says, or else four. It is slow on a CPU.
+        engine: Engine that makes images from styles: "eager" (exact), "native", "compile", "openvino" or "auto" (the
+            fastest), as in `Generator.use_engine`.
 
     Returns:
         The generator.
 
     Raises:
-        ValueError: If the name is unknown, or the file is neither the random-face wheel nor a converted network, or
-            `precision` is float16 and the network is not a converted StyleGAN2.
+        ValueError: If the name is unknown, the file is neither the random-face wheel nor a converted network,
+            `precision` is float16 and the network is not a converted StyleGAN2, or the engine is unknown, cannot run
+            the network or makes other images.
         FileNotFoundError: If the file does not exist.
         ConnectionError: If the wheel is not on this machine and cannot be downloaded.
     """
     check_choice("precision", precision, ("float32", "float16"))
-    name = os.fspath(network)
+    check_choice("engine", engine, ENGINE_NAMES)
+    generator = _load(os.fspath(network), device, precision)
+    if engine != "eager":
+        generator.use_engine(engine)
+    return generator
+
+
+def _load(name: str, device: str | torch.device, precision: Literal["float32", "float16"]) -> Generator:
     if precision != "float32" and not name.endswith(".safetensors"):
         raise ValueError(f"precision must be float32, because {name} is not a converted StyleGAN2, got {precision}")
     if name in TOYS:

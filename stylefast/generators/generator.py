@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.checks import check_shape, check_tensor
-from .compiled import CompiledSynthesis
+from .engines import EngineSwitch
 from .fingerprint import compute_fingerprint
 from .image_checks import SEEDS, black_and_white, check_images
 from .precision import network_dtype, refuse_failing_precision, settings
@@ -25,7 +25,7 @@ from .sites import Rule, Site, select_sites
 MEAN_LATENTS = 4096  # number of latents that estimate the mean of w
 
 
-class Generator:
+class Generator(EngineSwitch):
     """A StyleGAN network with access to its styles, which can be read and replaced, and to the tensors that they scale.
 
     `copy.deepcopy` and `pickle` copy the network too, and the copy gives the same images.
@@ -73,7 +73,6 @@ class Generator:
         self._synthesis = synthesis
         self._known_w_mean = w_mean
         self._session = HookSession(network, name)
-        self._compiled: CompiledSynthesis | None = None
         self.device: torch.device = next(iter((*network.parameters(), *network.buffers()))).device
         site_hooks = match(network, tuple(rules))
         with self._session.open(), refuse_failing_precision(network):
@@ -234,38 +233,16 @@ class Generator:
         Returns:
             Images of shape [N, C, H, W], float32 in [0, 1].
         """
-        if self._compiled is not None and len(styles):
-            w = self._paired(w, styles)
+        if self._engine is not None and len(styles):
+            w, begin = self._paired(w, styles), 0
+            shape = len(styles), self.image_channels, *self.image_size
+            images = torch.empty(shape, dtype=torch.float32, device=self.device)
             with self._session.open():
-                return torch.cat([self._images(raw) for raw in self._compiled(self._synthesis, styles, w)])
+                for raw in self._engine(self._synthesis, styles, w):
+                    self._images(raw, images[begin : begin + len(raw)])
+                    begin += len(raw)
+            return images
         return cast(Tensor, self.visit(w, lambda key, tensor: None, (), styles=styles, image=True))
-
-    def compile(self, batch_size: int = 4, **options: Any) -> None:
-        """Compile `synthesize`, which then runs in batches of a fixed size. The last batch is padded.
-
-        The first batch is compiled, and all further batches reuse the result, whatever their styles. Other methods and
-        users of the network are not affected, because the hooks stay inactive for them. A network with graph breaks is
-        compiled layer by layer. `torch._dynamo.config.recompile_limit` must then exceed the number of layers. A copy of
-        the generator compiles at its first call.
-
-        Args:
-            batch_size: Images per batch.
-            **options: Arguments of `torch.compile`, such as `mode="reduce-overhead"` for CUDA graphs.
-
-        Raises:
-            ValueError: If `batch_size` is below 1.
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        if self._compiled is not None:
-            self._compiled.remove()
-            self._compiled = None
-        zeros = torch.zeros(1, *self.w_shape, dtype=torch.float32, device=self.device)
-        self.synthesize(self.styles(zeros), zeros)  # raises if synthesis does not run the network
-        styles = torch.empty(batch_size, self.style_width, dtype=self._dtype, device=self.device)
-        w = torch.empty(batch_size, *self.w_shape, dtype=self._dtype, device=self.device)
-        self._compiled = CompiledSynthesis(self._site_hooks, styles, w, options)
-        self._compiled.compile(self._synthesis)
 
     def _paired(self, w: Tensor, styles: Tensor) -> Tensor:
         """Return w with one row per row of styles."""
@@ -278,9 +255,9 @@ class Generator:
     def _run(self, w: Tensor) -> Tensor:
         return self._synthesis(w.to(self._dtype))
 
-    def _images(self, raw: Tensor) -> Tensor:
-        """Convert the network's output to new float32 images in [0, 1]."""
-        return raw.float().mul(self._gain).add_(self._offset).clamp_(0, 1).contiguous()
+    def _images(self, raw: Tensor, out: Tensor | None = None) -> Tensor:
+        """Convert the network's output to float32 images in [0, 1]. They are new, or written into `out`."""
+        return torch.mul(raw.float(), self._gain, out=out).add_(self._offset).clamp_(0, 1).contiguous()
 
     def _map(self, seeds: Iterable[int]) -> Tensor:
         return self._mapping(z_of_seeds(seeds, self.z_dim).to(self.device, self._dtype)).float()

@@ -7,7 +7,7 @@ scales the input of its layer. Tensors are channels_last, the fastest layout for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import mobile_stylegan_graph
 from .generator import Generator
+from .mobile_stylegan_native import native_synthesis
 from .sites import Rule
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
@@ -70,6 +72,10 @@ class MobileStyleGAN(nn.Module):
         self.mapping: nn.Module = _Mapping(mapping)
         self.synthesis: nn.Module = _Synthesis(_Constants(synthesis))
 
+    def native_synthesis(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the synthesis from styles and w by fused ops, as `Generator.use_engine("native")` runs it."""
+        return native_synthesis(self.synthesis)
+
 
 class _Constants:
     """Constants of a graph by name.
@@ -117,6 +123,10 @@ class _Synthesis(nn.Module):
         for block in self.layers:
             x = block(x, w)
         return self.to_img(x, w)
+
+    def from_styles(self, styles: Mapping[str, Tensor]) -> Tensor:
+        """Compute the same images from the styles of all sites, as engines that compile a graph run it."""
+        return mobile_stylegan_graph.synthesize(self, styles)
 
 
 class _Block(nn.Module):

@@ -17,23 +17,22 @@ from torch import Tensor
 
 from ..ops.inverse_haar import inverse_haar
 from ..ops.separable_conv import separable_conv
-from .mobile_stylegan import MobileStyleGAN
 
 STRIP_BLOCKS = 2  # number of the last blocks that run in strips
 STRIP_ROWS = 64  # rows of the last block's output per strip
 
 
-def native_synthesis(network: MobileStyleGAN) -> Callable[[Tensor, Tensor], Tensor]:
+def native_synthesis(synthesis: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the synthesis of a network as a function of styles.
 
     Args:
-        network: The network. Its weights are copied, so that later changes have no effect.
+        synthesis: Synthesis network of `MobileStyleGAN`. Its weights are copied, so that later changes have no effect.
 
     Returns:
         Function from styles [N, S], in the order of the generator's sites, and w, which it does not use, to images
         [N, 3, H, W], which differ from those of the network by rounding errors.
     """
-    return _NativeSynthesis(network)
+    return _NativeSynthesis(synthesis)
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,7 @@ class _Block:
 
 
 class _NativeSynthesis:
-    def __init__(self, network: MobileStyleGAN) -> None:
-        synthesis: Any = network.synthesis
+    def __init__(self, synthesis: Any) -> None:
         conv1, to_img = synthesis.conv1, synthesis.to_img
         order = _haar_order(len(conv1.bias), conv1.bias.device)
         self._input: Tensor = synthesis.input

@@ -10,8 +10,8 @@ from .contribution import CONTRIBUTION
 from .inverse_haar import INVERSE_HAAR
 from .lloyd_step import LLOYD_STEP
 from .op import register
-from .separable_conv import SEPARABLE_CONV
 from .pruned_step import PRUNED_STEP
+from .separable_conv import SEPARABLE_CONV
 
 OPS = (LLOYD_STEP, ASSIGN, CONTRIBUTION, ASSIGN_CONTRIBUTION, BLEND)  # in the order in which the pipeline uses them
 LAYERS = (INVERSE_HAAR, SEPARABLE_CONV)  # layers of generators, which have no public name

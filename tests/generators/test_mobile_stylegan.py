@@ -89,3 +89,14 @@ def test_activations_do_not_run_later_layers(real):
         "layers.3.up": (2, 512, 32, 32),
     }
     assert not ran and all(tensor.is_contiguous() for tensor in activations.values())
+
+
+def test_openvino_makes_the_images_of_eager(real):
+    pytest.importorskip("openvino", reason="OpenVINO is an extra")
+    w = real.latents([0, 1], truncation=0.7)
+    styles = real.styles(w).lerp(real.styles(w.flip(0)), 0.3)[:1]
+    expected = real.synthesize(styles, w[:1])
+    real.use_engine("openvino")
+    images = real.synthesize(styles, w[:1])
+    real.use_engine("eager")
+    assert 0 < float((images - expected).abs().max()) < 1e-4
