@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from editors import editor_of, latents
 from forked import in_ranks
 from jobs import files, grid, job, manifest, run
 from networks import shared
@@ -148,6 +149,14 @@ def test_an_explicit_size_measures_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_a_long_job_is_measured(tmp_path: Path):
     whole = job(tmp_path, grid(tuple(range(31)), generator=shared("sg2")), batch_size="auto")
     assert len(next(iter(whole)).edits) == whole.batch_size in (1, 2)
+
+
+def test_an_editor_measures_before_the_first_batch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stylefast.editing.editor.fastest", lambda generator, plan: len(plan) - 1)
+    editor = editor_of("sg2")
+    t, r = latents(editor, 1, 2), latents(editor, 3)
+    batches = editor.edit(t, r, ["eyes", "nose"], batch_size="auto", progress=False)
+    assert [len(batch.edits) for batch in batches] == [3, 1]
 
 
 def test_another_word_is_refused(tmp_path: Path):
