@@ -60,7 +60,7 @@ def test_the_next_batch_starts_before_the_last_one_is_copied(tmp_path: Path, mon
     def waited(self: Download, i: int) -> Any:
         with gate:
             order = numbers[self.order]  # type: ignore[attr-defined]
-            assert gate.wait_for(lambda: n_started > order or n_started == N // SIZE, timeout=60)
+            assert gate.wait_for(lambda: n_started > order or n_started == N // SIZE, timeout=30)
         return pixels(self, i)
 
     make = Download.__init__
@@ -86,7 +86,7 @@ def test_a_download_waits_for_its_event_only():
         gpu.waits.clear()
         download = Download(batch)
         assert gpu.waits == [] and download.is_asynchronous
-        pixels, measured = download.pixels(1), download.locality(1)
+        pixels, measured = download.pixels(1), Download(batch).locality(1)
         assert set(gpu.waits) == {"event"}
         assert (pixels == to_uint8(batch.images[1:2].cpu())[0]).all()
         assert measured is not None and measured["in_mse"] == float(batch.locality.in_mse[1])  # type: ignore[union-attr]
