@@ -60,7 +60,7 @@ def test_the_next_batch_starts_before_the_last_one_is_copied(tmp_path: Path, mon
     def waited(self: Download, i: int) -> Any:
         with gate:
             order = numbers[self.order]  # type: ignore[attr-defined]
-            assert gate.wait_for(lambda: n_started > order or n_started == N // SIZE, timeout=30)
+            assert gate.wait_for(lambda: n_started > order or n_started == N // SIZE, timeout=10)
         return pixels(self, i)
 
     make = Download.__init__
