@@ -115,9 +115,11 @@ def option_groups(command: Callable[..., None]) -> Callable[..., None]:
             panel = PANELS.get(field.name, PANELS.get(hints[name].__name__))
             kind = types[field.name]
             choices = choice(*get_args(kind)) if get_origin(kind) is Literal else {}
+            if get_args(kind)[:1] == (int,) and get_origin(get_args(kind)[1]) is Literal:
+                kind, choices = str, integer_or(*get_args(get_args(kind)[1]))
             option = typer.Option(*flags, help=helps[field.name], rich_help_panel=panel, **choices)
             default = getattr(parameter.default, field.name)
-            annotation = Annotated[types[field.name], option]
+            annotation = Annotated[kind, option]
             parameters.append(
                 inspect.Parameter(field.name, parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             )
@@ -170,6 +172,18 @@ def choice(*values: str) -> dict[str, Any]:
         return value
 
     return {"metavar": f"<{' | '.join(values)}>", "parser": parse}
+
+
+def integer_or(word: str) -> dict[str, Any]:
+    """Return the arguments of `typer.Option` for an option that is an integer or a word."""
+
+    def parse(text: str) -> int | str:
+        value = str(text).strip().lower()
+        if value != word and not re.fullmatch(r"-?\d{1,20}", value):
+            raise typer.BadParameter(f"{text!r} is not an integer or {word!r}")
+        return value if value == word else int(value)
+
+    return {"metavar": f"<integer | {word}>", "parser": parse}
 
 
 def example(command: str) -> str:

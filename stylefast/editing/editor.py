@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from ..catalog import Catalog
 from ..core.progress import progress_bar
 from ..generators import Generator, Site
 from ..io.tensors import checksum
+from .batch_size import LARGEST, check_batch_size, fastest
 from .plan import Grid, Plan
 from .renderer import EditBatch, EditRenderer
 from .sources import ImageSource, StoredLatents
@@ -125,7 +126,7 @@ class StyleEditor:
         strength: float = 1.0,
         measure: bool = False,
         roi_mode: str = "union",
-        batch_size: int = 4,
+        batch_size: int | Literal["auto"] = 4,
         progress: bool = True,
     ) -> Iterator[EditBatch]:
         """Edit every target with every reference, part and strategy, in this order. Strategies vary fastest.
@@ -146,7 +147,8 @@ class StyleEditor:
             measure: Whether to measure locality, which also renders the unedited targets.
             roi_mode: Region of interest of a part: where the part is in the "target", in the "reference", or in the
                 "union" of both.
-            batch_size: Edits per batch.
+            batch_size: Edits per batch. "auto" measures a few sizes before the first batch, in at most 5 % of the time
+                of all edits. If there are too few edits for that, it is 1 on a CPU and 4 on a GPU.
             progress: Whether to show a progress bar, which appears after two seconds.
 
         Returns:
@@ -160,13 +162,16 @@ class StyleEditor:
         References:
             Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, equation 3.
         """
+        check_batch_size(batch_size)
         plan = Grid(self._source(targets), self._source(references), parts, queries, strength=strength)
         self.check(plan)
-        render = self.renderer(plan, batch_size=batch_size, measure=measure, roi_mode=roi_mode)
+        largest = LARGEST if batch_size == "auto" else batch_size
+        render = self.renderer(plan, batch_size=largest, measure=measure, roi_mode=roi_mode)
 
         def batches() -> Iterator[EditBatch]:
+            size = fastest(self.generator, plan) if batch_size == "auto" else batch_size
             with progress_bar(len(plan), "edits", "image", shown=progress) as bar:
-                for edits in plan.batches(batch_size):
+                for edits in plan.batches(size):
                     batch = render(edits)
                     bar.update(len(edits))
                     yield batch

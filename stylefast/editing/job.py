@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
@@ -19,9 +18,11 @@ from ..core.progress import progress_bar
 from ..distributed import Ranks
 from ..io.atomic import PathLike, make_folder, remove_leftovers
 from ..io.images import FORMATS
+from .batch_size import LARGEST, check_batch_size, fastest, unmeasured
+from .download import Download, DownloadedImage
 from .editor import StyleEditor
 from .journal import Journal, difference
-from .manifest import NOTES, PER_EDIT, RESULTS, Entries, Entry, is_intact, merge, read_entries
+from .manifest import PER_EDIT, REQUIRED, RESULTS, Entries, Entry, is_intact, merge, read_entries
 from .options import JobOptions
 from .plan import Edit, Plan
 from .renderer import EditBatch, EditRenderer
@@ -56,6 +57,7 @@ class Job:
         progress: Whether to show a progress bar, which appears after two seconds.
 
     Attributes:
+        batch_size: Edits per batch. If it is chosen automatically, iterating sets it before the first batch.
         n_existing: Number of edits of this process whose images were kept.
         n_written: Number of images that this process has written.
 
@@ -83,7 +85,7 @@ class Job:
         check_integer("writers", options.writers, 1)
         if not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard must be (i, n) with 0 <= i < n, got {shard}")
-        if reserved := {*PER_EDIT, *RESULTS, *NOTES, "engine", "job"} & {*(metadata or {})}:
+        if reserved := {*PER_EDIT, *RESULTS, "engine", "job"} & {*(metadata or {})}:
             raise ValueError(f"metadata must not have fields that edits have, got {', '.join(sorted(reserved))}")
         self.editor: StyleEditor = editor
         self.plan: Plan = plan
@@ -92,10 +94,16 @@ class Job:
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.shard: tuple[int, int] = shard
         self.ranks: Ranks = Ranks(group)
+        check_batch_size(options.batch_size)
+        size = options.batch_size
+        self.batch_size: int = unmeasured(editor.generator) if size == "auto" else size
         self.n_existing: int = 0
         self.n_written: int = 0
         self.render: EditRenderer = editor.renderer(
-            plan, batch_size=options.batch_size, measure=options.measure, roi_mode=options.roi_mode
+            plan,
+            batch_size=LARGEST if size == "auto" else size,
+            measure=options.measure,
+            roi_mode=options.roi_mode,
         )
         self._progress = progress and self.ranks.rank == 0
         self._is_checked = False
@@ -118,7 +126,7 @@ class Job:
         """Number of edits of this job's shard, over all ranks."""
         self.check()
         shards = map(self._shard_of, range(self.ranks.size))
-        return sum(self.plan.count(self.options.batch_size, shard) for shard in shards)
+        return sum(self.plan.count(self.batch_size, shard) for shard in shards)
 
     def __iter__(self) -> Iterator[EditBatch]:
         self.check()
@@ -128,11 +136,24 @@ class Job:
         if self.ranks.rank == 0:
             remove_leftovers(self.directory)
         with Journal(self.directory, settings) as journal, read_entries(self.directory, settings) as entries:
+            self._choose_batch_size(entries)
             self._check_existing(entries, settings)
             yield from self._run(entries, journal, settings)
         self.ranks.gather(None)
         if self.shard[1] == 1 and self.ranks.rank == 0:
             merge(self.directory, map(self._file, self.plan), len(self.plan))
+
+    def _choose_batch_size(self, entries: Entries) -> None:
+        """Set the batch size if it is chosen automatically, on all ranks to the same value.
+
+        Shards are not measured, because different sizes would give them other edits.
+        """
+        if self.options.batch_size != "auto":
+            return
+        if self.ranks.rank == 0:
+            choose = unmeasured if self.shard[1] > 1 else partial(fastest, plan=self.plan)
+            self.batch_size = entries.batch_size or choose(self.editor.generator)
+        self.batch_size = self.ranks.broadcast(self.batch_size)
 
     def _check_existing(self, entries: Entries, settings: dict[str, Any]) -> None:
         """Raise ValueError if the images of the plan would replace images with other settings.
@@ -141,7 +162,7 @@ class Job:
         """
         conflict = None
         if entries.have_other_settings and not self.options.overwrite:
-            batches = self.plan.batches(self.options.batch_size, self._shard_of(self.ranks.rank))
+            batches = self.plan.batches(self.batch_size, self._shard_of(self.ranks.rank))
             for edit in chain.from_iterable(batches):
                 if (entry := entries.find(self._file(edit))) is not None:
                     conflict = self._conflict(entry, self._describe(edit, settings))
@@ -163,7 +184,7 @@ class Job:
 
     def _run(self, entries: Entries, journal: Journal, settings: dict[str, Any]) -> Iterator[EditBatch]:
         shard, options = self._shard_of(self.ranks.rank), self.options
-        n_edits = self.plan.count(options.batch_size, shard)
+        n_edits = self.plan.count(self.batch_size, shard)
 
         def on_written() -> None:
             self.n_written += 1  # counted first, because the update of the bar may raise
@@ -173,7 +194,7 @@ class Job:
             progress_bar(n_edits, "edits", "image", shown=self._progress) as bar,
             ImageWriter(self.directory, journal, f".{options.image_format}", options.writers, on_written) as writer,
         ):
-            for edits in self.plan.batches(options.batch_size, shard):
+            for edits in self.plan.batches(self.batch_size, shard):
                 descriptions = [self._describe(edit, settings) for edit in edits]
                 missing = self._missing(descriptions, entries, journal, writer)
                 self.n_existing += len(edits) - len(missing)
@@ -181,11 +202,12 @@ class Job:
                 if not missing:
                     continue
                 batch = self.render(edits)
-                images = batch.images.cpu()
+                download = Download(batch)
                 for i in missing:
-                    entry = descriptions[i] | self._notes() | dict.fromkeys(RESULTS) | {"locality": _locality(batch, i)}
-                    writer.submit(images[i : i + 1], entry)
-                writer.wait(2 * options.writers)
+                    entry = descriptions[i] | dict.fromkeys(REQUIRED) | {"batch_size": self.batch_size} | self._notes()
+                    writer.submit(DownloadedImage(download, i), entry)
+                # A GPU computes this batch while the host prepares the next one.
+                writer.wait(2 * options.writers + (len(missing) if download.is_asynchronous else 0))
                 yield batch
             writer.wait(0)
 
@@ -247,10 +269,3 @@ class Job:
         target, reference = self.plan.targets.name(edit.target), self.plan.references.name(edit.reference)
         fields = {"file": self._file(edit), "target": target, "reference": reference, "part": edit.part}
         return json.loads(json.dumps(fields | edit.parameters, allow_nan=False)) | settings
-
-
-def _locality(batch: EditBatch, i: int) -> dict[str, float | None] | None:
-    if batch.locality is None:
-        return None
-    values = {name: float(column[i]) for name, column in batch.locality._asdict().items()}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}

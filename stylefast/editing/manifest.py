@@ -16,16 +16,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.checks import check_integer
 from ..io.atomic import atomic_write, writable_status
 from ..io.index import DiskIndex
 from ..io.private import folder_lock
 from . import journal
 
 NAME = "manifest.jsonl"
-RESULTS = ("bytes", "sha256", "locality")  # the last fields of an entry; the fields before them describe the edit
-NOTES = ("engine_difference",)  # fields that no comparison of entries uses
+REQUIRED = ("bytes", "sha256", "locality")
+RESULTS = (*REQUIRED, "batch_size", "engine_difference")  # the last fields of an entry; those before describe the edit
+UNRECORDED = 4  # batch size of an entry of version 1, which does not record it: the default of that version
 PER_EDIT = ("file", "target", "reference", "part", "query", "strength")  # all other fields are settings of the job
-_OTHERS = frozenset((*PER_EDIT, *RESULTS, *NOTES))
 MAX_LINE = 1 << 24  # bytes
 _START = b'{"file": "'  # of the line of an entry
 
@@ -46,7 +47,7 @@ class Entry(NamedTuple):
     @property
     def description(self) -> dict[str, Any]:
         """Fields that describe the edit."""
-        return {name: value for name, value in self.fields.items() if name not in (*RESULTS, *NOTES)}
+        return {name: value for name, value in self.fields.items() if name not in RESULTS}
 
 
 class Entries(DiskIndex):
@@ -60,6 +61,8 @@ class Entries(DiskIndex):
 
     Attributes:
         have_other_settings: Whether an entry has other settings.
+        batch_size: Number of edits of the batches in which images with the same settings were made: of the last such
+            entry, or None without one.
 
     Raises:
         ValueError: If a line is not an entry. The message names the first such line.
@@ -68,6 +71,7 @@ class Entries(DiskIndex):
     def __init__(self, directory: Path, settings: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.have_other_settings: bool = False
+        self.batch_size: int | None = None
         self._settings = settings
         for path in _listings(directory):
             modified = path.stat().st_mtime_ns
@@ -102,9 +106,12 @@ class Entries(DiskIndex):
 
     def _add(self, fields: dict[str, Any], modified: int, line: str) -> None:
         """Add an entry unless the image has an entry of a later time."""
-        if self._settings is not None and not self.have_other_settings:
-            settings = {name: value for name, value in fields.items() if name not in _OTHERS}
-            self.have_other_settings = settings != self._settings
+        if self._settings is not None:
+            settings = {name: value for name, value in fields.items() if name not in PER_EDIT and name not in RESULTS}
+            if settings == self._settings:
+                self.batch_size = fields.get("batch_size", UNRECORDED)
+            else:
+                self.have_other_settings = True
         file, value = fields["file"], f"{modified} {line}"
         if not self.add(file, value) and modified >= int((self.get(file) or "").partition(" ")[0]):
             self[file] = value
@@ -163,10 +170,11 @@ def _parse(path: Path, number: int, line: bytes | str) -> tuple[dict[str, Any], 
         fields = json.loads(text)
         if not isinstance(fields, dict):
             raise ValueError("it is not a JSON object")
-        if missing := [name for name in ("file", *RESULTS) if name not in fields]:
+        if missing := [name for name in ("file", *REQUIRED) if name not in fields]:
             raise ValueError(f"it has no {missing[0]}")
         if not isinstance(fields["file"], str):
             raise ValueError(f"file must be a name, got {fields['file']!r}")
+        check_integer("batch_size", fields.get("batch_size", UNRECORDED), 1)
         fields["file"].encode()
     except (ValueError, TypeError, RecursionError) as error:
         hint = "correct it, or remove the file to have its edits made again"

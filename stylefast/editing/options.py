@@ -13,7 +13,10 @@ class JobOptions:
 
     Args:
         image_format: Format of the image files.
-        batch_size: Edits per batch. A batch is one forward pass of the generator.
+        batch_size: Edits per batch, or auto. A batch is one forward pass of the generator. auto takes the batch size of
+            the images with the same settings in the folder, if there are any. Otherwise a job of some hundred edits
+            measures a few sizes, in at most 5 % of its time. Without a measurement, for few edits or with a shard, auto
+            is 1 on a CPU and 4 on a GPU.
         measure: Whether to measure locality, which also renders the unedited targets.
         roi_mode: Region of interest of the locality: where the part is in the target, in the reference, or in the
             union of both.
@@ -26,7 +29,7 @@ class JobOptions:
     """
 
     image_format: Literal["png", "jpg", "webp"] = "png"
-    batch_size: int = 4
+    batch_size: int | Literal["auto"] = "auto"
     measure: bool = False
     roi_mode: Literal["union", "target", "reference"] = "union"
     writers: int = 2

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
@@ -50,6 +51,10 @@ class EditRenderer:
     The styles and labels of images and the queries of parts are cached in a bounded amount of memory. The result of an
     edit depends only on the edits of its batch.
 
+    Images that must be equal are synthesised once: an edit that moves nothing is the image of its target, and two edits
+    of a batch can have the same query. This never changes a bit of an image. A batch that becomes smaller by it is
+    first synthesised in both sizes, and its size is kept if the images differ.
+
     Args:
         generator: Generator that synthesises the images.
         catalog: Catalog that labels the images whose locality is measured.
@@ -89,16 +94,17 @@ class EditRenderer:
         width = generator.style_width
         self._compute_query = query
         self._styles = Cached(_styles, rows(width))
-        self._queries = Cached(self._query, rows(width))
+        self._queries = Cached(self._query, rows(width))  # (q, digest)
         self._labels = Cached(self._label, rows(math.prod(catalog.occupancy.shape[1:])))
-        self._originals: dict[int, Tensor] = {}
+        self._originals: dict[int, Tensor] = {}  # images of the targets of the latest batch, each synthesised alone
+        self._is_exact: dict[tuple[int, int], bool] = {}  # whether E edits have the same images as only their D rows
 
     def __call__(self, edits: list[Edit]) -> EditBatch:
         """Return the styles and images of a batch, and its locality if it is measured."""
         plan, generator = self._plan, self._generator
         images = [(plan.targets, e.target) for e in edits] + [(plan.references, e.reference) for e in edits]
         image_rows, styles = _stack(images, self._styles)
-        query_rows, queries = _stack([(e.part, e.query) for e in edits], self._queries)
+        query_rows, queries = _stack([(e.part, e.query) for e in edits], lambda *key: self._queries(*key)[0])
         index = torch.tensor([image_rows[: len(edits)], image_rows[len(edits) :], query_rows], device="cpu").T  # [E, 3]
         strength = torch.tensor([edit.strength for edit in edits], dtype=torch.float32, device="cpu")
         blended = blend(
@@ -108,17 +114,45 @@ class EditRenderer:
         if (row := generator.transform_row) is not None and self._transform:
             reference = torch.cat([plan.references.w(edit.reference) for edit in edits])[:, row]
             w[:, row] = w[:, row].lerp(reference, (strength * self._transform).to(w)[:, None])
-        batch = EditBatch(edits, blended, generator.synthesize(blended, w))
+        targets = {edit.target for edit in edits}
+        self._originals = {row: image for row, image in self._originals.items() if row in targets}
+        batch = EditBatch(edits, blended, self._synthesize(edits, blended, w))
         return self._measured(batch) if self._measure else batch
 
+    def _synthesize(self, edits: list[Edit], styles: Tensor, w: Tensor) -> Tensor:
+        """Synthesise the edits, equal rows once if this gives the same bits."""
+        synthesize, rows = self._generator.synthesize, list(map(self._row, edits))
+        if rows == [(edits[0].target,)]:
+            return self._original(edits[0].target).clone()
+        distinct = list(dict.fromkeys(rows))
+        sizes = len(rows), len(distinct)
+        if sizes[0] == sizes[1] or not self._is_exact.get(sizes, True):
+            return synthesize(styles, w)
+        first = [rows.index(row) for row in distinct]
+        few = synthesize(*(torch.stack([x[i] for i in first]) for x in (styles, w)))
+        images = torch.stack([few[distinct.index(row)] for row in rows])
+        if sizes not in self._is_exact:
+            expected = synthesize(styles, w)
+            self._is_exact[sizes] = torch.equal(images, expected)
+            return expected
+        return images
+
+    def _row(self, edit: Edit) -> tuple:
+        """Return a key that is equal for edits with equal styles and latents."""
+        digest = self._queries(edit.part, edit.query)[1]
+        moves_w = self._generator.transform_row is not None and self._transform
+        if edit.strength == 0 or (digest is None and not moves_w):
+            return (edit.target,)
+        return edit.target, edit.reference, digest, edit.strength
+
+    def _original(self, row: int) -> Tensor:
+        if row not in self._originals:
+            source = self._plan.targets
+            self._originals[row] = self._generator.synthesize(source.styles(row), source.w(row))
+        return self._originals[row]
+
     def _measured(self, batch: EditBatch) -> EditBatch:
-        targets = dict.fromkeys(edit.target for edit in batch.edits)
-        self._originals = {row: image for row, image in self._originals.items() if row in targets}
-        source = self._plan.targets
-        for row in targets:
-            if row not in self._originals:
-                self._originals[row] = self._generator.synthesize(source.styles(row), source.w(row))
-        originals = torch.cat([self._originals[edit.target] for edit in batch.edits])
+        originals = torch.cat([self._original(edit.target) for edit in batch.edits])
         region = torch.cat([self._roi(edit) for edit in batch.edits])  # [E, h, w]
         return replace(batch, targets=originals, roi=region, locality=locality(batch.images, originals, region))
 
@@ -127,8 +161,11 @@ class EditRenderer:
         target, reference = (self._catalog.part_map(grid, edit.part) for grid in labels)
         return roi(target, reference, self._roi_mode)
 
-    def _query(self, part: str, strategy: Strategy) -> Tensor:
-        return self._compute_query(part, strategy).to(self._generator.device)
+    def _query(self, part: str, strategy: Strategy) -> tuple[Tensor, bytes | None]:
+        """Return the query on the device of the generator, and its digest, which is None if it selects nothing."""
+        q = self._compute_query(part, strategy)
+        digest = blake2b(q.cpu().numpy().tobytes()).digest() if q.any() else None
+        return q.to(self._generator.device), digest
 
     def _label(self, source: ImageSource, row: int) -> Tensor:
         return self._catalog.labels(self._generator, source.w(row), backend=self._backend)  # [1, h, w]

@@ -10,18 +10,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from ..io.atomic import atomic_write
-from ..io.images import encode, to_uint8
+from ..io.images import encode
+from .download import DownloadedImage
 from .journal import Journal
 
 
 class _Written(NamedTuple):
-    """Size and checksum of a file, and the time in nanoseconds at which it was written."""
+    """Results of an image, and the time in nanoseconds at which it was written."""
 
-    n_bytes: int
-    sha256: str
+    results: dict[str, Any]
     modified: int
 
 
@@ -50,8 +48,11 @@ class ImageWriter:
         self._journal = journal
         self._pending: deque[tuple[dict[str, Any], Future[_Written]]] = deque()
 
-    def submit(self, image: Tensor, entry: dict[str, Any]) -> None:
-        """Submit an image [1, C, H, W] and its entry, to which the size and checksum of the file are added later."""
+    def submit(self, image: DownloadedImage, entry: dict[str, Any]) -> None:
+        """Submit an image and its entry, to which the size and checksum of the file and the locality are added later.
+
+        The threads wait for the copy of the image from a GPU.
+        """
         result: Future[_Written] = Future()
         self._pending.append((entry, result))  # before `pool.submit`: an interrupt may end it after it has queued
         self.pool.submit(_fulfil, result, self._write, image, entry["file"])
@@ -76,17 +77,18 @@ class ImageWriter:
             self._on_written()
 
     def _add(self, entry: dict[str, Any], written: _Written) -> None:
-        self._journal.add(entry | {"bytes": written.n_bytes, "sha256": written.sha256}, written.modified)
+        self._journal.add(entry | written.results, written.modified)
 
-    def _write(self, image: Tensor, file: str) -> _Written:
+    def _write(self, image: DownloadedImage, file: str) -> _Written:
         try:
-            encoded = encode(to_uint8(image)[0], self._suffix)
+            encoded = encode(image.pixels(), self._suffix)
         except ValueError as error:
             raise ValueError(f"{file} cannot be written: {error}") from error
         with atomic_write(self._directory / file) as temporary:
             temporary.write_bytes(encoded)
             modified = temporary.stat().st_mtime_ns
-        return _Written(len(encoded), sha256(encoded).hexdigest(), modified)
+        results = {"bytes": len(encoded), "sha256": sha256(encoded).hexdigest(), "locality": image.locality()}
+        return _Written(results, modified)
 
 
 def _succeeded(result: Future[Any]) -> bool:

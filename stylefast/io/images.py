@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -47,6 +48,21 @@ def to_uint8(images: Tensor) -> np.ndarray:
                 raise ValueError(f"images must not hold NaN, got some in image {i}")
             pixels[i, ..., c] = scaled
     return pixels
+
+
+def to_uint8_tensor(images: Tensor) -> Tensor:
+    """Convert images to the pixels of `to_uint8`, on their own device.
+
+    NaN, which has no pixel value, is not refused, because that would wait for the device.
+
+    Args:
+        images: Floating-point images of shape [N, C, H, W] in [0, 1].
+
+    Returns:
+        Pixels of shape [N, H, W, C], uint8, contiguous.
+    """
+    scaled = images.float().clamp(0, 1).mul_(255).round_()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def encode(pixels: np.ndarray, suffix: str) -> bytes:

@@ -30,13 +30,14 @@ from stylefast.editing import (
     Softmax,
     StyleEditor,
 )
-from stylefast.editing.job import _locality
+from stylefast.editing.download import Download
 from stylefast.editing.writer import ImageWriter
 from stylefast.generators.toy import toy
 from stylefast.locality import Locality
 
 N = 12
 KEYS = ["file", "target", "reference", "part", "query", "strength", "network", "job", "bytes", "sha256", "locality"]
+KEYS.append("batch_size")
 
 
 def test_every_edit_has_an_image_and_a_manifest_entry(tmp_path: Path):
@@ -81,7 +82,8 @@ def test_locality_is_strict_json(tmp_path: Path):
     values = ([0.1, 0.0], [0.2, math.nan], [1.5, 3.0], [0.5, 0.0], [3.0, math.inf])
     measured = Locality(*(torch.tensor(column, dtype=torch.float64) for column in values))
     batch = EditBatch([], torch.zeros(0, 1), torch.zeros(0, 3, 1, 1), locality=measured)
-    first, second = (_locality(batch, i) for i in range(2))
+    first, second = (Download(batch).locality(i) for i in range(2))
+    assert first is not None
     assert first == {"in_mse": 0.1, "out_mse": 0.2, "delta_e_inside": 1.5, "delta_e_outside": 0.5, "ratio": 3.0}
     assert second == {"in_mse": 0, "out_mse": None, "delta_e_inside": 3.0, "delta_e_outside": 0, "ratio": None}
     with pytest.raises(ValueError, match="JSON"):

@@ -67,7 +67,8 @@ class _Reads(TorchDispatchMode):
 class SimulatedGpu(TorchFunctionMode):
     """Runs Python calls with `OnGpu` tensors on the CPU, and records the calls that would wait for a GPU.
 
-    An asynchronous copy to the host gives NaN until the event that is recorded after it has been waited for.
+    An asynchronous copy to the host gives NaN, or ones if its dtype has no NaN, until the event that is recorded after
+    it has been waited for.
 
     Attributes:
         waits: Names of the calls that waited, in order. Copies from the host count, because they wait, too.
@@ -129,7 +130,7 @@ class SimulatedGpu(TorchFunctionMode):
             result = OnGpu(result.clone()) if to_gpu else result.clone()
         if from_gpu and not to_gpu and kwargs.get("non_blocking"):
             self._copies.append((result, result.clone()))
-            result.fill_(torch.nan)
+            result.fill_(torch.nan if result.is_floating_point() else 1)
         elif from_gpu != to_gpu:
             self.waits.append(f"{func.__name__} {'a GPU' if to_gpu else 'the host'}")
         return result

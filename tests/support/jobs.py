@@ -33,7 +33,7 @@ def grid(
 
 
 def job(
-    directory: Path, plan: Plan | None = None, *, editor: StyleEditor | None = None, batch_size: int = 2, **options: Any
+    directory: Path, plan: Plan | None = None, *, editor: StyleEditor | None = None, batch_size: Any = 2, **options: Any
 ) -> Job:
     """A job of the toy generator. The fields of `JobOptions` may be given as keywords."""
     names = {field.name for field in fields(JobOptions)}
