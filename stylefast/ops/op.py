@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backends import BACKENDS, select
 from ..core.dtypes import without_autocast
-from ..core.private_torch import below_autograd, have_tangents
+from ..core.private_torch import below_autograd, have_tangents, needs_autograd
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Op:
         """Call the op on `backend`, or on the backend selected for the device of the first tensor."""
         cell = self.cells[select(backend, first.device)]
         _refuse_tangents(self.name, (first, *args))
-        if torch.compiler.is_compiling() or _needs_autograd(first, *args):
+        if torch.compiler.is_compiling() or needs_autograd(first, *args):
             return cell(first, *args)
         with below_autograd():  # autograd of a custom op runs Python code, which takes half of the time of a small call
             return cell(first, *args)
@@ -101,15 +101,6 @@ def _refuse_tangents(name: str, values: tuple[Any, ...]) -> None:
     """Raise NotImplementedError if a tensor has a tangent, which the op would drop."""
     if have_tangents(values):
         raise NotImplementedError(f"stylefast.{name} does not support torch.autograd.forward_ad; see torch.func.jvp")
-
-
-def _needs_autograd(*args: Any) -> bool:
-    """Return whether autograd has to record this call."""
-    if torch.is_grad_enabled():
-        for x in args:
-            if isinstance(x, Tensor) and x.requires_grad:
-                return True
-    return False
 
 
 def register(op: Op, library: torch.library.Library) -> None:
