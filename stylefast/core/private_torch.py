@@ -79,15 +79,6 @@ def have_tangents(values: Iterable[Any]) -> bool:
     return any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in values)
 
 
-def needs_autograd(*values: Any) -> bool:
-    """Return whether autograd has to record a call with these arguments."""
-    if torch.is_grad_enabled():
-        for x in values:
-            if x is not None and isinstance(x, Tensor) and x.requires_grad:
-                return True
-    return False
-
-
 def is_compiled(module: torch.nn.Module) -> bool:
     """Return whether `torch.compile` wraps this module or `module.compile()` was called."""
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None

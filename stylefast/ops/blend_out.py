@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..core.checks import check_tensor
-from ..core.private_torch import has_memory, is_alias_of, needs_autograd, transforms_are_active
+from ..core.private_torch import has_memory, is_alias_of, transforms_are_active
 from .blend_rows import as_rows
+from .op import needs_autograd
 
 NAMES = ("target", "reference", "query", "edits", "strength")  # of the inputs; the first three are operands
 

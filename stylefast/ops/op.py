@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backends import BACKENDS, select
 from ..core.dtypes import without_autocast
-from ..core.private_torch import below_autograd, have_tangents, needs_autograd
+from ..core.private_torch import below_autograd, have_tangents
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,15 @@ def _refuse_tangents(name: str, values: tuple[Any, ...]) -> None:
     """Raise NotImplementedError if a tensor has a tangent, which the op would drop."""
     if have_tangents(values):
         raise NotImplementedError(f"stylefast.{name} does not support torch.autograd.forward_ad; see torch.func.jvp")
+
+
+def needs_autograd(*values: Any) -> bool:
+    """Return whether autograd has to record a call with these arguments."""
+    if torch.is_grad_enabled():
+        for x in values:
+            if x is not None and isinstance(x, Tensor) and x.requires_grad:
+                return True
+    return False
 
 
 def register(op: Op, library: torch.library.Library) -> None:
