@@ -111,8 +111,10 @@ def _machine(processor: str, cores: int, threads: int, records: list[Record]) ->
     rows: dict[tuple[str, str], dict[int | None, Record]] = {}
     for record in records:
         rows.setdefault((record["op"], record["workload"]), {})[record["k"]] = record
+    has_serial = any(record.get("to_serial_floor") is not None for record in records)
+    bounds = "time / bound, time / serial bound" if has_serial else "time / bound"
     lines = [
-        f"**{processor}, {cores} cores, {threads} threads, {versions}.** Each cell by K is: speed-up (time / bound).",
+        f"**{processor}, {cores} cores, {threads} threads, {versions}.** Each cell by K is: speed-up ({bounds}).",
         "",
         "| op | workload | fastest alternative | " + " | ".join(f"K = {k}" for k in CLUSTERS) + " |",
         "| --- " * (3 + len(CLUSTERS)) + "|",
@@ -121,7 +123,11 @@ def _machine(processor: str, cores: int, threads: int, records: list[Record]) ->
         if None not in by_k:
             cells = [_cell(by_k.get(k)) for k in CLUSTERS]
             lines.append(f"| `{op}` | {workload} | {_peers(by_k.values())} | {' | '.join(cells)} |")
-    lines += ["", "| task | workload | fastest alternative | speed-up | time / bound |", "| --- " * 5 + "|"]
+        for part in dict.fromkeys(part for record in by_k.values() for part in record.get("to_part", {})):
+            ratios = (by_k.get(k, {}).get("to_part", {}).get(part) for k in CLUSTERS)
+            cells = ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+            lines.append(f"| `{op}` | {workload} | time / {part} | {' | '.join(cells)} |")
+    lines += ["", f"| task | workload | fastest alternative | speed-up | {bounds} |", "| --- " * 5 + "|"]
     for (op, workload), by_k in rows.items():
         if None in by_k:
             speed_up, bound = _ratios(by_k[None])
@@ -135,7 +141,8 @@ def _peers(records: Iterable[Record]) -> str:
 
 def _ratios(record: Record) -> tuple[str, str]:
     speed_up = "" if record["to_peer"] is None else f"{record['to_peer']:.1f}x"
-    return speed_up, "" if record["to_floor"] is None else f"{record['to_floor']:.2f}"
+    bounds = (record["to_floor"], record.get("to_serial_floor"))
+    return speed_up, ", ".join(f"{bound:.2f}" for bound in bounds if bound is not None)
 
 
 def _cell(record: Record | None) -> str:

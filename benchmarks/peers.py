@@ -7,7 +7,8 @@ Usage::
 
 Every peer is verified against the reference before anything is timed; a wrong result ends the run. Only ratios are
 printed, because on a shared machine times are comparable only within the same rounds. The floor of an op is the larger
-of its least bytes divided by the bandwidth and its least flops divided by the peak.
+of its least bytes divided by the bandwidth and its least flops divided by the peak; the serial floor is their sum. The
+product that computes only the scores is not an alternative to an op, and is printed as a ratio of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import record
 import torch
 from timing import Candidate, Figure, figure, race
 from torch import Tensor
-from verify import verify, verify_centroids
+from verify import verify, verify_centroids, verify_scores
 from workloads import WORKLOADS, Workload
 
 import stylefast
@@ -115,6 +116,14 @@ def blending(inputs: dict[str, Any], threads: int) -> Calls:
     }
 
 
+def scoring(inputs: dict[str, Any]) -> Candidate:
+    """Return the candidate that computes only the scores, which is a part of every op that assigns labels."""
+    x, c = inputs["activations"].flatten(2), inputs["centroids"].flatten(0, -2)
+    out = torch.empty(len(x), len(c), x.shape[2], dtype=x.dtype, device=x.device)  # [N, K, P]
+    return Candidate(lambda: torch.matmul(c, x, out=out), partial(verify_scores, inputs))
+
+
+SCORES = "torch.matmul(out=), scores only"
 PEERS = {
     LLOYD_STEP.name: lloyd,
     ASSIGN.name: assigning,
@@ -127,8 +136,9 @@ PEERS = {
 def compare(workload: Workload, rounds: int, threads: int) -> Iterator[Figure]:
     """Measure a workload and yield its figures.
 
-    The first figure has the peers and the floor. The workload with the most arithmetic per byte has a second figure, on
-    all threads, in which the peer is our kernel on one thread.
+    The first figure has the peers, the floors and, for ops whose work is mostly the scores, the scores alone. The
+    workload with the most arithmetic per byte has a second figure, on all threads, in which the peer is our kernel on
+    one thread.
     """
     inputs = workload.make()
     op = workload.op
@@ -136,7 +146,9 @@ def compare(workload: Workload, rounds: int, threads: int) -> Iterator[Figure]:
     peers = PEERS[op.name](inputs, threads) if workload.peers else {}
     verifiers = {"faiss": partial(verify_centroids, inputs)}
     alternatives = {name: Candidate(call, verifiers.get(name, candidate.verify)) for name, call in peers.items()}
-    yield figure(workload, threads, inputs, race({"ours": candidate, **alternatives}, limits.probes(threads), rounds))
+    parts = {SCORES: scoring(inputs)} if peers and op in (LLOYD_STEP, ASSIGN) else {}
+    times = race({"ours": candidate, **alternatives, **parts}, limits.probes(threads), rounds)
+    yield figure(workload, threads, inputs, times, parts=parts)
     if op is LLOYD_STEP and workload.k == 128 and peers and threads > 1:
         single = candidate._replace(call=partial(on_one_thread, candidate.call, threads))
         candidates = {"ours": candidate, "1 thread": single}
@@ -163,7 +175,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {stylefast.backends.native.instruction_set()}")
-    print("ours / floor, best peer / ours: ratios of minima (of medians) over interleaved rounds", flush=True)
+    print(
+        "ours / floor, best peer / ours, ours / scores: ratios of minima (of medians) over interleaved rounds",
+        flush=True,
+    )
     native = (w for w in WORKLOADS if not w.name.endswith(("unaligned", "channels_last")))  # bench_ops.py times those
     for workload in (w for w in native if re.search(arguments.only, w.id)):
         for result in compare(workload, arguments.rounds, arguments.threads):

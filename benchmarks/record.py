@@ -13,13 +13,20 @@ from timing import Figure
 
 
 def line(figure: Figure) -> str:
-    """Return a figure as text with ratios only: the best peer on the first line, one further peer per line below."""
+    """Return a figure as text with ratios only.
+
+    The first line holds the floor and the best peer. One further peer per line follows, then the serial floor and the
+    computations of a part of the op, each with our time divided by its time.
+    """
     name = f"{figure.op} {figure.workload}" + ("" if figure.k is None else f" K={figure.k}")
     floor = "" if figure.to_floor is None else f"{figure.to_floor:5.2f} x floor ({figure.median_to_floor:.2f})"
-    if figure.peer is None:
-        return f"{name:<56}{floor}".rstrip()
-    other_peers = "".join(f"\n{'':<80}{ratio:5.1f}x{'':8}{peer}" for peer, ratio in list(figure.peers.items())[1:])
-    return f"{name:<56}{floor:<22}  {figure.to_peer:5.1f}x ({figure.median_to_peer:.1f}x) {figure.peer}{other_peers}"
+    peer = "" if figure.peer is None else f"{figure.to_peer:5.1f}x ({figure.median_to_peer:.1f}x) {figure.peer}"
+    lines = [f"{name:<56}{floor:<22}  {peer}".rstrip()]
+    lines += [f"{'':<80}{ratio:5.1f}x{'':8}{other}" for other, ratio in list(figure.peers.items())[1:]]
+    if figure.to_serial_floor is not None:
+        lines.append(f"{'':<56}{figure.to_serial_floor:5.2f} x serial floor ({figure.median_to_serial_floor:.2f})")
+    lines += [f"{'':<56}{ratio:5.2f} x {part}" for part, ratio in figure.to_part.items()]
+    return "\n".join(lines)
 
 
 def append(figure: Figure, folder: Path = RESULTS) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -68,9 +68,18 @@ def percentile(values: Iterable[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
+def median(values: Iterable[float]) -> float:
+    return percentile(values, 50)
+
+
 def floor(cost: Cost, bandwidth: float, peak: float) -> float:
     """Return the least seconds that an implementation can take: `max(bytes / bandwidth, flops / peak)`."""
     return max(cost.bytes / bandwidth, cost.flops / peak)
+
+
+def serial_floor(cost: Cost, bandwidth: float, peak: float) -> float:
+    """Return the least seconds if memory traffic and arithmetic do not overlap: `bytes / bandwidth + flops / peak`."""
+    return cost.bytes / bandwidth + cost.flops / peak
 
 
 def bound(op: Op, inputs: dict[str, Any]) -> str:
@@ -90,9 +99,10 @@ class Figure:
     """Measured result of one op on one workload, or of a computation without a floor, such as a whole fit.
 
     `best`, `p20`, `p50` and `p80` are the minimum and percentiles of our times in seconds. `bytes` and `flops` are the
-    least that the op needs, `limit` names the bandwidth that bounds it, and `floor` follows from the best limits of the
-    same rounds. `to_floor` is our time divided by the floor, and `to_peer` is the time of the best peer divided by
-    ours. They are ratios of minima or, with the prefix `median_`, of medians.
+    least that the op needs, `limit` names the bandwidth that bounds it, and `floor` and `serial_floor` follow from the
+    best limits of the same rounds. `to_floor` and `to_serial_floor` are our time divided by a floor, and `to_peer` is
+    the time of the best peer divided by ours. `to_part` maps each computation of only a part of the op to our time
+    divided by its time. They are ratios of minima or, with the prefix `median_`, of medians.
     """
 
     op: str
@@ -113,6 +123,10 @@ class Figure:
     to_peer: float | None = None
     median_to_peer: float | None = None
     peers: dict[str, float] = field(default_factory=dict)
+    serial_floor: float | None = None
+    to_serial_floor: float | None = None
+    median_to_serial_floor: float | None = None
+    to_part: dict[str, float] = field(default_factory=dict)
 
 
 def comparison(
@@ -134,20 +148,34 @@ def comparison(
 
 
 def figure(
-    workload: Workload, threads: int, inputs: dict[str, Any], times: Times, *, variant: str = "", ours: str = "ours"
+    workload: Workload,
+    threads: int,
+    inputs: dict[str, Any],
+    times: Times,
+    *,
+    variant: str = "",
+    ours: str = "ours",
+    parts: Collection[str] = (),
 ) -> Figure:
-    """Return the figure of the candidate `ours`, with the other candidates as peers, and with the floor."""
+    """Return the figure of the candidate `ours`, with its floors, and with the other candidates as peers or parts."""
     limit, cost = bound(workload.op, inputs), workload.op.cost(*inputs.values())
-    rates = times.rates
-    seconds, peers = times.seconds[ours], {name: values for name, values in times.seconds.items() if name != ours}
-    best_floor = floor(cost, max(rates[limit]), max(rates["fma"]))
-    median_floor = floor(cost, percentile(rates[limit], 50), percentile(rates["fma"], 50))
+    seconds = times.seconds[ours]
     p20, p50, p80 = (percentile(seconds, percent) for percent in (20, 50, 80))
-    name = (workload.op.name, workload.name + variant, workload.k, threads)
-    result = (*name, min(seconds), p20, p50, p80, cost.bytes, cost.flops, limit, best_floor)
-    ratios = (min(seconds) / best_floor, p50 / median_floor)
-    if not peers:
-        return Figure(*result, *ratios)
-    by_peer = {name: min(peers[name]) / min(seconds) for name in sorted(peers, key=lambda name: min(peers[name]))}
-    peer, ratio = next(iter(by_peer.items()))
-    return Figure(*result, *ratios, peer, ratio, percentile(peers[peer], 50) / p50, by_peer)
+    best_rates, median_rates = ([f(times.rates[name]) for name in (limit, "fma")] for f in (max, median))
+    floors = floor(cost, *best_rates), serial_floor(cost, *best_rates)
+    by_peer = {
+        name: min(values) / min(seconds)
+        for name, values in sorted(times.seconds.items(), key=lambda item: min(item[1]))
+        if name != ours and name not in parts
+    }
+    peer = next(iter(by_peer), None)
+    return Figure(
+        workload.op.name, workload.name + variant, workload.k, threads, min(seconds), p20, p50, p80,
+        bytes=cost.bytes, flops=cost.flops, limit=limit,
+        floor=floors[0], to_floor=min(seconds) / floors[0], median_to_floor=p50 / floor(cost, *median_rates),
+        serial_floor=floors[1], to_serial_floor=min(seconds) / floors[1],
+        median_to_serial_floor=p50 / serial_floor(cost, *median_rates),
+        peer=peer, to_peer=None if peer is None else by_peer[peer],
+        median_to_peer=None if peer is None else median(times.seconds[peer]) / p50, peers=by_peer,
+        to_part={name: min(seconds) / min(times.seconds[name]) for name in parts},
+    )  # fmt: skip

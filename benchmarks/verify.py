@@ -71,6 +71,15 @@ def verify_centroids(inputs: dict[str, Any], result: Tensor) -> None:
         raise WrongResult(f"centroids are off by {error:.1e}")
 
 
+def verify_scores(inputs: dict[str, Any], result: Tensor) -> None:
+    """Raise WrongResult unless `result` holds the scores of all positions and centroids, up to rounding."""
+    centroids = inputs["centroids"].flatten(0, -2)  # [B K, C]
+    scores = assignment.scores(inputs["activations"], centroids, inputs["features"]).reshape(result.shape)
+    error, largest = _error(result, scores)
+    if not error <= TOLERANCE * largest:
+        raise WrongResult(f"scores are off by {error:.1e}; the largest is {largest:.1e}")
+
+
 def _error(x: Tensor, expected: Tensor) -> tuple[float, float]:
     """Return the largest `|x - expected|` (NaN if there is one) and the largest `|expected|`."""
     pairs = zip(x.flatten().split(1 << 24), expected.flatten().split(1 << 24), strict=True)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// assign_contribution on the CPU, and the pass over the activations that it shares with contribution.
+// assign_contribution on the CPU.
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "assign_contribution.kernel.h"
@@ -8,14 +8,15 @@
 #include "prepare.h"
 
 namespace stylefast {
+namespace {
 
 // Threads get whole images. If there are fewer images than threads, images are divided into segments, whose moments are
 // merged in order.
 template <typename T>
 void run_moments(MomentsTask<T> task, ContributionOutput<T>& output) {
   const Source& a = task.points.a;
-  const int64_t scored = task.points.centroids == nullptr ? 0 : task.points.clusters;
-  const int64_t threads = parts_for(a.n * ((a.plane() + 31) / 32), (2 * scored + 8) * a.c * a.positions());
+  const int64_t work = (2 * task.points.clusters + 8) * a.c * a.positions();
+  const int64_t threads = parts_for(a.n * ((a.plane() + 31) / 32), work);
   task.segments = a.n == 0 ? 1 : (threads + a.n - 1) / a.n;
   const int64_t parts = std::min(threads, std::max<int64_t>(1, a.n * task.segments));
   task.output = output.allocate(parts);
@@ -28,11 +29,6 @@ void run_moments(MomentsTask<T> task, ContributionOutput<T>& output) {
   output.reduce(task.segments > 1 ? 1 : parts, a.positions());
 }
 
-template void run_moments(MomentsTask<float>, ContributionOutput<float>&);
-template void run_moments(MomentsTask<double>, ContributionOutput<double>&);
-
-namespace {
-
 // (activations [N,C,H,W], centroids [K,C], features, standardize, per_image) -> labels [N,H,W], M [K,C] or [N,K,C]
 std::tuple<Tensor, Tensor> assign_contribution(const Tensor& activations, const Tensor& centroids,
                                                const std::string& features, bool standardize, bool per_image) {
@@ -42,7 +38,7 @@ std::tuple<Tensor, Tensor> assign_contribution(const Tensor& activations, const 
     const Prepared<T> prepared(a, parse_features(features), contiguous(centroids));
     const Tensor labels = empty<int32_t>({a.n, a.h, a.w}, activations);
     ContributionOutput<T> output(activations, centroids.size(0), per_image);
-    const MomentsTask<T> task{prepared.points(), nullptr, mutable_data<int32_t>(labels), standardize, 0, {}};
+    const MomentsTask<T> task{prepared.points(), mutable_data<int32_t>(labels), standardize, 0, {}};
     run_moments(task, output);
     return std::make_tuple(labels, output.tensor);
   });

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel of assign_contribution, and of contribution for labels that have the size of the layer.
+// Kernel of assign_contribution.
 //
-// A part owns whole images, or segments of images if there are fewer images than threads. Per tile: choose the labels
-// (or read the given ones), sort the positions by label, and add their moments while the tile is in cache. At the end
-// of an image its moments are folded into M.
+// A part owns whole images, or segments of images if there are fewer images than threads. Per tile: choose the labels,
+// sort the positions by label, and add their moments while the tile is in cache. At the end of an image its moments are
+// folded into M.
 #include "moments.h"
 
 namespace stylefast {
@@ -18,13 +18,11 @@ class MomentsPass {
   explicit MomentsPass(const MomentsTask<T>& task)
       : task_(task),
         a_(task.points.a),
-        labels_given_(task.points.centroids == nullptr),
         raw_(task.points.features == Features::kRaw),
         pixels_(tile_pixels<T>(a_.c, (a_.plane() + task.segments - 1) / task.segments)),
-        by_slab_(labels_given_ && !a_.channels_last()),
-        tile_(by_slab_ ? L : a_.c, pixels_),
+        tile_(a_.c, pixels_),
         features_(raw_ ? 0 : a_.c, pixels_),
-        scores_(labels_given_ ? 0 : scores_size<T>(pixels_, task.points.clusters)),
+        scores_(scores_size<T>(pixels_, task.points.clusters)),
         norm_(pixels_),
         similarity_(pixels_),
         weight_(pixels_),
@@ -34,52 +32,37 @@ class MomentsPass {
 
   int64_t tiles() const { return (a_.plane() + pixels_ - 1) / pixels_; }
 
-  // Labels tiles [begin, end) of image n and adds their moments. If channels are standardised, the shift is the mean of
-  // the first of these tiles.
+  // Labels tiles [begin, end) of image n and adds their moments. If channels are standardised, the shift is a mean of
+  // positions of the first of these tiles.
   void add(int64_t n, int64_t begin, int64_t end, const Moments<T>& moments) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t offset = t * pixels_, first = n * a_.plane() + offset,
                     count = std::min(pixels_, a_.plane() - offset);
-      if (labels_given_) {
-        read_labels(first, count);
-        if (!by_slab_) pack<T>(a_, first, count, 0, tile_.slabs, tile_.data, tile_.stride, nullptr);
-      } else {
-        choose_labels(first, count);
-      }
+      choose_labels(first, count);
       runs_.sort(label_, count);
       int32_t start = 0;
       for (const Run& run : runs_) moments.counts[run.label] += static_cast<T>(run.end - std::exchange(start, run.end));
       for (int64_t s = 0; s * L < a_.c; ++s) {
-        if (by_slab_) pack<T>(a_, first, count, s, s + 1, tile_.data, tile_.stride, nullptr);
-        const T* slab = tile_.slab(by_slab_ ? 0 : s);
-        if (task_.standardize && t == begin) store(moments.shift + s * L, slab_mean(slab, count));
+        const T* slab = tile_.slab(s);
+        if (task_.standardize && t == begin) store(moments.shift + s * L, sample_mean(slab, count));
         add_slab<T>(slab, s, runs_, moments);
       }
     }
   }
 
  private:
-  // Reads the given labels. A label outside [0, K) becomes K.
-  void read_labels(int64_t first, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-      const int32_t label = task_.given_labels[first + i];
-      label_[i] = label >= 0 && label < task_.points.clusters ? label : static_cast<int32_t>(task_.points.clusters);
-    }
-  }
-
   void choose_labels(int64_t first, int64_t count) {
     const int64_t clusters = task_.points.clusters;
     score_tile<T>(task_.points, first, count, tile_, raw_ ? tile_ : features_, norm_, scores_);
     choose<T>(scores_, score_columns<T>(clusters), 0, clusters, count, best_);
     finish_labels<T>(best_, norm_, count, label_, similarity_, weight_);
-    std::copy(label_ + 0, label_ + count, task_.out_labels + first);
+    std::copy(label_ + 0, label_ + count, task_.labels + first);
   }
 
   const MomentsTask<T>& task_;
   const Source& a_;
-  bool labels_given_, raw_;  // raw_: points are the activations themselves
+  bool raw_;  // points are the activations themselves
   int64_t pixels_;
-  bool by_slab_;  // labels are given, so one slab is held instead of the whole tile
   Tile<T> tile_, features_;
   Buffer<T> scores_, norm_, similarity_, weight_;
   Buffer<int32_t> label_;

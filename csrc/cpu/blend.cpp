@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // blend on the CPU: checks the indices of the edits, then divides the rows among threads.
+#include <atomic>
+#include <chrono>
+#include <limits>
+
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "blend.kernel.h"
@@ -8,7 +12,42 @@
 namespace stylefast {
 namespace {
 
-constexpr int64_t kCacheBytes = 8 << 20;  // larger results are written with stores that bypass the caches
+// Chooses between plain stores and stores that bypass the caches for results of one kind. Which are faster depends on
+// the processor and on the caches that other programs leave free. Therefore the first results are written in either way
+// in turn and timed, and later results are written in the faster way. The bits are the same.
+class Stores {
+ public:
+  template <typename F>
+  void write(int64_t bytes, const F& f) {
+    if (trials_.load() >= kTrials) return f(best_[true].load() < best_[false].load());
+    const bool past_caches = trials_.fetch_add(1) % 2 == 0;
+    const auto begin = std::chrono::steady_clock::now();
+    f(past_caches);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    const double per_byte = seconds.count() / static_cast<double>(bytes);
+    double best = best_[past_caches].load();
+    while (per_byte < best && !best_[past_caches].compare_exchange_weak(best, per_byte)) {
+    }
+  }
+
+ private:
+  static constexpr int kTrials = 8;
+  static constexpr double kNever = std::numeric_limits<double>::infinity();
+  std::atomic<int> trials_{0};
+  std::atomic<double> best_[2] = {kNever, kNever};  // least seconds per byte with plain stores, and past the caches
+};
+
+// Calls f(past_caches), which writes `bytes` bytes. Gathered rows are read from caches and rows in pairs from memory,
+// so their stores are chosen separately, as are those of results of different magnitude.
+template <typename F>
+void choose_stores(bool gathered, int64_t bytes, const F& f) {
+  constexpr int64_t kSmall = 1 << 20;  // smaller results stay in the caches
+  static Stores stores[2][8];
+  if (bytes < kSmall) return f(false);
+  int size = 0;
+  while (size < 7 && bytes >> (size + 1) >= kSmall) ++size;
+  stores[gathered][size].write(bytes, f);
+}
 
 void check_edits(const int64_t* edits, int64_t count, const int64_t (&rows)[3]) {
   for (int64_t i = 0; i < 3 * count; ++i) {
@@ -48,19 +87,23 @@ void blend_out(const Tensor& target, const Tensor& reference, const Tensor& quer
     task.edits = edit_rows.has_value() ? data<int64_t>(*edit_rows) : nullptr;
     task.strength = strengths.has_value() ? data<T>(*strengths) : nullptr;
     task.out = mutable_data<S>(out), task.edits_count = out.size(0), task.width = out.size(1);
-    task.past_caches = task.edits_count * task.width * static_cast<int64_t>(sizeof(S)) > kCacheBytes;
     if (task.edits != nullptr) {
       check_edits(task.edits, task.edits_count, {task.target.count, task.reference.count, task.query.count});
     }
     const auto kernel = STYLEFAST_PICK(blend_kernel<S>);
     const int64_t parts = parts_for(task.edits_count * task.width / 4096 + 1, 3 * task.edits_count * task.width);
-    parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
+    const int64_t bytes = task.edits_count * task.width * static_cast<int64_t>(sizeof(S));
+    choose_stores(task.edits != nullptr, bytes, [&](bool past_caches) {
+      task.past_caches = past_caches;
+      parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
+    });
   });
 }
 
 Tensor blend(const Tensor& target, const Tensor& reference, const Tensor& query, const std::optional<Tensor>& edits,
              const std::optional<Tensor>& strength) {
-  const Tensor out = torch::stable::new_empty(target, {count_edits(target, reference, query, edits), target.size(1)});
+  const Tensor out =
+      empty({count_edits(target, reference, query, edits), target.size(1)}, target.scalar_type(), target);
   blend_out(target, reference, query, edits, strength, out);
   return out;
 }

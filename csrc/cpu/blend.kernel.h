@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernel of blend. Rows are gathered by index, so the operands of a grid of edits are read from the cache, and only the
-// result goes to memory. A result that is larger than the caches is written with stores that bypass them.
+// result goes to memory, with plain stores or with stores that bypass the caches.
 #include "simd.h"
 
 namespace stylefast {

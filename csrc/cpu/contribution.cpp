@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// contribution on the CPU. Labels of the layer's own size use the pass of assign_contribution; labels of another size
-// use contribution.kernel.h.
+// contribution on the CPU, for labels of the layer's own size or of another size.
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "contribution.kernel.h"
@@ -27,9 +26,9 @@ void resize_axis(int64_t size, bool bilinear, Axis<T>& axis) {
       axis.low[i] = axis.high[i] = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(source), last));
       axis.weight[i] = 0;
     }
-    const T weight = axis.low[i] == axis.high[i] ? T(0) : axis.weight[i];
-    axis.area[axis.low[i]] += 1 - weight;
-    axis.area[axis.high[i]] += weight;
+    if (axis.low[i] == axis.high[i]) axis.weight[i] = 0;
+    axis.area[axis.low[i]] += 1 - axis.weight[i];
+    axis.area[axis.high[i]] += axis.weight[i];
   }
 }
 
@@ -43,20 +42,22 @@ Tensor contribution(const Tensor& activations, const Tensor& labels, int64_t clu
     const auto a = activations_view<S>(activations);
     const Tensor rows = contiguous(labels);
     ContributionOutput<T> output(activations, clusters, per_image);
-    if (labels.size(1) == a.h && labels.size(2) == a.w) {
-      const Points<T> points{source(activations), Features::kRaw, nullptr, nullptr, clusters};
-      const MomentsTask<T> task{points, data<int32_t>(rows), nullptr, standardize, 0, {}};
-      run_moments(task, output);
+    const bool same_size = labels.size(1) == a.h && labels.size(2) == a.w;
+    const int64_t parts = parts_for(a.n * ((a.c + 15) / 16), (same_size ? 8 : 16) * a.n * a.c * a.plane());
+    const Contributions<T> sums = output.allocate(parts);
+    if (same_size) {
+      const LabelledTask<T> task{source(activations), data<int32_t>(rows), clusters, standardize, sums};
+      const auto kernel = STYLEFAST_PICK(labelled_kernel<T>);
+      parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
     } else {
       Axis<T> y(labels.size(1), a.h), x(labels.size(2), a.w);
       resize_axis(a.h, resize == "bilinear", y);
       resize_axis(a.w, resize == "bilinear", x);
-      const int64_t parts = parts_for(a.n * ((a.c + 15) / 16), 16 * a.n * a.c * a.plane());
-      const PoolTask<S> task{a, data<int32_t>(rows), clusters, standardize, y, x, output.allocate(parts)};
+      const PoolTask<S> task{a, data<int32_t>(rows), clusters, standardize, y, x, sums};
       const auto kernel = STYLEFAST_PICK(pool_kernel<S>);
       parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
-      output.reduce(parts, a.n * a.plane());
     }
+    output.reduce(parts, a.n * a.plane());
     return output.tensor;
   });
 }

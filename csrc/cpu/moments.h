@@ -25,6 +25,17 @@ void clear(const Moments<T>& moments) {
   std::fill(moments.counts + 0, moments.counts + moments.clusters + 1, T(0));
 }
 
+// Mean of 64 to 127 positions, evenly spaced among the first `count` positions of a slab, or of all if there are fewer.
+// Exact if all are equal.
+template <typename T>
+STYLEFAST_INLINE Vec<T> sample_mean(const T* slab, int64_t count) {
+  const int64_t step = std::max<int64_t>(1, count / 64), samples = (count + step - 1) / step;
+  const Vec<T> first = load(slab);
+  Vec<T> total{};
+  for (int64_t i = 1; i < samples; ++i) total += load(slab + i * step * kLanes<T>) - first;
+  return first + total / static_cast<T>(samples);
+}
+
 // Adds slab s of a tile, whose positions are sorted into runs.
 template <typename T>
 void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& moments) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Code that assign_contribution.cpp and contribution.cpp share: the output M, and the pass over the activations.
+// The output M of assign_contribution.cpp and contribution.cpp.
 #pragma once
 
 #include "source.h"
@@ -34,10 +34,5 @@ struct ContributionOutput {
   Tensor tensor;                       // M: [K, C], or [N, K, C] if per_image
   std::optional<Buffer<double>> sums;  // [parts, K, padded C], unless per_image
 };
-
-// Computes M, and the labels unless they are given, in one read of the activations. Defined in
-// assign_contribution.cpp, which compiles its kernels.
-template <typename T>
-void run_moments(MomentsTask<T> task, ContributionOutput<T>& output);
 
 }  // namespace stylefast

@@ -108,15 +108,24 @@ struct Contributions {
 
 template <typename T>
 struct MomentsTask {
-  Points<T> points;             // centroids is nullptr if the labels are given
-  const int32_t* given_labels;  // [N, H, W] or nullptr
-  int32_t* out_labels;          // [N, H, W], written if the labels are not given
+  Points<T> points;
+  int32_t* labels;  // [N, H, W], written
   bool standardize;
   int64_t segments;  // per image: 1 unless there are fewer images than threads
   Contributions<T> output;
 };
 
-// Resize of one axis of the label grid to the layer: position i gets (1 - weight) of cell low and weight of cell high.
+template <typename T>
+struct LabelledTask {
+  Source a;
+  const int32_t* labels;  // [N, H, W]
+  int64_t clusters;
+  bool standardize;
+  Contributions<T> output;
+};
+
+// Resize of one axis of the label grid to the layer: position i gets (1 - weight) of cell low and weight of cell high,
+// which is zero where the two cells are one.
 template <typename T>
 struct Axis {
   Axis(int64_t cells, int64_t size) : cells(cells), low(size), high(size), weight(size), area(cells) {}
@@ -153,7 +162,7 @@ struct BlendTask {
   const T* strength;           // [E] or nullptr
   S* out;                      // [E, S]
   int64_t edits_count, width;  // E, S
-  bool past_caches;            // whether stores bypass the caches, which cannot hold out
+  bool past_caches;            // whether stores bypass the caches
 };
 
 }  // namespace stylefast

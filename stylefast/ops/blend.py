@@ -93,7 +93,7 @@ def blend(
         torch.Size([2, 9088])
     """
     check_choice("mode", mode, MODES)
-    check(target, reference, query, edits, strength, out)
+    rows = check(target, reference, query, edits, strength, out)
     target, reference, query = as_rows(target), as_rows(reference), as_rows(query)
     if query.dtype != (dtype := accumulator(target.dtype)):
         query = query.to(dtype)
@@ -101,7 +101,6 @@ def blend(
     if mode == "norm_preserving":
         reference, edits = norm_preserving(target, reference, query, edits)
     if strength is not None:
-        rows = count_edits(target, reference, query, edits)
         if not isinstance(strength, Tensor):
             strength = query.new_full((), strength)
         strength = strength.to(target.device, query.dtype).expand(rows)
@@ -120,22 +119,24 @@ def check(
     edits: Tensor | None,
     strength: float | Tensor | None,
     out: Tensor | None,
-) -> None:
+) -> int:
+    """Return the number of edits."""
     check_tensor("target", target, "[T, S] or [S]", 1, 2)
     check_tensor("reference", reference, "[R, S] or [S]", 1, 2, like=target)
     check_tensor("query", query, "[Q, S] or [S]", 1, 2, like=target)
     if reference.dtype != target.dtype:
         raise TypeError(f"reference must have target's dtype {target.dtype}, got {reference.dtype}")
-    width = target.size(-1)
+    width = target.shape[-1]
     for name, tensor in (("reference", reference), ("query", query)):
-        if tensor.size(-1) != width:
+        if tensor.shape[-1] != width:
             raise ValueError(f"{name} must have S = {width} channels to match target, got {tuple(tensor.shape)}")
-    counts = as_rows(target).size(0), as_rows(reference).size(0), as_rows(query).size(0)
+    counts = as_rows(target).shape[0], as_rows(reference).shape[0], as_rows(query).shape[0]
     rows = paired(counts) if edits is None else check_edits(edits, counts, target)
     if isinstance(strength, Tensor) and strength.dim() > 0 and tuple(strength.shape) != (rows,):
         raise ValueError(f"strength must be a number or have shape [E] with E = {rows}, got {tuple(strength.shape)}")
     if out is not None:
         check_out(out, rows, target, reference, query, edits, strength)
+    return rows
 
 
 def reference(

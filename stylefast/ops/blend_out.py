@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.checks import check_tensor
 from ..core.private_torch import has_memory, is_alias_of, transforms_are_active
 from .blend_rows import as_rows
+from .op import needs_autograd
 
 NAMES = ("target", "reference", "query", "edits", "strength")  # of the inputs; the first three are operands
 
@@ -25,9 +26,9 @@ def check_out(
     strength: float | Tensor | None,
 ) -> None:
     """Raise TypeError or ValueError unless the blend of `rows` edits can be written to `out`."""
-    width = target.size(-1)
+    width = target.shape[-1]
     check_tensor("out", out, "[E, S]", 2, like=target)
-    if tuple(out.shape) != (rows, width) or out.dtype != target.dtype or not out.is_contiguous():
+    if out.shape != (rows, width) or out.dtype != target.dtype or not out.is_contiguous():
         raise ValueError(
             f"out must be contiguous {target.dtype} with shape [E, S] = ({rows}, {width}), "
             f"got {out.dtype} {tuple(out.shape)} with strides {out.stride()}"
@@ -35,8 +36,7 @@ def check_out(
     if transforms_are_active():
         raise ValueError("out must be None under a transform of torch.func, got a tensor")
     inputs = (target, reference, query, edits, strength)
-    tensors = [x for x in (*inputs, out) if isinstance(x, Tensor)]
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+    if needs_autograd(*inputs, out):
         raise ValueError("out cannot be used with inputs that require gradients, nor require gradients itself")
     if not torch.compiler.is_compiling():  # the compiler calls it for fake tensors
         check_overlap(*inputs, out=out)
@@ -58,17 +58,19 @@ def check_overlap(
     """
     has_addresses = has_memory(out)
     begin = _begin(out, has_addresses)
+    end = begin + out.nbytes
     for name, x in zip(NAMES, (target, reference, query, edits, strength), strict=True):
-        if not isinstance(x, Tensor) or not (has_addresses or is_alias_of(out, x)):
+        if x is None or not isinstance(x, Tensor) or not (has_addresses or is_alias_of(out, x)):
             continue
         first = _begin(x, has_addresses)
+        if not overlaps(x, first, begin, end):
+            continue
         if first == begin and edits is None and name in NAMES[:3] and _same_layout(out, as_rows(x)):
             continue
-        if overlaps(x, first, begin, begin + out.nbytes):
-            raise ValueError(
-                f"out must share no memory with {name}, or, without edits, be the same rows as an operand, "
-                f"got {tuple(out.shape)} that overlaps {name} {tuple(x.shape)}"
-            )
+        raise ValueError(
+            f"out must share no memory with {name}, or, without edits, be the same rows as an operand, "
+            f"got {tuple(out.shape)} that overlaps {name} {tuple(x.shape)}"
+        )
 
 
 def _begin(tensor: Tensor, has_address: bool) -> int:

@@ -35,11 +35,11 @@ def check_edits(edits: Tensor, counts: tuple[int, int, int], target: Tensor) -> 
     if edits.device != target.device:
         raise ValueError(f"edits must be on {target.device} like target, got {edits.device}")
     if len(edits) and edits.device.type == "cpu" and has_memory(edits):
-        low, high = edits.aminmax(dim=0)
-        if int(low.min()) < 0 or any(int(index) >= count for index, count in zip(high, counts, strict=True)):
+        low, high = (limit.tolist() for limit in edits.aminmax(dim=0))
+        if min(low) < 0 or any(index >= count for index, count in zip(high, counts, strict=True)):
             raise ValueError(
                 f"edits must index {counts[0]} targets, {counts[1]} references and {counts[2]} queries, "
-                f"got rows from {low.tolist()} to {high.tolist()}"
+                f"got rows from {low} to {high}"
             )
     return edits.shape[0]
 

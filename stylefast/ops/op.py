@@ -86,7 +86,7 @@ class Op:
         """Call the op on `backend`, or on the backend selected for the device of the first tensor."""
         cell = self.cells[select(backend, first.device, self.backends)]
         _refuse_tangents(self.name, (first, *args))
-        if torch.compiler.is_compiling() or _needs_autograd(first, *args):
+        if torch.compiler.is_compiling() or needs_autograd(first, *args):
             return cell(first, *args)
         with below_autograd():  # autograd of a custom op runs Python code, which takes half of the time of a small call
             return cell(first, *args)
@@ -105,11 +105,11 @@ def _refuse_tangents(name: str, values: tuple[Any, ...]) -> None:
         raise NotImplementedError(f"stylefast.{name} does not support torch.autograd.forward_ad; see torch.func.jvp")
 
 
-def _needs_autograd(*args: Any) -> bool:
-    """Return whether autograd has to record this call."""
+def needs_autograd(*values: Any) -> bool:
+    """Return whether autograd has to record a call with these arguments."""
     if torch.is_grad_enabled():
-        for x in args:
-            if isinstance(x, Tensor) and x.requires_grad:
+        for x in values:
+            if x is not None and isinstance(x, Tensor) and x.requires_grad:
                 return True
     return False
 

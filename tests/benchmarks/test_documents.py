@@ -46,6 +46,17 @@ def test_table_by_hand():
     ]
 
 
+def test_serial_floors_and_parts_have_their_own_columns():
+    new = replace(FIGURE, to_serial_floor=1.5, to_part={"scores": 1.125})
+    old = asdict(replace(FIGURE, k=16))
+    for name in ("serial_floor", "to_serial_floor", "median_to_serial_floor", "to_part"):
+        del old[name]
+    text = documents.table([MACHINE | asdict(new), MACHINE | old])
+    assert "Each cell by K is: speed-up (time / bound, time / serial bound)." in text
+    assert "| `lloyd_step` | 2x3x4x4 | torch | 4.0x (2.00, 1.50) | 4.0x (2.00) |" in text
+    assert "| `lloyd_step` | 2x3x4x4 | time / scores | 1.12 |  |" in text
+
+
 def test_headline_by_hand(monkeypatch: pytest.MonkeyPatch):
     fit = replace(FIGURE, op="fit", k=None, to_floor=None, to_peer=7.04)
     monkeypatch.setattr(documents, "HEADLINES", {("fit", "2x3x4x4", None): "a fit", ("lloyd_step", "2x3x4x4", 8): "a"})

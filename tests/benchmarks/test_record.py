@@ -43,3 +43,10 @@ def test_a_line_leaves_out_a_missing_floor_or_peer():
     fit = Figure("SphericalKMeans.fit", "all", None, 2, 1.0, 1.1, 1.2, 1.3, peer="a", to_peer=7.0, median_to_peer=6.5)
     assert record.line(fit).split() == ["SphericalKMeans.fit", "all", "7.0x", "(6.5x)", "a"]
     assert record.line(replace(FIGURE, peer=None)).endswith("2.00 x floor (2.10)")
+
+
+def test_a_line_adds_the_serial_floor_and_the_parts():
+    full = replace(FIGURE, to_serial_floor=1.5, median_to_serial_floor=1.6, to_part={"scores": 1.125})
+    first, *others = record.line(full).splitlines()
+    assert first == record.line(FIGURE)
+    assert [line.strip() for line in others] == ["1.50 x serial floor (1.60)", "1.12 x scores"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from small_workloads import arguments
-from timing import Candidate, Times, WrongResult, bound, comparison, figure, floor, percentile, race
+from timing import Candidate, Times, WrongResult, bound, comparison, figure, floor, percentile, race, serial_floor
 from workloads import WORKLOADS
 
 from stylefast.ops import BLEND, CONTRIBUTION, LLOYD_STEP
@@ -33,6 +33,7 @@ def test_floor_by_hand():
     cost = Cost(bytes=100, flops=30)
     assert floor(cost, bandwidth=50, peak=10) == 3  # 2 s of memory traffic, 3 s of arithmetic
     assert floor(cost, bandwidth=20, peak=10) == 5  # 5 s of memory traffic, 3 s of arithmetic
+    assert serial_floor(cost, bandwidth=50, peak=10) == 5 and serial_floor(cost, bandwidth=20, peak=10) == 8
 
 
 def test_the_bound_follows_from_the_bytes_written():
@@ -57,6 +58,10 @@ def test_figure_by_hand():
     assert (result.to_floor, result.median_to_floor) == (2.5, 11 / 5)  # 120 / 24, the median rate
     assert (result.peer, result.to_peer, result.median_to_peer) == ("a", 2, pytest.approx(30 / 11))
     assert result.peers == {"a": 2, "b": 4}
+    assert (result.serial_floor, result.to_serial_floor) == (6, 10 / 6)  # 120 / 30 + 30 / 15, the best rates
+    assert (result.median_to_serial_floor, result.to_part) == (11 / 8, {})  # 120 / 24 + 30 / 10, the median rates
+    part = figure(replace(workload, op=op), 2, {}, times, parts=["a"])
+    assert (part.peer, part.to_peer, part.peers, part.to_part) == ("b", 4, {"b": 4}, {"a": 0.5})
     alone = figure(replace(workload, op=op), 2, {}, Times({"ours": [8.0]}, times.rates), variant=" alone")
     assert (alone.workload, alone.to_floor, alone.peer, alone.to_peer, alone.peers) == (
         "64x512x32x32 alone", 2, None, None, {},

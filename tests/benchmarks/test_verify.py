@@ -10,7 +10,7 @@ import torch
 from small_workloads import arguments
 from timing import WrongResult
 from torch import Tensor
-from verify import outputs, verify, verify_centroids
+from verify import outputs, verify, verify_centroids, verify_scores
 
 from stylefast.ops import LLOYD_STEP, OPS
 from stylefast.ops.op import Op
@@ -43,3 +43,11 @@ def test_centroids_in_another_order_do_not_pass():
     verify_centroids(inputs, centroids)
     with pytest.raises(WrongResult):
         verify_centroids(inputs, centroids.roll(1, 0))
+
+
+def test_scores_of_other_centroids_do_not_pass():
+    inputs = arguments(LLOYD_STEP.name)
+    scores = torch.matmul(inputs["centroids"].flatten(0, -2), inputs["activations"].flatten(2))
+    verify_scores(inputs, scores)
+    with pytest.raises(WrongResult, match="scores are off"):
+        verify_scores(inputs, scores.roll(1, 1))

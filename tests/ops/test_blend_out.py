@@ -164,3 +164,16 @@ def test_fake_tensors_refuse_overlaps_and_transforms_refuse_out(backend: str):
             blend({**fake, "query": buffer[:3]}, backend, out=buffer[1:])
     with pytest.raises(ValueError, match="^out must be None under a transform of torch.func, got a tensor$"):
         vmap(lambda t, out: stylefast.blend(t, t, t, out=out, backend=backend))(inputs["target"], torch.empty(3, 1, 9))
+
+
+@pytest.mark.parametrize("gathered", [False, True])
+def test_repeated_large_results_have_the_same_bits(gathered: bool, backend: str):
+    """The first results of more than 1 MB are written with two kinds of stores in turn."""
+    rows, width = 32, 9001
+    inputs = operands(backend, rows, width)
+    single = ({name: x[row : row + 1] for name, x in inputs.items()} for row in range(rows))
+    expected = torch.cat([blend(row, backend) for row in single])
+    edits = place(torch.arange(rows).unsqueeze(1).repeat(1, 3), backend) if gathered else None
+    out = place(torch.empty(rows * width + 1), backend)[1:].view(rows, width)  # not aligned to vectors
+    for _ in range(10):
+        assert torch.equal(blend(inputs, backend, edits=edits, out=out.fill_(torch.nan)), expected)
