@@ -141,7 +141,7 @@ def measure(
     A run makes as many edits as the largest batch has, but at least two.
     """
     eager, n_targets = load(network, "eager"), max(1, max(batch_sizes) // 2)
-    catalog, _ = build(eager, 4, 4)
+    catalog, _ = build(eager, 2, 4)
     verify = Verifier(EditLoop(StyleEditor(eager, catalog), 1, n_targets, folder / "expected")())
     loops: dict[tuple[str, int], EditLoop] = {}
     for engine in engines:
