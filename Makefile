@@ -103,10 +103,11 @@ demo: .venv/installed
 bench: .venv/installed .venv/bench
 	$(BIN)/python benchmarks/peers.py --record
 	$(BIN)/python benchmarks/bench_calls.py --record
-	$(BIN)/python benchmarks/bench_fit.py --seeds 5 --record
+	$(BIN)/python benchmarks/bench_fit.py --record
 	$(BIN)/python benchmarks/bench_recipes.py --record
 	$(BIN)/python benchmarks/bench_editing.py --network random-face --images 64 --record
 	$(BIN)/python benchmarks/bench_scale.py overhead --record
+	$(BIN)/python benchmarks/bench_engines.py --record
 	$(BIN)/python benchmarks/documents.py --write
 
 # torch is installed first, so that no later requirement selects another version.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a catalog build (images per second, share of each stage) and edits (per second).
+"""Measure a catalog build: images per second, and the share of each stage.
 
 Usage::
 
-    python benchmarks/bench_editing.py [--network random-face] [--images 16] [--edits 8]
+    python benchmarks/bench_editing.py [--network random-face] [--images 16] [--record]
 
 The default is a toy network. The network "random-face" generates realistic faces and is downloaded once (for research
 only).
@@ -17,11 +17,10 @@ import time
 import environment
 import record
 import torch
-from timing import Figure, percentile
+from timing import Figure
 
-from stylefast import Catalog, StyleEditor, generators
+from stylefast import Catalog, generators
 from stylefast.catalog import Clustering
-from stylefast.editing import Sequential
 from stylefast.generators import Generator
 
 
@@ -33,19 +32,6 @@ def build(generator: Generator, images: int, clusters: int) -> tuple[Catalog, fl
     catalog = Catalog.build(generator, w, Clustering(n_clusters=clusters))
     seconds = time.perf_counter() - begin
     return catalog.annotate({f"cluster{k}": [k] for k in range(clusters)}), seconds
-
-
-def edit(generator: Generator, catalog: Catalog, edits: int, batch_size: int) -> list[float]:
-    """Return the seconds of every edit, averaged over its batch. All edits have the same target and reference."""
-    w = generator.latents([10_001, 10_002], truncation=0.7)
-    parts = [f"cluster{k % catalog.n_clusters}" for k in range(edits)]
-    editor, seconds = StyleEditor(generator, catalog), []
-    begin = time.perf_counter()
-    for batch in editor.edit(w[:1], w[1:], parts, queries=Sequential(1.0), batch_size=batch_size):
-        end = time.perf_counter()
-        seconds += [(end - begin) / len(batch.edits)] * len(batch.edits)
-        begin = end
-    return seconds
 
 
 def catalog_figure(name: str, images: int, clusters: int, threads: int, stages: dict[str, float]) -> Figure:
@@ -63,9 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--network", default="toy:sg2")
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--edits", type=int, default=8)
     parser.add_argument("--clusters", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
     parser.add_argument("--record", action="store_true", help="Append to benchmarks/results/<machine>.jsonl.")
     arguments = parser.parse_args()
@@ -79,10 +63,8 @@ def main() -> None:
     print(f"catalog: {arguments.images / seconds:.2f} images/s ({percentages}, rest {rest:.0f} %)")
     figure = catalog_figure(generator.name, arguments.images, arguments.clusters, arguments.threads, stages)
     print(record.line(figure))
-    times = edit(generator, catalog, arguments.edits, arguments.batch_size)
     if arguments.record:
         record.append(figure)
-    print(f"edits: {len(times) / sum(times):.2f} per second (median {1 / percentile(times, 50):.2f})")
 
 
 if __name__ == "__main__":

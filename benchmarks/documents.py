@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import edit_tables
 import roofline
 from gpu import table as gpu_table
 from provenance import RESULTS, ROOT
@@ -32,6 +33,7 @@ PAGES = {  # page of each block
     "gpu": "docs/performance.md",
     "recipes": "docs/guides/drop_in.md",
 }
+FIT = "SphericalKMeans.fit"
 HEADLINES: dict[tuple[str, str, int | None], str] = {  # op, workload, K -> task in README.md
     ("lloyd_step", "64x512x32x32", 32): "one k-means iteration",
     ("assign", "64x512x32x32", 32): "labels",
@@ -39,7 +41,7 @@ HEADLINES: dict[tuple[str, str, int | None], str] = {  # op, workload, K -> task
     ("assign_contribution", "64x512x32x32", 32): "labels and M in one read",
     ("contribution", "4x64x512x512 from 32x32", 32): "M of 4 images, 64 channels at 512 x 512",
     ("blend", "4096x9088 gathered", None): "4,096 edits of 9,088 style channels",
-    ("SphericalKMeans.fit", "200x512x32x32 10 restarts of 20", None): "10 restarts, K = 20, 200 images",
+    (FIT, "200x512x32x32 10 restarts of 20", None): "10 restarts, K = 20, 200 images",
 }
 Record = dict[str, Any]
 
@@ -76,17 +78,17 @@ def with_block(text: str, page: str, name: str, block: str) -> str:
 
 
 def headline(records: Iterable[Record]) -> str:
-    """Return the table of README.md: the rows of HEADLINES, from the machine with the newest record."""
-    records = list(records)
-    last = max(records, key=lambda record: record["date"])
-    chosen = {
-        (record["op"], record["workload"], record["k"]): record
-        for record in records
-        if all(record[name] == last[name] for name in ("processor", "cores", "threads"))
-    }
+    """Return the tables of README.md: edits per second and the rows of HEADLINES, from the newest machine."""
+    machine = next(iter(by_machine(records).values()))
+    last = max(machine, key=lambda record: record["date"])
+    chosen = {(record["op"], record["workload"], record["k"]): record for record in machine}
+    edits = edit_tables.headline(machine)
     lines = [
-        "Unless a row says otherwise: 64 images, 512 channels, 32 x 32 positions, K = 32 clusters. Machine: "
-        f"{last['processor']}, {last['threads']} threads, torch {last['torch']}, {last['instruction_set']}.",
+        f"Machine: {last['processor']}, {last['threads']} threads, torch {last['torch']}, {last['instruction_set']}."
+        + (" Edits per second and, in brackets, the speed-up over the plain loop:" if edits else ""),
+        "",
+        *([*edits, ""] if edits else []),
+        "Kernels. Unless a row says otherwise: 64 images, 512 channels, 32 x 32 positions, K = 32 clusters.",
         "",
         "| op | task | fastest alternative | speed-up | time / bound |",
         "| --- | --- | --- | --- | --- |",
@@ -99,23 +101,34 @@ def headline(records: Iterable[Record]) -> str:
 
 
 def table(records: Iterable[Record]) -> str:
-    """Return one caption and table per machine and number of threads, with one row per op and workload."""
-    machines: dict[tuple[Any, ...], list[Record]] = {}
-    for record in (record for record in records if record["op"] != "recipe"):
-        machines.setdefault((record["processor"], record["cores"], record["threads"]), []).append(record)
-    return "\n\n".join(_machine(*key, machine_records) for key, machine_records in machines.items())
+    """Return one caption and its tables per machine and number of threads: edits, then ops by K, then other tasks."""
+    return "\n\n".join(_machine(*key, machine_records) for key, machine_records in by_machine(records).items())
+
+
+def by_machine(records: Iterable[Record]) -> dict[tuple[str, int, int], list[Record]]:
+    """Return the records by processor, cores and threads. The machine with the newest record comes first."""
+    machines: dict[tuple[str, int, int], list[Record]] = {}
+    for record in records:
+        if record["op"] != "recipe":
+            machines.setdefault((record["processor"], record["cores"], record["threads"]), []).append(record)
+    newest_first = sorted(machines, key=lambda key: max(record["date"] for record in machines[key]), reverse=True)
+    return {key: machines[key] for key in newest_first}
 
 
 def _machine(processor: str, cores: int, threads: int, records: list[Record]) -> str:
     versions = ", ".join(sorted({f"torch {record['torch']}, {record['instruction_set']}" for record in records}))
+    edits = edit_tables.table(records)
     rows: dict[tuple[str, str], dict[int | None, Record]] = {}
     for record in records:
-        rows.setdefault((record["op"], record["workload"]), {})[record["k"]] = record
+        if record["op"] != edit_tables.OP:
+            rows.setdefault((record["op"], record["workload"]), {})[record["k"]] = record
     has_serial = any(record.get("to_serial_floor") is not None for record in records)
     bounds = "time / bound, time / serial bound" if has_serial else "time / bound"
+    date = max(record["date"] for record in records)[:10]
     lines = [
-        f"**{processor}, {cores} cores, {threads} threads, {versions}.** Each cell by K is: speed-up ({bounds}).",
+        f"**{processor}, {cores} cores, {threads} threads, {versions}, {date}.** Cells by K are: speed-up ({bounds}).",
         "",
+        *([*edits, ""] if edits else []),
         "| op | workload | fastest alternative | " + " | ".join(f"K = {k}" for k in CLUSTERS) + " |",
         "| --- " * (3 + len(CLUSTERS)) + "|",
     ]
@@ -128,7 +141,7 @@ def _machine(processor: str, cores: int, threads: int, records: list[Record]) ->
             cells = ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
             lines.append(f"| `{op}` | {workload} | time / {part} | {' | '.join(cells)} |")
     lines += ["", f"| task | workload | fastest alternative | speed-up | {bounds} |", "| --- " * 5 + "|"]
-    for (op, workload), by_k in rows.items():
+    for (op, workload), by_k in sorted(rows.items(), key=lambda row: row[0][0] != FIT):
         if None in by_k:
             speed_up, bound = _ratios(by_k[None])
             lines.append(f"| `{op}` | {workload} | {_peers(by_k.values())} | {speed_up} | {bound} |")

@@ -25,7 +25,7 @@ class LabelledSum {
     const int64_t begin = c / L, end = (c + channels + L - 1) / L;
     for (int64_t t = 0; t < static_cast<int64_t>(runs_.size()); ++t) {
       const int64_t offset = t * pixels_, count = std::min(pixels_, task_.a.plane() - offset);
-      pack<T>(task_.a, n * task_.a.plane() + offset, count, begin, end, tile_.data, pixels_, nullptr);
+      pack<T>(task_.a, n * task_.a.plane() + offset, count, begin, end, tile_.data, tile_.stride, nullptr);
       int32_t start = 0;
       for (const Run& run : runs_[t]) {
         moments.counts[run.label] += static_cast<T>(run.end - std::exchange(start, run.end));

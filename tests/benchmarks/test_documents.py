@@ -9,10 +9,11 @@ from typing import Any
 
 import documents
 import pytest
+from edit_tables import EditFigure
 from timing import Figure
 
 FIGURE = Figure("lloyd_step", "2x3x4x4", 8, 2, 1.0, 1.1, 1.2, 1.3, 40, 50, "read", 0.5, 2.0, 2.1, "torch", 4.0, 4.1)
-MACHINE = {"processor": "Abacus", "cores": 4, "torch": "2.13.0", "instruction_set": "avx512"}
+MACHINE = {"processor": "Abacus", "cores": 4, "torch": "2.13.0", "instruction_set": "avx512", "date": "2026-02-01"}
 BEGIN, END = documents.markers("measured")
 
 
@@ -25,8 +26,9 @@ def test_table_by_hand():
     records: list[dict[str, Any]] = [MACHINE | asdict(figure) for figure in figures]
     head = "| op | workload | fastest alternative | K = 8 | K = 16 | K = 32 | K = 64 | K = 128 |"
     others = ["| task | workload | fastest alternative | speed-up | time / bound |", "| --- " * 5 + "|"]
-    caption = "torch 2.13.0, avx512.** Each cell by K is: speed-up (time / bound)."
-    assert documents.table([*records, records[0] | {"threads": 1, "to_floor": None}]).splitlines() == [
+    caption = "torch 2.13.0, avx512, 2026-02-01.**"
+    other = records[0] | {"threads": 1, "to_floor": None, "date": "2026-01-01"}
+    assert documents.table([other, *records]).splitlines() == [
         f"**Abacus, 4 cores, 2 threads, {caption}",
         "",
         head,
@@ -36,7 +38,7 @@ def test_table_by_hand():
         *others,
         "| `blend` | 2x3x4x4 |  |  | 2.00 |",
         "",
-        f"**Abacus, 4 cores, 1 threads, {caption}",
+        f"**Abacus, 4 cores, 1 threads, {caption.replace('02-01', '01-01')}",
         "",
         head,
         "| --- " * 8 + "|",
@@ -60,11 +62,42 @@ def test_serial_floors_and_parts_have_their_own_columns():
 def test_headline_by_hand(monkeypatch: pytest.MonkeyPatch):
     fit = replace(FIGURE, op="fit", k=None, to_floor=None, to_peer=7.04)
     monkeypatch.setattr(documents, "HEADLINES", {("fit", "2x3x4x4", None): "a fit", ("lloyd_step", "2x3x4x4", 8): "a"})
-    records = [MACHINE | asdict(figure) | {"date": "2026-02-01"} for figure in (FIGURE, replace(FIGURE, k=16), fit)]
+    records = [MACHINE | asdict(figure) for figure in (FIGURE, replace(FIGURE, k=16), fit)]
     older = records[0] | {"date": "2026-01-01", "processor": "Quipu", "to_peer": 9.0}
     lines = documents.headline([*records, older]).splitlines()
-    assert lines[0].endswith("Machine: Abacus, 2 threads, torch 2.13.0, avx512.")
+    assert lines[0] == "Machine: Abacus, 2 threads, torch 2.13.0, avx512."
     assert lines[-2:] == ["| `fit` | a fit | torch | 7.0x |  |", "| `lloyd_step` | a | torch | 4.0x | 2.0 |"]
+
+
+def edit(engine: str, batch_size: int, best: float, levels: int) -> dict[str, Any]:
+    """Return the record of an edit that takes 2 s in the plain loop."""
+    figure = EditFigure(
+        "edits per second", f"{engine} {batch_size}", None, 2, best, 1.1, 1.2, 1.3, peer="plain loop", to_peer=2 / best,
+        network="N", engine=engine, batch_size=batch_size, levels=levels,
+        shares={"synthesis": 0.9, "output": best / 10},
+    )  # fmt: skip
+    return MACHINE | asdict(figure)
+
+
+def test_edits_come_before_the_ops(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(documents, "HEADLINES", {})
+    edits = [edit("eager", 1, 1.0, 0), edit("fast", 4, 0.5, 1), edit("fast", 2, 0.4, 0)]
+    records = [MACHINE | asdict(FIGURE), *edits]
+    assert documents.table(records).splitlines()[2:8] == [
+        "| network | engine | batches of 1 | batches of 2 | batches of 4 | difference | shares |",
+        "| --- " * 7 + "|",
+        "| N | eager | 1.00 (2.0x) |  |  | 0 | 90 / 10 % |",
+        "| N | fast |  | 2.50 (5.0x) | 2.00 (4.0x) | 1 | 90 / 4 % |",
+        "",
+        "| op | workload | fastest alternative | K = 8 | K = 16 | K = 32 | K = 64 | K = 128 |",
+    ]
+    assert documents.headline(records).splitlines()[1:6] == [
+        "",
+        "| network | plain loop | eager | fast |",
+        "| --- " * 4 + "|",
+        "| N | 0.50 | 1.00 (2.0x) | 2.50 (5.0x) |",
+        "",
+    ]
 
 
 def test_every_row_of_the_headline_has_a_record():
