@@ -222,7 +222,7 @@ def test_jobs_record_the_engine_and_never_mix_two(monkeypatch, tmp_path):
     generator._engine_use = EngineUse("other", 1e-6, None)  # measured on another machine
     assert run_job(tmp_path / "other", plan, editor=editor).n_existing == len(lines) == 4
     generator.use_engine("eager")
-    with pytest.raises(ValueError, match='its engine is "other", not missing'):
+    with pytest.raises(ValueError, match='its engine is "other", not "eager"'):
         run_job(tmp_path / "other", plan, editor=editor)
     run_job(tmp_path / "eager", plan, editor=editor)
     assert not any("engine" in name for line in manifest(tmp_path / "eager") for name in line)
