@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engine "openvino": a graph of the network, traced with the styles as an input, on the CPU in float32.
 
-Images are computed one by one. On the CPUs that were measured, larger batches are slower, and an image does not depend
-on its batch.
+Images are computed one by one, so that an image does not depend on its batch.
 """
 
 from __future__ import annotations
