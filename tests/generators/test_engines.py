@@ -5,6 +5,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import threading
 from functools import partial
 
 import pytest
@@ -191,6 +192,43 @@ def test_auto_takes_the_fastest_engine(monkeypatch, seconds, chosen, speedup):
     assert str(generator.engine).startswith(
         f"engine {chosen}: {speedup:.2f} times as fast as eager, largest difference"
     )
+
+
+def test_an_engine_is_not_removed_while_a_thread_uses_it(monkeypatch):
+    made = use_fakes(monkeypatch, right=0.0)
+    generator = toy("sg2")
+    styles, w = edited(generator)
+    expected = generator.synthesize(styles, w)
+    generator.use_engine("right")
+    run, removed = Fake.__call__, []
+    thread = threading.Thread(target=generator.use_engine, args=("eager",))
+
+    def call(self, synthesis, styles, w):
+        thread.start()
+        thread.join(0.2)
+        removed.append(self.removed)
+        yield from run(self, synthesis, styles, w)
+
+    monkeypatch.setattr(Fake, "__call__", call)
+    assert torch.equal(generator.synthesize(styles, w), expected)
+    thread.join()
+    assert removed == [False] and made["right"].removed and generator.engine == EngineUse()
+
+
+def test_engines_get_styles_in_the_dtype_of_the_network(monkeypatch):
+    use_fakes(monkeypatch, right=0.0)
+    generator = toy("sg2")
+    styles, w = edited(generator)
+    generator.use_engine("right")
+    run, dtypes = Fake.__call__, []
+
+    def call(self, synthesis, styles, w):
+        dtypes.append(styles.dtype)
+        yield from run(self, synthesis, styles, w)
+
+    monkeypatch.setattr(Fake, "__call__", call)
+    assert torch.equal(generator.synthesize(styles.double(), w), generator.synthesize(styles, w))
+    assert dtypes == [torch.float32] * 2
 
 
 def test_auto_keeps_eager_if_it_is_nearly_as_fast(monkeypatch):
