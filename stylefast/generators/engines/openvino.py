@@ -33,7 +33,7 @@ def refusal(device: torch.device, dtype: torch.dtype) -> str | None:
     if dtype != torch.float32:
         return f"it computes in float32, and the network is in {str(dtype).removeprefix('torch.')}"
     if find_spec("openvino") is None:
-        return 'OpenVINO is not installed; `pip install "stylefast[openvino]"` installs it'
+        return "OpenVINO is not installed; `pip install openvino` installs it"
     if _is_forked():
         return FORKED
     return None
