@@ -61,8 +61,8 @@ class NetworkOptions:
             which is meant for GPUs.
         engine: Engine that makes the images: eager runs the network exactly as it is; native runs random-face with
             fused kernels; compile runs the network under torch.compile; openvino runs a graph of it on a CPU and needs
-            the package openvino; auto takes the fastest. Images differ from those of eager by less than half a step of
-            8 bits.
+            the package openvino; auto takes the fastest. An engine is refused if two test images differ from those of
+            eager by half a step of 8 bits or more. Catalogs are always computed by the network itself.
         tf32: Whether cuDNN may compute float32 convolutions in TF32 on a GPU.
     """
 

@@ -19,6 +19,7 @@ from ..core.text import printable, shortened
 from ..io.private import create, folder_lock, is_abandoned, is_token, remove_abandoned
 
 MAX_DIFFERENCES = 6  # settings that a message names
+OMITTED = {"engine": "eager", "float16_resolutions": 0}  # values of settings that entries do not store
 _NAME = re.compile(r"manifest\.(\d{4,18})\.([0-9a-f]{24})\.jsonl")
 
 
@@ -144,7 +145,8 @@ def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _text(settings: dict[str, Any], name: str) -> str:
-    return shortened(json.dumps(settings[name])) if name in settings else "missing"
+    value = settings.get(name, OMITTED.get(name))
+    return "missing" if value is None and name not in settings else shortened(json.dumps(value))
 
 
 def _number(journal: Path) -> int:

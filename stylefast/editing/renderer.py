@@ -22,6 +22,7 @@ from .sources import ImageSource, max_cached_rows
 from .strategies import Strategy
 
 CACHE_BYTES = 1 << 29  # bound of each of the three caches: styles, queries, labels
+MAX_PATTERNS = 16  # patterns of equal images in a batch that are tried, because each costs an additional synthesis
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class EditRenderer:
 
     Images that must be equal are synthesised once: an edit that moves nothing is the image of its target, and two edits
     of a batch can have the same query. This never changes a bit of an image. A batch that becomes smaller by it is
-    first synthesised in both sizes, and its size is kept if the images differ.
+    first synthesised in both sizes, and its size is kept if the images differ. The bits of an image can depend on its
+    row, so that this is found out for each pattern of equal images, for at most `MAX_PATTERNS` patterns.
 
     Args:
         generator: Generator that synthesises the images.
@@ -97,7 +99,7 @@ class EditRenderer:
         self._queries = Cached(self._query, rows(width))  # (q, digest)
         self._labels = Cached(self._label, rows(math.prod(catalog.occupancy.shape[1:])))
         self._originals: dict[int, Tensor] = {}  # images of the targets of the latest batch, each synthesised alone
-        self._is_exact: dict[tuple[int, int], bool] = {}  # whether E edits have the same images as only their D rows
+        self._is_exact: dict[tuple[int, ...], bool] = {}  # pattern -> whether only its first edits have the same bits
 
     def __call__(self, edits: list[Edit]) -> EditBatch:
         """Return the styles and images of a batch, and its locality if it is measured."""
@@ -124,16 +126,15 @@ class EditRenderer:
         synthesize, rows = self._generator.synthesize, list(map(self._row, edits))
         if rows == [(edits[0].target,)]:
             return self._original(edits[0].target).clone()
-        distinct = list(dict.fromkeys(rows))
-        sizes = len(rows), len(distinct)
-        if sizes[0] == sizes[1] or not self._is_exact.get(sizes, True):
+        pattern = tuple(map(rows.index, rows))  # for each edit, the first one with an equal image
+        first = sorted({*pattern})
+        if len(first) == len(rows) or not self._is_exact.get(pattern, len(self._is_exact) < MAX_PATTERNS):
             return synthesize(styles, w)
-        first = [rows.index(row) for row in distinct]
         few = synthesize(*(torch.stack([x[i] for i in first]) for x in (styles, w)))
-        images = torch.stack([few[distinct.index(row)] for row in rows])
-        if sizes not in self._is_exact:
+        images = torch.stack([few[first.index(i)] for i in pattern])
+        if pattern not in self._is_exact:
             expected = synthesize(styles, w)
-            self._is_exact[sizes] = torch.equal(images, expected)
+            self._is_exact[pattern] = torch.equal(images, expected)
             return expected
         return images
 

@@ -234,14 +234,15 @@ class Generator(EngineSwitch):
             Images of shape [N, C, H, W], float32 in [0, 1].
         """
         if self._engine is not None and len(styles):
-            w, begin = self._paired(w, styles), 0
+            rows, begin = self._paired(w, styles), 0
             shape = len(styles), self.image_channels, *self.image_size
             images = torch.empty(shape, dtype=torch.float32, device=self.device)
             with self._session.open():
-                for raw in self._engine(self._synthesis, styles, w):
-                    self._images(raw, images[begin : begin + len(raw)])
-                    begin += len(raw)
-            return images
+                if (engine := self._engine) is not None:  # another thread may have replaced it meanwhile
+                    for raw in engine(self._synthesis, styles.to(self._dtype), rows):
+                        self._images(raw, images[begin : begin + len(raw)])
+                        begin += len(raw)
+                    return images
         return cast(Tensor, self.visit(w, lambda key, tensor: None, (), styles=styles, image=True))
 
     def _paired(self, w: Tensor, styles: Tensor) -> Tensor:

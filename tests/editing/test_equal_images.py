@@ -12,7 +12,7 @@ import torch
 from editors import editor_of, latents
 from torch import Tensor
 
-from stylefast.editing import EditBatch, Sequential, Simultaneous, StyleEditor
+from stylefast.editing import EditBatch, Sequential, Simultaneous, StyleEditor, renderer
 
 NOTHING = Simultaneous(0.0)
 SAME = [Sequential(1e6, 0.0), Sequential(2e6, 0.0), NOTHING]  # the first two take all channels, for all parts
@@ -82,6 +82,25 @@ def test_images_that_depend_on_the_batch_are_not_shared(change: Callable[[Tensor
         assert sizes == [2, 6, 6, 6]
         for batch in batches:
             assert torch.equal(batch.images, plainly(editor, batch, t))
+
+
+def by_row(images: Tensor) -> Tensor:
+    return images + torch.arange(len(images), dtype=torch.float32, device="cpu").clamp(max=4).view(-1, 1, 1, 1) / 1e6
+
+
+def test_equal_images_in_other_rows_are_tried_again():
+    editor = editor_of("sg2")
+    t, r = latents(editor, 1, 2), latents(editor, 3)
+    other = [Simultaneous(i / 10) for i in range(1, 9)]
+    queries = [*other[:4], *SAME[:2], Sequential(3e6, 0.0), Sequential(4e6, 0.0), *other[4:]]
+    with counted(editor, by_row) as sizes:
+        batches = list(editor.edit(t, r, "eyes", queries=queries, batch_size=6, progress=False))
+        assert sizes == [5, 6, 5, 6, 5, 6]
+        for batch in batches:
+            assert torch.equal(batch.images, plainly(editor, batch, t))
+    with mock.patch.object(renderer, "MAX_PATTERNS", 1), counted(editor) as sizes:
+        list(editor.edit(t, r, "eyes", queries=queries, batch_size=6, progress=False))
+    assert sizes[:3] == [5, 6, 6]
 
 
 def test_a_zero_query_with_a_transform_moves_the_image():

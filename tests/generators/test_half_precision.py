@@ -145,7 +145,7 @@ def test_a_resumed_job_does_not_mix_precisions(tmp_path: Path):
         done = run(tmp_path / "out", grid(generator=generator), editor=StyleEditor(generator, catalog))
         assert done.n_existing == n_existing
     assert {line["float16_resolutions"] for line in manifest(tmp_path / "out")} == {1}
-    with pytest.raises(ValueError, match="its float16_resolutions is 1, not missing"):
+    with pytest.raises(ValueError, match="its float16_resolutions is 1, not 0"):
         list(job(tmp_path / "out", grid(generator=single), editor=StyleEditor(single, catalog)))
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engine "openvino": a graph of the network, traced with the styles as an input, on the CPU in float32.
 
-Images are computed one by one. On the CPUs that were measured, larger batches are slower, and an image does not depend
-on its batch.
+Images are computed one by one, so that an image does not depend on its batch.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +22,9 @@ from ..session import check_all_used
 from ..site_hooks import SiteHooks, replace_scales
 from ..sites import Site
 
+FORKED = "OpenVINO cannot run in a fork of a process that has used it; start processes with the method spawn instead"
+_processes: set[int] = set()  # ids of this process and those that it was forked from, if they have used OpenVINO
+
 
 def refusal(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return the reason why OpenVINO cannot run a network, or None."""
@@ -30,8 +33,15 @@ def refusal(device: torch.device, dtype: torch.dtype) -> str | None:
     if dtype != torch.float32:
         return f"it computes in float32, and the network is in {str(dtype).removeprefix('torch.')}"
     if find_spec("openvino") is None:
-        return 'OpenVINO is not installed; `pip install "stylefast[openvino]"` installs it'
+        return "OpenVINO is not installed; `pip install openvino` installs it"
+    if _is_forked():
+        return FORKED
     return None
+
+
+def _is_forked() -> bool:
+    """Return whether OpenVINO would wait forever for threads that only the parent of this process has."""
+    return bool(_processes) and os.getpid() not in _processes
 
 
 def _import_openvino() -> None:
@@ -69,7 +79,13 @@ class OpenVINOSynthesis:
         return self.__dict__ | {"_request": None, "_threads": 0}
 
     def __call__(self, synthesis: Callable[[Tensor], Tensor], styles: Tensor, w: Tensor) -> Iterator[Tensor]:
-        """Yield the output of synthesis for each row of the styles [N, S] and w [N, ...]."""
+        """Yield the output of synthesis for each row of the styles [N, S] and w [N, ...].
+
+        Raises:
+            RuntimeError: If this process is a fork of one that has used OpenVINO.
+        """
+        if _is_forked():
+            raise RuntimeError(FORKED)
         if self._threads != (threads := torch.get_num_threads()):
             self._request = None  # frees the memory before it is needed again
             self._request = self._build(synthesis, threads)
@@ -83,6 +99,7 @@ class OpenVINOSynthesis:
         self._request, self._threads = None, 0
 
     def _build(self, synthesis: Callable[[Tensor], Tensor], threads: int) -> Any:
+        _processes.add(os.getpid())
         _import_openvino()
         from openvino import Core
         from openvino.frontend import FrontEndManager

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...core.checks import check_choice
 from ...core.text import shortened
 from ..image_checks import VISIBLE
+from ..session import HookSession
 from ..site_hooks import SiteHooks
 from ..sites import Site
 from .engine import ENGINES, NAMES, Engine, EngineUse, Target, make_compiled
@@ -29,6 +30,7 @@ class EngineSwitch:
     w_shape: tuple[int, ...]
     network: torch.nn.Module
     _dtype: torch.dtype
+    _session: HookSession
     _site_hooks: list[tuple[Site, SiteHooks]]
     _engine: Engine | None = None
     _engine_use: EngineUse = EngineUse()
@@ -97,9 +99,10 @@ class EngineSwitch:
         return Target(self.network, self._site_hooks, self.w_shape, self._dtype, self.device)
 
     def _install(self, engine: Engine | None, use: EngineUse) -> None:
-        if self._engine is not None and self._engine is not engine:
-            self._engine.remove()
-        self._engine, self._engine_use = engine, use
+        with self._session.open():  # waits for other threads, whose engine must not be removed while it runs
+            if self._engine is not None and self._engine is not engine:
+                self._engine.remove()
+            self._engine, self._engine_use = engine, use
 
     def _use_checked(self, name: str) -> None:
         """Use an engine, and measure its difference. Raise ValueError if it cannot be used."""
@@ -143,9 +146,10 @@ class EngineSwitch:
         times = self._time([engine for engine, _ in candidates]) if len(candidates) > 1 else [1.0]
         best = times.index(min(times))
         best = best if times[0] >= MIN_SPEEDUP * times[best] else 0
-        for i, (engine, _) in enumerate(candidates):
-            if engine is not None and i != best:
-                engine.remove()
+        with self._session.open():  # as in `_install`
+            for i, (engine, _) in enumerate(candidates):
+                if engine is not None and i != best:
+                    engine.remove()
         engine, use = candidates[best]
         self._install(engine, EngineUse(use.name, use.difference, times[0] / times[best]))
 
