@@ -99,7 +99,7 @@ void product_block(const SeparableConvTask<T>& task, const T* tile, int64_t firs
     const T noise = task.noise[first + std::min(p + r, count - 1)];
     for (int j = 0; j < kWidth; ++j) {
       const Vec<T> y = sum[r][j] + load(task.bias + column + j * L) + noise, low = y * task.slope;
-      store(to + r * stride + j * L, y > low ? y : low);
+      store(to + r * stride + j * L, y > 0 ? y : low);
     }
   }
   if (whole) return;

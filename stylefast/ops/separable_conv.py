@@ -65,6 +65,8 @@ def separable_conv(
     for name, rows in (("above", above), ("below", below)):
         if rows not in (0, 1):
             raise ValueError(f"{name} must be 0 or 1, got {rows}")
+    if height + above + below < 3:
+        raise ValueError(f"x must have at least {3 - above - below} rows for one row of output, got {height}")
     if not 0 <= slope <= 1:
         raise ValueError(f"slope must be in [0, 1], got {slope}")
     check_shape("style", style, N=n, C=c)
@@ -131,6 +133,9 @@ def samples() -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"strip-{above}-{below}", _sample(2, 6, 11, 12, 17, above=above, below=below)
     yield "float64", _sample(2, 5, 6, 18, 10, dtype=torch.float64)
     yield "deep", _sample(2, 4, 4, 512, 40)
+    relu = {**_sample(1, 5, 6, 9, 40), "slope": 0.0}
+    relu["x"][0, 2, 3, 4] = torch.inf
+    yield "infinite", relu
     yield "threads", _sample(2, 20, 21, 24, 40)
     base = _sample(2, 6, 9, 24, 16)
     yield "slice", {**base, "x": random(2, 8, 18, 40)[:, 1:7, ::2, 4:28], "noise": random(12, 9)[::2]}
@@ -174,6 +179,7 @@ def errors() -> Iterator[BadCall]:
     yield BadCall((*args[:5], noise[:2]), {}, ValueError, r"noise must have shape \[H, W\] with H = 3, W = 4")
     yield BadCall(args, {"above": 2}, ValueError, "above must be 0 or 1, got 2")
     yield BadCall(args, {"below": -1}, ValueError, "below must be 0 or 1, got -1")
+    yield BadCall((x[:, :2], *args[1:]), {"above": 0, "below": 0}, ValueError, "x must have at least 3 rows .* got 2")
     yield BadCall(args, {"slope": 1.5}, ValueError, r"slope must be in \[0, 1\], got 1.5")
     yield BadCall((x[:, :0], *args[1:]), {}, ValueError, r"must have H, W, C and D >= 1, got \(2, 0, 4, 6\)")
 

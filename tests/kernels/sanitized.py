@@ -22,9 +22,10 @@ from cells import Cell, invoke
 from torch import Tensor
 
 from stylefast.backends import native
-from stylefast.ops import OPS
+from stylefast.ops import LAYERS, OPS, STEPS
 
 EDGES = "many_clusters or large_layers or outside or caches"  # tests of test_edge_cases.py
+STEPS_IN_SEQUENCE = "keep_the_bits"  # tests of test_pruned_step.py, because no sample has a former step
 
 
 def tight(value: Any) -> Any:
@@ -73,7 +74,7 @@ def overwrite(cell: Cell) -> None:
 
 def cells() -> Iterator[tuple[str, dict[str, Cell]]]:
     """Yield every cell of the `cpu` backend, with all samples."""
-    for op in OPS:
+    for op in (*OPS, *STEPS, *LAYERS):
         for key in op.cells:
             if key.startswith("cpu"):
                 yield f"{op.name} {key}", {name: Cell(op, key, inputs) for name, inputs in op.samples()}
@@ -131,9 +132,10 @@ def main(sanitizer: str, library: str) -> None:
                     read(cell, place)
                     calls += 1
     agreement.agree = lambda *_, **__: None  # `make test` compares the results; their reference takes most of the time
-    edges = str(Path(__file__).parents[1] / "ops" / "test_edge_cases.py")
-    assert pytest.main(["-qs", "-p", "no:cacheprovider", edges, "-k", f"cpu and ({EDGES})"]) == 0
-    print(f"{planted} planted faults reported; no fault in {calls} calls and the tests {EDGES}")
+    files = [str(Path(__file__).parents[1] / "ops" / name) for name in ("test_edge_cases.py", "test_pruned_step.py")]
+    chosen = f"cpu and ({EDGES}) or {STEPS_IN_SEQUENCE}"
+    assert pytest.main(["-qs", "-p", "no:cacheprovider", *files, "-k", chosen]) == 0
+    print(f"{planted} planted faults reported; no fault in {calls} calls and the tests {chosen}")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ def launch(
     if out.numel() == 0:
         return out
     sizes = Sizes(n * rows * width, rows, height, width, inputs, outputs, above)
-    block_c, block_d = power_of_two(inputs, 16, 32), power_of_two(outputs, 16, 128 if INTERPRETED else 64)
+    block_c = power_of_two(inputs, 16, 32 if INTERPRETED else 16)  # 32 channels would spill registers in float32
+    block_d = power_of_two(outputs, 16, 128 if INTERPRETED else 64)
     block_p = 256 if INTERPRETED else 64
     grid = (triton.cdiv(sizes.positions, block_p), triton.cdiv(outputs, block_d))
     tensors = (tensor.contiguous() for tensor in (x, style, depthwise, pointwise, bias, noise))
