@@ -12,7 +12,8 @@ Iterations:
     Restarts run in lockstep: all restarts that have not ended share one read of the data. A restart ends when no
     centroid moves, or when the objective gains less than `tol` of its value, but not while relocation still fills empty
     clusters. Steps of the "cpu" backend over float32, float16 or bfloat16 arrays skip the points whose labels cannot
-    change, which does not change the result. They keep 12 bytes per point and restart, at most a quarter of the data.
+    change, which does not change the result. They keep 12 bytes per point and restart, at most a quarter of the data,
+    and take twice as much during a step.
 
 Relocation:
     The new centroid of an empty cluster is the point that is least similar to its own centroid after the update.

@@ -140,11 +140,13 @@ class SphericalKMeans:
         runs = self._lloyd(points, rng, checkpoint, progress)
         best = max(runs, key=lambda run: run.objective)
         self.__dict__.pop("labels_", None)
+        no_streams = all(ranks.gather(points.in_memory))
         if points.in_memory:
             batch = points.single_batch()
             labels, distances = batch.distances(to_tensor("centroids", best.centroids))
-            (cosines,) = ranks.total((1 - distances).sum())
-            best.objective = cosines.item() / points.n_points
+            if no_streams:
+                (cosines,) = ranks.total((1 - distances).sum())
+                best.objective = cosines.item() / points.n_points
             self.labels_ = _like(activations, labels.flatten() if batch.is_rows else labels)
         self.objective_ = best.objective
         self._sums, self._counts = to_tensor("sums", best.sums).double(), to_tensor("counts", best.counts)

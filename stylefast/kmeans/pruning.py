@@ -13,7 +13,7 @@ from .data import Points
 from .lloyd import SupportsLloyd
 
 STATE = 12  # bytes of labels and bounds, per point and restart
-PORTION = 4  # labels and bounds take at most 1 / PORTION of the memory of the data
+PORTION = 4  # labels and bounds take at most 1 / PORTION of the memory of the data, and twice as much during a step
 
 
 def with_pruning(points: Points, n_clusters: int, n_init: int) -> SupportsLloyd:
@@ -47,6 +47,7 @@ class PrunedPoints:
     def step(self, centroids: Tensor) -> Sums:
         """As `Points.step`."""
         batch, former = self._batch, self._former
+        self._former = None  # so that at most two states are in memory
         if former is not None and len(former[1]) != len(centroids):
             former = _nearest(centroids, *former)
         step = pruned_step(batch.activations, centroids, former, features=batch.features, backend=batch.backend)

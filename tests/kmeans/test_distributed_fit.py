@@ -66,6 +66,17 @@ def assert_same(results: list[dict[str, Any]], single: SphericalKMeans) -> None:
             assert run[:4] == (expected.n_iter, expected.converged, expected.n_relocated, expected.n_empty)
 
 
+def fit_mixed(rank: int, sizes: list[int]) -> dict[str, Any]:
+    return fit_part(rank, sizes, rank == 0, "k-means++")
+
+
+@pytest.mark.parametrize("sizes", [[4, 5], [0, 9]], ids=str)
+def test_ranks_with_streams_and_arrays_give_one_result(sizes: list[int]):
+    results = in_ranks(2, fit_mixed, sizes)
+    assert_same(results, fitted(data(), "k-means++"))
+    assert results[0]["labels"] is None and len(results[1]["labels"]) == sizes[1]
+
+
 @pytest.mark.parametrize("name", list(OPTIONS))
 @pytest.mark.parametrize("sizes", [[4, 5], [0, 9], [3, 3, 3], [7, 0, 2], [0, 0, 9]], ids=str)
 def test_ranks_give_the_result_of_one_process(sizes: list[int], name: str):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from stylefast import SphericalKMeans
 from stylefast.kmeans import EmptyClusterWarning, estimator, pruning
 from stylefast.kmeans.batch import Sums
+from stylefast.ops.pruned_step import PrunedStep
 
 pytestmark = skip_unless("cpu")
 
@@ -96,6 +98,22 @@ def test_restarts_that_end_keep_the_bounds_of_the_others(monkeypatch: pytest.Mon
         km = fit(x, 9, n_init=4)
     assert len({run.n_iter for run in km.runs_}) > 1
     assert calls == [False] + [True] * (len(calls) - 1)
+
+
+def test_a_step_has_one_former_state_in_memory(monkeypatch: pytest.MonkeyPatch):
+    states: list[weakref.ref[Tensor]] = []  # labels of all states
+    alive, original = [], pruning.pruned_step
+
+    def step(*args: Any, **options: Any) -> PrunedStep:
+        alive.append(sum(state() is not None for state in states))
+        result = original(*args, **options)
+        states.extend([weakref.ref(result.labels), weakref.ref(result.bounds)])
+        return result
+
+    monkeypatch.setattr(pruning, "pruned_step", step)
+    km = fit(points("plain", 0), 9, n_init=4)
+    assert len({run.n_iter for run in km.runs_}) > 1
+    assert max(alive) == 2 and min(alive[1:]) == 0  # 0: only the part of the remaining restarts
 
 
 @pytest.mark.parametrize("empty", [5, 12])
