@@ -40,6 +40,7 @@ PANELS = {  # option dataclass, or a field that is not in the panel of its datac
     "ImageOptions": "Images",
     "JobOptions": "Run",
     "NetworkOptions": "Generator",
+    "SynthesisOptions": "Generator",
     "QueryOptions": "Query",
     "image_format": "Output",
     "measure": "Output",
@@ -59,10 +60,6 @@ class NetworkOptions:
             own GPU.
         precision: Precision of the network. float16 runs the highest resolutions of a converted StyleGAN2 in float16,
             which is meant for GPUs.
-        engine: Engine that makes the images: eager runs the network exactly as it is; native runs random-face with
-            fused kernels; compile runs the network under torch.compile; openvino runs a graph of it on a CPU and needs
-            the package openvino; auto takes the fastest. An engine is refused if two test images differ from those of
-            eager by half a step of 8 bits or more. Catalogs are always computed by the network itself.
         tf32: Whether cuDNN may compute float32 convolutions in TF32 on a GPU.
     """
 
@@ -70,7 +67,6 @@ class NetworkOptions:
     truncation: float = 0.7
     device: str = "cpu"
     precision: Literal["float32", "float16"] = "float32"
-    engine: Literal["eager", "native", "compile", "openvino", "auto"] = "eager"
     tf32: bool = True
 
     @contextmanager
@@ -79,8 +75,28 @@ class NetworkOptions:
         instruction_set()  # raises before the work if the environment asks for one that does not exist
         with process_group(self.device) as (group, device):
             torch.backends.cudnn.allow_tf32 = self.tf32
-            generator = generators.load(self.network, device=device, precision=self.precision, engine=self.engine)
+            yield generators.load(self.network, device=device, precision=self.precision), group
+
+
+@dataclass(frozen=True)
+class SynthesisOptions(NetworkOptions):
+    """The generator, the device that it runs on, and the engine that makes its images.
+
+    Args:
+        engine: Engine that makes the images: eager runs the network exactly as it is; native runs random-face with
+            fused kernels; compile runs the network under torch.compile; openvino runs a graph of it on a CPU and needs
+            the package openvino; auto takes the fastest. An engine is refused if two test images differ from those of
+            eager by half a step of 8 bits or more. Catalogs are always computed by the network itself.
+    """
+
+    engine: Literal["eager", "native", "compile", "openvino", "auto"] = "eager"
+
+    @contextmanager
+    def load(self) -> Iterator[tuple[Generator, ProcessGroup | None]]:
+        """Yield the generator with its engine, and the group of the processes as `NetworkOptions.load`."""
+        with super().load() as (generator, group):
             if self.engine != "eager":
+                generator.use_engine(self.engine)
                 _agree_on_engine(generator, Ranks(group))
             yield generator, group
 
@@ -152,9 +168,9 @@ def _flag(parameter: inspect.Parameter) -> str | None:
 
 
 def _helps(group: type) -> dict[str, str]:
-    """Return the help text of every field, from the section Args of the docstring."""
-    section = inspect.cleandoc(group.__doc__ or "").partition("Args:\n")[2]
-    texts = re.findall(r"(?ms)^    (\w+): (.*?)(?=^    \w+: |\Z)", section)
+    """Return the help text of every field, from the sections Args of the docstrings of the group and its bases."""
+    sections = (inspect.cleandoc(base.__doc__ or "").partition("Args:\n")[2] for base in reversed(group.__mro__))
+    texts = (pair for text in sections for pair in re.findall(r"(?ms)^    (\w+): (.*?)(?=^    \w+: |\Z)", text))
     return {name: f"{text[0].upper()}{' '.join(text.split())[1:]}" for name, text in texts}
 
 

@@ -13,7 +13,7 @@ from ..editing import Grid, Job, JobOptions, Pairs, Plan, Sequential, Strategy, 
 from ..editing.strategies import STRATEGIES
 from ..generators import Generator
 from ..io.outputs import check_output_folder
-from .arguments import NetworkOptions, image_files, images, numbers, option_groups, seeds, shard, split, utf8
+from .arguments import SynthesisOptions, image_files, images, numbers, option_groups, seeds, shard, split, utf8
 from .catalog import check_generator, read_catalog
 from .interrupts import report_interrupt
 from .terminal import remark, say
@@ -117,7 +117,7 @@ def edit(
             rich_help_panel="Query",
         ),
     ] = False,
-    network: NetworkOptions = NetworkOptions(),
+    network: SynthesisOptions = SynthesisOptions(),
     outdir: Annotated[
         Path,
         typer.Option(
@@ -140,6 +140,8 @@ def edit(
     If the command was stopped, run it again: it keeps the finished images and makes the others.
     """
     job_shard, strategies = shard(shard_), query.strategies()
+    if job_shard[1] > 1 and network.engine == "auto":
+        raise ValueError("engine must be named with --shard, because shards could choose different ones, got auto")
     selection.check(strategies)
     check_output_folder("outdir", outdir)
     loaded = read_catalog(catalog)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import math
 import time
+from numbers import Integral
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..core.checks import check_integer
 from ..generators import Generator
 from .plan import Plan
 
@@ -25,10 +25,10 @@ BatchSize = int | Literal["auto"]
 
 def check_batch_size(value: BatchSize) -> None:
     """Raise ValueError unless the value is "auto" or an integer >= 1."""
-    if isinstance(value, str) and value != "auto":
+    if value == "auto":
+        return
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"batch_size must be an integer >= 1 or 'auto', got {value!r}")
-    if value != "auto":
-        check_integer("batch_size", value, 1)
 
 
 def unmeasured(generator: Generator) -> int:

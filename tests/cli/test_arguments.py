@@ -88,7 +88,15 @@ def test_options_of_a_group_are_passed_as_one_object():
     assert calls == [("x", Colours(7, False, "cold"))]
 
 
-GROUPS = (BuildOptions, Clustering, ImageOptions, JobOptions, QueryOptions, arguments.NetworkOptions)
+GROUPS = (
+    BuildOptions,
+    Clustering,
+    ImageOptions,
+    JobOptions,
+    QueryOptions,
+    arguments.NetworkOptions,
+    arguments.SynthesisOptions,
+)
 
 
 @pytest.mark.parametrize("group", GROUPS)

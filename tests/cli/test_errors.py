@@ -56,6 +56,7 @@ PAIRS = ["edit", "--catalog", "toy.safetensors", *NETWORK, "--pairs"]
         (["edit", "--writers", "0"], "--writers must be"),
         (["edit", "--shard", "3/2"], "--shard must look like 1/8"),
         (["edit", "--shard", "0/2"], "--shard must look like 1/8"),
+        (["edit", "--shard", "1/2", "--engine", "auto"], "--engine must be named with --shard"),
         (["edit", "--shard", "half"], "--shard must look like 1/8"),
         (["edit", "--pairs", "bad.csv"], "leave out --parts"),
         (["edit", "--skip-bad"], "--skip-bad needs --pairs"),

@@ -85,7 +85,7 @@ def test_a_grid_without_targets_has_no_batches(editor):
         ({"parts": ["nose", "ear"]}, "part must be one of 'eyes', 'nose', 'mouth', got 'ear'"),
         ({"parts": []}, "parts and queries must each name at least one"),
         ({"queries": []}, "parts and queries must each name at least one"),
-        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1( or 'auto')?, got 0"),
         ({"strength": float("nan")}, "strength must be a finite number, got nan"),
         ({"roi_mode": "both", "measure": True}, "mode must be one of .* got 'both'"),
         ({"queries": Sequential(-1.0)}, "epsilon must be a finite number >= 0, got -1.0"),

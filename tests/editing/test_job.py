@@ -147,7 +147,7 @@ def test_images_with_nan_are_refused(tmp_path: Path):
     [
         ({"image_format": "xyz"}, "image_format must be one of 'png', 'jpg', 'webp', got 'xyz'"),
         ({"writers": 0}, "writers must be an integer >= 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1 or 'auto', got 0"),
         ({"shard": (2, 2)}, r"shard must be \(i, n\) with 0 <= i < n, got \(2, 2\)"),
         ({"roi_mode": "both"}, "mode must be one of .* got 'both'"),
     ],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -120,6 +121,10 @@ def test_networks_that_openvino_cannot_run_are_refused(monkeypatch):
     with pytest.raises(ValueError, match=message):
         load("toy:sg2", engine="openvino")
     assert load("toy:sg2", engine="auto").engine.name == "eager"
+    network = toy("sg2").network
+    network.float16_resolutions = 1
+    target = engine.Target(network, [], (), torch.float32, cpu)
+    assert ENGINES["openvino"].refusal(target) == "it computes in float32, and the network has layers in float16"
     with pytest.raises(ValueError, match="engine must be .*, got 'fast'"):
         load("toy:sg2", engine="fast")
 
@@ -237,6 +242,15 @@ def test_auto_keeps_eager_if_it_is_nearly_as_fast(monkeypatch):
     generator = toy("sg2")
     generator.use_engine("auto")
     assert generator.engine == EngineUse() and made["right"].removed
+    assert str(generator.engine) == "engine eager"
+
+
+def test_auto_leaves_out_an_engine_without_memory(monkeypatch):
+    use_fakes(monkeypatch, large=0.0)
+    monkeypatch.setattr(Fake, "__call__", Mock(side_effect=MemoryError))
+    generator = toy("sg2")
+    generator.use_engine("auto")
+    assert generator.engine == EngineUse()
 
 
 def test_auto_times_each_engine(monkeypatch):

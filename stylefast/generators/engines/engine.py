@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compiled import CompiledSynthesis
+from ..precision import settings
 from ..site_hooks import SiteHooks
 from ..sites import Site
 from . import native, openvino
@@ -89,8 +90,12 @@ class EngineUse:
     speedup: float | None = 1.0
 
     def __str__(self) -> str:
-        facts = [] if self.speedup is None else [f"{self.speedup:.2f} times as fast as eager"]
-        facts += [] if self.difference is None else [f"largest difference {self.difference:.1e} of the image range"]
+        facts = [] if self.speedup is None or self.name == "eager" else [f"{self.speedup:.2f} times as fast as eager"]
+        facts += (
+            []
+            if self.difference is None or self.name == "eager"
+            else [f"largest difference {self.difference:.1e} of the image range"]
+        )
         return f"engine {self.name}: {', '.join(facts)}" if facts else f"engine {self.name}"
 
 
@@ -115,6 +120,8 @@ def _make_openvino(target: Target) -> Engine:
 
 
 def _refuse_openvino(target: Target) -> str | None:
+    if "float16_resolutions" in settings(target.network, target.device):
+        return "it computes in float32, and the network has layers in float16"
     return openvino.refusal(target.device, target.dtype)
 
 

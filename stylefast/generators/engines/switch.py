@@ -139,7 +139,7 @@ class EngineSwitch:
                 continue
             try:
                 self._use_checked(name)
-            except ValueError:
+            except (ValueError, MemoryError, torch.OutOfMemoryError):
                 continue
             candidates.append((self._engine, self._engine_use))
             self._engine, self._engine_use = candidates[0]  # keeps the candidate, unlike `_install`
