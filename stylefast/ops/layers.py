@@ -25,4 +25,4 @@ def check_layer(x: Tensor, **others: Tensor) -> None:
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return normal deviates, which depend only on the shape."""
     rng = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype)
+    return torch.randn(*shape, generator=rng, dtype=torch.float64, device="cpu").to(dtype)

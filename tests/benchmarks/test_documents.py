@@ -26,7 +26,7 @@ def test_table_by_hand():
     records: list[dict[str, Any]] = [MACHINE | asdict(figure) for figure in figures]
     head = "| op | workload | fastest alternative | K = 8 | K = 16 | K = 32 | K = 64 | K = 128 |"
     others = ["| task | workload | fastest alternative | speed-up | time / bound |", "| --- " * 5 + "|"]
-    caption = "torch 2.13.0, avx512, 2026-02-01.**"
+    caption = "torch 2.13.0, avx512, 2026-02-01.** Cells by K are: speed-up (time / bound)."
     other = records[0] | {"threads": 1, "to_floor": None, "date": "2026-01-01"}
     assert documents.table([other, *records]).splitlines() == [
         f"**Abacus, 4 cores, 2 threads, {caption}",
@@ -54,7 +54,7 @@ def test_serial_floors_and_parts_have_their_own_columns():
     for name in ("serial_floor", "to_serial_floor", "median_to_serial_floor", "to_part"):
         del old[name]
     text = documents.table([MACHINE | asdict(new), MACHINE | old])
-    assert "Each cell by K is: speed-up (time / bound, time / serial bound)." in text
+    assert "Cells by K are: speed-up (time / bound, time / serial bound)." in text
     assert "| `lloyd_step` | 2x3x4x4 | torch | 4.0x (2.00, 1.50) | 4.0x (2.00) |" in text
     assert "| `lloyd_step` | 2x3x4x4 | time / scores | 1.12 |  |" in text
 

@@ -113,7 +113,7 @@ def test_many_points_refine_4_of_16_initializations(monkeypatch: pytest.MonkeyPa
         assert torch.allclose(similarity, torch.ones_like(similarity)) == are_points
 
 
-def test_k_means_plus_plus_with_a_table_of_cosines_chooses_the_same_points(monkeypatch: pytest.MonkeyPatch):
+def test_a_table_of_cosines_gives_the_same_points(monkeypatch: pytest.MonkeyPatch):
     x = normalize(torch.randn(200, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
     tables = []
     rows = initialization._rows
