@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands import run as run_command
 from editors import catalog_of
+from fake_engines import Fake, use_fakes
 from jobs import grid, manifest
 from jobs import run as run_job
 from miniatures import MINIATURES
@@ -127,41 +128,6 @@ def test_networks_that_openvino_cannot_run_are_refused(monkeypatch):
     assert ENGINES["openvino"].refusal(target) == "it computes in float32, and the network has layers in float16"
     with pytest.raises(ValueError, match="engine must be .*, got 'fast'"):
         load("toy:sg2", engine="fast")
-
-
-class Fake:
-    """Engine that runs the network with its own styles, and adds an error to the images."""
-
-    def __init__(self, error, target):
-        self.error, self.removed = error, False
-        self.hooks = target.site_hooks
-
-    def __call__(self, synthesis, styles, w):
-        if self.error is None:
-            raise RuntimeError("no kernel\nfor this network")
-        handles = [x.replace_scale(lambda site=site: styles[:, site.slice]) for site, x in self.hooks]
-        yield synthesis(w) + self.error
-        for handle in handles:
-            handle.remove()
-
-    def remove(self):
-        self.removed = True
-
-
-def use_fakes(monkeypatch, **errors):
-    """Replace the table of engines by fakes with errors, which are returned when they are made."""
-    made = {}
-
-    def make(name, target):
-        made[name] = Fake(errors[name], target)
-        return made[name]
-
-    for name in list(ENGINES):
-        monkeypatch.delitem(ENGINES, name)
-    for name in errors:
-        monkeypatch.setitem(ENGINES, name, engine.EngineKind(partial(make, name), lambda target: None, lambda x: True))
-    monkeypatch.setattr("stylefast.generators.engines.switch.NAMES", ("eager", *errors, "auto"))
-    return made
 
 
 @pytest.mark.parametrize(
