@@ -87,7 +87,7 @@ class _Allocations(TorchDispatchMode):
 def test_fit_allocates_nothing_of_the_size_of_the_data(features: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(initialization, "SAMPLE", 512)
     monkeypatch.setattr("stylefast.kmeans.batch.CHUNK", 1 << 16)
-    x = mixture(6, 64, 64, 64, 10, 1.0).half()
+    x = mixture(9, 64, 64, 64, 10, 1.0).half()
     centroids = directions(8, 64)[[0, 0, 2, 3, 4, 5, 6, 7]]  # cluster 1 is empty: it equals cluster 0
     for data, points in ((x, x), (x.numpy(), x), (rows(x), rows(x))):
         for init in ("k-means++", centroids):
