@@ -6,7 +6,8 @@ Initialisation:
     points. "random" draws distinct points. "k-means++" is greedy: it draws candidates with probability proportional
     to 1 - max cosine to the points chosen before, and keeps the best candidate. With at least 40 points per sampled
     point, each restart draws 16 k-means++ initialisations, runs the best four for five steps on the sample, and keeps
-    the best. With at least 24 points per sampled point, restarts then converge on a sample that is four times as large.
+    the best. With at least 24 points per sampled point, restarts then converge on a sample that is four times as large,
+    if this gives at least C points per cluster.
 
 Iterations:
     Restarts run in lockstep: all restarts that have not ended share one read of the data. A restart ends when no

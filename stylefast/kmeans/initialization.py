@@ -48,18 +48,18 @@ def initial_centroids(points: Points, init: str | Tensor, n_clusters: int, n_ini
         return unit_centroids(init, points.centroids_dtype)
     size = min(points.n_nonzero, max(SAMPLE, 64 * n_clusters))
     n_per_sampled = points.n_nonzero // size if init == "k-means++" else 0
-    converges, refines = n_per_sampled >= CONVERGING, n_per_sampled >= REFINING
+    # On fewer than C points per cluster, restarts converge to centroids that fit the sample and not the data.
+    converges = n_per_sampled >= CONVERGING and ENLARGEMENT * size >= n_clusters * points.channels
+    refines = n_per_sampled >= REFINING
     n_drawn = ENLARGEMENT * size if converges else size
     indices = _distinct_indices(points.n_nonzero, n_drawn, rng).sort().values  # ascending, the order of reading
     sample = points.gather(indices)  # [m, C]
-    if converges:
-        small = sample[::ENLARGEMENT]
-        if refines:
-            restarts = _refined_centroids(small, points.backend, n_clusters, n_init, rng)
-        else:
-            restarts = centroids_of_sample(small, "k-means++", n_clusters, n_init, rng)
-        return _converged_centroids(sample, points.backend, restarts, rng)
-    return centroids_of_sample(sample, init, n_clusters, n_init, rng)
+    small = sample[::ENLARGEMENT] if converges else sample
+    if refines:
+        restarts = _refined_centroids(small, points.backend, n_clusters, n_init, rng)
+    else:
+        restarts = centroids_of_sample(small, init, n_clusters, n_init, rng)
+    return _converged_centroids(sample, points.backend, restarts, rng) if converges else restarts
 
 
 def unit_centroids(init: Tensor, dtype: torch.dtype) -> Tensor:
