@@ -102,7 +102,9 @@ def test_edit_writes_the_images_of_the_same_edits_in_python(catalog, tmp_path):
     for line, image, ratio in zip(lines, images, ratios, strict=True):
         pixels = torch.from_numpy(np.array(Image.open(out / line["file"]))).permute(2, 0, 1)
         assert (pixels - image * 255).abs().max() < 0.51
-        assert line["locality"]["ratio"] == pytest.approx(float(ratio), rel=1e-4)
+        if line["locality"]["delta_e_inside"] > 0.01:  # otherwise the edit moves nothing, and the ratio is of roundings
+            assert line["locality"]["ratio"] == pytest.approx(float(ratio), rel=1e-4)
+    assert sum(line["locality"]["delta_e_inside"] > 0.01 for line in lines) >= 6
         assert line["strength"] == 0.75 and line["query"]["rho"] == 0.05
         assert line["truncation"] == 0.8 and line["rgb"] is True and line["network"] == "toy:sg2"
 
