@@ -104,9 +104,9 @@ def test_edit_writes_the_images_of_the_same_edits_in_python(catalog, tmp_path):
         assert (pixels - image * 255).abs().max() < 0.51
         if line["locality"]["delta_e_inside"] > 0.01:  # otherwise the edit moves nothing, and the ratio is of roundings
             assert line["locality"]["ratio"] == pytest.approx(float(ratio), rel=1e-4)
-    assert sum(line["locality"]["delta_e_inside"] > 0.01 for line in lines) >= 6
         assert line["strength"] == 0.75 and line["query"]["rho"] == 0.05
         assert line["truncation"] == 0.8 and line["rgb"] is True and line["network"] == "toy:sg2"
+    assert sum(line["locality"]["delta_e_inside"] > 0.01 for line in lines) >= 6
 
 
 @pytest.mark.parametrize("query", ["simultaneous", "softmax"])
