@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+from collections.abc import Iterator
 
 # OpenMP reads this when torch is imported: waiting threads sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -15,6 +16,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from editors import editor_of  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from networks import shared  # noqa: E402
 
 from stylefast.backends import available
 from stylefast.editing import StyleEditor
@@ -79,3 +81,11 @@ def poison_memory() -> None:
 def editor(request: pytest.FixtureRequest) -> StyleEditor:
     """Editor of a toy network: StyleGAN1, StyleGAN2 or StyleGAN3."""
     return editor_of(request.param)
+
+
+@pytest.fixture(autouse=True)
+def shared_networks_run_eagerly() -> Iterator[None]:
+    """Fail a test that leaves another engine to the networks that it shares with other tests."""
+    yield
+    for kind in ("sg1", "sg2", "sg3"):
+        assert shared(kind).engine.name == "eager"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 import shlex
@@ -79,7 +80,8 @@ def use_toys(monkeypatch: pytest.MonkeyPatch) -> None:
     build_catalog = catalog.Catalog.build
 
     def load_toy(network: Any = generators.RANDOM_FACE, **options: Any) -> Any:
-        return shared("sg2") if network == generators.RANDOM_FACE else load(network, **options)
+        # A copy, because pages change the engine, and other tests share the network.
+        return copy.deepcopy(shared("sg2")) if network == generators.RANDOM_FACE else load(network, **options)
 
     def fewer(name: str, text: str) -> Sequence[int]:
         return seeds(name, text)[:MAX_SEEDS]
