@@ -29,4 +29,20 @@ struct SeparableConvTask {
   T* out;              // [N, rows, W, D]
 };
 
+inline constexpr int64_t kColumns = 32;  // output channels per block of the weights of winograd_conv
+
+template <typename T>
+struct WinogradConvTask {
+  const T* x;            // [N, H, W, C]
+  int64_t n, h, w, c;    // sizes
+  int64_t p, d;          // phases per axis, output channels
+  const T* style;        // [N, C]
+  const T* weight;       // [p, p, D / kColumns rounded up, 36, C, kColumns]
+  const T* scale;        // [N, D]
+  const T* bias;         // [D]
+  const T* noise;        // [pH, pW]
+  T slope, gain, clamp;  // of the activation
+  T* out;                // [N, pH, pW, D]
+};
+
 }  // namespace stylefast

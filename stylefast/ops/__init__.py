@@ -12,9 +12,10 @@ from .lloyd_step import LLOYD_STEP
 from .op import register
 from .pruned_step import PRUNED_STEP
 from .separable_conv import SEPARABLE_CONV
+from .winograd_conv import WINOGRAD_CONV
 
 OPS = (LLOYD_STEP, ASSIGN, CONTRIBUTION, ASSIGN_CONTRIBUTION, BLEND)  # in the order in which the pipeline uses them
-LAYERS = (INVERSE_HAAR, SEPARABLE_CONV)  # layers of generators, which have no public name
+LAYERS = (INVERSE_HAAR, SEPARABLE_CONV, WINOGRAD_CONV)  # layers of generators, which have no public name
 STEPS = (PRUNED_STEP,)  # steps of SphericalKMeans, which have no public name
 
 _library = torch.library.Library("stylefast", "DEF")

@@ -243,7 +243,7 @@ def test_documented_names_are_public():
 
 def test_every_op_is_registered_for_its_backends():
     assert all(op.backends == tuple(BACKENDS) for op in OPS)
-    assert all(op.backends == ("cpu", "triton", "reference") for op in LAYERS)
+    assert all({"cpu", "reference"} <= set(op.backends) < set(BACKENDS) for op in LAYERS)
     for op in (*OPS, *LAYERS):
         schemas = {"": op.schema} if op.out_schema is None else {"": op.schema, ".out": op.out_schema}
         assert set(op.cells) == {name + overload for name in op.backends for overload in schemas}
