@@ -64,9 +64,9 @@ void input_tile(const WinogradConvTask<T>& task, int64_t image, int64_t tile, co
   for (int i = 0; i < 6; ++i) {
     const bool inside = top + i >= 0 && top + i < task.h;
     const int64_t begin = inside ? -left : 6, end = inside ? task.w - left : 6;
-    const T* row = plane + ((top + i) * task.w + left) * task.c;
+    const int64_t first = ((top + i) * task.w + left) * task.c;
 #pragma GCC unroll 6
-    for (int j = 0; j < 6; ++j, row += task.c) from[i][j] = j >= begin && j < end ? row : zeros;
+    for (int j = 0; j < 6; ++j) from[i][j] = j >= begin && j < end ? plane + (first + j * task.c) : zeros;
   }
   for (int64_t c = 0; c < task.c; c += L, to += kPositions * L) {
     const int64_t width = kWhole ? L : std::min<int64_t>(L, task.c - c);

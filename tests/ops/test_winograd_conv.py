@@ -103,7 +103,7 @@ def test_errors_are_below_three_times_those_of_a_convolution(backend: str):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_values_that_are_not_finite_reach_their_outputs_and_no_other_tile(value: float):
+def test_nan_and_inf_reach_their_outputs_and_no_other_tile(value: float):
     finite = layer(1, 9, 10, 5, 3)
     weight, clear = winograd_weight(finite.w), torch.ones(9, 10, 3, dtype=torch.bool)
     for row in range(9):
