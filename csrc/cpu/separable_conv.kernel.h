@@ -73,9 +73,9 @@ void product_block(const SeparableConvTask<T>& task, const T* tile, int64_t firs
                    int64_t column, T* out) {
   constexpr int L = kLanes<T>;
   const int64_t padded_c = round_up(task.c, L);
-  const T* weights = task.pointwise + column * padded_c;
   Vec<T> sum[kPositions][kWidth] = {};
-  add_products<T, kWidth>(tile + p * L, kSlab * L, weights, kWidth * L, weights + kWidth * L * padded_c, padded_c, sum);
+  add_products<T, kWidth>(tile + p * L, kSlab * L, task.pointwise + column * padded_c, kWidth * L, nullptr, padded_c,
+                          sum);
   T spare[kPositions * kWidth * L];  // for a block that exceeds the tile or the channels
   const bool whole = p + kPositions <= count && column + kWidth * L <= task.d;
   T* to = whole ? out + p * task.d + column : spare;
