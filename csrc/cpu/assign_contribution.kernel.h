@@ -45,7 +45,7 @@ class MomentsPass {
       for (int64_t s = 0; s * L < a_.c; ++s) {
         const T* slab = tile_.slab(s);
         if (task_.standardize && t == begin) store(moments.shift + s * L, sample_mean(slab, count));
-        add_slab<T>(slab, s, runs_, moments);
+        add_slab<T>(slab, s, runs_, moments, {reinterpret_cast<const char*>(slab), 0});
       }
     }
   }

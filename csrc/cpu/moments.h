@@ -36,9 +36,15 @@ STYLEFAST_INLINE Vec<T> sample_mean(const T* slab, int64_t count) {
   return first + total / static_cast<T>(samples);
 }
 
+// Memory that is read next. The sum of a slab prefetches `step` bytes of it per position.
+struct Ahead {
+  const char* from;
+  int64_t step;
+};
+
 // Adds slab s of a tile, whose positions are sorted into runs.
 template <typename T>
-void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& moments) {
+void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& moments, const Ahead& ahead) {
   constexpr int L = kLanes<T>;
   const Vec<T> shift = load(moments.shift + s * L);
   const int32_t* position = runs.order;
@@ -48,6 +54,7 @@ void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& mome
     T* total_square = moments.squares + (s * (moments.clusters + 1) + run.label) * L;
     Vec<T> sum[2] = {}, square[2] = {};  // summing a run first rounds less often at the magnitude of the total
     for (; position + 2 <= end; position += 2) {
+      __builtin_prefetch(ahead.from + (position - runs.order) * ahead.step, 0, 2);
       for (int j = 0; j < 2; ++j) {
         const Vec<T> x = load(slab + position[j] * L) - shift;
         sum[j] += x;
