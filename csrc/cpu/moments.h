@@ -10,13 +10,12 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Clears the moments for the next image. Only clusters with positions are written, because the others are still zero.
+// Clears the moments for the next image.
 template <typename T>
 void clear(const Moments<T>& moments) {
   constexpr int L = kLanes<T>;
   for (int64_t c = 0; c < moments.width; c += L) {
     for (int64_t k = 0; k <= moments.clusters; ++k) {
-      if (moments.counts[k] == 0) continue;
       store(moments.sums + c * (moments.clusters + 1) + k * L, Vec<T>{});
       store(moments.squares + c * (moments.clusters + 1) + k * L, Vec<T>{});
     }
@@ -102,7 +101,6 @@ void fold(const Moments<T>& moments, bool standardize, T positions, int64_t chan
     if (standardize) {
       Vec<T> square{};
       for (int64_t k = 0; k <= moments.clusters; ++k) {
-        if (moments.counts[k] == 0) continue;
         d += load(sums + k * L);
         square += load(squares + k * L);
       }
