@@ -3,7 +3,8 @@
 //
 // The positions of an image are sorted by label once, tile by tile. Then every block of channels is packed and summed
 // tile by tile. A block is one vector wide if channels lie in planes, so memory is read in order, and the moments of
-// all clusters stay in the first-level cache.
+// all clusters stay in the first-level cache. Half of the next block is prefetched while a block is packed and half
+// while it is summed, so that memory is busy during both.
 #include "moments.h"
 
 namespace stylefast {
