@@ -45,7 +45,7 @@ class MomentsPass {
       for (int64_t s = 0; s * L < a_.c; ++s) {
         const T* slab = tile_.slab(s);
         if (task_.standardize && t == begin) store(moments.shift + s * L, sample_mean(slab, count));
-        add_slab<T>(slab, s, runs_, moments);
+        add_slab<T>(slab, s, runs_, moments, {reinterpret_cast<const char*>(slab), 0});
       }
     }
   }
@@ -72,17 +72,17 @@ class MomentsPass {
 
 template <typename T>
 void start_sums(const MomentsTask<T>& task, int64_t part) {
-  const int64_t size = task.points.clusters * padded<T>(task.points.a.c);
+  const int64_t size = task.points.clusters * task.output.stride;
   if (task.output.sums != nullptr) std::fill(task.output.sums + part * size, task.output.sums + (part + 1) * size, 0.0);
 }
 
 // Adds M of image n to the sums of `part`, or writes it to the image's own M.
 template <typename T>
 void fold_image(const MomentsTask<T>& task, int64_t part, int64_t n, const Moments<T>& moments) {
-  const int64_t c = task.points.a.c, width = padded<T>(c);
-  double* sum = task.output.sums == nullptr ? nullptr : task.output.sums + part * task.points.clusters * width;
+  const int64_t c = task.points.a.c, stride = task.output.stride;
+  double* sum = task.output.sums == nullptr ? nullptr : task.output.sums + part * task.points.clusters * stride;
   T* image = task.output.images == nullptr ? nullptr : task.output.images + n * task.points.clusters * c;
-  fold<T>(moments, task.standardize, static_cast<T>(task.points.a.plane()), c, sum, width, image, c);
+  fold<T>(moments, task.standardize, static_cast<T>(task.points.a.plane()), c, sum, stride, image, c);
 }
 
 template <typename T>

@@ -19,7 +19,7 @@ void add_cells(const PoolTask<S>& task, int64_t n, int64_t y, const T* cells, co
   const int32_t* labels = task.labels + (n * task.y.cells + y) * task.x.cells;
   for (int64_t x = 0; x < task.x.cells; ++x) {
     const T area = task.y.area[y] * task.x.area[x];
-    if (area == 0) continue;  // its sums may be 0 * NaN, and `clear` omits clusters without a count
+    if (area == 0) continue;  // its sums may be 0 * NaN
     const int64_t k = labels[x] >= 0 && labels[x] < task.clusters ? labels[x] : task.clusters;
     moments.counts[k] += area;
     for (int64_t c = 0; c < moments.width; c += L) {
@@ -242,7 +242,7 @@ class PlanePool {
 // Runs a part. A unit of work is a block of `width` channels of one image; `width` is a multiple of the vector length.
 template <typename Task, typename T, typename Sum>
 void sum_units(const Task& task, int64_t width, int64_t part, int64_t parts, Sum&& sum) {
-  const int64_t c = task.a.c, stride = padded<T>(c), blocks = (c + width - 1) / width, units = blocks * task.a.n;
+  const int64_t c = task.a.c, stride = task.output.stride, blocks = (c + width - 1) / width, units = blocks * task.a.n;
   double* sums = task.output.sums == nullptr ? nullptr : task.output.sums + part * task.clusters * stride;
   if (sums != nullptr) std::fill(sums, sums + task.clusters * stride, 0.0);
   Moments<T> moments(task.clusters, width);

@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
     const auto kernel = STYLEFAST_PICK(lloyd_kernel<T>);
     parallel(parts, [&](int64_t part) { kernel(task, part, parts); });
 
-    reduce_parts<T>(part_sums, parts, restarts * clusters, a.c, 1, mutable_data<T>(sums));
+    reduce_parts<T>(part_sums, parts, restarts * clusters, a.c, width, 1, mutable_data<T>(sums));
     for (int64_t i = 0; i < restarts * clusters; ++i) {
       int64_t count = 0;
       for (int64_t p = 0; p < parts; ++p) count += part_counts[p * restarts * clusters + i];

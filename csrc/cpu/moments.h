@@ -10,13 +10,12 @@
 namespace stylefast {
 namespace STYLEFAST_ISA {
 
-// Clears the moments for the next image. Only clusters with positions are written, because the others are still zero.
+// Clears the moments for the next image.
 template <typename T>
 void clear(const Moments<T>& moments) {
   constexpr int L = kLanes<T>;
   for (int64_t c = 0; c < moments.width; c += L) {
     for (int64_t k = 0; k <= moments.clusters; ++k) {
-      if (moments.counts[k] == 0) continue;
       store(moments.sums + c * (moments.clusters + 1) + k * L, Vec<T>{});
       store(moments.squares + c * (moments.clusters + 1) + k * L, Vec<T>{});
     }
@@ -36,9 +35,15 @@ STYLEFAST_INLINE Vec<T> sample_mean(const T* slab, int64_t count) {
   return first + total / static_cast<T>(samples);
 }
 
+// Memory that is read next. The sum of a slab prefetches `step` bytes of it per position.
+struct Ahead {
+  const char* from;
+  int64_t step;
+};
+
 // Adds slab s of a tile, whose positions are sorted into runs.
 template <typename T>
-void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& moments) {
+void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& moments, const Ahead& ahead) {
   constexpr int L = kLanes<T>;
   const Vec<T> shift = load(moments.shift + s * L);
   const int32_t* position = runs.order;
@@ -48,6 +53,7 @@ void add_slab(const T* slab, int64_t s, const Runs& runs, const Moments<T>& mome
     T* total_square = moments.squares + (s * (moments.clusters + 1) + run.label) * L;
     Vec<T> sum[2] = {}, square[2] = {};  // summing a run first rounds less often at the magnitude of the total
     for (; position + 2 <= end; position += 2) {
+      __builtin_prefetch(ahead.from + (position - runs.order) * ahead.step, 0, 2);
       for (int j = 0; j < 2; ++j) {
         const Vec<T> x = load(slab + position[j] * L) - shift;
         sum[j] += x;
@@ -95,7 +101,6 @@ void fold(const Moments<T>& moments, bool standardize, T positions, int64_t chan
     if (standardize) {
       Vec<T> square{};
       for (int64_t k = 0; k <= moments.clusters; ++k) {
-        if (moments.counts[k] == 0) continue;
         d += load(sums + k * L);
         square += load(squares + k * L);
       }

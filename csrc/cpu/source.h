@@ -25,11 +25,11 @@ auto dispatch_computing(const Tensor& tensor, F&& f) {
   return f(Type<float>{});
 }
 
-// to [rows, width] = scale * (sum over parts of sums [parts, rows, padded width]). The sums are added in place, in the
-// order of parts.
+// to [rows, width] = scale * (sum over parts of sums [parts, rows, stride]). The sums are added in place, in the order
+// of parts.
 template <typename T>
-void reduce_parts(double* sums, int64_t parts, int64_t rows, int64_t width, double scale, T* to) {
-  const int64_t stride = padded<T>(width), size = rows * stride;
+void reduce_parts(double* sums, int64_t parts, int64_t rows, int64_t width, int64_t stride, double scale, T* to) {
+  const int64_t size = rows * stride;
   for (int64_t p = 1; p < parts; ++p) {
     for (int64_t i = 0; i < size; ++i) sums[i] += sums[p * size + i];
   }

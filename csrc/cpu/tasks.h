@@ -102,8 +102,9 @@ struct Moments {
 // Output of M: either one sum over images per part, or one M per image. The other pointer is nullptr.
 template <typename T>
 struct Contributions {
-  double* sums;  // [parts, K, padded C]
-  T* images;     // [N, K, C]
+  double* sums;    // [parts, K, stride]
+  int64_t stride;  // at least C; a cache line more than whole vectors, so that rows do not share cache sets
+  T* images;       // [N, K, C]
 };
 
 template <typename T>

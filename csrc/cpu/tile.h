@@ -40,9 +40,11 @@ struct Tile {
 // The following three functions are compiled in tile.cpp.
 
 // Fills slabs [begin, end), stored at `to`, with positions [first, first + count), counted over all images. Positions
-// from count to stride become zero. Adds the squares of the values to norm [pixels] unless it is nullptr.
+// from count to stride become zero. Adds the squares of the values to norm [pixels] unless it is nullptr. Prefetches
+// the first `ahead` channels of the slab that follows each slab, if channels lie in planes.
 template <typename T>
-void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride, T* norm);
+void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride, T* norm,
+          int64_t ahead = kLanes<T>);
 
 // Computes standardised or squared features from slabs [begin, end) of raw activations, and adds their squares to norm
 // [pixels].

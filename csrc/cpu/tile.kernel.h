@@ -15,33 +15,25 @@ struct PackTask {
   T* to;           // slab `begin`
   int64_t stride;  // positions from one slab to the next
   T* norm;         // [pixels], to which squares are added, or nullptr
+  int64_t ahead;   // rows of the next slab to prefetch
 
   T* line(int64_t s, int64_t p) const { return to + ((s - begin) * stride + offset + p) * kLanes<T>; }
 };
 
 // Packs channels that lie in planes: loads kLanes channels x kLanes positions and transposes them. The processor
-// cannot predict the next rows, so they are prefetched.
+// cannot predict the next rows, so the first `ahead` rows of the next slab are prefetched, one cache line at a time.
 template <typename S, typename T>
 void pack_planes(const PackTask<S, T>& task) {
   constexpr int L = kLanes<T>;
+  constexpr int64_t kLine = 64 / sizeof(S);
   const int64_t stride_c = task.stride_c, stride_w = task.stride_w;
   for (int64_t s = task.begin; s < task.end; ++s) {
     const int64_t rows = std::min<int64_t>(L, task.channels - s * L);
+    const int64_t whole = rows == L && stride_w == 1 ? task.count / L * L : 0;
     const S* row = task.from + s * L * stride_c;
-    for (int64_t p = 0; p < task.count; p += L) {
-      const int64_t width = std::min<int64_t>(L, task.count - p);
-      Vec<T> block[L];
-      if (rows == L && width == L && stride_w == 1) {
-#pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) {
-          __builtin_prefetch(row + (L + i) * stride_c + p, 0, 2);
-          block[i] = load(row + i * stride_c + p);
-        }
-      } else {
-        for (int64_t i = 0; i < L; ++i) {
-          block[i] = i < rows ? gather(row + i * stride_c + p * stride_w, stride_w, width) : Vec<T>{};
-        }
-      }
+    const S* middle = row + L / 2 * stride_c;
+    T* line = task.line(s, 0);
+    const auto finish = [&](Vec<T>(&block)[L], int64_t p) {
       if (task.norm != nullptr) {
         T* norm = task.norm + task.offset + p;
         Vec<T> square = load(norm);
@@ -50,13 +42,30 @@ void pack_planes(const PackTask<S, T>& task) {
         store(norm, square);
       }
       transpose<T>(block);
-      T* line = task.line(s, p);
-      if (width == L) {
-#pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) store(line + i * L, block[i]);
-      } else {
-        for (int64_t i = 0; i < width; ++i) store(line + i * L, block[i]);
+    };
+    int64_t p = 0;
+    for (; p < whole; p += L) {
+      for (int64_t i = 0; i < (p % kLine == 0 ? task.ahead : 0); ++i) {
+        __builtin_prefetch(row + (L + i) * stride_c + p, 0, 2);
       }
+      Vec<T> block[L];
+#pragma GCC unroll 8
+      for (int i = 0; i < L / 2; ++i) {
+        block[i] = load(row + i * stride_c + p);
+        block[L / 2 + i] = load(middle + i * stride_c + p);
+      }
+      finish(block, p);
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) store(line + (p + i) * L, block[i]);
+    }
+    for (; p < task.count; p += L) {
+      const int64_t width = std::min<int64_t>(L, task.count - p);
+      Vec<T> block[L];
+      for (int64_t i = 0; i < L; ++i) {
+        block[i] = i < rows ? gather(row + i * stride_c + p * stride_w, stride_w, width) : Vec<T>{};
+      }
+      finish(block, p);
+      for (int64_t i = 0; i < width; ++i) store(line + (p + i) * L, block[i]);
     }
   }
 }
@@ -79,14 +88,14 @@ void pack_pixels(const PackTask<S, T>& task) {
 // Packs activations of element type S, run by run. A run is a plane, or a row of it if the rows do not follow each
 // other at the same stride.
 template <typename S, typename T>
-void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride,
-             T* norm) {
+void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride, T* norm,
+             int64_t ahead) {
   constexpr int L = kLanes<T>;
   const int64_t run = a.rows_join() ? a.plane() : a.w;
   for (int64_t offset = 0; offset < count;) {
     const int64_t length = std::min(count - offset, run - (first + offset) % run);
     const S* from = reinterpret_cast<const S*>(a.address(first + offset, 0));
-    const PackTask<S, T> task{from, a.stride_c, a.stride_w, a.c, length, begin, end, offset, to, stride, norm};
+    const PackTask<S, T> task{from, a.stride_c, a.stride_w, a.c, length, begin, end, offset, to, stride, norm, ahead};
     if (a.channels_last()) {
       pack_pixels(task);
     } else {
@@ -100,15 +109,16 @@ void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64
 }
 
 template <typename T>
-void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride, T* norm) {
+void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride, T* norm,
+          int64_t ahead) {
   if constexpr (std::is_same_v<T, double>) {
-    pack_as<double>(a, first, count, begin, end, to, stride, norm);
+    pack_as<double>(a, first, count, begin, end, to, stride, norm, ahead);
   } else if (a.element == Element::kHalf) {
-    pack_as<half>(a, first, count, begin, end, to, stride, norm);
+    pack_as<half>(a, first, count, begin, end, to, stride, norm, ahead);
   } else if (a.element == Element::kBfloat16) {
-    pack_as<bfloat16>(a, first, count, begin, end, to, stride, norm);
+    pack_as<bfloat16>(a, first, count, begin, end, to, stride, norm, ahead);
   } else {
-    pack_as<float>(a, first, count, begin, end, to, stride, norm);
+    pack_as<float>(a, first, count, begin, end, to, stride, norm, ahead);
   }
 }
 
@@ -175,7 +185,7 @@ void plane_statistics(const Source& a, int64_t begin, int64_t end, T* statistics
 }
 
 #define STYLEFAST_INSTANTIATE(T)                                                                                    \
-  template void pack(const Source&, int64_t, int64_t, int64_t, int64_t, T*, int64_t, T*);                           \
+  template void pack(const Source&, int64_t, int64_t, int64_t, int64_t, T*, int64_t, T*, int64_t);                  \
   template void make_features(const Points<T>&, int64_t, int64_t, int64_t, int64_t, const Tile<T>&, const Tile<T>&, \
                               T*);                                                                                  \
   template void plane_statistics(const Source&, int64_t, int64_t, T*);

@@ -212,10 +212,13 @@ def test_many_clusters_channels_and_positions(
     agree(op, run_op(op, backend, inputs), inputs)
 
 
-@pytest.mark.parametrize("shape, grid, k", [((2, 3, 210, 200), (210, 200), 5), ((1, 20, 256, 256), (32, 32), 100)])
+@pytest.mark.parametrize(
+    "shape, grid, k",
+    [((2, 3, 210, 200), (210, 200), 5), ((1, 20, 256, 256), (32, 32), 100), ((2, 19, 35, 33), (35, 33), 9)],
+)
 def test_contribution_of_large_layers(backend: str, shape: tuple[int, ...], grid: tuple[int, int], k: int):
     n, c, h, w = shape
-    x, _ = clustered(n, c, h, w, k, torch.float32)
+    x = clustered(n, c, h, w, k, torch.float32)[0].contiguous()
     labels = torch.randint(k, (n, *grid), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     inputs = {**next(CONTRIBUTION.samples())[1], "activations": x, "labels": labels, "n_clusters": k}
     agree(CONTRIBUTION, run_op(CONTRIBUTION, backend, inputs), inputs)
