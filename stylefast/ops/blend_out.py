@@ -58,14 +58,13 @@ def check_overlap(
     """
     has_addresses = has_memory(out)
     begin = _begin(out, has_addresses)
-    end = begin + out.nbytes
     for name, x in zip(NAMES, (target, reference, query, edits, strength), strict=True):
         if not isinstance(x, Tensor) or not (has_addresses or is_alias_of(out, x)):
             continue
         first = _begin(x, has_addresses)
         if first == begin and edits is None and name in NAMES[:3] and _same_layout(out, as_rows(x)):
             continue
-        if first < end and overlaps(x, first, begin, end):
+        if overlaps(x, first, begin, begin + out.nbytes):
             raise ValueError(
                 f"out must share no memory with {name}, or, without edits, be the same rows as an operand, "
                 f"got {tuple(out.shape)} that overlaps {name} {tuple(x.shape)}"
