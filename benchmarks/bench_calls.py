@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare small calls with one eager torch op on the same data, and the best instruction set with the portable kernels.
 
+Small calls include `blend` of few rows into an existing tensor, compared with `torch.lerp(out=)`.
+
 Usage::
 
     python benchmarks/bench_calls.py [--rounds 30] [--record]
@@ -24,10 +26,10 @@ import environment
 import record
 import torch
 from formulations import one_torch_op
-from peers import ours
-from timing import Figure, comparison
+from peers import blending, ours
+from timing import Candidate, Figure, comparison
 from tqdm import tqdm
-from workloads import SMALL_CALLS, WORKLOADS, Workload
+from workloads import FEW_ROWS, SMALL_CALLS, WORKLOADS, Workload
 
 from stylefast.backends.native import instruction_set
 
@@ -46,17 +48,35 @@ def seconds_per_call(call: Callable[[], Any], calls: int) -> float:
 def small(workload: Workload, rounds: int, threads: int) -> Figure:
     """Measure a small call, with one torch op as the peer, and return the figure."""
     inputs = workload.make()
-    candidate = ours(workload.op, inputs)
-    candidate.verify(candidate.call())
     torch_name, torch_call = one_torch_op(inputs)
+    return compare(workload, ours(workload.op, inputs), f"one {torch_name}", torch_call, CALLS, rounds, threads)
+
+
+def few_rows(workload: Workload, rounds: int, threads: int) -> Figure:
+    """Measure a blend of few rows into an existing tensor, with `torch.lerp(out=)` as the peer; return the figure."""
+    inputs, name = workload.make(), "torch.lerp(out=)"
+    candidate, torch_call = ours(workload.op, inputs, "cpu.out"), blending(inputs, threads)[name]
+    calls = max(4, CALLS // len(workload.op.fake(*inputs.values())))
+    return compare(workload, candidate, name, torch_call, calls, rounds, threads)
+
+
+def compare(
+    workload: Workload,
+    candidate: Candidate,
+    torch_name: str,
+    torch_call: Callable[[], Any],
+    calls: int,
+    rounds: int,
+    threads: int,
+) -> Figure:
+    """Verify the candidate, measure it and a call of torch in turn, print the figure and return it."""
+    candidate.verify(candidate.call())
     seconds, torch_seconds = [], []
     for _ in range(rounds):
-        seconds.append(seconds_per_call(candidate.call, CALLS))
-        torch_seconds.append(seconds_per_call(torch_call, CALLS))
+        seconds.append(seconds_per_call(candidate.call, calls))
+        torch_seconds.append(seconds_per_call(torch_call, calls))
     extra = 1e6 * (min(seconds) - min(torch_seconds))
-    figure = comparison(
-        workload.op.name, workload.name, None, threads, seconds, f"one {torch_name}", torch_seconds
-    )  # fmt: skip
+    figure = comparison(workload.op.name, workload.name, None, threads, seconds, torch_name, torch_seconds)
     print(f"{record.line(figure)}, difference of the minima {extra:+.0f} us")
     return figure
 
@@ -94,6 +114,7 @@ def main() -> None:
     if arguments.child:
         return child(arguments.rounds)
     figures = [small(workload, arguments.rounds, arguments.threads) for workload in SMALL_CALLS]
+    figures += [few_rows(workload, arguments.rounds, arguments.threads) for workload in FEW_ROWS]
     figures.append(instruction_sets(arguments.threads))
     if arguments.record:
         for figure in figures:

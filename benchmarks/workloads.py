@@ -158,5 +158,13 @@ def _small() -> Iterator[Workload]:
     yield Workload(BLEND, "1x9088", None, partial(edited, False, torch.float32, (1, 1)))
 
 
+def _few_rows() -> Iterator[Workload]:
+    for side in (1, 4, 8, 16):
+        for name, gathered in (("gathered", True), ("pairs", False)):
+            make = partial(edited, gathered, torch.float32, (side, side))
+            yield Workload(BLEND, f"{side * side}x{STYLES} {name}", None, make)
+
+
 WORKLOADS = tuple(_workloads())
 SMALL_CALLS = tuple(_small())
+FEW_ROWS = tuple(_few_rows())

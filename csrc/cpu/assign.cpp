@@ -14,7 +14,7 @@ std::tuple<Tensor, Tensor> assign(const Tensor& activations, const Tensor& centr
   return dispatch_computing(activations, [&](auto type) {
     using T = typename decltype(type)::type;
     const Source a = source(activations);
-    const Prepared<T> prepared(a, parse_features(features), contiguous(centroids));
+    const Prepared<T> prepared(a, parse_features(features), make_contiguous(centroids));
     const Tensor labels = empty<int32_t>({a.n, a.h, a.w}, activations);
     const Tensor similarity = empty<T>({a.n, a.h, a.w}, activations);
     const AssignTask<T> task{prepared.points(), mutable_data<int32_t>(labels), mutable_data<T>(similarity)};

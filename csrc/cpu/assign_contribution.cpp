@@ -35,7 +35,7 @@ std::tuple<Tensor, Tensor> assign_contribution(const Tensor& activations, const 
   return dispatch_computing(activations, [&](auto type) {
     using T = typename decltype(type)::type;
     const Source a = source(activations);
-    const Prepared<T> prepared(a, parse_features(features), contiguous(centroids));
+    const Prepared<T> prepared(a, parse_features(features), make_contiguous(centroids));
     const Tensor labels = empty<int32_t>({a.n, a.h, a.w}, activations);
     ContributionOutput<T> output(activations, centroids.size(0), per_image);
     const MomentsTask<T> task{prepared.points(), mutable_data<int32_t>(labels), standardize, 0, {}};

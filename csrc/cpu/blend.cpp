@@ -13,14 +13,15 @@ namespace stylefast {
 namespace {
 
 // Chooses between plain stores and stores that bypass the caches for results of one kind. Which are faster depends on
-// the processor and on the caches that other programs leave free. Therefore the first results are written in either way
-// in turn and timed, and later results are written in the faster way. The bits are the same.
+// the processor and on the caches that other programs leave free. Therefore the first results are timed: some are
+// written with plain stores, then some past the caches, and later results are written in the faster way. They do not
+// alternate, because stores past the caches evict what the next plain stores could find there. The bits are the same.
 class Stores {
  public:
   template <typename F>
   void write(int64_t bytes, const F& f) {
     if (trials_.load() >= kTrials) return f(best_[true].load() < best_[false].load());
-    const bool past_caches = trials_.fetch_add(1) % 2 == 0;
+    const bool past_caches = trials_.fetch_add(1) >= kTrials / 2;
     const auto begin = std::chrono::steady_clock::now();
     f(past_caches);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
@@ -56,7 +57,7 @@ void check_edits(const int64_t* edits, int64_t count, const int64_t (&rows)[3]) 
   }
 }
 
-Tensor unit_columns(const Tensor& rows) { return rows.stride(1) == 1 ? rows : contiguous(rows); }
+Tensor unit_columns(const Tensor& rows) { return rows.stride(1) == 1 ? rows : make_contiguous(rows); }
 
 template <typename T>
 Rows<T> rows_view(const Tensor& rows) {
@@ -80,8 +81,9 @@ void blend_out(const Tensor& target, const Tensor& reference, const Tensor& quer
     using S = typename decltype(type)::type;
     using T = typename Compute<S>::type;
     const Tensor t = unit_columns(target), r = unit_columns(reference), q = unit_columns(query);
-    const std::optional<Tensor> edit_rows = edits.has_value() ? std::optional(contiguous(*edits)) : std::nullopt;
-    const std::optional<Tensor> strengths = strength.has_value() ? std::optional(contiguous(*strength)) : std::nullopt;
+    const std::optional<Tensor> edit_rows = edits.has_value() ? std::optional(make_contiguous(*edits)) : std::nullopt;
+    const std::optional<Tensor> strengths =
+        strength.has_value() ? std::optional(make_contiguous(*strength)) : std::nullopt;
     BlendTask<S> task{};
     task.target = rows_view<S>(t), task.reference = rows_view<S>(r), task.query = rows_view<T>(q);
     task.edits = edit_rows.has_value() ? data<int64_t>(*edit_rows) : nullptr;
@@ -91,8 +93,8 @@ void blend_out(const Tensor& target, const Tensor& reference, const Tensor& quer
       check_edits(task.edits, task.edits_count, {task.target.count, task.reference.count, task.query.count});
     }
     const auto kernel = STYLEFAST_PICK(blend_kernel<S>);
-    const int64_t parts = parts_for(task.edits_count * task.width / 4096 + 1, 3 * task.edits_count * task.width);
-    const int64_t bytes = task.edits_count * task.width * static_cast<int64_t>(sizeof(S));
+    const int64_t size = task.edits_count * task.width, bytes = size * static_cast<int64_t>(sizeof(S));
+    const int64_t parts = parts_for(size / 4096 + 1, 8 * size);  // most of the time is memory traffic
     choose_stores(task.edits != nullptr, bytes, [&](bool past_caches) {
       task.past_caches = past_caches;
       parallel(parts, [&](int64_t part) { kernel(task, part, parts); });

@@ -40,7 +40,7 @@ Tensor contribution(const Tensor& activations, const Tensor& labels, int64_t clu
     using S = typename decltype(type)::type;
     using T = typename Compute<S>::type;
     const auto a = activations_view<S>(activations);
-    const Tensor rows = contiguous(labels);
+    const Tensor rows = make_contiguous(labels);
     ContributionOutput<T> output(activations, clusters, per_image);
     const bool same_size = labels.size(1) == a.h && labels.size(2) == a.w;
     const int64_t parts = parts_for(a.n * ((a.c + 15) / 16), (same_size ? 8 : 16) * a.n * a.c * a.plane());

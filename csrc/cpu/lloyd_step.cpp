@@ -18,7 +18,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lloyd_step(const Tensor& activations,
     const int64_t restarts = centroids.size(0), clusters = centroids.size(1), width = padded<T>(a.c);
     const int64_t parts =
         parts_for((a.positions() + 31) / 32, 2 * (restarts * (clusters + 1) + 1) * a.c * a.positions());
-    const Prepared<T> prepared(a, parse_features(features), contiguous(centroids));
+    const Prepared<T> prepared(a, parse_features(features), make_contiguous(centroids));
     const Tensor labels = empty<int32_t>({restarts, a.n, a.h, a.w}, activations);
     const Tensor sums = empty<T>({restarts, clusters, a.c}, activations);
     const Tensor counts = empty<int64_t>({restarts, clusters}, activations);

@@ -30,9 +30,13 @@ template <typename T>
 STYLEFAST_INLINE Vec<T> sample_mean(const T* slab, int64_t count) {
   const int64_t step = std::max<int64_t>(1, count / 64), samples = (count + step - 1) / step;
   const Vec<T> first = load(slab);
-  Vec<T> total{};
-  for (int64_t i = 1; i < samples; ++i) total += load(slab + i * step * kLanes<T>) - first;
-  return first + total / static_cast<T>(samples);
+  Vec<T> total[4] = {};  // one sum would wait for every addition
+  int64_t i = 0;
+  for (; i + 4 <= samples; i += 4) {
+    for (int j = 0; j < 4; ++j) total[j] += load(slab + (i + j) * step * kLanes<T>) - first;
+  }
+  for (; i < samples; ++i) total[0] += load(slab + i * step * kLanes<T>) - first;
+  return first + ((total[0] + total[1]) + (total[2] + total[3])) / static_cast<T>(samples);
 }
 
 // Memory that is read next. The sum of a slab prefetches `step` bytes of it per position.

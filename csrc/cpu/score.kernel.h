@@ -30,7 +30,7 @@ void pack_centroids(const T* from, int64_t clusters, int64_t channels, T* to) {
         for (int64_t k = begin; k < begin + width; k += L) {
           Vec<T> block[L] = {};
           for (int64_t i = 0; i < std::min<int64_t>(L, clusters - k); ++i) {
-            std::memcpy(&block[i], from + (k + i) * channels + c, sizeof(T) * std::min<int64_t>(L, channels - c));
+            block[i] = gather(from + (k + i) * channels + c, 1, std::min<int64_t>(L, channels - c));
           }
           transpose<T>(block);
           for (int i = 0; i < L; ++i) store(to + i * width + k - begin, block[i]);

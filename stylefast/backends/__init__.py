@@ -36,6 +36,7 @@ class Backend:
         launcher: Function that returns the implementation of an op from the name of the op and "launch" or
             "launch_out". Only backends in Python have one.
         supports: Function that returns the reason why the backend cannot run on a given device, or None if it can.
+            None means that it can run on all.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Backend:
     reason: Callable[[], str | None]
     automatic: bool = True
     launcher: Callable[[str, str], Callable[..., Any]] | None = None
-    supports: Callable[[torch.device], str | None] = lambda device: None
+    supports: Callable[[torch.device], str | None] | None = None
 
     def refuses(self, device: torch.device) -> str | None:
         """Return None if this backend can run on tensors of `device`, or else the reason, as one sentence."""
@@ -52,7 +53,7 @@ class Backend:
             return reason
         if self.devices is not None and device.type not in self.devices:
             return f"backend '{self.name}' works on {' and '.join(self.devices)} tensors, got tensors on {device}"
-        return self.supports(device)
+        return None if self.supports is None else self.supports(device)
 
 
 # In the order of preference. `cuda` comes after `triton` until records of a GPU show where it is faster.

@@ -7,6 +7,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from ..core.private_torch import has_memory
 
 CPU_LIBRARY = Path(__file__).with_name("libstylefast_cpu.so")
 CUDA_LIBRARY = CPU_LIBRARY.with_name("libstylefast_cuda.so")
@@ -74,3 +77,21 @@ def instruction_set() -> str | None:
         return torch.ops.stylefast.instruction_set()
     except RuntimeError as error:
         raise ValueError(str(error)[str(error).index("STYLEFAST_ISA") :].splitlines()[0]) from None
+
+
+def out_of_range(index: Tensor, *counts: int) -> tuple[list[int], list[int]] | None:
+    """Return the lowest and the highest index per column unless `0 <= index[.., j] < counts[j]` for all j, else None.
+
+    Values that are not in the memory of the CPU are not checked.
+
+    Args:
+        index: Integers of shape [.., n].
+        counts: The n numbers of rows.
+    """
+    if not (index.is_cpu and has_memory(index) and index.numel()):
+        return None
+    if cpu_reason() is None and torch.ops.stylefast.in_range(index, counts):
+        return None
+    low, high = (limits.tolist() for limits in index.reshape(-1, len(counts)).aminmax(dim=0))
+    is_valid = min(low) >= 0 and all(last < count for last, count in zip(high, counts, strict=True))
+    return None if is_valid else (low, high)

@@ -20,6 +20,12 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def in_accumulator(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the tensor in the dtype in which an op computes for input of another dtype."""
+    wanted = accumulator(dtype)
+    return tensor if tensor.dtype == wanted else tensor.to(wanted)
+
+
 def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the same function with autocast disabled on the device of its first tensor argument."""
 

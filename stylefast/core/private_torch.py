@@ -74,7 +74,7 @@ def has_memory(tensor: Tensor) -> bool:
 
 def have_tangents(values: Iterable[Any]) -> bool:
     """Return whether `torch.autograd.forward_ad` has given a tensor a tangent, outside a transform of `torch.func`."""
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0 or transforms_are_active():
+    if forward_ad._current_level < 0 or torch.compiler.is_compiling() or transforms_are_active():
         return False
     return any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in values)
 

@@ -20,5 +20,6 @@ STEPS = (PRUNED_STEP,)  # steps of SphericalKMeans, which have no public name
 
 _library = torch.library.Library("stylefast", "DEF")
 _library.define("instruction_set() -> str")
+_library.define("in_range(Tensor index, int[] counts) -> bool")
 for _op in (*OPS, *STEPS, *LAYERS):
     register(_op, _library)

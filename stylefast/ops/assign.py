@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.checks import check_activations, check_choice, check_tensor
-from ..core.dtypes import DTYPES, accumulator
+from ..core.dtypes import DTYPES, accumulator, in_accumulator
 from .op import BadCall, Cost, Op
 
 FEATURES = ("raw", "standardized", "squared")
@@ -74,7 +74,7 @@ def assign(activations: Tensor, centroids: Tensor, *, features: str = "raw", bac
         (torch.Size([2, 16, 16]), torch.Size([2, 16, 16]))
     """
     check(activations, centroids, features)
-    return Assignment(*ASSIGN(backend, activations, centroids.to(accumulator(activations.dtype)), features))
+    return Assignment(*ASSIGN(backend, activations, in_accumulator(centroids, activations.dtype), features))
 
 
 def check(activations: Tensor, centroids: Tensor, features: str, ranks: tuple[int, ...] = (2,)) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..core.dtypes import DTYPES, accumulator
+from ..core.dtypes import DTYPES, in_accumulator
 from . import assign as assignment
 from . import contribution
 from .op import BadCall, Cost, Op
@@ -72,7 +72,7 @@ def assign_contribution(
         (torch.Size([2, 16, 16]), torch.Size([8, 512]))
     """
     assignment.check(activations, centroids, features)
-    centroids = centroids.to(accumulator(activations.dtype))
+    centroids = in_accumulator(centroids, activations.dtype)
     return LabelsAndContribution(
         *ASSIGN_CONTRIBUTION(backend, activations, centroids, features, bool(standardize), bool(per_image))
     )

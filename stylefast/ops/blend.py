@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..core.checks import check_choice, check_tensor
-from ..core.dtypes import DTYPES, accumulator
+from ..core.dtypes import DTYPES, accumulator, in_accumulator
 from ..core.private_torch import transforms_are_active
 from .blend_gradient import Transformed, backward, setup_context
 from .blend_norms import norm_preserving
 from .blend_out import check_out, check_overlap
-from .blend_rows import as_rows, check_edits, count_edits, gathered, paired
+from .blend_rows import as_rows, check_edits, count_edits, count_rows, gathered, paired
 from .op import BadCall, Cost, Op
 
 MODES = ("linear", "norm_preserving")
@@ -95,9 +95,9 @@ def blend(
     check_choice("mode", mode, MODES)
     rows = check(target, reference, query, edits, strength, out)
     target, reference, query = as_rows(target), as_rows(reference), as_rows(query)
-    if query.dtype != (dtype := accumulator(target.dtype)):
-        query = query.to(dtype)
-    edits = None if edits is None else edits.to(torch.int64)
+    query = in_accumulator(query, target.dtype)
+    if edits is not None and edits.dtype != torch.int64:
+        edits = edits.to(torch.int64)
     if mode == "norm_preserving":
         reference, edits = norm_preserving(target, reference, query, edits)
     if strength is not None:
@@ -130,7 +130,7 @@ def check(
     for name, tensor in (("reference", reference), ("query", query)):
         if tensor.shape[-1] != width:
             raise ValueError(f"{name} must have S = {width} channels to match target, got {tuple(tensor.shape)}")
-    counts = as_rows(target).shape[0], as_rows(reference).shape[0], as_rows(query).shape[0]
+    counts = count_rows(target), count_rows(reference), count_rows(query)
     rows = paired(counts) if edits is None else check_edits(edits, counts, target)
     if isinstance(strength, Tensor) and strength.dim() > 0 and tuple(strength.shape) != (rows,):
         raise ValueError(f"strength must be a number or have shape [E] with E = {rows}, got {tuple(strength.shape)}")

@@ -59,7 +59,7 @@ def check_overlap(
     has_addresses = has_memory(out)
     begin = _begin(out, has_addresses)
     for name, x in zip(NAMES, (target, reference, query, edits, strength), strict=True):
-        if x is None or not isinstance(x, Tensor) or not (has_addresses or is_alias_of(out, x)):
+        if not isinstance(x, Tensor) or not (has_addresses or is_alias_of(out, x)):
             continue
         first = _begin(x, has_addresses)
         if first == begin and edits is None and name in NAMES[:3] and _same_layout(out, as_rows(x)):

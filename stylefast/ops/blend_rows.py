@@ -6,13 +6,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..backends.native import out_of_range
 from ..core.dtypes import accumulator
-from ..core.private_torch import has_memory
 
 
 def as_rows(tensor: Tensor) -> Tensor:
     """Return [S] as [1, S]."""
     return tensor if tensor.dim() == 2 else tensor.unsqueeze(0)
+
+
+def count_rows(tensor: Tensor) -> int:
+    """Return T of [T, S], and 1 of [S]."""
+    return tensor.shape[0] if tensor.dim() == 2 else 1
 
 
 def paired(counts: tuple[int, int, int]) -> int:
@@ -34,13 +39,11 @@ def check_edits(edits: Tensor, counts: tuple[int, int, int], target: Tensor) -> 
         raise ValueError(f"edits must have shape [E, 3], got {tuple(edits.shape)}")
     if edits.device != target.device:
         raise ValueError(f"edits must be on {target.device} like target, got {edits.device}")
-    if len(edits) and edits.device.type == "cpu" and has_memory(edits):
-        low, high = (limit.tolist() for limit in edits.aminmax(dim=0))
-        if min(low) < 0 or any(index >= count for index, count in zip(high, counts, strict=True)):
-            raise ValueError(
-                f"edits must index {counts[0]} targets, {counts[1]} references and {counts[2]} queries, "
-                f"got rows from {low} to {high}"
-            )
+    if (limits := out_of_range(edits, *counts)) is not None:
+        raise ValueError(
+            f"edits must index {counts[0]} targets, {counts[1]} references and {counts[2]} queries, "
+            f"got rows from {limits[0]} to {limits[1]}"
+        )
     return edits.shape[0]
 
 

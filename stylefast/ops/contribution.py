@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..backends.native import out_of_range
 from ..core.checks import check_activations, check_choice
 from ..core.dtypes import DTYPES, accumulator
-from ..core.private_torch import has_memory
 from . import assign as assignment
 from .op import BadCall, Cost, Op
 
@@ -80,9 +80,8 @@ def contribution(
         torch.Size([8, 64])
     """
     check(activations, labels, n_clusters, resize)
-    return CONTRIBUTION(
-        backend, activations, labels.to(torch.int32), int(n_clusters), bool(standardize), resize, bool(per_image)
-    )
+    labels = labels if labels.dtype == torch.int32 else labels.to(torch.int32)
+    return CONTRIBUTION(backend, activations, labels, int(n_clusters), bool(standardize), resize, bool(per_image))
 
 
 def check(activations: Tensor, labels: Tensor, n_clusters: int, resize: str) -> None:
@@ -99,10 +98,9 @@ def check(activations: Tensor, labels: Tensor, n_clusters: int, resize: str) -> 
     if n_clusters < 1:
         raise ValueError(f"n_clusters must be >= 1, got {n_clusters}")
     check_choice("resize", resize, RESIZES)
-    if labels.numel() and labels.device.type == "cpu" and has_memory(labels):
-        low, high = (int(x) for x in labels.aminmax())
-        if low < 0 or high >= n_clusters:
-            raise ValueError(f"labels must lie in [0, {n_clusters}), got values from {low} to {high}")
+    if (limits := out_of_range(labels, n_clusters)) is not None:
+        (low,), (high,) = limits
+        raise ValueError(f"labels must lie in [0, {n_clusters}), got values from {low} to {high}")
 
 
 def reference(

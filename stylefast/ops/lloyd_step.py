@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.dtypes import accumulator
+from ..core.dtypes import accumulator, in_accumulator
 from . import assign as assignment
 from .op import BadCall, Cost, Op
 
@@ -76,9 +76,11 @@ def lloyd_step(
         (torch.Size([8, 512]), 512)
     """
     assignment.check(activations, centroids, features, ranks=(2, 3))
-    stacked = centroids.to(accumulator(activations.dtype)).reshape(-1, *centroids.shape[-2:])  # [B, K, C]
-    step = LloydStep(*LLOYD_STEP(backend, activations, stacked, features))
-    return step if centroids.dim() == 3 else LloydStep(*(x.squeeze(0) for x in step))
+    centroids = in_accumulator(centroids, activations.dtype)
+    if centroids.dim() == 3:
+        return LloydStep(*LLOYD_STEP(backend, activations, centroids, features))
+    labels, sums, counts, objective = LLOYD_STEP(backend, activations, centroids.unsqueeze(0), features)
+    return LloydStep(labels.squeeze(0), sums.squeeze(0), counts.squeeze(0), objective.squeeze(0))
 
 
 def from_labels(labels: Tensor, activations: Tensor, centroids: Tensor, features: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -85,21 +85,25 @@ class Op:
     def __call__(self, backend: str | None, first: Tensor, *args: Any) -> Any:
         """Call the op on `backend`, or on the backend selected for the device of the first tensor."""
         cell = self.cells[select(backend, first.device, self.backends)]
-        _refuse_tangents(self.name, (first, *args))
-        if torch.compiler.is_compiling() or needs_autograd(first, *args):
+        if torch.compiler.is_compiling():
+            return cell(first, *args)
+        _refuse_tangents(self.name, first, *args)
+        if needs_autograd(first, *args):
             return cell(first, *args)
         with below_autograd():  # autograd of a custom op runs Python code, which takes half of the time of a small call
             return cell(first, *args)
 
     def write(self, backend: str | None, first: Tensor, *args: Any, out: Tensor) -> None:
         """Call the op as `__call__` does and write the result into `out`."""
-        _refuse_tangents(self.name, (first, *args, out))
-        self.cells[select(backend, first.device, self.backends) + ".out"](first, *args, out=out)
-        if not torch.compiler.is_compiling():  # AOTAutograd does so in compiled code
-            torch.autograd.graph.increment_version(out)
+        cell = self.cells[select(backend, first.device, self.backends) + ".out"]
+        if torch.compiler.is_compiling():  # AOTAutograd increments the version in compiled code
+            return cell(first, *args, out=out)
+        _refuse_tangents(self.name, first, *args, out)
+        cell(first, *args, out=out)
+        torch.autograd.graph.increment_version(out)
 
 
-def _refuse_tangents(name: str, values: tuple[Any, ...]) -> None:
+def _refuse_tangents(name: str, *values: Any) -> None:
     """Raise NotImplementedError if a tensor has a tangent, which the op would drop."""
     if have_tangents(values):
         raise NotImplementedError(f"stylefast.{name} does not support torch.autograd.forward_ad; see torch.func.jvp")
@@ -109,7 +113,7 @@ def needs_autograd(*values: Any) -> bool:
     """Return whether autograd has to record a call with these arguments."""
     if torch.is_grad_enabled():
         for x in values:
-            if x is not None and isinstance(x, Tensor) and x.requires_grad:
+            if isinstance(x, Tensor) and x.requires_grad:
                 return True
     return False
 

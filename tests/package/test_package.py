@@ -101,7 +101,8 @@ def test_public_functions_run_the_op_of_the_backend():
             if reason is None:
                 with Trace() as trace:
                     op.public(**inputs, backend=name)
-                assert trace.names == [f"stylefast::{op.name}_{name}"]
+                checks = {"stylefast::in_range"}
+                assert [x for x in trace.names if x not in checks] == [f"stylefast::{op.name}_{name}"]
 
 
 def test_a_backend_without_a_kernel_is_skipped_or_refused():
