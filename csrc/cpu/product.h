@@ -10,13 +10,15 @@ namespace STYLEFAST_ISA {
 inline constexpr int kPositions = STYLEFAST_BYTES == 64 ? 12 : 6;
 inline constexpr int kVectors = 2;
 
-// Adds the products of kPositions rows of inputs and kWidth vectors of output channels.
+// Adds the products of kPositions rows of inputs and kWidth vectors of output channels, and prefetches a cache line
+// per slab of inputs.
 //
 // x: slabs of kLanes channels, `x_step` elements apart, in which a position has kLanes consecutive channels.
 // weights: one row of output channels per input channel, `weights_step` elements apart.
+// ahead: weights of a later call, from which the cache lines are prefetched.
 template <typename T, int kWidth>
-STYLEFAST_INLINE void add_products(const T* x, int64_t x_step, const T* weights, int64_t weights_step, int64_t channels,
-                                   Vec<T> (&sum)[kPositions][kWidth]) {
+STYLEFAST_INLINE void add_products(const T* x, int64_t x_step, const T* weights, int64_t weights_step, const T* ahead,
+                                   int64_t channels, Vec<T> (&sum)[kPositions][kWidth]) {
   constexpr int L = kLanes<T>;
   const auto add_channel = [&](int64_t i) __attribute__((always_inline)) {
     Vec<T> y[kWidth];
@@ -27,7 +29,8 @@ STYLEFAST_INLINE void add_products(const T* x, int64_t x_step, const T* weights,
       for (int j = 0; j < kWidth; ++j) sum[r][j] += x[r * L + i] * y[j];
     }
   };
-  for (; channels >= L; channels -= L, x += x_step) {
+  for (; channels >= L; channels -= L, x += x_step, ahead += kVectorBytes / sizeof(T)) {
+    __builtin_prefetch(ahead);
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) add_channel(i);
   }

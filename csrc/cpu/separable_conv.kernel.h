@@ -4,14 +4,10 @@
 // The depthwise result of a tile stays in the second-level cache, in slabs of kLanes channels. product_block()
 // multiplies kPositions of its positions by one or two vectors of output channels in registers, and completes the layer
 // before it stores them.
-#include "simd.h"
+#include "product.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
-
-// kPositions x kVectors sums, kVectors vectors of weights and one input fill the registers.
-inline constexpr int kPositions = STYLEFAST_BYTES == 64 ? 12 : 6;
-inline constexpr int kVectors = 2;
 
 inline constexpr int kGroup = 4;      // neighbouring positions that share the loads of the depthwise convolution
 inline constexpr int64_t kTile = 96;  // positions per tile
@@ -77,19 +73,9 @@ void product_block(const SeparableConvTask<T>& task, const T* tile, int64_t firs
                    int64_t column, T* out) {
   constexpr int L = kLanes<T>;
   const int64_t padded_c = round_up(task.c, L);
-  const T *x = tile + p * L, *weights = task.pointwise + column * padded_c;
+  const T* weights = task.pointwise + column * padded_c;
   Vec<T> sum[kPositions][kWidth] = {};
-  for (int64_t c = 0; c < padded_c; c += L, x += kSlab * L) {
-#pragma GCC unroll 16
-    for (int i = 0; i < L; ++i, weights += kWidth * L) {
-      Vec<T> y[kWidth];
-      for (int j = 0; j < kWidth; ++j) y[j] = load(weights + j * L);
-#pragma GCC unroll 16
-      for (int r = 0; r < kPositions; ++r) {
-        for (int j = 0; j < kWidth; ++j) sum[r][j] += x[r * L + i] * y[j];
-      }
-    }
-  }
+  add_products<T, kWidth>(tile + p * L, kSlab * L, weights, kWidth * L, weights + kWidth * L * padded_c, padded_c, sum);
   T spare[kPositions * kWidth * L];  // for a block that exceeds the tile or the channels
   const bool whole = p + kPositions <= count && column + kWidth * L <= task.d;
   T* to = whole ? out + p * task.d + column : spare;

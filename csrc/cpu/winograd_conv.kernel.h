@@ -13,32 +13,31 @@ inline constexpr int64_t kGroups = 72 / kPositions;  // groups of kPositions til
 
 // The nodes of the interpolation are 0, kInner, -kInner, kOuter, -kOuter and infinity.
 inline constexpr double kInner = 0.75, kOuter = 1.5;
-inline constexpr double kInner2 = kInner * kInner, kOuter2 = kOuter * kOuter;
 
 // Evaluates six inputs at the nodes.
 template <typename T>
 STYLEFAST_INLINE void to_nodes(Vec<T> (&x)[6]) {
-  constexpr T product = kInner2 * kOuter2, sum = kInner2 + kOuter2, inner = kInner, outer = kOuter;
-  const Vec<T> inner_even = x[4] - x[2] * T(kOuter2), inner_odd = (x[3] - x[1] * T(kOuter2)) * inner;
-  const Vec<T> outer_even = x[4] - x[2] * T(kInner2), outer_odd = (x[3] - x[1] * T(kInner2)) * outer;
-  x[0] = x[0] * product - x[2] * sum + x[4];
-  x[5] = x[1] * product - x[3] * sum + x[5];
-  x[1] = inner_even + inner_odd;
-  x[2] = inner_even - inner_odd;
-  x[3] = outer_even + outer_odd;
-  x[4] = outer_even - outer_odd;
+  constexpr T inner2 = kInner * kInner, outer2 = kOuter * kOuter;
+  const Vec<T> inner_even = x[4] - x[2] * outer2, inner_odd = x[3] - x[1] * outer2;
+  const Vec<T> outer_even = x[4] - x[2] * inner2, outer_odd = x[3] - x[1] * inner2;
+  x[0] = x[0] * (inner2 * outer2) - x[2] * (inner2 + outer2) + x[4];
+  x[5] = x[1] * (inner2 * outer2) - x[3] * (inner2 + outer2) + x[5];
+  x[1] = inner_even + inner_odd * T(kInner);
+  x[2] = inner_even - inner_odd * T(kInner);
+  x[3] = outer_even + outer_odd * T(kOuter);
+  x[4] = outer_even - outer_odd * T(kOuter);
 }
 
 // Computes four outputs from products at the nodes.
 template <typename T>
 STYLEFAST_INLINE void from_nodes(const Vec<T> (&m)[6], Vec<T> (&y)[4]) {
   constexpr T inner = kInner, outer = kOuter;
-  const Vec<T> inner_even = m[1] + m[2], inner_odd = (m[1] - m[2]) * inner;
-  const Vec<T> outer_even = m[3] + m[4], outer_odd = (m[3] - m[4]) * outer;
+  const Vec<T> inner_even = m[1] + m[2], inner_odd = m[1] - m[2];
+  const Vec<T> outer_even = m[3] + m[4], outer_odd = m[3] - m[4];
   y[0] = m[0] + inner_even + outer_even;
-  y[1] = inner_odd + outer_odd;
-  y[2] = inner_even * T(kInner2) + outer_even * T(kOuter2);
-  y[3] = inner_odd * T(kInner2) + outer_odd * T(kOuter2) + m[5];
+  y[1] = inner_odd * inner + outer_odd * outer;
+  y[2] = inner_even * (inner * inner) + outer_even * (outer * outer);
+  y[3] = inner_odd * (inner * inner * inner) + outer_odd * (outer * outer * outer) + m[5];
 }
 
 // Transformed inputs of a run: [36, groups, slabs of kLanes channels, kPositions, kLanes]. The 36 matrices lie one
@@ -63,11 +62,11 @@ void input_tile(const WinogradConvTask<T>& task, int64_t image, int64_t tile, co
   const T *plane = task.x + image * task.h * task.w * task.c, *style = task.style + image * task.c;
   const T* from[6][6];
   for (int i = 0; i < 6; ++i) {
-    for (int j = 0; j < 6; ++j) {
-      const int64_t y = top + i, x = left + j;
-      const bool inside = y >= 0 && y < task.h && x >= 0 && x < task.w;
-      from[i][j] = inside ? plane + (y * task.w + x) * task.c : zeros;
-    }
+    const bool inside = top + i >= 0 && top + i < task.h;
+    const int64_t begin = inside ? -left : 6, end = inside ? task.w - left : 6;
+    const T* row = plane + ((top + i) * task.w + left) * task.c;
+#pragma GCC unroll 6
+    for (int j = 0; j < 6; ++j, row += task.c) from[i][j] = j >= begin && j < end ? row : zeros;
   }
   for (int64_t c = 0; c < task.c; c += L, to += kPositions * L) {
     const int64_t width = kWhole ? L : std::min<int64_t>(L, task.c - c);
@@ -88,27 +87,29 @@ void input_tile(const WinogradConvTask<T>& task, int64_t image, int64_t tile, co
   }
 }
 
-// Computes the 36 matrix products of a run with one block of weights [36, C, kColumns], of which `width` columns count.
+// Multiplies kPositions transformed tiles by kWidth vectors of columns of one of the 36 matrices of weights.
 template <typename T, int kWidth>
-void multiply(const T* x, const T* weights, int64_t c, T* out) {
+void multiply(const T* inputs, const T* weights, const T* ahead, int64_t c, T* products) {
   constexpr int L = kLanes<T>;
   Vec<T> sum[kPositions][kWidth] = {};
-  add_products<T, kWidth>(x, kPositions * L, weights, kColumns, c, sum);
+  add_products<T, kWidth>(inputs, kPositions * L, weights, kColumns, ahead, c, sum);
 #pragma GCC unroll 16
   for (int r = 0; r < kPositions; ++r) {
-    for (int j = 0; j < kWidth; ++j) store(out + r * kColumns + j * L, sum[r][j]);
+    for (int j = 0; j < kWidth; ++j) store(products + r * kColumns + j * L, sum[r][j]);
   }
 }
 
+// Computes the products of a run and one block of weights [36, C, kColumns], of which `width` columns are used.
 template <typename T>
 void multiply_run(const T* inputs, const T* weights, int64_t c, int64_t groups, int64_t width, T* products) {
   constexpr int L = kLanes<T>;
   const int64_t group_size = kPositions * round_up(c, L);
   for (int64_t k = 0; k < 36; ++k) {
+    const T* ahead = weights + c * kColumns;
     for (int64_t j = 0; j < width; j += kVectors * L) {
       const auto call = width - j > L ? multiply<T, kVectors> : multiply<T, 1>;
-      for (int64_t g = 0; g < groups; ++g) {
-        call(inputs + g * group_size, weights + j, c, products + g * kPositions * kColumns + j);
+      for (int64_t g = 0; g < groups; ++g, ahead += c / L * kVectorBytes / sizeof(T)) {
+        call(inputs + g * group_size, weights + j, ahead, c, products + g * kPositions * kColumns + j);
       }
     }
     inputs += input_stride<T>(groups, c);
@@ -124,10 +125,12 @@ void output_tile(const WinogradConvTask<T>& task, int64_t image, int64_t tile, i
   constexpr int L = kLanes<T>;
   const int64_t tiles_x = (task.w + 3) / 4, top = tile / tiles_x * 4, left = tile % tiles_x * 4;
   const int64_t height = std::min<int64_t>(4, task.h - top), breadth = std::min<int64_t>(4, task.w - left);
-  const int64_t first = (task.p * top + phase / task.p) * task.p * task.w + task.p * left + phase % task.p;
+  const int64_t row = task.p * task.p * task.w;  // positions from one row of this phase to the next
+  const int64_t first = top * row + phase / task.p * task.p * task.w + task.p * left + phase % task.p;
   const T* noise = task.noise + first;
   T* out = task.out + (image * task.p * task.h * task.p * task.w + first) * task.d;
   const int64_t end = std::min(task.d, channel + kColumns);
+  const bool clips = task.clamp <= std::numeric_limits<T>::max();
   for (int64_t d = channel; d < end; d += L, products += L) {
     const int64_t width = std::min<int64_t>(L, end - d);
     const Vec<T> scale = gather(task.scale + image * task.d + d, 1, width), bias = gather(task.bias + d, 1, width);
@@ -139,15 +142,22 @@ void output_tile(const WinogradConvTask<T>& task, int64_t image, int64_t tile, i
       from_nodes<T>(column, y);
       for (int i = 0; i < 4; ++i) rows[i][j] = y[i];
     }
-    for (int64_t i = 0; i < height; ++i) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      if (i == height) break;
       Vec<T> y[4];
       from_nodes<T>(rows[i], y);
-      for (int64_t j = 0; j < breadth; ++j) {
-        const int64_t position = (i * task.p * task.w + j) * task.p;
-        const Vec<T> value = y[j] * scale + bias + noise[position], low = value * task.slope;
-        const Vec<T> active = (value > 0 ? value : low) * task.gain;
-        const Vec<T> below = active > task.clamp ? splat<T>(task.clamp) : active;
-        store_some(out + position * task.d + d, below < -task.clamp ? splat<T>(-task.clamp) : below, width);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        if (j == breadth) break;
+        const int64_t position = i * row + j * task.p;
+        const Vec<T> value = y[j] * scale + bias + noise[position];
+        Vec<T> active = value * (value > 0 ? splat<T>(task.gain) : splat<T>(task.gain * task.slope));
+        if (clips) {
+          active = active > task.clamp ? splat<T>(task.clamp) : active;
+          active = active < -task.clamp ? splat<T>(-task.clamp) : active;
+        }
+        store_some(out + position * task.d + d, active, width);
       }
     }
   }
@@ -164,7 +174,6 @@ void winograd_conv_kernel(const WinogradConvTask<T>& task, int64_t part, int64_t
   const Buffer<T> zeros(padded_c), inputs(36 * input_stride<T>(longest, task.c));
   const Buffer<T> products(36 * product_stride<T>(longest));
   std::fill(zeros + 0, zeros + padded_c, T(0));
-  std::fill(inputs + 0, inputs + 36 * input_stride<T>(longest, task.c), T(0));
   const auto transform = task.c == padded_c ? input_tile<T, true> : input_tile<T, false>;
   int64_t transformed = -1;
   const int64_t end = part_begin(task.n * runs * columns, part + 1, parts);
@@ -175,8 +184,8 @@ void winograd_conv_kernel(const WinogradConvTask<T>& task, int64_t part, int64_t
     const int64_t x_stride = input_stride<T>(count, task.c), y_stride = product_stride<T>(count);
     if (transformed != i / columns) {
       transformed = i / columns;
-      for (int64_t t = 0; t < used; ++t) {
-        transform(task, image, begin + t, zeros, x_stride,
+      for (int64_t t = 0; t < count * kPositions; ++t) {  // the last group may repeat the last tile
+        transform(task, image, std::min(begin + t, tiles - 1), zeros, x_stride,
                   inputs + t / kPositions * kPositions * padded_c + t % kPositions * L);
       }
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modulated 3x3 convolution by Winograd's algorithm, with demodulation, noise, bias and activation: StyleGAN2's layer."""
+"""Modulated 3x3 convolution by Winograd's algorithm, with noise, bias and activation: the layer of StyleGAN2."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def winograd_conv(
         raise ValueError(f"x [N, H, W, C] must have H, W, C and D >= 1, got {tuple(x.shape)}")
     check_shape("style", style, N=n, C=c)
     check_shape("bias", bias, D=None)
-    d = len(bias)
+    d = bias.shape[0]
     if weight.dim() != 5 or weight.shape[0] not in (1, 4) or weight.shape[1:] != _weight_shape(c, d):
         expected = f"[P, B, 36, C, 32] with P = 1 or 4, B = {-(-d // COLUMNS)}, C = {c}"
         raise ValueError(f"weight must have shape {expected}, got {tuple(weight.shape)}")
@@ -97,7 +97,10 @@ def winograd_weight(w: Tensor, phases: int = 1) -> Tensor:
         phases: P, 1 or 4.
 
     Returns:
-        Transformed weights of shape [P, B, 36, C, 32] with B = D / 32, rounded up. They take 36/9 times the memory of w.
+        Transformed weights of shape [P, B, 36, C, 32] with B = D / 32, rounded up. They take 4 times the memory of w.
+
+    Raises:
+        ValueError: If the shape of w or `phases` is invalid.
     """
     if w.dim() != 4 or w.shape[2:] != (3, 3) or phases not in (1, 4) or w.shape[0] % phases:
         raise ValueError(f"w must have shape [P D, C, 3, 3] with P = {phases}, got {tuple(w.shape)}")
@@ -116,9 +119,10 @@ def _weight_shape(c: int, d: int) -> tuple[int, ...]:
 def _matrices() -> tuple[Tensor, Tensor, Tensor]:
     """Return B^T [6, 6], A^T [4, 6] and G [6, 3] in float64: `conv(x, w) = A^T ((G w) (B^T x))` in one dimension.
 
-    With nodes t, G evaluates w at t, divided by the product of the differences to the other nodes, and A^T multiplies by
-    powers of t. Row t of B^T has the coefficients of the polynomial with the other nodes as zeros. Source: S. Winograd,
-    "Arithmetic Complexity of Computations", 1980.
+    With nodes t, G evaluates w at t, divided by the product of the differences to the other nodes, and A^T multiplies
+    by powers of t. Row t of B^T has the coefficients of the polynomial with the other nodes as zeros. The nodes 3/4 and
+    3/2 cause half of the rounding errors of the usual nodes 1 and 2. Source: S. Winograd, "Arithmetic Complexity of
+    Computations", 1980.
     """
     nodes = torch.tensor(NODES, dtype=torch.float64, device="cpu")
     powers = nodes[:, None] ** torch.arange(4, dtype=torch.float64, device="cpu")
@@ -153,7 +157,7 @@ def reference(
     gain: float,
     clamp: float,
 ) -> Tensor:
-    (n, height, width, c), d, p = x.shape, len(bias), math.isqrt(weight.shape[0])
+    (n, height, width, c), d, p = x.shape, bias.shape[0], math.isqrt(weight.shape[0])
     bt, at, _ = (matrix.to(x) for matrix in _matrices())
     scaled = F.pad(x * style[:, None, None], (0, 0, 1, -width % 4 + 1, 1, -height % 4 + 1))
     tiles = scaled.unfold(1, 6, 4).unfold(2, 6, 4)  # [N, rows, columns, C, 6, 6]
@@ -167,7 +171,7 @@ def reference(
 
 
 def fake(x: Tensor, style: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, noise: Tensor, *_: Any) -> Tensor:
-    return x.new_empty((len(x), *noise.shape, len(bias)))
+    return x.new_empty((x.shape[0], *noise.shape, bias.shape[0]))
 
 
 def cost(x: Tensor, style: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, noise: Tensor, *_: Any) -> Cost:
