@@ -43,7 +43,7 @@ def winograd_conv(
     to an output of twice the size: an up-sampling convolution.
 
     The convolution is computed in tiles of 4 x 4 positions with 36 products each (Winograd's F(4x4, 3x3)) instead of
-    144. In float32, rounding errors are about 3 times those of a direct convolution. An infinite input or NaN makes all
+    144. In float32, rounding errors are about twice those of a direct convolution. An infinite input or NaN makes all
     outputs of its tiles NaN or infinite.
 
     Args:
