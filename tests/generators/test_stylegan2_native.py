@@ -158,9 +158,9 @@ def test_threads_make_the_same_images():
 
 
 def test_an_empty_batch_gives_no_images():
-    generator = stylegan2(ours(Original("nvlabs")))
-    styles, w = edited(generator)
-    assert generator.network.native_synthesis()(styles[:0], w[:0]).shape == (0, 3, 16, 16)
+    network = ours(Original("nvlabs"))
+    styles, w = edited(stylegan2(network))
+    assert network.native_synthesis()(styles[:0], w[:0]).shape == (0, 3, 16, 16)
 
 
 def test_networks_that_it_cannot_run_are_refused():
