@@ -83,10 +83,11 @@ class SynthesisOptions(NetworkOptions):
     """The generator, the device that it runs on, and the engine that makes its images.
 
     Args:
-        engine: Engine that makes the images: eager runs the network exactly as it is; native runs random-face with
-            fused kernels; compile runs the network under torch.compile; openvino runs a graph of it on a CPU and needs
-            the package openvino; auto takes the fastest. An engine is refused if two test images differ from those of
-            eager by half a step of 8 bits or more. Catalogs are always computed by the network itself.
+        engine: Engine that makes the images: eager runs the network exactly as it is; native runs random-face
+            and converted StyleGAN2 with fused kernels; compile runs the network under torch.compile; openvino runs a
+            graph of it on a CPU and needs the package openvino; auto takes the fastest. An engine is refused if two
+            test images differ from those of eager by half a step of 8 bits or more. Catalogs are always computed by the
+            network itself.
     """
 
     engine: Literal["eager", "native", "compile", "openvino", "auto"] = "eager"

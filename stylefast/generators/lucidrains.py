@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .stylegan2 import check_colours, fill, modulated_conv, shape_of
+from .modulated_conv import modulated_conv
+from .stylegan2 import check_colours, fill, shape_of
 
 
 class Lucidrains(nn.Module):

@@ -8,7 +8,7 @@ that each layer computes exactly its formula. The contribution of a class to the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..core.images import CHANNELS, MODES
 from .generator import Generator
-from .precision import prenormalised
+from .modulated_conv import modulated_conv, upsample
 from .sites import Rule
+from .stylegan2_native import native_synthesis
 
 RULES = (
     Rule(r"synthesis\.(?P<site>b\d+\.conv[01])\.affine", r"synthesis.\g<site>"),
@@ -67,6 +68,10 @@ class StyleGAN2(nn.Module):
             self.mapping: MappingNetwork = MappingNetwork(tensors, self.synthesis.rows)
             self.register_buffer("w_avg", torch.empty_like(tensors["w_avg"]) if "w_avg" in tensors else None)
         fill(self, tensors)
+
+    def native_synthesis(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the synthesis from styles and w by fused ops, as `Generator.use_engine("native")` runs it."""
+        return native_synthesis(self.synthesis)
 
 
 class MappingNetwork(nn.Module):
@@ -213,44 +218,6 @@ class ToRGB(nn.Module):
         scaled = x * self.affine(w)[:, :, None, None].to(x.dtype)
         x = F.conv2d(scaled, self.weight.to(x.dtype), self.bias.to(x.dtype))
         return x if self.clamp is None else x.clamp_(-self.clamp, self.clamp)
-
-
-def modulated_conv(x: Tensor, style: Tensor, weight: Tensor, taps: Tensor | None = None) -> Tensor:
-    """Convolve each image with its own weights, normalised to norm one per output channel.
-
-    The weights are::
-
-        W'[n, o, i, k] = W[o, i, k] s[n, i] / sqrt(sum_ik (W[o, i, k] s[n, i])^2 + 1e-8)
-
-    Scaling the input by s and the output by the inverse norm is equivalent to scaling the weights, and takes one
-    convolution for all images. Factors that cancel keep a float16 input in range.
-
-    Args:
-        x: Input, [N, I, H, W].
-        style: Style s, [N, I].
-        weight: Weights W, [O, I, k, k], with odd k.
-        taps: Filter [f, f] that up-samples the result to twice the size, or None. f is even and at least `k - 1`.
-
-    Returns:
-        Output, [N, O, H, W], or [N, O, 2 H, 2 W] with a filter.
-    """
-    if x.dtype == torch.float16:
-        weight, style = prenormalised(weight, style)
-    scale = (style.square() @ weight.square().sum(dim=(2, 3)).T + 1e-8).rsqrt()  # [N, O]
-    x, weight = x * style[:, :, None, None].to(x.dtype), weight.to(x.dtype)
-    if taps is None:
-        x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-    else:
-        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-        depthwise = (4 * taps).flip(0, 1).to(x.dtype).expand(x.shape[1], 1, *taps.shape)
-        x = F.conv2d(x, depthwise, padding=(len(taps) - weight.shape[-1] + 1) // 2, groups=x.shape[1])
-    return x.mul_(scale[:, :, None, None].to(x.dtype))
-
-
-def upsample(x: Tensor, taps: Tensor) -> Tensor:
-    """Insert zeros between pixels and convolve with 4 times the filter: [N, C, H, W], [f, f] -> [N, C, 2 H, 2 W]."""
-    depthwise = (4 * taps).to(x.dtype).expand(x.shape[1], 1, *taps.shape)
-    return F.conv_transpose2d(x, depthwise, stride=2, padding=len(taps) // 2 - 1, groups=x.shape[1])
 
 
 def _affine(tensors: Mapping[str, Tensor], prefix: str, channels: int) -> nn.Linear:

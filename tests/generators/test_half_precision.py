@@ -16,8 +16,8 @@ from originals import Original
 from stylefast.editing import StyleEditor
 from stylefast.generators import Generator, load
 from stylefast.generators.convert import convert
+from stylefast.generators.modulated_conv import modulated_conv
 from stylefast.generators.precision import prenormalised
-from stylefast.generators.stylegan2 import modulated_conv
 
 HALF = ("b16.conv0", "b16.conv1", "b16.torgb")  # sites of the highest resolution
 

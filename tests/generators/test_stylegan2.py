@@ -7,32 +7,12 @@ import re
 
 import pytest
 import torch
+from converted_originals import CASES, CONVERTERS, ours
 from originals import CHANNELS, Layer, Original, W, modulated, up
 
-from stylefast.generators.stylegan2 import StyleGAN2, modulated_conv, stylegan2, upsample
-from stylefast.generators.weight_maps import from_genforce, from_hammer, from_nvlabs, from_rosinality
-
-CASES = [
-    (family, architecture, clamp)
-    for family, architectures in {
-        "nvlabs": ("skip", "resnet", "orig"),
-        "hammer": ("skip", "resnet", "orig"),
-        "rosinality": ("skip",),
-        "genforce": ("skip", "orig"),
-    }.items()
-    for architecture in architectures
-    for clamp in ((None, 0.7) if family in ("nvlabs", "hammer") else (None,))
-]
-CONVERTERS = {
-    "nvlabs": lambda original: from_nvlabs(original.state, original.options),
-    "hammer": lambda original: from_hammer(original.state),
-    "genforce": lambda original: from_genforce(original.state),
-    "rosinality": lambda original: from_rosinality(original.state, original.mean),
-}
-
-
-def ours(original: Original) -> StyleGAN2:
-    return StyleGAN2(CONVERTERS[original.family](original), clamp=original.clamp)
+from stylefast.generators.modulated_conv import modulated_conv, upsample
+from stylefast.generators.stylegan2 import StyleGAN2, stylegan2
+from stylefast.generators.weight_maps import from_nvlabs
 
 
 def random(*shape: int) -> torch.Tensor:

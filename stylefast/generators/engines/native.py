@@ -13,7 +13,7 @@ from torch import Tensor, nn
 def refusal(network: nn.Module, dtype: torch.dtype) -> str | None:
     """Return the reason why the fused ops cannot run a network, or None."""
     if not hasattr(network, "native_synthesis"):
-        return "its layers have no fused ops, which exist for random-face only"
+        return "its layers have no fused ops, which exist for random-face and converted StyleGAN2 only"
     if dtype != torch.float32:
         return f"it computes in float32, and the network is in {str(dtype).removeprefix('torch.')}"
     return None

@@ -56,10 +56,10 @@ class EngineSwitch:
         "eager".
 
         Args:
-            engine: "eager" runs the network. "native" runs random-face with fused ops. "compile" runs the network under
-                `torch.compile`, as `compile` does. "openvino" runs a graph of it in OpenVINO on the CPU, image by
-                image. "auto" times "eager" and the engines that suit the device ("native" and "openvino" on a CPU,
-                "compile" on a GPU), and takes the fastest.
+            engine: "eager" runs the network. "native" runs random-face, or a converted StyleGAN2 on a CPU, with fused
+                ops. "compile" runs the network under `torch.compile`, as `compile` does. "openvino" runs a graph of it
+                in OpenVINO on the CPU, image by image. "auto" times "eager" and the engines that suit the device
+                ("native" and "openvino" on a CPU, "compile" on a GPU), and takes the fastest.
 
         Raises:
             ValueError: If the engine is unknown, cannot run this network, or makes other images. The generator then
