@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -94,17 +95,19 @@ def launch(*arguments: Any) -> Tensor:
     if out.numel() == 0:
         return out
     sizes = Sizes(n * rows * width, rows, height, width, inputs, outputs, above)
-    block_c = power_of_two(inputs, 16, 32 if INTERPRETED else 16)  # 32 channels would spill registers in float32
-    block_d = power_of_two(outputs, 16, 128 if INTERPRETED else 64)
-    block_p = 256 if INTERPRETED else 64
-    grid = (triton.cdiv(sizes.positions, block_p), triton.cdiv(outputs, block_d))
+    # Larger blocks would spill registers. The interpreter takes as long for a large block as for a small one.
+    largest_p, largest_c, largest_d = (64, 16, 64) if layer.x.dtype == torch.float32 else (16, 16, 32)
+    if INTERPRETED:
+        largest_p, largest_c, largest_d = 256, 32, 128
+    block_c, block_d = power_of_two(inputs, 16, largest_c), power_of_two(outputs, 16, largest_d)
+    grid = (triton.cdiv(sizes.positions, largest_p), triton.cdiv(outputs, block_d))
     separable_conv_kernel[grid](
         layer,
         out,
         sizes,
         SLOPE=slope,
         PRECISION=precision(layer.x),
-        BLOCK_P=block_p,
+        BLOCK_P=largest_p,
         BLOCK_C=block_c,
         BLOCK_D=block_d,
         num_warps=4,
