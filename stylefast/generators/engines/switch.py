@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +23,7 @@ ROUNDS = 3  # timed calls per engine; engines take turns
 MIN_SPEEDUP = 1.1  # of an engine that "auto" takes; a smaller one can be chance
 
 
-class EngineSwitch:
+class EngineSwitch(ABC):
     """Base class of generators that can use engines."""
 
     name: str
@@ -35,14 +36,14 @@ class EngineSwitch:
     _engine: Engine | None = None
     _engine_use: EngineUse = EngineUse()
 
-    def latents(self, seeds: Iterable[int]) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def latents(self, seeds: Iterable[int]) -> Tensor: ...
 
-    def styles(self, w: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def styles(self, w: Tensor) -> Tensor: ...
 
-    def synthesize(self, styles: Tensor, w: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def synthesize(self, styles: Tensor, w: Tensor) -> Tensor: ...
 
     @property
     def engine(self) -> EngineUse:
