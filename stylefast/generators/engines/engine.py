@@ -45,6 +45,8 @@ class Target:
         w_shape: Shape of one latent.
         dtype: Dtype in which the network computes.
         device: Device of the network.
+        batch_size: Images per batch of an engine that needs a fixed number. None is one on a CPU and four on a GPU,
+            whose launches take time.
     """
 
     network: nn.Module
@@ -52,6 +54,12 @@ class Target:
     w_shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    batch_size: int | None = None
+
+    @property
+    def fixed_batch_size(self) -> int:
+        """The batch size with the default filled in."""
+        return self.batch_size or (1 if self.device.type == "cpu" else 4)
 
     @property
     def style_width(self) -> int:
@@ -99,9 +107,9 @@ class EngineUse:
         return f"engine {self.name}: {', '.join(facts)}" if facts else f"engine {self.name}"
 
 
-def make_compiled(target: Target, batch_size: int | None = None, **options: Any) -> CompiledSynthesis:
-    """Make the engine "compile" for batches of a fixed size: by default one image on a CPU, four on a GPU."""
-    n = (1 if target.device.type == "cpu" else 4) if batch_size is None else batch_size
+def make_compiled(target: Target, **options: Any) -> CompiledSynthesis:
+    """Make the engine "compile" for batches of a fixed size, with options of `torch.compile`."""
+    n = target.fixed_batch_size
     styles = torch.empty(n, target.style_width, dtype=target.dtype, device=target.device)
     w = torch.empty(n, *target.w_shape, dtype=target.dtype, device=target.device)
     return CompiledSynthesis(target.site_hooks, styles, w, options)
