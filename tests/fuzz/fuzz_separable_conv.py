@@ -33,21 +33,13 @@ def run(rng: Generator, sizes: Sizes, backend: str, check: Check) -> None:
     out = separable_conv(**tensors, above=above, below=below, slope=slope, backend=backend)
     check.form("out", out, (n, rows, w, d), dtype)
     exact = [truth.exact(tensor) for tensor in tensors.values()]
-    want, magnitude = (_layer(*arrays, above, below) for arrays in (exact, map(np.abs, exact)))
+    want, magnitude = (_layer(arrays, above, below) for arrays in (exact, [np.abs(array) for array in exact]))
     check.within("out", out, np.where(want > 0, want, slope * want), (c + 16) * truth.epsilon(dtype) * magnitude)
 
 
-def _layer(
-    x: ndarray,
-    style: ndarray,
-    depthwise: ndarray,
-    pointwise: ndarray,
-    bias: ndarray,
-    noise: ndarray,
-    above: int,
-    below: int,
-) -> ndarray:
+def _layer(arrays: list[ndarray], above: int, below: int) -> ndarray:
     """Return the layer without its activation, [N, H', W, D]."""
+    x, style, depthwise, pointwise, bias, noise = arrays
     rows, width = noise.shape
     padded = np.pad(x * style[:, None, None], ((0, 0), (above, below), (1, 1), (0, 0)))
     filtered = np.zeros((len(x), rows, width, x.shape[3]))
