@@ -34,36 +34,6 @@ constexpr T smallest_square() {
   return std::numeric_limits<T>::min() / (std::numeric_limits<T>::epsilon() * std::numeric_limits<T>::epsilon());
 }
 
-// As choose(), and finds the second-best score per position.
-template <typename T>
-void choose_two(const T* scores, int64_t columns, int64_t first, int64_t clusters, int64_t count, const Best<T>& best,
-                T* second) {
-  constexpr int L = kLanes<T>;
-  for (int64_t p = 0; p < count; p += L) {
-    Vec<T> best_score = splat(-std::numeric_limits<T>::infinity()), second_score = best_score;
-    Vec<IndexOf<T>> best_label{};
-    for (int64_t k = 0; k < clusters; k += L) {
-      Vec<T> block[L];
-#pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) block[i] = load(scores + (p + i) * columns + first + k);
-      transpose<T>(block);
-#pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) {
-        if (k + i < clusters) {
-          const auto better = block[i] > best_score;
-          const Vec<T> lower = better ? best_score : block[i];
-          second_score = lower > second_score ? lower : second_score;
-          best_score = better ? block[i] : best_score;
-          best_label = better ? splat(static_cast<IndexOf<T>>(k + i)) : best_label;
-        }
-      }
-    }
-    store(best.score + p, best_score);
-    store(best.label + p, best_label);
-    store(second + p, second_score);
-  }
-}
-
 // Scores of the listed positions of a tile against the centroids of their labels.
 template <typename T>
 void score_labels(const Tile<T>& tile, const T* rows, int64_t width, const int32_t* label, const int32_t* positions,
@@ -134,7 +104,7 @@ class PrunedTile {
       std::fill(label_ + 0, label_ + count_, -1);
       for (int64_t i = 0; i < count_; ++i) candidates_[i] = static_cast<int32_t>(i);
       const int64_t columns = score_columns<T>(task_.restarts * clusters_);
-      choose_two<T>(scores_, columns, b * clusters_, clusters_, count_, best_, second_);
+      choose<T, true>(scores_, columns, b * clusters_, clusters_, count_, best_, second_);
       accept(b, 0, count_, bounds);
     } else {
       const T* former = task_.former_bounds + offset;
@@ -156,7 +126,7 @@ class PrunedTile {
       for (int64_t j = 0; j < count; ++j) store(to + j * kLanes<T>, load(from + candidates_[begin + j] * kLanes<T>));
     }
     score_packed<T>(few_, count, task_.packed + b * task_.packed_size, clusters_, scores_);
-    choose_two<T>(scores_, score_columns<T>(clusters_), 0, clusters_, count, best_, second_);
+    choose<T, true>(scores_, score_columns<T>(clusters_), 0, clusters_, count, best_, second_);
     accept(b, begin, count, bounds);
   }
 

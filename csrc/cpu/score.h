@@ -63,9 +63,10 @@ template <typename T>
 void score_packed(const Tile<T>& tile, int64_t count, const T* centroids, int64_t clusters, T* scores);
 
 // Finds the best of clusters [first, first + clusters) per position. Labels count from `first`. The lowest label wins
-// ties; NaN never wins.
-template <typename T>
-void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, int64_t count, const Best<T>& best);
+// ties; NaN never wins. With kSecond, also writes the second-best score per position, or -Inf.
+template <typename T, bool kSecond = false>
+void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, int64_t count, const Best<T>& best,
+            T* second = nullptr);
 
 }  // namespace STYLEFAST_ISA
 }  // namespace stylefast

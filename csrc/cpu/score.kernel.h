@@ -112,11 +112,12 @@ void score_tile(const Points<T>& points, int64_t first, int64_t count, const Til
 }
 
 // Blocks of scores are transposed, so that lanes hold positions.
-template <typename T>
-void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, int64_t count, const Best<T>& best) {
+template <typename T, bool kSecond>
+void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, int64_t count, const Best<T>& best,
+            T* second) {
   constexpr int L = kLanes<T>;
   for (int64_t p = 0; p < count; p += L) {
-    Vec<T> best_score = splat(-std::numeric_limits<T>::infinity());
+    Vec<T> best_score = splat(-std::numeric_limits<T>::infinity()), second_score = best_score;
     Vec<IndexOf<T>> best_label{};
     for (int64_t k = 0; k < clusters; k += L) {
       Vec<T> block[L];
@@ -127,6 +128,10 @@ void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, i
       for (int i = 0; i < L; ++i) {
         if (k + i < clusters) {
           const auto better = block[i] > best_score;
+          if constexpr (kSecond) {
+            const Vec<T> lower = better ? best_score : block[i];
+            second_score = lower > second_score ? lower : second_score;
+          }
           best_score = better ? block[i] : best_score;
           best_label = better ? splat(static_cast<IndexOf<T>>(k + i)) : best_label;
         }
@@ -134,6 +139,7 @@ void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, i
     }
     store(best.score + p, best_score);
     store(best.label + p, best_label);
+    if constexpr (kSecond) store(second + p, second_score);
   }
 }
 
@@ -141,7 +147,8 @@ void choose(const T* scores, int64_t columns, int64_t first, int64_t clusters, i
   template void pack_centroids(const T*, int64_t, int64_t, T*);                                         \
   template void score_tile(const Points<T>&, int64_t, int64_t, const Tile<T>&, const Tile<T>&, T*, T*); \
   template void score_packed(const Tile<T>&, int64_t, const T*, int64_t, T*);                           \
-  template void choose(const T*, int64_t, int64_t, int64_t, int64_t, const Best<T>&);
+  template void choose<T, false>(const T*, int64_t, int64_t, int64_t, int64_t, const Best<T>&, T*);     \
+  template void choose<T, true>(const T*, int64_t, int64_t, int64_t, int64_t, const Best<T>&, T*);
 STYLEFAST_INSTANTIATE(double)
 STYLEFAST_INSTANTIATE(float)
 #undef STYLEFAST_INSTANTIATE

@@ -104,7 +104,10 @@ def bench(
 
 @app.command(epilog=example("stylefast info"))
 def info() -> None:
-    """Print versions, the table of ops and backends, and the reasons why backends cannot run."""
+    """Print versions, the table of ops and backends, and the reasons why backends cannot run.
+
+    A cell of the table has an x if the backend can run the op, a - if it cannot, and nothing if it has no such kernel.
+    """
     say(report())
 
 

@@ -20,7 +20,8 @@ from typer.models import OptionInfo
 from .. import generators
 from ..backends.native import instruction_set
 from ..core.checks import SEEDS
-from ..distributed import Ranks, process_group
+from ..distributed import process_group
+from ..editing import Job
 from ..editing.sources import ImageSource, SeedLatents, StoredLatents
 from ..generators import Generator
 from .terminal import name_options, remark
@@ -85,29 +86,37 @@ class SynthesisOptions(NetworkOptions):
     Args:
         engine: Engine that makes the images: eager runs the network exactly as it is; native runs random-face
             and converted StyleGAN2 with fused kernels; compile runs the network under torch.compile; openvino runs a
-            graph of it on a CPU and needs the package openvino; auto takes the fastest. An engine is refused if two
-            test images differ from those of eager by half a step of 8 bits or more. Catalogs are always computed by the
-            network itself.
+            graph of it on a CPU and needs the package openvino; auto takes the engine of the images of this job in the
+            output folder, or else the fastest one. An engine is refused if two test images differ from those of eager
+            by half a step of 8 bits or more. Catalogs are always computed by the network itself.
     """
 
     engine: Literal["eager", "native", "compile", "openvino", "auto"] = "eager"
 
-    @contextmanager
-    def load(self) -> Iterator[tuple[Generator, ProcessGroup | None]]:
-        """Yield the generator with its engine, and the group of the processes as `NetworkOptions.load`."""
-        with super().load() as (generator, group):
-            if self.engine != "eager":
-                generator.use_engine(self.engine)
-                _agree_on_engine(generator, Ranks(group))
-            yield generator, group
+    def use_engine(self, job: Job) -> None:
+        """Use the engine for the images of a job, the same on all its ranks, and say which it is.
 
+        "auto" is the engine of the images of this job that are in its folder, or else the fastest one.
 
-def _agree_on_engine(generator: Generator, ranks: Ranks) -> None:
-    """Use the engine of rank 0 on all ranks, and say which it is."""
-    if (name := ranks.broadcast(generator.engine.name)) != generator.engine.name:
-        generator.use_engine(name)
-    if ranks.rank == 0:
-        remark(str(generator.engine))
+        Raises:
+            ValueError: If the engine cannot run the network, or makes other images.
+        """
+        if self.engine == "eager":
+            return
+        generator, ranks, hint = job.editor.generator, job.ranks, ""
+        engine, batch_size = self.engine, None if job.options.batch_size == "auto" else job.options.batch_size
+        if recorded := ranks.broadcast(job.recorded_engine() if ranks.rank == 0 else None):
+            if engine == "auto":
+                engine, hint = recorded[0], f"; the images of this job in {job.directory} were made with it"
+            batch_size = batch_size or recorded[1]
+        try:
+            generator.use_engine(engine, batch_size=batch_size)
+        except ValueError as error:
+            raise ValueError(f"{error}{hint}") from error
+        if (name := ranks.broadcast(generator.engine.name)) != generator.engine.name:
+            generator.use_engine(name, batch_size=batch_size)
+        if ranks.rank == 0:
+            remark(str(generator.engine))
 
 
 def option_groups(command: Callable[..., None]) -> Callable[..., None]:

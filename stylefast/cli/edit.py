@@ -152,6 +152,7 @@ def edit(
         metadata = {"network": generator.name, "truncation": network.truncation, "rgb": rgb}
         job = Job(editor, plan, outdir, options, metadata=metadata, shard=job_shard, group=group)
         job.check()
+        network.use_engine(job)
         if isinstance(plan, Pairs) and plan.n_refused and job.ranks.rank == 0:
             remark(_skipped(plan))
         if job.ranks.rank == 0:

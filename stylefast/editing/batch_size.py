@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..generators import Generator
+from ..generators.engines import default_batch_size
 from .plan import Plan
 
 LARGEST = 64
@@ -32,8 +33,8 @@ def check_batch_size(value: BatchSize) -> None:
 
 
 def unmeasured(generator: Generator) -> int:
-    """Return the batch size that is used without a measurement: 1 on a CPU, 4 on a GPU, whose launches take time."""
-    return 1 if generator.device.type == "cpu" else 4
+    """Return the batch size that is used without a measurement."""
+    return default_batch_size(generator.device)
 
 
 def candidates(smallest: int, n_edits: int) -> list[int]:

@@ -106,7 +106,7 @@ class Job:
             roi_mode=options.roi_mode,
         )
         self._progress = progress and self.ranks.rank == 0
-        self._is_checked = False
+        self._is_checked = self._has_begun = False
 
     def __repr__(self) -> str:
         return f"Job({str(self.directory)!r}, {self.plan!r}, shard={self.shard})"
@@ -125,8 +125,21 @@ class Job:
     def total(self) -> int:
         """Number of edits of this job's shard, over all ranks."""
         self.check()
+        if self.shard[1] > 1 and self.options.batch_size == "auto" and not self._has_begun and self.directory.is_dir():
+            with read_entries(self.directory, self._settings()) as entries:
+                self.batch_size = entries.batch_size or self.batch_size
         shards = map(self._shard_of, range(self.ranks.size))
         return sum(self.plan.count(self.batch_size, shard) for shard in shards)
+
+    def recorded_engine(self) -> tuple[str, int] | None:
+        """Return the engine and the batch size of the job's images in the folder, or None if there are none.
+
+        The job's images are those with its settings except for the engine.
+        """
+        if not self.directory.is_dir():
+            return None
+        with read_entries(self.directory, self._settings()) as entries:
+            return entries.engine
 
     def __iter__(self) -> Iterator[EditBatch]:
         self.check()
@@ -137,6 +150,7 @@ class Job:
             remove_leftovers(self.directory)
         with Journal(self.directory, settings) as journal, read_entries(self.directory, settings) as entries:
             self._choose_batch_size(entries)
+            self._has_begun = True
             self._check_existing(entries, settings)
             yield from self._run(entries, journal, settings)
         self.ranks.gather(None)

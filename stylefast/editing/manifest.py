@@ -63,6 +63,7 @@ class Entries(DiskIndex):
         have_other_settings: Whether an entry has other settings.
         batch_size: Number of edits of the batches in which images with the same settings were made: of the last such
             entry, or None without one.
+        engine: Engine and `batch_size` of the last entry whose other settings are the same, or None without one.
 
     Raises:
         ValueError: If a line is not an entry. The message names the first such line.
@@ -72,6 +73,7 @@ class Entries(DiskIndex):
         super().__init__()
         self.have_other_settings: bool = False
         self.batch_size: int | None = None
+        self.engine: tuple[str, int] | None = None
         self._settings = settings
         for path in _listings(directory):
             modified = path.stat().st_mtime_ns
@@ -108,10 +110,13 @@ class Entries(DiskIndex):
         """Add an entry unless the image has an entry of a later time."""
         if self._settings is not None:
             settings = {name: value for name, value in fields.items() if name not in PER_EDIT and name not in RESULTS}
+            batch_size = fields.get("batch_size", UNRECORDED)
             if settings == self._settings:
-                self.batch_size = fields.get("batch_size", UNRECORDED)
+                self.batch_size = batch_size
             else:
                 self.have_other_settings = True
+            if settings | {"engine": None} == self._settings | {"engine": None}:
+                self.engine = settings.get("engine", "eager"), batch_size
         file, value = fields["file"], f"{modified} {line}"
         if not self.add(file, value) and modified >= int((self.get(file) or "").partition(" ")[0]):
             self[file] = value

@@ -19,6 +19,8 @@ Iterations:
 Relocation:
     The new centroid of an empty cluster is the point that is least similar to its own centroid after the update.
     Several empty clusters get distinct points. Each call that relocates clusters issues one `EmptyClusterWarning`.
+    Clusters that become empty on the sample of the initialisation are relocated, too, to a point of the sample. This
+    only changes the initial centroids of a run. It is neither counted in `n_relocated` nor a reason for a warning.
 
 Precision:
     The ops compute in float32 unless the data are float64. A float32 cosine has an error of about 1e-7, which hides the

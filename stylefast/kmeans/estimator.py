@@ -59,7 +59,7 @@ class SphericalKMeans:
         labels_: Labels of the data given to `fit`, as `predict` returns them. Not set for streams.
         objective_: Objective of the data given to `fit`, as `score` returns it.
         runs_: One `Run` per restart.
-        n_relocated_: Number of relocations of empty clusters in all runs and in later calls of `partial_fit`.
+        n_relocated_: Number of relocations of empty clusters by iterations of all runs and by later `partial_fit`.
 
     Raises:
         TypeError: If `init` has a wrong type or dtype.

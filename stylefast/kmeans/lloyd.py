@@ -59,7 +59,7 @@ class Run:
         objective: Mean cosine of all points to the centroids of their labels.
         n_iter: Number of updates of the centroids.
         converged: Whether the run converged; False if `max_iter` ended it.
-        n_relocated: Number of relocations of empty clusters.
+        n_relocated: Number of relocations of empty clusters after the initialisation.
         n_empty: Number of clusters without points.
     """
 

@@ -78,17 +78,8 @@ def separable_conv(
     return SEPARABLE_CONV(backend, x, style, depthwise, pointwise, bias, noise, above, below, slope)
 
 
-def reference(
-    x: Tensor,
-    style: Tensor,
-    depthwise: Tensor,
-    pointwise: Tensor,
-    bias: Tensor,
-    noise: Tensor,
-    above: int,
-    below: int,
-    slope: float,
-) -> Tensor:
+def reference(*arguments: Any) -> Tensor:
+    x, style, depthwise, pointwise, bias, noise, above, below, slope = arguments
     scaled = F.pad((x * style[:, None, None]).permute(0, 3, 1, 2), (1, 1, above, below))
     filtered = F.conv2d(scaled, depthwise.unsqueeze(1), groups=x.shape[3])  # [N, C, H', W]
     y = torch.einsum("nchw,cd->nhwd", filtered, pointwise) + bias + noise.unsqueeze(2)
@@ -96,18 +87,9 @@ def reference(
 
 
 def fake(
-    x: Tensor,
-    style: Tensor,
-    depthwise: Tensor,
-    pointwise: Tensor,
-    bias: Tensor,
-    noise: Tensor,
-    above: int,
-    below: int,
-    slope: float,
+    x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor, noise: Tensor, *_: Any
 ) -> Tensor:
-    n, height, width, _ = x.shape
-    return x.new_empty((n, height + above + below - 2, width, pointwise.shape[1]))
+    return x.new_empty((x.shape[0], *noise.shape, pointwise.shape[1]))
 
 
 def cost(x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor, noise: Tensor, *_: Any) -> Cost:

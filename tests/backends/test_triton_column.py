@@ -18,8 +18,10 @@ import torch
 import triton_aot
 import triton_oldest
 from gpu.workloads import GPU_WORKLOADS
+from layers import LAYER_WORKLOADS, LayerWorkload
 
-from stylefast.ops import OPS
+from stylefast.ops import INVERSE_HAAR, LAYERS, OPS, STEPS
+from stylefast.ops.op import Op
 
 NEEDS = {"registers": 200, "shared": 65536, "spills": 0, "matrix": 8, "wide_loads": 4}
 
@@ -101,6 +103,13 @@ def test_kernels_compile_for_dimensions_of_size_one(dtype: torch.dtype, op: str)
     assert launches
 
 
+@pytest.mark.parametrize("op", [op for op in LAYERS if "triton" in op.backends], ids=lambda op: op.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_layers_compile_for_dimensions_of_size_one(dtype: torch.dtype, op: Op):
+    c = 4 if op is INVERSE_HAAR else 1
+    assert triton_aot.launched(LayerWorkload(op, 1, 1, c, dtype), triton_aot.DEVICES["sm_90"])
+
+
 def test_differences_between_table_and_kernels_are_reported():
     assert triton_aot.differences({"a": NEEDS}, {"a": dict(NEEDS)}) == []
     assert len(triton_aot.differences({"a": NEEDS}, {"a": {**NEEDS, "registers": 201}})) == 1
@@ -129,6 +138,15 @@ def test_matrix_instructions_and_wide_loads_are_recognised():
     assert len(triton_aot.MATRIX.findall(sass)) == 2 and len(triton_aot.WIDE_LOADS.findall(sass)) == 2
     amd = "v_mfma_f32_32x32x8_bf16 a[0:15]; global_load_dwordx4 v[0:3]; global_load_dword v4; buffer_load_dwordx4 v5"
     assert len(triton_aot.MATRIX.findall(amd)) == 1 and len(triton_aot.WIDE_LOADS.findall(amd)) == 2
+
+
+def test_layer_workloads_cover_the_other_triton_kernels():
+    names = {(workload.op.name, workload.name) for workload in LAYER_WORKLOADS}
+    assert len(names) == len(LAYER_WORKLOADS)
+    assert {op for op, _ in names} == {op.name for op in (*STEPS, *LAYERS) if "triton" in op.backends}
+    for workload in LAYER_WORKLOADS:
+        x, *others = workload.make("meta").values()
+        assert x.numel() == workload.elements and workload.op.fake(x, *others).numel() > 0
 
 
 def test_gpu_workloads_have_unique_names_and_cover_all_ops():

@@ -130,6 +130,14 @@ def test_shards_agree_on_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run(tmp_path / "other", batch_size="auto", shard=(1, 3)).batch_size == 2
 
 
+def test_the_total_of_a_shard_is_known_before_it_runs(tmp_path: Path):
+    assert job(tmp_path, batch_size="auto", shard=(2, 3)).total == 4
+    run(tmp_path, batch_size=5, shard=(0, 3))
+    waiting = job(tmp_path, batch_size="auto", shard=(2, 3))
+    assert waiting.total == 2
+    assert len(list(waiting)) == 1 and waiting.n_written == waiting.total == 2
+
+
 def job_of(rank: int, directory: Path) -> tuple[int, int]:
     job_module.unmeasured = batch_size.unmeasured = lambda generator: 3 if rank == 0 else 5
     ended = run(directory, batch_size="auto", group=dist.group.WORLD)

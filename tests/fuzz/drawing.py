@@ -12,6 +12,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+LAYER_DTYPES = (torch.float32, torch.float64)
 FEATURES = ("raw", "standardized", "squared")
 _T = TypeVar("_T")
 
@@ -70,6 +71,12 @@ def centroids(rng: Generator, *shape: int) -> Tensor:
     if shape[-2] > 1 and chance(rng, 0.2):
         c[..., 1, :] = c[..., 0, :]
     return any_layout(rng, torch.from_numpy(c).to(choose(rng, DTYPES)))
+
+
+def layer_tensor(rng: Generator, dtype: torch.dtype, *shape: int) -> Tensor:
+    """Draw an argument of a generator layer, of any scale."""
+    x = rng.standard_normal(shape) * 10 ** rng.uniform(-5, 2.5)
+    return any_layout(rng, torch.from_numpy(x).to(dtype))
 
 
 def any_layout(rng: Generator, x: Tensor) -> Tensor:

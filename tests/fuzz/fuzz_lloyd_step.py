@@ -34,11 +34,16 @@ def run(rng: Generator, sizes: Sizes, backend: str, check: Check) -> None:
     stacked = truth.exact(c.to(accumulator)).reshape(-1, k, a.shape[1])
     results = (result.unsqueeze(0) if not restarts else result for result in step)
     for centroids, *one in zip(stacked, *results, strict=True):
-        _check_run(check, x, norm, centroids, one)
+        check_run(check, x, norm, centroids, one)
 
 
-def _check_run(check: Check, x: truth.Points, norm: truth.Norms, c: np.ndarray, step: list[torch.Tensor]) -> None:
-    """Compare one run with sums of unit points. A vague point adds an unknown unit vector to its cluster, or none."""
+def check_run(
+    check: Check, x: truth.Points, norm: truth.Norms, c: np.ndarray, step: list[torch.Tensor], unit_error: float = 0
+) -> None:
+    """Compare one run with sums of unit points. A vague point adds an unknown unit vector to its cluster, or none.
+
+    `unit_error` is the error of each element of a unit point, besides the errors of floating-point numbers.
+    """
     got_labels, sums, counts, objective = step
     labels, k = got_labels.numpy(), len(c)
     with np.errstate(all="ignore"):
@@ -54,10 +59,12 @@ def _check_run(check: Check, x: truth.Points, norm: truth.Norms, c: np.ndarray, 
     unit, amplitude, noise = (np.where(np.isfinite(v), v, 0) for v in (unit, amplitude, noise))
     summed = {name: np.einsum("nkhw,nchw->kc", member, v) for name, v in (("unit", unit), ("noise", noise))}
     rounding = truth.long_sum(labels.size) * x.eps * np.einsum("nkhw,nchw->kc", member, amplitude)
+    rounding = rounding + unit_error * member.sum((0, 2, 3))[:, None]
     check.within("sums", sums, summed["unit"], summed["noise"] + rounding + 1.01 * is_vague[:, None])
     check.within("counts", counts, member.sum((0, 2, 3)) + is_vague / 2, is_vague / 1.9)
     size = max(1, labels.size)
     bound = np.linalg.norm(c, axis=1).max() * 1.01
     vague = np.isinf(error)
     within = np.where(vague, bound, error).sum() / size + truth.long_sum(labels.size) * x.eps * bound
+    within += unit_error * np.abs(c).sum(1).max()
     check.within("objective", objective, np.array(np.where(vague, 0, cosine).sum() / size), within)

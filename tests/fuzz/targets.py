@@ -17,8 +17,9 @@ from check import Check
 from numpy.random import Generator
 
 import stylefast
+from stylefast.ops import LAYERS, OPS, STEPS
 
-OPS = ("assign", "lloyd_step", "contribution", "assign_contribution", "blend")
+ROWS = tuple(op for op in (*OPS, *STEPS, *LAYERS) if (Path(__file__).parent / f"fuzz_{op.name}.py").exists())
 Case = Callable[[Generator, Check], None]
 
 
@@ -41,7 +42,8 @@ class Target:
 
 def _ops(backends: tuple[str, ...], sizes: drawing.Sizes = drawing.LARGE) -> Case:
     def case(rng: Generator, check: Check) -> None:
-        name, backend = drawing.choose(rng, OPS), drawing.choose(rng, backends)
+        backend = drawing.choose(rng, backends)
+        name = drawing.choose(rng, [op.name for op in ROWS if backend in op.backends])
         torch.set_num_threads(drawing.choose(rng, (1, 1, 2, 3)))
         check.note(op=name, backend=backend)
         import_module(f"fuzz_{name}").run(rng, sizes, backend, check)

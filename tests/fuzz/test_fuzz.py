@@ -15,6 +15,7 @@ import fuzz_files
 import mutations
 import numpy as np
 import pytest
+import targets
 import torch
 from check import Check
 from corpus import Format
@@ -77,19 +78,23 @@ def _findings(name: str, n_cases: int = N_CASES) -> int:
         ("contribution", None),
         *(("assign_contribution", field) for field in range(2)),
         ("blend", None),
+        *(("pruned_step", field) for field in range(5)),
+        ("inverse_haar", None),
+        ("separable_conv", None),
     ],
 )
 def test_planted_faults_are_found(
     name: str, field: int | None, fault: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ):
-    is_integer = (name, field) in (("assign", 0), ("lloyd_step", 0), ("lloyd_step", 2), ("assign_contribution", 0))
-    if is_integer and fault is _scaled:
+    integers = (("assign", 0), ("lloyd_step", 0), ("lloyd_step", 2), ("assign_contribution", 0))
+    if (name, field) in (*integers, ("pruned_step", 0), ("pruned_step", 3)) and fault is _scaled:
         pytest.skip("scaling leaves integers as they are")
-    monkeypatch.setattr(stylefast, name, _planted(getattr(stylefast, name), fault, field))
+    module = stylefast if hasattr(stylefast, name) else import_module(f"fuzz_{name}")
+    monkeypatch.setattr(module, name, _planted(getattr(module, name), fault, field))
     assert _findings(name) > 0
 
 
-@pytest.mark.parametrize("name", ["assign", "lloyd_step", "contribution", "assign_contribution", "blend"])
+@pytest.mark.parametrize("name", [op.name for op in targets.ROWS])
 def test_the_reference_has_no_faults(name: str):
     assert _findings(name) == 0
 

@@ -70,11 +70,17 @@ def test_compile_makes_the_images_of_eager(monkeypatch):
     expected = generator.synthesize(styles, w)
     generator.use_engine("compile")
     assert generator.engine.name == "compile" and generator.engine.difference < ROUNDING
+    assert len(generator._engine._styles) == 1
     torch.testing.assert_close(generator.synthesize(styles, w), expected, atol=ROUNDING, rtol=0)
     generator.use_engine("eager")
     assert hooks(generator) == 0 and torch.equal(generator.synthesize(styles, w), expected)
+    generator.use_engine("compile", batch_size=2)
+    assert len(generator._engine._styles) == 2
+    torch.testing.assert_close(generator.synthesize(styles, w), expected, atol=ROUNDING, rtol=0)
     generator.compile(2, backend="eager")
     assert generator.engine == EngineUse("compile", None, None)
+    with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
+        generator.use_engine("compile", batch_size=0)
     torch._dynamo.reset()
 
 
@@ -153,7 +159,7 @@ def test_an_engine_that_makes_other_images_is_refused(monkeypatch, error, messag
 def test_auto_takes_the_fastest_engine(monkeypatch, seconds, chosen, speedup):
     made = use_fakes(monkeypatch, first=0.001, wrong=1.0, second=0.0)
     timed = []
-    monkeypatch.setattr(EngineSwitch, "_time", lambda self, engines: timed.extend(engines) or list(seconds))
+    monkeypatch.setattr(EngineSwitch, "_time", lambda self, engines, size: timed.extend(engines) or list(seconds))
     generator = toy("sg2")
     generator.use_engine("auto")
     assert timed == [None, made["first"], made["second"]]
@@ -204,7 +210,7 @@ def test_engines_get_styles_in_the_dtype_of_the_network(monkeypatch):
 
 def test_auto_keeps_eager_if_it_is_nearly_as_fast(monkeypatch):
     made = use_fakes(monkeypatch, right=0.0)
-    monkeypatch.setattr(EngineSwitch, "_time", lambda self, engines: [1.05, 1.0])
+    monkeypatch.setattr(EngineSwitch, "_time", lambda self, engines, size: [1.05, 1.0])
     generator = toy("sg2")
     generator.use_engine("auto")
     assert generator.engine == EngineUse() and made["right"].removed

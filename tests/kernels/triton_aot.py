@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile every Triton kernel that a GPU workload launches, and check the resources that it needs. No GPU is needed.
+"""Compile every Triton kernel that a workload launches, and check the resources that it needs. No GPU is needed.
 
 `make triton-aot` fails if a kernel does not compile, if it has a fault such as a spill, if the table
 tests/kernels/triton_resources.json differs from the binaries, or if a prediction of benchmarks/roofline.py differs from
@@ -43,6 +43,7 @@ from unittest.mock import patch
 import roofline
 import triton
 from gpu.workloads import GPU_WORKLOADS, GpuWorkload
+from layers import LAYER_WORKLOADS, LayerWorkload
 from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
@@ -52,6 +53,8 @@ from stylefast.backends.triton import tiles
 
 TABLE = Path(__file__).with_name("triton_resources.json")
 Row = Mapping[str, float]
+Workload = GpuWorkload | LayerWorkload
+WORKLOADS: tuple[Workload, ...] = (*GPU_WORKLOADS, *LAYER_WORKLOADS)
 
 
 class Device(NamedTuple):
@@ -116,12 +119,18 @@ def _kernels() -> Iterator[JITFunction]:
         yield from (value for value in vars(module).values() if isinstance(value, JITFunction))
 
 
-def launched(workload: GpuWorkload, device: Device) -> list[Launch]:
+def launched(workload: Workload, device: Device) -> list[Launch]:
     """Return the launches of the workload on the device."""
     launch = import_module(f"stylefast.backends.triton.{workload.op.name}").launch
     with pretend(device) as collected:
         launch(*workload.make("meta").values())
     return collected
+
+
+def _elements(workload: Workload) -> int:
+    if isinstance(workload, LayerWorkload):
+        return workload.elements
+    return roofline.sizes()[f"{workload.op.name} {workload.name}"].elements
 
 
 def needs(kernel: Any, code: str) -> dict[str, int]:
@@ -179,15 +188,15 @@ def table(only: str = "") -> dict[str, Row]:
         return {name: row for part in parts for name, row in part.items()}
 
 
-def _chosen(device: str, only: str, workloads: Sequence[GpuWorkload] = GPU_WORKLOADS) -> list[GpuWorkload]:
+def _chosen(device: str, only: str, workloads: Sequence[Workload] = WORKLOADS) -> list[Workload]:
     return [workload for workload in workloads if only in f"{device} {workload.op.name} {workload.name}"]
 
 
-def table_of(name: str, only: str = "", workloads: Sequence[GpuWorkload] = GPU_WORKLOADS) -> dict[str, Row]:
+def table_of(name: str, only: str = "", workloads: Sequence[Workload] = WORKLOADS) -> dict[str, Row]:
     """Return the part of the table for one device."""
     rows: dict[str, Row] = {}
     for workload in tqdm(_chosen(name, only, workloads), desc=name, disable=None):
-        elements, launches = roofline.sizes()[f"{workload.op.name} {workload.name}"].elements, Counter()
+        elements, launches = _elements(workload), Counter()
         for launch in launched(workload, DEVICES[name]):
             code = machine_code(launch.binary)
             end, count = f" of {workload.op.name} {workload.name}", launches[launch.kernel]

@@ -2,8 +2,9 @@
 """Check the Triton kernels of a GPU with the installed version of Triton, which need not be the one of the table.
 
 tests/kernels/triton_resources.json holds the binaries of one version of Triton, and other versions compile other ones.
-`make oldest` checks with the oldest version that the kernels of the main workloads compile, that they have no fault
-(see `triton_aot.faults`), and that their predicted shares of the bandwidth are about as high as the stored ones::
+`make oldest` checks with the oldest version that the kernels of the main workloads and of generator layers compile,
+that they have no fault (see `triton_aot.faults`), and that the predicted shares of the bandwidth are about as high as
+the stored ones::
 
     PYTHONPATH=benchmarks python tests/kernels/triton_oldest.py
 """
@@ -19,6 +20,7 @@ import roofline
 import torch
 import triton
 from gpu.workloads import KEY_WORKLOADS, MAIN, GpuWorkload
+from layers import LAYER_WORKLOADS
 from triton_aot import faults, table_of
 
 from stylefast.ops import LLOYD_STEP
@@ -29,6 +31,7 @@ WORKLOADS = (
     *KEY_WORKLOADS,
     GpuWorkload(LLOYD_STEP, MAIN, torch.bfloat16, 128),
     GpuWorkload(LLOYD_STEP, MAIN, torch.float32, 32, features="standardized"),
+    *LAYER_WORKLOADS,
 )
 LOSS = 0.0301  # how much lower than the stored share of the bandwidth a predicted one may be
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,7 +19,7 @@ from .tiles import added, power_of_two, precision, product
 
 
 class Layer(NamedTuple):
-    """Contiguous tensors of a layer."""
+    """Contiguous input tensors of a layer, in the order of the op's arguments."""
 
     x: Any  # [N, H, W, C]
     style: Any  # [N, C]
@@ -26,7 +27,6 @@ class Layer(NamedTuple):
     pointwise: Any  # [C, D]
     bias: Any  # [D]
     noise: Any  # [H', W]
-    out: Any  # [N, H', W, D]
 
 
 class Sizes(NamedTuple):
@@ -59,6 +59,7 @@ def filtered(layer, sizes, image, row, column, valid, o_c):
 @triton.jit
 def separable_conv_kernel(
     layer,
+    out,  # [N, H', W, D]
     sizes,
     SLOPE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -83,37 +84,30 @@ def separable_conv_kernel(
     total += bias[None, :] + noise[:, None]
     total = tl.where(total > 0, total, total * SLOPE)
     offsets = position[:, None] * sizes.outputs + o_d[None, :]
-    tl.store(layer.out + offsets, total, mask=valid[:, None] & (o_d < sizes.outputs)[None, :])
+    tl.store(out + offsets, total, mask=valid[:, None] & (o_d < sizes.outputs)[None, :])
 
 
-def launch(
-    x: Tensor,
-    style: Tensor,
-    depthwise: Tensor,
-    pointwise: Tensor,
-    bias: Tensor,
-    noise: Tensor,
-    above: int,
-    below: int,
-    slope: float,
-) -> Tensor:
-    n, height, width, inputs = x.shape
-    rows, outputs = noise.shape[0], pointwise.shape[1]
-    out = x.new_empty((n, rows, width, outputs))
+def launch(*arguments: Any) -> Tensor:
+    *tensors, above, _, slope = arguments  # in the order of the schema of the op
+    layer = Layer(*(tensor.contiguous() for tensor in tensors))
+    (n, height, width, inputs), (rows, _), outputs = layer.x.shape, layer.noise.shape, layer.pointwise.shape[1]
+    out = layer.x.new_empty((n, rows, width, outputs))
     if out.numel() == 0:
         return out
     sizes = Sizes(n * rows * width, rows, height, width, inputs, outputs, above)
-    block_c = power_of_two(inputs, 16, 32 if INTERPRETED else 16)  # 32 channels would spill registers in float32
-    block_d = power_of_two(outputs, 16, 128 if INTERPRETED else 64)
-    block_p = 256 if INTERPRETED else 64
-    grid = (triton.cdiv(sizes.positions, block_p), triton.cdiv(outputs, block_d))
-    tensors = (tensor.contiguous() for tensor in (x, style, depthwise, pointwise, bias, noise))
+    # Larger blocks would spill registers. The interpreter takes as long for a large block as for a small one.
+    largest_p, largest_c, largest_d = (64, 16, 64) if layer.x.dtype == torch.float32 else (16, 16, 32)
+    if INTERPRETED:
+        largest_p, largest_c, largest_d = 256, 32, 128
+    block_c, block_d = power_of_two(inputs, 16, largest_c), power_of_two(outputs, 16, largest_d)
+    grid = (triton.cdiv(sizes.positions, largest_p), triton.cdiv(outputs, block_d))
     separable_conv_kernel[grid](
-        Layer(*tensors, out),
+        layer,
+        out,
         sizes,
         SLOPE=slope,
-        PRECISION=precision(x),
-        BLOCK_P=block_p,
+        PRECISION=precision(layer.x),
+        BLOCK_P=largest_p,
         BLOCK_C=block_c,
         BLOCK_D=block_d,
         num_warps=4,

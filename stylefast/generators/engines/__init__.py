@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .engine import ENGINES, NAMES, EngineUse
+from .engine import ENGINES, NAMES, EngineUse, default_batch_size
 from .switch import EngineSwitch
 
-__all__ = ["ENGINES", "NAMES", "EngineSwitch", "EngineUse"]
+__all__ = ["ENGINES", "NAMES", "EngineSwitch", "EngineUse", "default_batch_size"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +23,7 @@ ROUNDS = 3  # timed calls per engine; engines take turns
 MIN_SPEEDUP = 1.1  # of an engine that "auto" takes; a smaller one can be chance
 
 
-class EngineSwitch:
+class EngineSwitch(ABC):
     """Base class of generators that can use engines."""
 
     name: str
@@ -35,21 +36,21 @@ class EngineSwitch:
     _engine: Engine | None = None
     _engine_use: EngineUse = EngineUse()
 
-    def latents(self, seeds: Iterable[int]) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def latents(self, seeds: Iterable[int]) -> Tensor: ...
 
-    def styles(self, w: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def styles(self, w: Tensor) -> Tensor: ...
 
-    def synthesize(self, styles: Tensor, w: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def synthesize(self, styles: Tensor, w: Tensor) -> Tensor: ...
 
     @property
     def engine(self) -> EngineUse:
         """Engine of `synthesize`: its name, and its largest difference and speed-up if they were measured."""
         return self._engine_use
 
-    def use_engine(self, engine: str) -> None:
+    def use_engine(self, engine: str, *, batch_size: int | None = None) -> None:
         """Choose the engine that runs `synthesize`. All other methods run the network directly.
 
         Another engine than "eager" makes two images, which must differ by less than half a step of 8 bits from those of
@@ -60,17 +61,19 @@ class EngineSwitch:
                 ops. "compile" runs the network under `torch.compile`, as `compile` does. "openvino" runs a graph of it
                 in OpenVINO on the CPU, image by image. "auto" times "eager" and the engines that suit the device
                 ("native" and "openvino" on a CPU, "compile" on a GPU), and takes the fastest.
+            batch_size: Images per batch of "compile", as in `compile`. None is one image on a CPU and four on a GPU.
 
         Raises:
-            ValueError: If the engine is unknown, cannot run this network, or makes other images. The generator then
-                uses "eager".
+            ValueError: If `batch_size` is below 1, or the engine is unknown, cannot run this network, or makes other
+                images. In the last two cases, the generator then uses "eager".
         """
         check_choice("engine", engine, NAMES)
+        target = self._target(batch_size)
         self._install(None, EngineUse())
         if engine == "auto":
-            self._use_fastest()
+            self._use_fastest(target)
         elif engine != "eager":
-            self._use_checked(engine)
+            self._use_checked(engine, target)
 
     def compile(self, batch_size: int = 4, **options: Any) -> None:
         """Compile `synthesize`, which then runs in batches of a fixed size. The last batch is padded.
@@ -87,16 +90,16 @@ class EngineSwitch:
         Raises:
             ValueError: If `batch_size` is below 1.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        target = self._target(batch_size)
         self._install(None, EngineUse())
         zeros = torch.zeros(1, *self.w_shape, dtype=torch.float32, device=self.device)
         self.synthesize(self.styles(zeros), zeros)  # raises if synthesis does not run the network
-        engine = make_compiled(self._target(), batch_size, **options)
-        self._install(engine, EngineUse("compile", difference=None, speedup=None))
+        self._install(make_compiled(target, **options), EngineUse("compile", difference=None, speedup=None))
 
-    def _target(self) -> Target:
-        return Target(self.network, self._site_hooks, self.w_shape, self._dtype, self.device)
+    def _target(self, batch_size: int | None) -> Target:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        return Target(self.network, self._site_hooks, self.w_shape, self._dtype, self.device, batch_size)
 
     def _install(self, engine: Engine | None, use: EngineUse) -> None:
         with self._session.open():  # waits for other threads, whose engine must not be removed while it runs
@@ -104,10 +107,9 @@ class EngineSwitch:
                 self._engine.remove()
             self._engine, self._engine_use = engine, use
 
-    def _use_checked(self, name: str) -> None:
+    def _use_checked(self, name: str, target: Target) -> None:
         """Use an engine, and measure its difference. Raise ValueError if it cannot be used."""
-        refusal, target = ENGINES[name].refusal, self._target()
-        if (reason := refusal(target)) is not None:
+        if (reason := ENGINES[name].refusal(target)) is not None:
             raise ValueError(f"engine must be able to run {self.name}, got {name}: {reason}")
         # The styles of one image with the latent of another show that the engine reads both.
         w = self.latents((0, 1))
@@ -131,19 +133,20 @@ class EngineSwitch:
             )
         self._engine_use = EngineUse(name, difference, None)
 
-    def _use_fastest(self) -> None:
+    def _use_fastest(self, target: Target) -> None:
         """Use the fastest engine that suits the device and makes the same images."""
         candidates: list[tuple[Engine | None, EngineUse]] = [(None, EngineUse())]
         for name, kind in ENGINES.items():
             if not kind.is_candidate(self.device):
                 continue
             try:
-                self._use_checked(name)
+                self._use_checked(name, target)
             except (ValueError, MemoryError, torch.OutOfMemoryError):
                 continue
             candidates.append((self._engine, self._engine_use))
             self._engine, self._engine_use = candidates[0]  # keeps the candidate, unlike `_install`
-        times = self._time([engine for engine, _ in candidates]) if len(candidates) > 1 else [1.0]
+        n = 1 if self.device.type == "cpu" else target.fixed_batch_size
+        times = self._time([engine for engine, _ in candidates], n) if len(candidates) > 1 else [1.0]
         best = times.index(min(times))
         best = best if times[0] >= MIN_SPEEDUP * times[best] else 0
         with self._session.open():  # as in `_install`
@@ -153,9 +156,9 @@ class EngineSwitch:
         engine, use = candidates[best]
         self._install(engine, EngineUse(use.name, use.difference, times[0] / times[best]))
 
-    def _time(self, engines: list[Engine | None]) -> list[float]:
-        """Return the shortest time of each engine in seconds, for one image on a CPU and four on other devices."""
-        w = self.latents(range(1 if self.device.type == "cpu" else 4))
+    def _time(self, engines: list[Engine | None], n: int) -> list[float]:
+        """Return the shortest time of each engine in seconds for n images."""
+        w = self.latents(range(n))
         styles = self.styles(w)
         times: list[list[float]] = [[] for _ in engines]
         for _ in range(ROUNDS):
