@@ -63,23 +63,24 @@ void choose_two(const T* scores, int64_t columns, int64_t first, int64_t cluster
   }
 }
 
-// Scores of the listed positions of a tile against the centroids of their labels. Writes lanes of the scores to sums
-// [count, kLanes]. A group of slabs stays in the first-level cache for all positions.
+// Scores of the listed positions of a tile against the centroids of their labels.
 template <typename T>
 void score_labels(const Tile<T>& tile, const T* rows, int64_t width, const int32_t* label, const int32_t* positions,
-                  int64_t count, T* sums, T* scores) {
-  constexpr int L = kLanes<T>;
-  constexpr int64_t kGroup = 4;
-  for (int64_t s = 0; s < tile.slabs; s += kGroup) {
-    const int64_t group = std::min(kGroup, tile.slabs - s);
-    for (int64_t j = 0; j < count; ++j) {
-      const T *x = tile.slab(s) + positions[j] * L, *row = rows + label[positions[j]] * width + s * L;
-      Vec<T> sum = s == 0 ? Vec<T>{} : load(sums + j * L);
-      for (int64_t i = 0; i < group; ++i) sum += load(x + i * tile.stride * L) * load(row + i * L);
-      store(sums + j * L, sum);
+                  int64_t count, T* scores) {
+  constexpr int L = kLanes<T>, kBlock = 4;
+  for (int64_t p = 0; p < count; p += kBlock) {
+    const T *x[kBlock], *row[kBlock];
+    for (int64_t j = 0; j < kBlock; ++j) {
+      const int32_t i = positions[std::min(p + j, count - 1)];
+      x[j] = tile.slab(0) + i * L;
+      row[j] = rows + label[i] * width;
     }
+    Vec<T> sum[kBlock] = {};
+    for (int64_t s = 0, offset = 0; s < tile.slabs; ++s, offset += tile.stride * L) {
+      for (int j = 0; j < kBlock; ++j) sum[j] += load(x[j] + offset) * load(row[j] + s * L);
+    }
+    for (int j = 0; j < kBlock; ++j) scores[p + j] = lane_sum<T>(sum[j]);
   }
-  for (int64_t j = 0; j < count; ++j) scores[j] = lane_sum<T>(load(sums + j * L));
 }
 
 template <typename T>
@@ -102,8 +103,7 @@ class PrunedTile {
         scores_(scores_size<T>(std::max(pixels, kChunk), task.restarts * clusters_)),
         norm_(pixels),
         weight_(pixels),
-        own_(pixels),
-        own_lanes_(pixels * kLanes<T>),
+        own_(pixels + 4),
         second_(std::max(pixels, kChunk)),
         best_(std::max(pixels, kChunk)),
         label_(pixels),
@@ -185,7 +185,7 @@ class PrunedTile {
       const bool sure = bounds.lower[i] > bounds.upper[i] + margin || weight_[i] == 0;
       screened += !sure && screens(i), unsure += !sure && !screens(i);
     }
-    score_labels<T>(tile_, task_.rows + b * clusters_ * width_, width_, label_, candidates_, unsure, own_lanes_, own_);
+    score_labels<T>(tile_, task_.rows + b * clusters_ * width_, width_, label_, candidates_, unsure, own_);
     for (int64_t j = 0; j < unsure; ++j) {
       const int32_t i = candidates_[j];
       bounds.lower[i] = own_[j] * weight_[i];
@@ -241,10 +241,10 @@ class PrunedTile {
   const PrunedTask<T>& task_;
   const int64_t clusters_, width_;
   ExactSums<T> sums_;
-  const Tile<T> tile_, few_;                  // few_ holds candidates
-  const Buffer<T> scores_, norm_;             // norm_: squared norms
-  const Buffer<T> weight_;                    // 1/|x|, or 0 for a position that does not count
-  const Buffer<T> own_, own_lanes_, second_;  // scores of the label, their lanes, and second-best scores
+  const Tile<T> tile_, few_;       // few_ holds candidates
+  const Buffer<T> scores_, norm_;  // norm_: squared norms
+  const Buffer<T> weight_;         // 1/|x|, or 0 for a position that does not count
+  const Buffer<T> own_, second_;   // scores of the label, and second-best scores
   const Best<T> best_;
   const Buffer<int32_t> label_, candidates_, screened_;
   int64_t first_ = 0, count_ = 0;
