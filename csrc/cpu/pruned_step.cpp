@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // pruned_step on the CPU: the tiles of all images are divided among threads, whose sums are exact.
+#include <numeric>
+
 #include "../common/tensor.h"
 
 #define STYLEFAST_KERNEL "pruned_step.kernel.h"
@@ -29,6 +31,41 @@ struct Restarts {
   Buffer<float> packed, rows;
 };
 
+// The centroids of each restart that moved most since the previous step.
+struct Movers {
+  Movers(const Tensor& centroids, const float* moved, int64_t restarts, int64_t clusters, int64_t channels)
+      : count(moved == nullptr || clusters < kLeast ? 0 : clusters / 4),
+        size(padded<float>(count) * padded<float>(channels)),
+        packed(restarts * size),
+        labels(restarts * count),
+        rest(restarts) {
+    const Buffer<float> rows(count * channels);
+    std::vector<int32_t> order(clusters);
+    for (int64_t b = 0; b < restarts; ++b) {
+      rest[b] = std::numeric_limits<float>::infinity();
+      if (count == 0) continue;
+      std::iota(order.begin(), order.end(), 0);
+      std::nth_element(order.begin(), order.begin() + count, order.end(),
+                       [&](int32_t i, int32_t j) { return moved[b * clusters + i] > moved[b * clusters + j]; });
+      rest[b] = moved[b * clusters + order[count]];
+      std::copy(order.begin(), order.begin() + count, labels + b * count);
+      for (int64_t m = 0; m < count; ++m) {
+        const float* from = data<float>(centroids) + (b * clusters + order[m]) * channels;
+        std::copy(from, from + channels, rows + m * channels);
+      }
+      STYLEFAST_PICK(pack_centroids<float>)(rows, count, channels, packed + b * size);
+    }
+  }
+
+  // With fewer clusters, scoring all centroids is faster, because it makes the bounds of later steps tight.
+  static constexpr int64_t kLeast = 64;
+  int64_t count;  // per restart
+  int64_t size;   // of `packed` per restart
+  Buffer<float> packed;
+  Buffer<int32_t> labels;
+  Buffer<float> rest;  // largest movement of the other centroids
+};
+
 // to [rows, width] = former + sum over parts of changes [parts, rows, stride]. All sums are exact.
 template <typename V>
 void add_changes(const V* former, const V* changes, int64_t parts, int64_t rows, int64_t width, int64_t stride, V* to) {
@@ -55,6 +92,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pruned_step(const Tensor& act
   const Tensor centroid_rows = contiguous(centroids);
   const Prepared<float> prepared(a, parse_features(features), centroid_rows);
   const Restarts each(centroid_rows, restarts, clusters, a.c);
+  const float* moved = movement ? data<float>(*movement) : nullptr;
+  const Movers movers(centroid_rows, moved, restarts, clusters, a.c);
   const Tensor labels = empty<int32_t>({restarts, a.n, a.h, a.w}, activations);
   const Tensor bounds = empty<float>({2, restarts, a.n, a.h, a.w}, activations);
   const Tensor sums = empty<double>({restarts, clusters, a.c}, activations);
@@ -74,7 +113,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pruned_step(const Tensor& act
                                each.size,
                                former_labels ? data<int32_t>(*former_labels) : nullptr,
                                former_bounds ? data<float>(*former_bounds) : nullptr,
-                               movement ? data<float>(*movement) : nullptr,
+                               moved,
+                               movers.count,
+                               movers.labels,
+                               movers.packed,
+                               movers.size,
+                               movers.rest,
                                std::ldexp(1.5f, 23 - q),
                                mutable_data<int32_t>(labels),
                                mutable_data<float>(bounds),

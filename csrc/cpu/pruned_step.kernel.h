@@ -4,11 +4,10 @@
 // Every position has a lower bound on the cosine to the centroid of its label, and an upper bound on the cosines to all
 // other centroids. After the centroids moved by at most d, the bounds move by d. As long as the lower bound is above
 // the upper bound, the label stays. Otherwise the lower bound is replaced by the cosine, and if it is still not above,
-// the position is a candidate: candidates are copied to a small tile and scored.
-//
-// Sums are exact, so that they do not depend on the order in which positions come and go: unit vectors are rounded to
-// multiples of 2^-q that a double can sum without rounding.
-#include "score.h"
+// the position is a candidate. Usually few centroids move much. A candidate whose lower bound is above the upper bound
+// for the other centroids is scored against these few, and only if it remains a candidate, against all. Candidates are
+// copied to a small tile and scored there.
+#include "exact_sums.h"
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
@@ -68,8 +67,7 @@ class PrunedTile {
       : task_(task),
         clusters_(task.clusters),
         width_(padded<T>(task.points.a.c)),
-        sums_(task.sums + part * task.restarts * clusters_ * width_),
-        counts_(task.counts + part * task.restarts * clusters_),
+        sums_(task, part, pixels),
         tile_(task.points.a.c, pixels),
         few_(task.points.a.c, kChunk),
         scores_(scores_size<T>(std::max(pixels, kChunk), task.restarts * clusters_)),
@@ -79,10 +77,8 @@ class PrunedTile {
         second_(std::max(pixels, kChunk)),
         best_(std::max(pixels, kChunk)),
         label_(pixels),
-        candidates_(pixels) {
-    std::fill(sums_, sums_ + task.restarts * clusters_ * width_, 0.0);
-    std::fill(counts_, counts_ + task.restarts * clusters_, 0);
-  }
+        candidates_(pixels),
+        screened_(pixels) {}
 
   // Reads positions [first, first + count). Scores them against all centroids of all restarts if there are no bounds.
   void read(int64_t first, int64_t count) {
@@ -95,21 +91,32 @@ class PrunedTile {
     }
   }
 
-  // Writes labels and bounds of restart b, and adds to its sums and counts.
+  // Writes labels and bounds of all restarts, and adds to their sums and counts.
+  void relabel() {
+    for (int64_t b = 0; b < task_.restarts; ++b) relabel(b);
+    if (task_.labels == nullptr) sums_.add(tile_, weight_, count_);
+  }
+
+  // Finishes the sums after the last tile.
+  void finish() { sums_.finish(); }
+
+ private:
   void relabel(int64_t b) {
     const int64_t positions = task_.points.a.positions(), offset = b * positions + first_;
     const int64_t size = task_.restarts * positions;
     const Bounds<T> bounds{task_.bounds + offset, task_.bounds + size + offset};
     if (task_.labels == nullptr) {
-      std::fill(label_ + 0, label_ + count_, -1);
       for (int64_t i = 0; i < count_; ++i) candidates_[i] = static_cast<int32_t>(i);
       const int64_t columns = score_columns<T>(task_.restarts * clusters_);
       choose<T, true>(scores_, columns, b * clusters_, clusters_, count_, best_, second_);
       accept(b, 0, count_, bounds);
+      sums_.sort(b, label_, weight_, count_);
     } else {
       const T* former = task_.former_bounds + offset;
       std::copy(task_.labels + offset, task_.labels + offset + count_, label_ + 0);
-      const int64_t found = find_candidates(b, {former, former + size}, bounds);
+      const Bounds<const T> former_bounds{former, former + size};
+      const auto [screened, unsure] = find_candidates(b, former_bounds, bounds);
+      const int64_t found = screen(b, screened, unsure, former_bounds, bounds);
       for (int64_t begin = 0; begin < found; begin += kChunk) {
         score_candidates(b, begin, std::min(kChunk, found - begin), bounds);
       }
@@ -117,36 +124,69 @@ class PrunedTile {
     std::copy(label_ + 0, label_ + count_, task_.new_labels + offset);
   }
 
- private:
-  // Copies candidates [begin, begin + count) to a small tile and scores them against all centroids of restart b.
-  void score_candidates(int64_t b, int64_t begin, int64_t count, const Bounds<T>& bounds) {
+  // Copies listed positions to a small tile and scores them against `clusters` packed centroids.
+  void score_few(const int32_t* positions, int64_t count, const T* packed, int64_t clusters) {
     for (int64_t s = 0; s < tile_.slabs; ++s) {
       const T* from = tile_.slab(s);
       T* to = few_.slab(s);
-      for (int64_t j = 0; j < count; ++j) store(to + j * kLanes<T>, load(from + candidates_[begin + j] * kLanes<T>));
+      for (int64_t j = 0; j < count; ++j) store(to + j * kLanes<T>, load(from + positions[j] * kLanes<T>));
     }
-    score_packed<T>(few_, count, task_.packed + b * task_.packed_size, clusters_, scores_);
+    score_packed<T>(few_, count, packed, clusters, scores_);
+  }
+
+  // Scores candidates [begin, begin + count) against all centroids of restart b.
+  void score_candidates(int64_t b, int64_t begin, int64_t count, const Bounds<T>& bounds) {
+    score_few(candidates_ + begin, count, task_.packed + b * task_.packed_size, clusters_);
     choose<T, true>(scores_, score_columns<T>(clusters_), 0, clusters_, count, best_, second_);
     accept(b, begin, count, bounds);
   }
 
-  // Moves the bounds, and lists the positions whose label can change. Returns their number.
-  int64_t find_candidates(int64_t b, const Bounds<const T>& former, const Bounds<T>& bounds) {
-    const T margin = rounding_margin<T>(task_.points.a.c);
+  // Moves the bounds, and lists the positions whose label can change: in screened_ if only the centroids that moved
+  // most can be better than that of the label, otherwise in candidates_. Returns the lengths of both lists.
+  std::pair<int64_t, int64_t> find_candidates(int64_t b, const Bounds<const T>& former, const Bounds<T>& bounds) {
+    const T margin = rounding_margin<T>(task_.points.a.c), rest = task_.rest[b];
     const T *own = task_.moved + b * clusters_, *others = own + task_.restarts * clusters_;
-    int64_t unsure = 0, found = 0;
-    for (int64_t i = 0; i < count_; ++i) {
+    int64_t screened = 0, unsure = 0, found = 0;
+    const auto screens = [&](int32_t i) { return bounds.lower[i] > former.upper[i] + rest + margin; };
+    for (int32_t i = 0; i < count_; ++i) {
       bounds.lower[i] = former.lower[i] - own[label_[i]];
       bounds.upper[i] = former.upper[i] + others[label_[i]];
-      candidates_[unsure] = static_cast<int32_t>(i);
-      unsure += !(bounds.lower[i] > bounds.upper[i] + margin) && weight_[i] != 0;
+      screened_[screened] = candidates_[unsure] = i;
+      const bool sure = bounds.lower[i] > bounds.upper[i] + margin || weight_[i] == 0;
+      screened += !sure && screens(i), unsure += !sure && !screens(i);
     }
     score_labels<T>(tile_, task_.rows + b * clusters_ * width_, width_, label_, candidates_, unsure, own_);
     for (int64_t j = 0; j < unsure; ++j) {
       const int32_t i = candidates_[j];
       bounds.lower[i] = own_[j] * weight_[i];
-      candidates_[found] = i;
-      found += !(bounds.lower[i] > bounds.upper[i] + margin);
+      screened_[screened] = candidates_[found] = i;
+      const bool sure = bounds.lower[i] > bounds.upper[i] + margin;
+      screened += !sure && screens(i), found += !sure && !screens(i);
+    }
+    return {screened, found};
+  }
+
+  // Scores positions in screened_ against the centroids that moved most. Adds those whose label can change to
+  // candidates_ and returns its new length.
+  int64_t screen(int64_t b, int64_t screened, int64_t found, const Bounds<const T>& former, const Bounds<T>& bounds) {
+    const T margin = rounding_margin<T>(task_.points.a.c), rest = task_.rest[b];
+    const int64_t movers = task_.movers_count, columns = score_columns<T>(movers);
+    const int32_t* mover = task_.movers + b * movers;
+    for (int64_t begin = 0; begin < screened; begin += kChunk) {
+      const int64_t count = std::min(kChunk, screened - begin);
+      score_few(screened_ + begin, count, task_.packed_movers + b * task_.packed_movers_size, movers);
+      for (int64_t j = 0; j < count; ++j) {
+        const int32_t i = screened_[begin + j];
+        T upper = former.upper[i] + rest;
+        for (int64_t m = 0; m < movers; ++m) {
+          if (mover[m] != label_[i]) upper = std::max(upper, scores_[j * columns + m] * weight_[i]);
+        }
+        if (bounds.lower[i] > upper + margin) {
+          bounds.upper[i] = upper;
+        } else {
+          candidates_[found++] = i;
+        }
+      }
     }
     return found;
   }
@@ -163,34 +203,20 @@ class PrunedTile {
       bounds.lower[i] = best_.score[j] * weight_[i];
       bounds.upper[i] = norm_[i] >= smallest_square<T>() ? second_[j] * weight_[i] : std::numeric_limits<T>::infinity();
       const int32_t label = static_cast<int32_t>(best_.label[j]);
-      if (label != label_[i]) move(i, b * clusters_ + label, label_[i] < 0 ? -1 : b * clusters_ + label_[i]);
+      if (task_.labels != nullptr && label != label_[i]) sums_.move(tile_, i, weight_[i], b, label_[i], label);
       label_[i] = label;
     }
   }
 
-  // Moves position i from one cluster, or from none, to another.
-  void move(int32_t i, int64_t to, int64_t from) {
-    const T weight = weight_[i];
-    for (int64_t s = 0; s < tile_.slabs; ++s) {
-      // Adding and subtracting grid rounds to multiples of its unit in the last place.
-      const Vec<T> unit = (load(tile_.slab(s) + i * kLanes<T>) * weight + task_.grid) - task_.grid;
-      add_to<T>(sums_ + to * width_ + s * kLanes<T>, unit);
-      if (from >= 0) add_to<T>(sums_ + from * width_ + s * kLanes<T>, -unit);
-    }
-    ++counts_[to];
-    if (from >= 0) --counts_[from];
-  }
-
   const PrunedTask<T>& task_;
   const int64_t clusters_, width_;
-  double* const sums_;             // [B, K, width]
-  int64_t* const counts_;          // [B, K]
+  ExactSums<T> sums_;
   const Tile<T> tile_, few_;       // few_ holds candidates
   const Buffer<T> scores_, norm_;  // norm_: squared norms
   const Buffer<T> weight_;         // 1/|x|, or 0 for a position that does not count
   const Buffer<T> own_, second_;   // scores of the label, and second-best scores
   const Best<T> best_;
-  const Buffer<int32_t> label_, candidates_;
+  const Buffer<int32_t> label_, candidates_, screened_;
   int64_t first_ = 0, count_ = 0;
 };
 
@@ -202,8 +228,9 @@ void pruned_kernel(const PrunedTask<T>& task, int64_t part, int64_t parts) {
   PrunedTile<T> tile(task, part, pixels);
   for (int64_t t = part_begin(tiles, part, parts); t < part_begin(tiles, part + 1, parts); ++t) {
     tile.read(t * pixels, std::min(pixels, positions - t * pixels));
-    for (int64_t b = 0; b < task.restarts; ++b) tile.relabel(b);
+    tile.relabel();
   }
+  tile.finish();
 }
 
 }  // namespace STYLEFAST_ISA

@@ -68,6 +68,11 @@ struct PrunedTask {
   const int32_t* labels;       // [B, N, H, W] of the previous step, or nullptr to score all positions
   const T* former_bounds;      // for the centroids of the previous step
   const T* moved;              // [2, B, K]: largest movement since then of centroid k, and of the other centroids
+  int64_t movers_count;        // per restart, the number of centroids that moved most
+  const int32_t* movers;       // [B, movers_count]: these centroids
+  const T* packed_movers;      // these centroids in the order of pack_centroids(), per restart
+  int64_t packed_movers_size;  // elements of `packed_movers` per restart
+  const T* rest;               // [B]: largest movement since then of the other centroids
   T grid;                      // 1.5 * 2^(23 - q), to round to multiples of 2^-q
   int32_t* new_labels;         // [B, N, H, W]
   T* bounds;

@@ -175,7 +175,7 @@ class Points:
         rows = torch.zeros(len(indices), self.channels, dtype=self.centroids_dtype, device=self.device)
         offset = self.nonzero_offset
         for batch in self:
-            positions = batch.nonzero(self.probes)
+            positions = self._nonzero(batch)
             matching = ((indices >= offset) & (indices < offset + len(positions))).nonzero().squeeze(1)
             if len(matching):
                 matching_positions = positions[(indices[matching] - offset).to(self.device)]
@@ -192,7 +192,7 @@ class Points:
         similarity = torch.empty(0, dtype=dtype, device=self.device)
         rows = torch.empty(0, self.channels, dtype=dtype, device=self.device)
         for batch in self:
-            positions = batch.nonzero(self.probes)
+            positions = self._nonzero(batch)
             cosine = batch.assign(centroids).similarity.flatten()[positions]
             order = cosine.argsort(stable=True)[:n]
             similarity = torch.cat((similarity, cosine[order].to(dtype)))
@@ -204,6 +204,12 @@ class Points:
             similarity, rows = (torch.cat(column) for column in zip(*candidates, strict=True))
             rows = rows[similarity.argsort(stable=True)[:n]].to(self.device)
         return rows
+
+    def _nonzero(self, batch: Batch) -> Tensor:
+        """Return the flat positions of the nonzero points of a batch, [U] int64. Read the batch only if needed."""
+        if self.n_nonzero < self.n_points:
+            return batch.nonzero(self.probes)
+        return torch.arange(len(batch), device=self.device)
 
 
 def _read(data: Array | Stream, features: str, backend: str | None) -> Iterator[Batch]:

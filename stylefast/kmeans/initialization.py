@@ -26,6 +26,7 @@ STEPS = 5  # Lloyd steps on the sample before the refined initialisations are co
 ENLARGEMENT = 4  # size of the sample on which restarts converge, relative to the sample for the initialisations
 SAMPLE_TOL, SAMPLE_MAX_ITER = 1e-4, 12  # end of the iterations on the larger sample
 CONVERGING, REFINING = 24, 40  # least numbers of points per point of the sample for these two methods
+CACHED = 1 << 18  # number of cosines that k-means++ on a CPU compares at a time (1 MB)
 MAX_PERMUTED = 1 << 24  # largest number of points whose indices are permuted to draw the sample (128 MB)
 
 
@@ -85,7 +86,7 @@ def centroids_of_sample(
         Initial centroids, [n_init, K, C].
     """
     if init == "k-means++":
-        return sample[_k_means_plus_plus(sample, n_clusters, n_init, rng, weights)]
+        return sample[_k_means_plus_plus(sample, n_clusters, n_init, rng, weights)[0]]
     if weights is not None:
         return sample[torch.multinomial(weights.expand(n_init, -1), n_clusters, generator=rng)]
     indices = torch.stack(
@@ -113,11 +114,10 @@ def _refined_centroids(
     References:
         Bradley and Fayyad, "Refining initial points for k-means clustering", 1998.
     """
+    indices, objective = _k_means_plus_plus(sample, n_clusters, INITIALIZATIONS * n_init, rng)
+    centroids = _best(sample[indices], objective, n_init, PROMISING)
     batch = Batch.from_array(sample, "raw", backend)
-    centroids = sample[_k_means_plus_plus(sample, n_clusters, INITIALIZATIONS * n_init, rng)]
-    step = batch.step(centroids)
-    centroids = _best(directions(step.sums, centroids), step.objective, n_init, PROMISING)
-    for _ in range(STEPS - 1):
+    for _ in range(STEPS):
         centroids = directions(batch.step(centroids).sums, centroids)
     return _best(centroids, batch.step(centroids).objective, n_init, 1)
 
@@ -142,17 +142,20 @@ def _converged_centroids(sample: Tensor, backend: str | None, restarts: Tensor, 
 
 def _k_means_plus_plus(
     sample: Tensor, n_clusters: int, n_init: int, rng: torch.Generator, weights: Tensor | None = None
-) -> Tensor:
-    """Choose points by greedy k-means++ for all restarts at once and return their indices, [n_init, K].
+) -> tuple[Tensor, Tensor]:
+    """Choose points by greedy k-means++ for all restarts at once.
 
     The sample has unit points [m, C] and weights [m]. Each step draws 2 + log K candidates with probability
     proportional to 1 - max cosine to the points chosen before, and chooses the candidate with the best objective.
+
+    Returns:
+        Indices of the points, [n_init, K], and the mean cosine of the sample to the nearest of them, [n_init].
 
     References:
         Arthur and Vassilvitskii, "k-means++: The advantages of careful seeding", 2007, with the greedy choice of its
         last section.
     """
-    n_candidates, restarts = 2 + int(math.log(n_clusters)), torch.arange(n_init, device=sample.device)
+    n_candidates = 2 + int(math.log(n_clusters))
     cosines = sample @ sample.T if len(sample) <= min(SAMPLE, n_clusters * n_init * n_candidates) else None
     if weights is None:
         first = torch.randint(len(sample), (n_init,), generator=rng, device="cpu").to(sample.device)
@@ -165,17 +168,31 @@ def _k_means_plus_plus(
     draws = torch.rand(n_clusters - 1, n_init, n_candidates, generator=rng, dtype=torch.float64, device="cpu").to(
         sample.device
     )
-    indices, similarity = [first], _rows(sample, cosines, first)  # [n_init, m]
+    n_together = max(1, CACHED // (n_candidates * len(sample))) if sample.device.type == "cpu" else n_init
+    parts = [
+        _greedy_choice(sample, cosines, weights, *part)
+        for part in zip(first.split(n_together), draws.split(n_together, 1), strict=True)
+    ]
+    indices, objective = (torch.cat(x) for x in zip(*parts, strict=True))
+    return indices, objective
+
+
+def _greedy_choice(
+    sample: Tensor, cosines: Tensor | None, weights: Tensor | None, first: Tensor, draws: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the result of `_k_means_plus_plus` for first points [B] and random numbers [K - 1, B, n_candidates]."""
+    restarts, shape = torch.arange(len(first), device=sample.device), (*draws.shape[1:], len(sample))
+    indices, similarity = [first], _rows(sample, cosines, first)  # [B, m]
     for draw in draws:
         weight = (1 - similarity).clamp(min=0).double()
         cumulative = (weight if weights is None else weight * weights).cumsum(1)
         candidates = torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True).clamp(max=len(sample) - 1)
-        cosine = _rows(sample, cosines, candidates.flatten()).view(n_init, n_candidates, -1)
-        closer = torch.maximum(similarity[:, None], cosine)  # [n_init, n_candidates, m]
+        cosine = _rows(sample, cosines, candidates.flatten()).view(shape)
+        closer = torch.maximum(similarity[:, None], cosine)  # [B, n_candidates, m]
         best = (closer.sum(2) if weights is None else closer.double() @ weights).argmax(1)
         indices.append(candidates[restarts, best])
         similarity = closer[restarts, best]
-    return torch.stack(indices, dim=1)
+    return torch.stack(indices, dim=1), similarity.mean(1)
 
 
 def _rows(sample: Tensor, cosines: Tensor | None, indices: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def test_many_points_refine_4_of_16_initializations(monkeypatch: pytest.MonkeyPa
     torch.randn(4, 10, generator=rng)  # the probes of Points.scan
     large = x[torch.randperm(len(x), generator=rng)[: 4 * size].sort().values]
     sample = large[::4]
-    centroids = sample[initialization._k_means_plus_plus(sample, k, 16 * n_init, rng)]  # [16 n_init, K, C]
+    centroids = sample[initialization._k_means_plus_plus(sample, k, 16 * n_init, rng)[0]]  # [16 n_init, K, C]
     centroids = best_of(centroids, sample, n_init, 4)
     for _ in range(5):
         centroids = updated(centroids, sample)
@@ -121,6 +121,20 @@ def test_a_table_of_cosines_gives_the_same_points(monkeypatch: pytest.MonkeyPatc
     chosen = []
     for size in (200, 199):
         monkeypatch.setattr(initialization, "SAMPLE", size)
-        chosen.append(initialization._k_means_plus_plus(x, 8, 10, torch.Generator().manual_seed(1)))
+        chosen.append(initialization._k_means_plus_plus(x, 8, 10, torch.Generator().manual_seed(1))[0])
     assert tables == [True] * 8 + [False] * 8
     assert torch.equal(*chosen)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_portions_of_restarts_choose_the_same_points(weighted: bool, monkeypatch: pytest.MonkeyPatch):
+    rng = torch.Generator().manual_seed(0)
+    x = normalize(torch.randn(200, 6, dtype=torch.float64, generator=rng), dim=1)
+    weights = torch.rand(200, dtype=torch.float64, generator=rng) if weighted else None
+    results = []
+    for cached in (10**9, 3 * 4 * 200, 1):  # 10, 3 and 1 restarts at a time
+        monkeypatch.setattr(initialization, "CACHED", cached)
+        results.append(initialization._k_means_plus_plus(x, 8, 10, torch.Generator().manual_seed(1), weights))
+    for indices, objective in results:
+        assert torch.equal(indices, results[0][0])
+        torch.testing.assert_close(objective, (x @ x[indices].mT).amax(2).mean(1))

@@ -104,10 +104,11 @@ def test_iterations_have_the_labels_of_lloyd_step(form: str, k: int):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("seed", range(4))
-def test_random_movements_keep_the_bits(seed: int, threads: int):
+@pytest.mark.parametrize(("k", "moving"), [(9, 0.5), (70, 0.2)])
+def test_random_movements_keep_the_bits(k: int, moving: float, seed: int, threads: int):
     rng = torch.Generator().manual_seed(seed)
     x, _ = clustered(4, 33, 16, 17, 9, torch.float32, seed)
-    centroids, former = restarts(2, 9, 33, torch.float32, seed), None
+    centroids, former = restarts(2, k, 33, torch.float32, seed), None
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -115,7 +116,7 @@ def test_random_movements_keep_the_bits(seed: int, threads: int):
             got = pruned_step(x, centroids, former, backend="cpu")
             assert_same(got, x, centroids, "raw")
             former = (got, centroids)
-            some = torch.rand(2, 9, 1, generator=rng) < 0.5
+            some = torch.rand(2, k, 1, generator=rng) < moving
             centroids = normalize(centroids + some * size * torch.randn(centroids.shape, generator=rng), dim=2)
     finally:
         torch.set_num_threads(before)
