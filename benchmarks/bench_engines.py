@@ -3,11 +3,12 @@
 
 Usage::
 
-    python benchmarks/bench_engines.py [--networks random-face] [--engines eager,openvino] [--batches 1,2] [--record]
+    python benchmarks/bench_engines.py [--networks random-face] [--engines eager,native] [--batches 1,2] [--record]
 
 The networks are random-face, which is downloaded once (for research only), and StyleGAN2 with the channels of
 configuration F and random weights. All engines and batch sizes write the same edits as PNG. Their files are compared
 with those of the engine "eager" before anything is timed. Engines that cannot run a network are named and left out.
+Engines that compute image by image are timed with the first batch size only.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ MAX_LEVELS = 1  # largest difference of a pixel, in 8-bit levels
 MAX_MEAN = 0.01  # largest mean difference: rounding moves few pixels
 
 
-BATCH_SIZES = {"random-face": (1, 2, 4), "stylegan2-256": (1, 2, 4), "stylegan2-1024": (1, 2)}  # of each network
+BATCH_SIZES = {"random-face": (1, 4), "stylegan2-256": (1, 2), "stylegan2-1024": (1,)}  # of each network
+IMAGE_BY_IMAGE = ("compile", "openvino")  # on CPUs
 
 
 class EditLoop:
@@ -150,7 +152,7 @@ def measure(
         except (ImportError, ValueError) as reason:
             print(f"{name}: the engine {engine} is left out: {reason}", flush=True)
             continue
-        for size in batch_sizes:
+        for size in batch_sizes[:1] if engine in IMAGE_BY_IMAGE else batch_sizes:
             loops[engine, size] = EditLoop(editor, size, n_targets, folder / f"{engine}-{size}")
     plan = edits(eager, n_targets)
     plain = PlainLoop(eager, StyleEditor(eager, catalog), plan, folder / PLAIN)
