@@ -67,8 +67,9 @@ def pipeline(generator: Generator, n_targets: int, rounds: int, threads: int, fo
         for styles, w in inputs:
             generator.synthesize(styles, w)
 
-    job = Candidate(EditLoop(editor, 1, n_targets, folder / JOB), verify)
-    times = race({JOB: job, BARE: Candidate(bare, lambda _: None)}, {}, rounds)
+    loop = EditLoop(editor, 1, n_targets, folder / JOB)
+    times = race({JOB: Candidate(loop, verify), BARE: Candidate(bare, lambda _: None)}, {}, rounds)
+    print("shares of the job: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in loop.shares.items()))
     used = torch.get_num_threads()
     work = f"{generator.name}, {generator.engine.name}, {len(inputs)} edits, {used} of {threads} threads synthesise"
     return comparison("stylefast edit", work, None, threads, times.seconds[JOB], BARE, times.seconds[BARE])
