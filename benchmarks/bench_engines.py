@@ -47,6 +47,7 @@ MAX_MEAN = 0.01  # largest mean difference: rounding moves few pixels
 
 
 BATCH_SIZES = {"random-face": (1, 4), "stylegan2-256": (1, 2), "stylegan2-1024": (1,)}  # of each network
+DEFAULTS = [name for name in ENGINES if name not in ("auto", "compile")]  # `auto` does not try `compile` on a CPU
 IMAGE_BY_IMAGE = ("compile", "openvino")  # on CPUs
 
 
@@ -173,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words = partial(str.split, sep=",")
     parser.add_argument("--networks", type=words, default=list(BATCH_SIZES), help="Names, separated by commas.")
-    parser.add_argument("--engines", type=words, default=[e for e in ENGINES if e != "auto"], help="Names.")
+    parser.add_argument("--engines", type=words, default=DEFAULTS, help="Names. The default leaves out compile.")
     parser.add_argument("--batches", type=words, help="Batch sizes. The default depends on the network.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))

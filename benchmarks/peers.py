@@ -3,7 +3,7 @@
 
 Usage::
 
-    python benchmarks/peers.py [--rounds 15] [--seconds 4] [--threads 2] [--only K32] [--record]
+    python benchmarks/peers.py [--rounds 15] [--seconds 3] [--threads 2] [--only K32] [--record]
 
 Every peer is verified against the reference before anything is timed; a wrong result ends the run. Only ratios are
 printed, because on a shared machine times are comparable only within the same rounds. The floor of an op is the larger
@@ -181,7 +181,7 @@ def on_one_thread(call: Callable[[], Any], threads: int) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="Rounds per workload, at most.")
-    parser.add_argument("--seconds", type=float, default=4.0, help=f"Time of more than {MIN_ROUNDS} rounds.")
+    parser.add_argument("--seconds", type=float, default=3.0, help=f"Time of more than {MIN_ROUNDS} rounds.")
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
     parser.add_argument(
         "--only", default="", type=re.compile, metavar="REGEX", help="Run only the workloads whose id matches."
