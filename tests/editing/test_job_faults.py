@@ -150,7 +150,7 @@ def children(parent: int) -> list[int]:
     return pids
 
 
-def test_a_rank_that_dies_ends_the_job_and_one_process_resumes_it(tmp_path: Path, catalog: Path):
+def test_a_rank_that_dies_ends_the_job_and_another_resumes_it(tmp_path: Path, catalog: Path):
     targets = "0-399"
     finish(command, tmp_path / "whole", catalog, targets)
     expected = files_of(tmp_path / "whole")
