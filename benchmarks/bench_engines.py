@@ -3,11 +3,12 @@
 
 Usage::
 
-    python benchmarks/bench_engines.py [--networks random-face] [--engines eager,openvino] [--batches 1,2] [--record]
+    python benchmarks/bench_engines.py [--networks random-face] [--engines eager,native] [--batches 1,2] [--record]
 
 The networks are random-face, which is downloaded once (for research only), and StyleGAN2 with the channels of
 configuration F and random weights. All engines and batch sizes write the same edits as PNG. Their files are compared
 with those of the engine "eager" before anything is timed. Engines that cannot run a network are named and left out.
+Engines that compute image by image are timed with the first batch size only.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ MAX_LEVELS = 1  # largest difference of a pixel, in 8-bit levels
 MAX_MEAN = 0.01  # largest mean difference: rounding moves few pixels
 
 
-BATCH_SIZES = {"random-face": (1, 2, 4), "stylegan2-256": (1, 2, 4), "stylegan2-1024": (1, 2)}  # of each network
+BATCH_SIZES = {"random-face": (1, 4), "stylegan2-256": (1, 2), "stylegan2-1024": (1,)}  # of each network
+DEFAULTS = [name for name in ENGINES if name not in ("auto", "compile")]  # `auto` does not try `compile` on a CPU
+IMAGE_BY_IMAGE = ("compile", "openvino")  # on CPUs
 
 
 class EditLoop:
@@ -150,7 +153,7 @@ def measure(
         except (ImportError, ValueError) as reason:
             print(f"{name}: the engine {engine} is left out: {reason}", flush=True)
             continue
-        for size in batch_sizes:
+        for size in batch_sizes[:1] if engine in IMAGE_BY_IMAGE else batch_sizes:
             loops[engine, size] = EditLoop(editor, size, n_targets, folder / f"{engine}-{size}")
     plan = edits(eager, n_targets)
     plain = PlainLoop(eager, StyleEditor(eager, catalog), plan, folder / PLAIN)
@@ -171,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words = partial(str.split, sep=",")
     parser.add_argument("--networks", type=words, default=list(BATCH_SIZES), help="Names, separated by commas.")
-    parser.add_argument("--engines", type=words, default=[e for e in ENGINES if e != "auto"], help="Names.")
+    parser.add_argument("--engines", type=words, default=DEFAULTS, help="Names. The default leaves out compile.")
     parser.add_argument("--batches", type=words, help="Batch sizes. The default depends on the network.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure large jobs: overhead over the generator alone, peak memory, blending, reading from disk, and page sizes.
+"""Measure large jobs: peak memory, blending, reading from disk, and page sizes.
 
 Usage::
 
-    python benchmarks/bench_scale.py overhead [--network random-face] [--edits 200] [--format png] [--record]
     python benchmarks/bench_scale.py memory [--edits 10000]
     python benchmarks/bench_scale.py blend [--edits 131072]
     python benchmarks/bench_scale.py stream [--images 512]
     python benchmarks/bench_scale.py pages [--network random-face]
 
-Both sides of a comparison run alternately. `overhead` prints the ratio of the minima and, in brackets, of the medians.
-`blend` prints the ratio of the median rates and, in brackets, of the best rates.
+Both sides of a comparison run alternately. `blend` prints the ratio of the median rates and, in brackets, of the best
+rates.
 """
 
 from __future__ import annotations
@@ -24,15 +23,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import starmap
 from pathlib import Path
 
 import environment
 import limits
-import record
 import torch
 from bench_editing import build
-from timing import Figure, comparison, percentile
+from timing import percentile
 from torch import Tensor
 from workloads import STYLES
 
@@ -59,31 +56,6 @@ def seconds(work: Iterable[object]) -> float:
     begin = time.perf_counter()
     deque(work, maxlen=0)
     return time.perf_counter() - begin
-
-
-def overhead(network: str, edits: int, image_format: str, batch_size: int, threads: int) -> Figure:
-    """Measure the whole pipeline, with the generator alone on the same batches as the peer, and return the figure.
-
-    Memory is allocated on huge pages, as the command line does.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    generator = generators.load(network)
-    editor, plan = grid(generator, edits)
-    render = editor.renderer(plan, batch_size=batch_size)
-    options = JobOptions(image_format=image_format, batch_size=batch_size)
-    generator_seconds, job_seconds = list[float](), list[float]()
-    with tempfile.TemporaryDirectory() as folder:
-        for i in range(ROUNDS):
-            batches = [render(edits) for edits in plan.batches(batch_size, (i, ROUNDS))]
-            inputs = [(b.styles, torch.cat([plan.targets.w(e.target) for e in b.edits])) for b in batches]
-            del batches
-            job = Job(editor, plan, folder, options, shard=(i, ROUNDS), progress=False)
-            generator_seconds.append(seconds(starmap(generator.synthesize, inputs)))
-            job_seconds.append(seconds(job))
-        n_files = len(list(Path(folder).glob(f"*.{image_format}")))
-    assert n_files == len(plan), f"{n_files} files of {len(plan)} edits"
-    work = f"{generator.name}, {n_files} edits in batches of {batch_size}, as .{image_format}"
-    return comparison("stylefast edit", work, None, threads, job_seconds, "the generator alone", generator_seconds)
 
 
 def peak(edits: int, send: Callable[[int], None]) -> None:
@@ -195,24 +167,15 @@ def stream(images: int) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("measurement", choices=("overhead", "memory", "blend", "stream", "pages"))
+    parser.add_argument("measurement", choices=("memory", "blend", "stream", "pages"))
     parser.add_argument("--network", default="random-face")
     parser.add_argument("--edits", type=int)
     parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--format", default="png", choices=("png", "jpg", "webp"))
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--record", action="store_true", help="Append to benchmarks/results/<machine>.jsonl.")
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.measurement == "overhead":
-        figure = overhead(
-            arguments.network, arguments.edits or 200, arguments.format, arguments.batch_size, arguments.threads
-        )  # fmt: skip
-        print(record.line(figure), f"median {figure.median_to_peer:.3f}")
-        if arguments.record:
-            record.append(figure)
-    elif arguments.measurement == "memory":
+    if arguments.measurement == "memory":
         print(memory(arguments.edits or 10_000))
     else:
         lines = {

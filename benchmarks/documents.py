@@ -6,6 +6,7 @@ Usage::
     python benchmarks/documents.py            # prints the tables
     python benchmarks/documents.py --write    # writes them into the pages
     python benchmarks/documents.py --check    # fails if a table in a page differs from the records
+    python benchmarks/documents.py --summary  # prints edits per second and fits of the newest machine
 """
 
 from __future__ import annotations
@@ -100,6 +101,16 @@ def headline(records: Iterable[Record]) -> str:
     return "\n".join(lines)
 
 
+def summary(records: Iterable[Record]) -> str:
+    """Return the tables of edits per second (network x engine x batch) and of fits, of the newest machine."""
+    machine = next(iter(by_machine(records).values()))
+    fits = [
+        f"| {r['workload']} | {r['peer']} | {_ratios(r)[0]} | {r['date'][:10]} |" for r in machine if r["op"] == FIT
+    ]
+    head = ["| fit | alternative | speed-up | date |", "| --- " * 4 + "|"]
+    return "\n".join([*edit_tables.table(machine), "", *(head if fits else []), *fits])
+
+
 def table(records: Iterable[Record]) -> str:
     """Return one caption and its tables per machine and number of threads: edits, then ops by K, then other tasks."""
     return "\n\n".join(_machine(*key, machine_records) for key, machine_records in by_machine(records).items())
@@ -169,6 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="Write the tables into the pages.")
     parser.add_argument("--check", action="store_true", help="Fail if a table in a page differs from the records.")
+    parser.add_argument("--summary", action="store_true", help="Print the tables of edits per second and of fits only.")
     arguments = parser.parse_args()
     stale = []
     try:
@@ -178,12 +190,14 @@ def main() -> None:
             updated = with_block(text, PAGES[name], name, block)
             if arguments.write:
                 path.write_text(updated, encoding="utf-8")
-            elif not arguments.check:
+            elif not arguments.check and not arguments.summary:
                 print(block, end="\n\n")
             elif updated != text:
                 stale.append(f"{PAGES[name]}: block {name!r} differs from the records; `{COMMAND}` updates it")
     except ValueError as error:
         sys.exit(str(error))
+    if arguments.summary:
+        print(summary(newest()))
     sys.exit("\n".join(stale) or 0)
 
 

@@ -3,12 +3,13 @@
 
 Usage::
 
-    python benchmarks/peers.py [--rounds 15] [--threads 2] [--only K32] [--record]
+    python benchmarks/peers.py [--rounds 15] [--seconds 3] [--threads 2] [--only K32] [--record]
 
 Every peer is verified against the reference before anything is timed; a wrong result ends the run. Only ratios are
 printed, because on a shared machine times are comparable only within the same rounds. The floor of an op is the larger
 of its least bytes divided by the bandwidth and its least flops divided by the peak; the serial floor is their sum. The
-product that computes only the scores is not an alternative to an op, and is printed as a ratio of its own.
+product that computes only the scores is not an alternative to an op, and is printed as a ratio of its own. So is the
+same op on float32 inputs, for 16-bit inputs.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ import formulations
 import limits
 import record
 import torch
-from timing import Candidate, Figure, figure, race
+from timing import MIN_ROUNDS, Candidate, Figure, figure, race
 from torch import Tensor
 from verify import verify, verify_centroids, verify_scores
-from workloads import WORKLOADS, Workload
+from workloads import HALVES, WORKLOADS, Workload
 
 import stylefast
 from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
@@ -123,7 +124,17 @@ def scoring(inputs: dict[str, Any]) -> Candidate:
     return Candidate(lambda: torch.matmul(c, x, out=out), partial(verify_scores, inputs))
 
 
+def in_float32(op: Op, inputs: dict[str, Any]) -> Candidate:
+    """Return our candidate on the same inputs in float32, whose time is compared with the time of 16-bit inputs."""
+    return ours(op, {name: x.float() if is_half(x) else x for name, x in inputs.items()})
+
+
+def is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in HALVES
+
+
 SCORES = "torch.matmul(out=), scores only"
+FLOAT32 = "the same in float32"
 PEERS = {
     LLOYD_STEP.name: lloyd,
     ASSIGN.name: assigning,
@@ -133,10 +144,11 @@ PEERS = {
 }
 
 
-def compare(workload: Workload, rounds: int, threads: int) -> Iterator[Figure]:
+def compare(workload: Workload, rounds: int, seconds: float, threads: int) -> Iterator[Figure]:
     """Measure a workload and yield its figures.
 
-    The first figure has the peers, the floors and, for ops whose work is mostly the scores, the scores alone. The
+    The first figure has the peers and the floors. For ops whose work is mostly the scores, it has the scores alone, and
+    for ops with K clusters on 16-bit inputs, the same op in float32. The
     workload with the most arithmetic per byte has a second figure, on all threads, in which the peer is our kernel on
     one thread.
     """
@@ -147,12 +159,14 @@ def compare(workload: Workload, rounds: int, threads: int) -> Iterator[Figure]:
     verifiers = {"faiss": partial(verify_centroids, inputs)}
     alternatives = {name: Candidate(call, verifiers.get(name, candidate.verify)) for name, call in peers.items()}
     parts = {SCORES: scoring(inputs)} if peers and op in (LLOYD_STEP, ASSIGN) else {}
-    times = race({"ours": candidate, **alternatives, **parts}, limits.probes(threads), rounds)
+    if workload.k is not None and any(map(is_half, inputs.values())):
+        parts[FLOAT32] = in_float32(op, inputs)
+    times = race({"ours": candidate, **alternatives, **parts}, limits.probes(threads), rounds, seconds)
     yield figure(workload, threads, inputs, times, parts=parts)
     if op is LLOYD_STEP and workload.k == 128 and peers and threads > 1:
         single = candidate._replace(call=partial(on_one_thread, candidate.call, threads))
         candidates = {"ours": candidate, "1 thread": single}
-        times = race(candidates, limits.probes(threads), rounds)
+        times = race(candidates, limits.probes(threads), rounds, seconds)
         yield figure(workload, threads, inputs, times, variant=f" on {threads} threads, compared with 1")
 
 
@@ -166,7 +180,8 @@ def on_one_thread(call: Callable[[], Any], threads: int) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="Rounds per workload, at most.")
+    parser.add_argument("--seconds", type=float, default=3.0, help=f"Time of more than {MIN_ROUNDS} rounds.")
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
     parser.add_argument(
         "--only", default="", type=re.compile, metavar="REGEX", help="Run only the workloads whose id matches."
@@ -181,7 +196,7 @@ def main() -> None:
     )
     native = (w for w in WORKLOADS if not w.name.endswith(("unaligned", "channels_last")))  # bench_ops.py times those
     for workload in (w for w in native if re.search(arguments.only, w.id)):
-        for result in compare(workload, arguments.rounds, arguments.threads):
+        for result in compare(workload, arguments.rounds, arguments.seconds, arguments.threads):
             print(record.line(result), flush=True)
             if arguments.record:
                 record.append(result)

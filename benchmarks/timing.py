@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from workloads import Workload
 
 from stylefast.ops.op import Cost, Op
 
+MIN_ROUNDS = 5  # rounds that a limit of time leaves
 PAUSE = 0.005  # seconds; by then, the threads of the previous call no longer spin while they wait for work
 
 
@@ -35,8 +37,15 @@ class Times(NamedTuple):
     rates: dict[str, list[float]]
 
 
-def race(candidates: Mapping[str, Candidate], probes: Mapping[str, Callable[[], float]], rounds: int) -> Times:
+def race(
+    candidates: Mapping[str, Candidate],
+    probes: Mapping[str, Callable[[], float]],
+    rounds: int,
+    seconds: float = math.inf,
+) -> Times:
     """Verify every candidate, then time the candidates and the limits in turn.
+
+    After MIN_ROUNDS rounds, no round begins that would probably end later than `seconds` after the first one began.
 
     Raises:
         WrongResult: If a candidate gives a wrong result. The message names it, and nothing is timed.
@@ -47,7 +56,10 @@ def race(candidates: Mapping[str, Candidate], probes: Mapping[str, Callable[[], 
         except WrongResult as error:
             raise WrongResult(f"{name}: {error}; nothing is timed") from None
     times = Times({name: [] for name in candidates}, {name: [] for name in probes})
-    for _ in tqdm(range(rounds), delay=2, leave=False, unit="round"):
+    start = time.perf_counter()
+    for done in tqdm(range(rounds), delay=2, leave=False, unit="round"):
+        if done >= MIN_ROUNDS and (time.perf_counter() - start) * (done + 1) / done > seconds:
+            break
         for name, candidate in candidates.items():
             time.sleep(PAUSE)
             begin = time.perf_counter()

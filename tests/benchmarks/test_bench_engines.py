@@ -41,6 +41,12 @@ def test_all_figures_are_verified_and_complete(network: str, tmp_path: Path):
         assert min(figure.shares.values()) > 0 and list(figure.shares) == ["synthesis", "styles", "output"]
 
 
+def test_image_by_image_engines_have_one_batch_size(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench_engines, "IMAGE_BY_IMAGE", ("eager",))
+    figures = bench_engines.measure("tiny", network, ["eager"], [2, 4], 1, tmp_path)
+    assert [figure.batch_size for figure in figures] == [2]
+
+
 def test_a_wrong_image_refuses_all_figures(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     load = bench_engines.load
 

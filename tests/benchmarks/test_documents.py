@@ -100,6 +100,25 @@ def test_edits_come_before_the_ops(monkeypatch: pytest.MonkeyPatch):
     ]
 
 
+def test_the_summary_has_edits_and_fits_of_one_machine(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    fit = replace(FIGURE, op=documents.FIT, workload="10 restarts", k=None, to_floor=None, to_peer=7.04)
+    older = MACHINE | asdict(fit) | {"date": "2026-01-01", "processor": "Quipu"}
+    records = [older, MACHINE | asdict(FIGURE), edit("eager", 1, 1.0, 0), MACHINE | asdict(fit)]
+    monkeypatch.setattr(documents, "newest", lambda: records)
+    assert run(monkeypatch, "--write", "--summary") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "| network | engine | batches of 1 | batches of 2 | batches of 4 | difference | shares |",
+        "| --- " * 7 + "|",
+        "| N | eager | 1.00 (2.0x) |  |  | 0 | 90 / 10 % |",
+        "",
+        "| fit | alternative | speed-up | date |",
+        "| --- " * 4 + "|",
+        "| 10 restarts | torch | 7.0x | 2026-02-01 |",
+    ]
+
+
 def test_every_row_of_the_headline_has_a_record():
     assert documents.blocks()["headline"].count("\n| `") == len(documents.HEADLINES) <= 8
 

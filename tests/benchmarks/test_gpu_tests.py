@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
-import conftest
 import pytest
 from gpu import statuses
 from gpu import tests as stage_tests
 from gpu.processes import Ended
+from provenance import ROOT
 
 PYTEST = """collecting ... collected 9 items / 5 deselected / 4 selected
 
@@ -59,7 +60,9 @@ def test_tests_pass_if_some_pass_and_none_fails(
     assert cut == (statuses.CUT if status == 0 else 1)
 
 
-def test_every_test_is_in_one_shard():
+def test_every_test_is_in_one_shard(pytestconfig: pytest.Config):
+    conftest: Any = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+
     class Config:
         hook = type("Hook", (), {"pytest_deselected": staticmethod(lambda items: None)})
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timing
 import torch
 from small_workloads import arguments
 from timing import Candidate, Times, WrongResult, bound, comparison, figure, floor, percentile, race, serial_floor
@@ -105,3 +106,10 @@ def test_the_candidates_of_a_race_take_turns():
     assert order == ["a", "b", *3 * ["a", "b", "read"]]
     assert {name: len(values) for name, values in times.seconds.items()} == {"a": 3, "b": 3}
     assert times.rates == {"read": [5.0, 5.0, 5.0]} and all(t >= 0 for t in times.seconds["a"])
+
+
+@pytest.mark.parametrize("rounds, expected", [(3, 3), (9, timing.MIN_ROUNDS)])
+def test_without_time_a_race_has_few_rounds(rounds: int, expected: int):
+    counted = Counted()
+    times = race({"a": Candidate(counted, counted.verify)}, {}, rounds, seconds=0)
+    assert len(times.seconds["a"]) == expected == counted.calls - 1

@@ -24,7 +24,7 @@ from stylefast.cli import app as cli
 from stylefast.editing import StyleEditor
 from stylefast.generators.toy import toy
 
-KILLS = 20
+KILLS = 10
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -150,7 +150,7 @@ def children(parent: int) -> list[int]:
     return pids
 
 
-def test_a_rank_that_dies_ends_the_job_and_three_ranks_resume_it(tmp_path: Path, catalog: Path):
+def test_a_rank_that_dies_ends_the_job_and_another_resumes_it(tmp_path: Path, catalog: Path):
     targets = "0-399"
     finish(command, tmp_path / "whole", catalog, targets)
     expected = files_of(tmp_path / "whole")
@@ -163,8 +163,7 @@ def test_a_rank_that_dies_ends_the_job_and_three_ranks_resume_it(tmp_path: Path,
     journals = [name for name in left if name.startswith("manifest.0")]
     assert {name: x for name, x in left.items() if name not in journals}.items() < expected.items()
     assert "manifest.jsonl" not in left and journals
-    second_job = torchrun(3, *edit_arguments(tmp_path / "out", catalog, targets))
-    text, _ = second_job.communicate(timeout=SECONDS)
-    assert second_job.returncode == 0, text
-    assert "400 edits (" in text and f"were there) and manifest.jsonl are in {tmp_path / 'out'}/" in text
+    written = {path: path.stat().st_mtime_ns for path in images_in(tmp_path / "out")}
+    finish(command, tmp_path / "out", catalog, targets)
+    assert any(path.stat().st_mtime_ns == time_ns for path, time_ns in written.items())  # images that were kept
     assert files_of(tmp_path / "out") == expected
