@@ -104,7 +104,7 @@ def winograd_weight(w: Tensor, phases: int = 1) -> Tensor:
     """
     if w.dim() != 4 or w.shape[2:] != (3, 3) or phases not in (1, 4) or w.shape[0] % phases:
         raise ValueError(f"w must have shape [P D, C, 3, 3] with P = {phases}, got {tuple(w.shape)}")
-    g = _matrices()[2].to(w.device)
+    g = transforms()[2].to(w.device)
     u = torch.einsum("ri,dcij,sj->drsc", g, w.double(), g).to(w.dtype)
     c, d = w.shape[1], w.shape[0] // phases
     u = F.pad(u.reshape(phases, d, 36, c), (0, 0, 0, 0, 0, -d % COLUMNS))
@@ -116,7 +116,7 @@ def _weight_shape(c: int, d: int) -> tuple[int, ...]:
 
 
 @cache
-def _matrices() -> tuple[Tensor, Tensor, Tensor]:
+def transforms() -> tuple[Tensor, Tensor, Tensor]:
     """Return B^T [6, 6], A^T [4, 6] and G [6, 3] in float64: `conv(x, w) = A^T ((G w) (B^T x))` in one dimension.
 
     With nodes t, G evaluates w at t, divided by the product of the differences to the other nodes, and A^T multiplies
@@ -158,7 +158,7 @@ def reference(
     clamp: float,
 ) -> Tensor:
     (n, height, width, c), d, p = x.shape, bias.shape[0], math.isqrt(weight.shape[0])
-    bt, at, _ = (matrix.to(x) for matrix in _matrices())
+    bt, at, _ = (matrix.to(x) for matrix in transforms())
     scaled = F.pad(x * style[:, None, None], (0, 0, 1, -width % 4 + 1, 1, -height % 4 + 1))
     tiles = scaled.unfold(1, 6, 4).unfold(2, 6, 4)  # [N, rows, columns, C, 6, 6]
     rows, columns = tiles.shape[1:3]

@@ -19,7 +19,7 @@ from numpy.random import Generator
 import stylefast
 from stylefast.ops import LAYERS, OPS, STEPS
 
-ROWS = tuple(op for op in (*OPS, *STEPS, *LAYERS) if (Path(__file__).parent / f"fuzz_{op.name}.py").exists())
+ROWS = (*OPS, *STEPS, *LAYERS)
 Case = Callable[[Generator, Check], None]
 
 

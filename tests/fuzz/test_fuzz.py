@@ -81,6 +81,7 @@ def _findings(name: str, n_cases: int = N_CASES) -> int:
         *(("pruned_step", field) for field in range(5)),
         ("inverse_haar", None),
         ("separable_conv", None),
+        ("winograd_conv", None),
     ],
 )
 def test_planted_faults_are_found(
