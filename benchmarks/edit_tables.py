@@ -65,10 +65,17 @@ def headline(records: Iterable[Record]) -> list[str]:
 
 
 def grouped(records: Iterable[Record]) -> dict[str, dict[str, dict[int, Record]]]:
-    """Return the records of edits by network, engine and batch size, in the order of the records."""
+    """Return the records of edits by network, engine and batch size, in the order of the records.
+
+    Records of a network that were measured with other sources than its newest record are left out, because figures of
+    two versions cannot be compared.
+    """
+    edits = [record for record in records if record["op"] == OP]
+    by_date = sorted(edits, key=lambda record: record.get("date", ""))
+    sources = {record["network"]: record.get("sources") for record in by_date}
     rows: dict[str, dict[str, dict[int, Record]]] = {}
-    for record in records:
-        if record["op"] == OP:
+    for record in edits:
+        if record.get("sources") == sources[record["network"]]:
             engines = rows.setdefault(record["network"], {})
             engines.setdefault(record["engine"], {})[record["batch_size"]] = record
     return rows

@@ -81,7 +81,8 @@ def edit(engine: str, batch_size: int, best: float, levels: int) -> dict[str, An
 
 def test_edits_come_before_the_ops(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(documents, "HEADLINES", {})
-    edits = [edit("eager", 1, 1.0, 0), edit("fast", 4, 0.5, 1), edit("fast", 2, 0.4, 0)]
+    former = edit("fast", 1, 0.1, 0) | {"sources": "other", "date": "2026-01-01"}
+    edits = [edit("eager", 1, 1.0, 0), edit("fast", 4, 0.5, 1), edit("fast", 2, 0.4, 0), former]
     records = [MACHINE | asdict(FIGURE), *edits]
     assert documents.table(records).splitlines()[2:8] == [
         "| network | engine | batches of 1 | batches of 2 | batches of 4 | difference | shares |",
