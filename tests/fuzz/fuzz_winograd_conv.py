@@ -36,7 +36,9 @@ def run(rng: Generator, sizes: Sizes, backend: str, check: Check) -> None:
     check.form("out", out, (n, p * h, p * w, d), dtype)
     modulated, scale = x * style[:, None, None], scale[:, None, None]
     want = _interleaved(_convolve(modulated, weight), p) * scale + bias + noise[:, :, None]
-    magnitude = _interleaved(_magnitude(modulated, weight), p) * np.abs(scale) + np.abs(bias) + np.abs(noise[:, :, None])
+    magnitude = (
+        _interleaved(_magnitude(modulated, weight), p) * np.abs(scale) + np.abs(bias) + np.abs(noise[:, :, None])
+    )
     want = np.clip(gain * np.where(want > 0, want, slope * want), -clamp, clamp)
     check.within("out", out, want, (c + 40) * truth.epsilon(dtype) * gain * magnitude)
 
