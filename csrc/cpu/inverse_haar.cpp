@@ -22,7 +22,7 @@ Tensor run(const Tensor& x, const Tensor& style) {
 
 // (x [N,H,W,4C], style [N,4C]) -> [N,2H,2W,C]
 Tensor inverse_haar(const Tensor& x, const Tensor& style) {
-  const Tensor rows = contiguous(x), styles = contiguous(style);
+  const Tensor rows = make_contiguous(x), styles = make_contiguous(style);
   return x.scalar_type() == ScalarType::Double ? run<double>(rows, styles) : run<float>(rows, styles);
 }
 

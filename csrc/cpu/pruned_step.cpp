@@ -89,7 +89,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pruned_step(const Tensor& act
   const Source a = source(activations);
   const int64_t restarts = centroids.size(0), clusters = centroids.size(1), rows = restarts * clusters;
   const int64_t parts = parts_for((a.positions() + 31) / 32, 2 * (rows + restarts + 1) * a.c * a.positions());
-  const Tensor centroid_rows = contiguous(centroids);
+  const Tensor centroid_rows = make_contiguous(centroids);
   const Prepared<float> prepared(a, parse_features(features), centroid_rows);
   const Restarts each(centroid_rows, restarts, clusters, a.c);
   const float* moved = movement ? data<float>(*movement) : nullptr;

@@ -47,8 +47,8 @@ Tensor run(const Tensor& x, const Tensor& style, const Tensor& depthwise, const 
 Tensor separable_conv(const Tensor& x, const Tensor& style, const Tensor& depthwise, const Tensor& pointwise,
                       const Tensor& bias, const Tensor& noise, int64_t above, int64_t, double slope) {
   const auto call = x.scalar_type() == ScalarType::Double ? run<double> : run<float>;
-  return call(contiguous(x), contiguous(style), contiguous(depthwise), contiguous(pointwise), contiguous(bias),
-              contiguous(noise), above, slope);
+  return call(make_contiguous(x), make_contiguous(style), make_contiguous(depthwise), make_contiguous(pointwise),
+              make_contiguous(bias), make_contiguous(noise), above, slope);
 }
 
 }  // namespace

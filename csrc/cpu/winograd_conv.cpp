@@ -43,8 +43,8 @@ Tensor run(const Tensor& x, const Tensor& style, const Tensor& weight, const Ten
 Tensor winograd_conv(const Tensor& x, const Tensor& style, const Tensor& weight, const Tensor& scale,
                      const Tensor& bias, const Tensor& noise, double slope, double gain, double clamp) {
   const auto call = x.scalar_type() == ScalarType::Double ? run<double> : run<float>;
-  return call(contiguous(x), contiguous(style), contiguous(weight), contiguous(scale), contiguous(bias),
-              contiguous(noise), slope, gain, clamp);
+  return call(make_contiguous(x), make_contiguous(style), make_contiguous(weight), make_contiguous(scale),
+              make_contiguous(bias), make_contiguous(noise), slope, gain, clamp);
 }
 
 }  // namespace
