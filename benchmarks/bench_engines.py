@@ -174,7 +174,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words = partial(str.split, sep=",")
     parser.add_argument("--networks", type=words, default=list(BATCH_SIZES), help="Names, separated by commas.")
-    parser.add_argument("--engines", type=words, default=DEFAULTS, help="Names. The default leaves out compile.")
+    parser.add_argument(
+        "--engines", type=words, default=DEFAULTS, help="Names, separated by commas. The default leaves out compile."
+    )
     parser.add_argument("--batches", type=words, help="Batch sizes. The default depends on the network.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))

@@ -148,9 +148,8 @@ def compare(workload: Workload, rounds: int, seconds: float, threads: int) -> It
     """Measure a workload and yield its figures.
 
     The first figure has the peers and the floors. For ops whose work is mostly the scores, it has the scores alone, and
-    for ops with K clusters on 16-bit inputs, the same op in float32. The
-    workload with the most arithmetic per byte has a second figure, on all threads, in which the peer is our kernel on
-    one thread.
+    for ops with K clusters on 16-bit inputs, the same op in float32. The workload with the most arithmetic per byte has
+    a second figure, on all threads, in which the peer is our kernel on one thread.
     """
     inputs = workload.make()
     op = workload.op
@@ -181,7 +180,9 @@ def on_one_thread(call: Callable[[], Any], threads: int) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="Rounds per workload, at most.")
-    parser.add_argument("--seconds", type=float, default=3.0, help=f"Time of more than {MIN_ROUNDS} rounds.")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help=f"Time limit per workload. At least {MIN_ROUNDS} rounds run."
+    )
     parser.add_argument("--threads", type=int, default=min(2, len(environment.CPUS) or 1))
     parser.add_argument(
         "--only", default="", type=re.compile, metavar="REGEX", help="Run only the workloads whose id matches."
