@@ -25,10 +25,10 @@ oldest: .venv-oldest/installed
 	$(OLDEST)/pytest -q --require cpu tests/core/test_private_torch.py tests/kmeans/test_estimator.py
 	PYTHONPATH=benchmarks $(OLDEST)/python tests/kernels/triton_oldest.py
 
-# Tests the Triton kernels on CPU tensors, in Triton's interpreter. Three kinds of tests are omitted: tests that need
+# Tests the Triton kernels on CPU tensors, in Triton's interpreter. Four kinds of tests are omitted: tests that need
 # minutes in the interpreter; tests of bitwise repeatability, which show nothing because the interpreter runs programs
-# one after the other; and tests that are the same for all backends, such as the registration of operators. Ties of
-# float16 are omitted, because bfloat16 takes the same path.
+# one after the other; tests that are the same for all backends, such as the registration of operators; and ties of
+# float16, because bfloat16 takes the same path.
 TRITON_OMITS := same_bits or surroundings or large_layers or many_clusters or caches_hold or as_interpolate_would or \
     the_resize_of_labels or (exact_ties and (squared or float16 and not bfloat16)) or compiles_once or \
     (opcheck and not (bfloat16 or 5x7x1x1)) or same-3x3x64x131 or (assign-triton and 3x3x64x131)

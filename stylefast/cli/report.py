@@ -34,8 +34,5 @@ def _mark(op: Op, backend: str, reasons: dict[str, str | None]) -> str:
     """Return "x" if the backend can run the op, "-" if it cannot, and nothing if it has no kernel of the op."""
     if backend not in op.backends:
         return ""
-    return (
-        "x"
-        if reasons[backend] is None and has_kernel(f"stylefast::{op.name}_{backend}", BACKENDS[backend].key)
-        else "-"
-    )
+    runs = reasons[backend] is None and has_kernel(f"stylefast::{op.name}_{backend}", BACKENDS[backend].key)
+    return "x" if runs else "-"

@@ -125,6 +125,7 @@ class Job:
     def total(self) -> int:
         """Number of edits of this job's shard, over all ranks."""
         self.check()
+        # A shard takes the batch size of the folder and never measures one, so it is known before the first batch.
         if self.shard[1] > 1 and self.options.batch_size == "auto" and not self._has_begun and self.directory.is_dir():
             with read_entries(self.directory, self._settings()) as entries:
                 self.batch_size = entries.batch_size or self.batch_size

@@ -55,7 +55,7 @@ class _NativeSynthesis:
 
     def __call__(self, styles: Tensor, w: Tensor) -> Tensor:
         images = styles.new_empty(len(styles), *self._image_shape)
-        for row, image in zip(styles.split(1), images, strict=False):  # no rows are split into one empty tensor
+        for row, image in zip(styles.split(1), images, strict=False):  # without rows, split gives one tensor
             image.copy_(self._image(row)[0])
         return images
 
