@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class EditFigure(Figure):
-    """Seconds per edit, from styles to the written image, of one network, engine and batch size.
+    """Seconds per edit, from seeds to the written image, of one network, engine and batch size.
 
     `levels` is the largest difference between the written pixels and those of the engine "eager" with batches of one,
     in 8-bit levels. `shares` are the fractions of the time that the calling thread spends on synthesis, on the styles
