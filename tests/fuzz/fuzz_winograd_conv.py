@@ -34,9 +34,9 @@ def run(rng: Generator, sizes: Sizes, backend: str, check: Check) -> None:
     transformed = drawing.any_layout(rng, winograd_weight(tensors.pop("weight"), p * p))
     out = winograd_conv(**tensors, weight=transformed, slope=slope, gain=gain, clamp=clamp, backend=backend)
     check.form("out", out, (n, p * h, p * w, d), dtype)
-    modulated, scale = x * style[:, None, None], scale[:, None, None]
-    want = _interleaved(_convolve(modulated, weight), p) * scale + bias + noise[:, :, None]
-    magnitude = _interleaved(_magnitude(modulated, weight), p) * np.abs(scale) + np.abs(bias) + np.abs(noise[:, :, None])
+    modulated, scale, noise = x * style[:, None, None], scale[:, None, None], noise[:, :, None]
+    want = _interleaved(_convolve(modulated, weight), p) * scale + bias + noise
+    magnitude = _interleaved(_magnitude(modulated, weight), p) * np.abs(scale) + np.abs(bias) + np.abs(noise)
     want = np.clip(gain * np.where(want > 0, want, slope * want), -clamp, clamp)
     check.within("out", out, want, (c + 40) * truth.epsilon(dtype) * gain * magnitude)
 
