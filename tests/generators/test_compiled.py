@@ -73,7 +73,7 @@ def test_compiling_again_replaces_the_hooks():
     w = generator.latents([0])
     with pytest.raises(ValueError, match=r"styles must .* S = 296"):
         generator.synthesize(generator.styles(w)[:, 1:], w)
-    with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
         generator.compile(0)
 
 

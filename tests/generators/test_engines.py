@@ -79,8 +79,9 @@ def test_compile_makes_the_images_of_eager(monkeypatch):
     torch.testing.assert_close(generator.synthesize(styles, w), expected, atol=ROUNDING, rtol=0)
     generator.compile(2, backend="eager")
     assert generator.engine == EngineUse("compile", None, None)
-    with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
-        generator.use_engine("compile", batch_size=0)
+    for wrong in (0, 1.5, "auto"):
+        with pytest.raises(ValueError, match=f"batch_size must be an integer >= 1, got {wrong!r}"):
+            generator.use_engine("compile", batch_size=wrong)
     torch._dynamo.reset()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.checks import check_choice
+from ...core.checks import check_choice, check_integer
 from ...core.text import shortened
 from ..image_checks import VISIBLE
 from ..session import HookSession
@@ -64,8 +64,8 @@ class EngineSwitch(ABC):
             batch_size: Images per batch of "compile", as in `compile`. None is one image on a CPU and four on a GPU.
 
         Raises:
-            ValueError: If `batch_size` is below 1, or the engine is unknown, cannot run this network, or makes other
-                images. In the last two cases, the generator then uses "eager".
+            ValueError: If `batch_size` is not an integer >= 1, or the engine is unknown, cannot run this network, or
+                makes other images. In the last two cases, the generator then uses "eager".
         """
         check_choice("engine", engine, NAMES)
         target = self._target(batch_size)
@@ -88,7 +88,7 @@ class EngineSwitch(ABC):
             **options: Arguments of `torch.compile`, such as `mode="reduce-overhead"` for CUDA graphs.
 
         Raises:
-            ValueError: If `batch_size` is below 1.
+            ValueError: If `batch_size` is not an integer >= 1.
         """
         target = self._target(batch_size)
         self._install(None, EngineUse())
@@ -97,8 +97,7 @@ class EngineSwitch(ABC):
         self._install(make_compiled(target, **options), EngineUse("compile", difference=None, speedup=None))
 
     def _target(self, batch_size: int | None) -> Target:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        batch_size = None if batch_size is None else check_integer("batch_size", batch_size, 1)
         return Target(self.network, self._site_hooks, self.w_shape, self._dtype, self.device, batch_size)
 
     def _install(self, engine: Engine | None, use: EngineUse) -> None:
