@@ -38,6 +38,15 @@ def test_auto_takes_the_engine_of_the_images_in_the_folder(monkeypatch, tmp_path
         edit(tmp_path / "native", *auto)
 
 
+def test_auto_takes_the_engine_of_the_same_edits_first(monkeypatch, tmp_path):
+    use_fakes(monkeypatch, native=0.0)
+    edit(tmp_path / "out", "--engine", "native")
+    edit(tmp_path / "out", "--engine", "eager", "--seeds", "3")
+    for seeds in ("1", "4,1", "3"):
+        lines = edit(tmp_path / "out", "--engine", "auto", "--seeds", seeds)
+    assert [line.get("engine") for line in lines] == ["native", None, "native"]
+
+
 def test_the_command_line_gives_engines_the_batch_size(monkeypatch, tmp_path):
     use_fakes(monkeypatch, compile=0.0)
     sizes = []
