@@ -90,7 +90,9 @@ def out_of_range(index: Tensor, *counts: int) -> tuple[list[int], list[int]] | N
     """
     if not (index.is_cpu and has_memory(index) and index.numel()):
         return None
-    if cpu_reason() is None and torch.ops.stylefast.in_range(index, counts):
+    # A trace refuses ops that return no tensor.
+    is_traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if not is_traced and cpu_reason() is None and torch.ops.stylefast.in_range(index, counts):
         return None
     low, high = (limits.tolist() for limits in index.reshape(-1, len(counts)).aminmax(dim=0))
     is_valid = min(low) >= 0 and all(last < count for last, count in zip(high, counts, strict=True))

@@ -107,7 +107,11 @@ class SynthesisOptions(NetworkOptions):
         engine, batch_size = self.engine, None if job.options.batch_size == "auto" else job.options.batch_size
         if recorded := ranks.broadcast(job.recorded_engine() if ranks.rank == 0 else None):
             if engine == "auto":
-                engine, hint = recorded[0], f"; the images of this job in {job.directory} were made with it"
+                engine = recorded[0]
+                hint = (
+                    f"; the images of this job in {job.directory} were made with it: choose another folder, or name "
+                    "another engine with --overwrite"
+                )
             batch_size = batch_size or recorded[1]
         try:
             generator.use_engine(engine, batch_size=batch_size)

@@ -135,11 +135,16 @@ class Job:
     def recorded_engine(self) -> tuple[str, int] | None:
         """Return the engine and the batch size of the job's images in the folder, or None if there are none.
 
-        The job's images are those with its settings except for the engine.
+        The job's images are those with its settings except for the engine. Those of its plan count first.
         """
         if not self.directory.is_dir():
             return None
-        with read_entries(self.directory, self._settings()) as entries:
+        settings = self._settings()
+        with read_entries(self.directory, settings) as entries:
+            for edit in self.plan if entries.engine is not None else ():
+                entry = entries.find(self._file(edit))
+                if entry is not None and entry.is_of(self._describe(edit, settings)):
+                    return entry.engine
             return entries.engine
 
     def __iter__(self) -> Iterator[EditBatch]:

@@ -49,6 +49,15 @@ class Entry(NamedTuple):
         """Fields that describe the edit."""
         return {name: value for name, value in self.fields.items() if name not in RESULTS}
 
+    @property
+    def engine(self) -> tuple[str, int]:
+        """Engine that made the image, and the number of edits of its batch."""
+        return self.fields.get("engine", "eager"), self.fields.get("batch_size", UNRECORDED)
+
+    def is_of(self, description: dict[str, Any]) -> bool:
+        """Return whether the edit is the one of a description, by any engine."""
+        return self.description | {"engine": None} == description | {"engine": None}
+
 
 class Entries(DiskIndex):
     """Entries of the manifest and the journals of a folder, by the file name of the image.

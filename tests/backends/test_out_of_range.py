@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import stylefast
 from stylefast.backends import native
 
 DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -49,3 +50,13 @@ def test_values_of_fake_and_meta_tensors_are_not_read():
     assert native.out_of_range(torch.full((2,), 9, dtype=torch.int64, device="meta"), 3) is None
     with torch._subclasses.FakeTensorMode() as mode:
         assert native.out_of_range(mode.from_tensor(torch.full((2,), 9, dtype=torch.int64, device="cpu")), 3) is None
+
+
+def test_a_trace_records_calls_with_indices():
+    target, query = torch.rand(2, 4, 9)
+    labels, edits = (torch.tensor(x, dtype=torch.int32) for x in ([[[0, 1, 0]]], [[3, 0, 2]]))
+    blended = torch.jit.trace(lambda x: stylefast.blend(x, x, query, edits=edits), target)
+    assert torch.equal(blended(query), stylefast.blend(query, query, query, edits=edits))
+    summed = torch.jit.trace(lambda x: stylefast.contribution(x, labels, 2), torch.rand(1, 2, 1, 3))
+    x = torch.rand(1, 2, 1, 3)
+    assert torch.equal(summed(x), stylefast.contribution(x, labels, 2))

@@ -34,8 +34,18 @@ def test_auto_takes_the_engine_of_the_images_in_the_folder(monkeypatch, tmp_path
     assert [line["engine"] for line in edit(tmp_path / "native", *auto)] == ["native", "native"]
     assert not any("engine" in line for line in edit(tmp_path / "other", *auto))
     monkeypatch.setitem(ENGINES, "native", replace(ENGINES["native"], refusal=lambda target: "it is gone"))
-    with pytest.raises(AssertionError, match="got native: it is gone; the images of this job in .* were made with it"):
+    message = "got native: it is gone; the images of this job in .* were made with it: .*name another engine"
+    with pytest.raises(AssertionError, match=message):
         edit(tmp_path / "native", *auto)
+
+
+def test_auto_takes_the_engine_of_the_same_edits_first(monkeypatch, tmp_path):
+    use_fakes(monkeypatch, native=0.0)
+    edit(tmp_path / "out", "--engine", "native")
+    edit(tmp_path / "out", "--engine", "eager", "--seeds", "3")
+    for seeds in ("1", "4,1", "3"):
+        lines = edit(tmp_path / "out", "--engine", "auto", "--seeds", seeds)
+    assert [line.get("engine") for line in lines] == ["native", None, "native"]
 
 
 def test_the_command_line_gives_engines_the_batch_size(monkeypatch, tmp_path):

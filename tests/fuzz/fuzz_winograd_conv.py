@@ -34,11 +34,9 @@ def run(rng: Generator, sizes: Sizes, backend: str, check: Check) -> None:
     transformed = drawing.any_layout(rng, winograd_weight(tensors.pop("weight"), p * p))
     out = winograd_conv(**tensors, weight=transformed, slope=slope, gain=gain, clamp=clamp, backend=backend)
     check.form("out", out, (n, p * h, p * w, d), dtype)
-    modulated, scale = x * style[:, None, None], scale[:, None, None]
-    want = _interleaved(_convolve(modulated, weight), p) * scale + bias + noise[:, :, None]
-    magnitude = (
-        _interleaved(_magnitude(modulated, weight), p) * np.abs(scale) + np.abs(bias) + np.abs(noise[:, :, None])
-    )
+    modulated, scale, noise = x * style[:, None, None], scale[:, None, None], noise[:, :, None]
+    want = _interleaved(_convolve(modulated, weight), p) * scale + bias + noise
+    magnitude = _interleaved(_magnitude(modulated, weight), p) * np.abs(scale) + np.abs(bias) + np.abs(noise)
     want = np.clip(gain * np.where(want > 0, want, slope * want), -clamp, clamp)
     check.within("out", out, want, (c + 40) * truth.epsilon(dtype) * gain * magnitude)
 
@@ -58,10 +56,10 @@ def _magnitude(x: ndarray, weight: ndarray) -> ndarray:
     u = np.einsum("ri,dcij,sj->rscd", g, np.abs(weight), g, optimize=True)
     m = np.einsum("rsnyxc,rscd->rsnyxd", v, u, optimize=True)
     y = np.einsum("ir,rsnyxd,js->nyixjd", at, m, at, optimize=True)
-    return y.reshape(n, 4 * y.shape[1], 4 * y.shape[3], -1)[:, :h, :w]
+    return y.reshape(n, 4 * y.shape[1], 4 * y.shape[3], len(weight))[:, :h, :w]
 
 
 def _interleaved(y: ndarray, p: int) -> ndarray:
     """Interleave phases: [N, H, W, p p D] -> [N, p H, p W, D]."""
-    n, h, w, d = y.shape
-    return y.reshape(n, h, w, p, p, d // p**2).transpose(0, 1, 3, 2, 4, 5).reshape(n, p * h, p * w, -1)
+    n, h, w, d = *y.shape[:3], y.shape[3] // p**2
+    return y.reshape(n, h, w, p, p, d).transpose(0, 1, 3, 2, 4, 5).reshape(n, p * h, p * w, d)

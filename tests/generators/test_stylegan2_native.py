@@ -157,6 +157,17 @@ def test_threads_make_the_same_images():
     assert all(torch.equal(result[0], images[i % 4]) for i, result in enumerate(results))
 
 
+@pytest.mark.usefixtures("all_winograd")
+def test_autocast_does_not_change_the_images():
+    generator = stylegan2(ours(Original("nvlabs", "resnet")))
+    styles, w = edited(generator)
+    generator.use_engine("native")
+    images = generator.synthesize(styles, w)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(generator.synthesize(styles, w), images)
+        assert torch.equal(copy.deepcopy(generator).synthesize(styles, w), images)  # whose weights are arranged here
+
+
 def test_an_empty_batch_gives_no_images():
     network = ours(Original("nvlabs"))
     styles, w = edited(stylegan2(network))

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.dtypes import without_autocast
+
 
 def refusal(network: nn.Module, dtype: torch.dtype) -> str | None:
     """Return the reason why the fused ops cannot run a network, or None."""
@@ -20,7 +22,7 @@ def refusal(network: nn.Module, dtype: torch.dtype) -> str | None:
 
 
 class NativeSynthesis:
-    """Synthesis by fused ops. Weights are arranged for them at the first call; a copy arranges its own.
+    """Synthesis by fused ops, whatever autocast. Weights are arranged at the first call; a copy arranges its own.
 
     Args:
         network: Network with a method `native_synthesis`, which returns a function from styles and w to images.
@@ -35,11 +37,15 @@ class NativeSynthesis:
 
     def __call__(self, synthesis: Callable[[Tensor], Tensor], styles: Tensor, w: Tensor) -> Iterator[Tensor]:
         """Yield the images of the styles [N, S]."""
-        if self._run is None:
-            self._run = self._network.native_synthesis()
-        assert self._run is not None
-        yield self._run(styles, w)
+        yield self._images(styles, w)
 
     def remove(self) -> None:
         """Free the arranged weights. The network has no hooks of this engine."""
         self._run = None
+
+    @without_autocast
+    def _images(self, styles: Tensor, w: Tensor) -> Tensor:
+        if self._run is None:
+            self._run = self._network.native_synthesis()
+        assert self._run is not None
+        return self._run(styles, w)

@@ -64,8 +64,8 @@ class EngineSwitch(ABC):
             batch_size: Images per batch of "compile", as in `compile`. None is one image on a CPU and four on a GPU.
 
         Raises:
-            ValueError: If `batch_size` is not an integer of at least 1, or the engine is unknown, cannot run this
-                network, or makes other images. In the last two cases, the generator then uses "eager".
+            ValueError: If `batch_size` is not an integer >= 1, or the engine is unknown, cannot run this network, or
+                makes other images. In the last two cases, the generator then uses "eager".
         """
         check_choice("engine", engine, NAMES)
         target = self._target(batch_size)
@@ -88,7 +88,7 @@ class EngineSwitch(ABC):
             **options: Arguments of `torch.compile`, such as `mode="reduce-overhead"` for CUDA graphs.
 
         Raises:
-            ValueError: If `batch_size` is not an integer of at least 1.
+            ValueError: If `batch_size` is not an integer >= 1.
         """
         target = self._target(batch_size)
         self._install(None, EngineUse())
@@ -97,8 +97,7 @@ class EngineSwitch(ABC):
         self._install(make_compiled(target, **options), EngineUse("compile", difference=None, speedup=None))
 
     def _target(self, batch_size: int | None) -> Target:
-        if batch_size is not None:
-            batch_size = check_integer("batch_size", batch_size, 1)
+        batch_size = None if batch_size is None else check_integer("batch_size", batch_size, 1)
         return Target(self.network, self._site_hooks, self.w_shape, self._dtype, self.device, batch_size)
 
     def _install(self, engine: Engine | None, use: EngineUse) -> None:
