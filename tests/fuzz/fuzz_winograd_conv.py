@@ -56,10 +56,10 @@ def _magnitude(x: ndarray, weight: ndarray) -> ndarray:
     u = np.einsum("ri,dcij,sj->rscd", g, np.abs(weight), g, optimize=True)
     m = np.einsum("rsnyxc,rscd->rsnyxd", v, u, optimize=True)
     y = np.einsum("ir,rsnyxd,js->nyixjd", at, m, at, optimize=True)
-    return y.reshape(n, 4 * y.shape[1], 4 * y.shape[3], -1)[:, :h, :w]
+    return y.reshape(n, 4 * y.shape[1], 4 * y.shape[3], len(weight))[:, :h, :w]
 
 
 def _interleaved(y: ndarray, p: int) -> ndarray:
     """Interleave phases: [N, H, W, p p D] -> [N, p H, p W, D]."""
-    n, h, w, d = y.shape
-    return y.reshape(n, h, w, p, p, d // p**2).transpose(0, 1, 3, 2, 4, 5).reshape(n, p * h, p * w, -1)
+    (n, h, w, _), d = y.shape, y.shape[3] // p**2
+    return y.reshape(n, h, w, p, p, d).transpose(0, 1, 3, 2, 4, 5).reshape(n, p * h, p * w, d)
