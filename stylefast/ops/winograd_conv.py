@@ -43,8 +43,8 @@ def winograd_conv(
     to an output of twice the size: an up-sampling convolution.
 
     The convolution is computed in tiles of 4 x 4 positions with 36 products each (Winograd's F(4x4, 3x3)) instead of
-    144. In float32, rounding errors are about twice those of a direct convolution. An infinite input or NaN makes all
-    outputs of its tiles NaN or infinite.
+    144. In float32, rounding errors are about twice those of a direct convolution. NaN or Inf in the input makes all
+    outputs of its tile NaN or, before the clipping, infinite. It can do the same in the tiles around it.
 
     Args:
         x: Input of shape [N, H, W, C], float32 or float64.

@@ -61,5 +61,5 @@ def _magnitude(x: ndarray, weight: ndarray) -> ndarray:
 
 def _interleaved(y: ndarray, p: int) -> ndarray:
     """Interleave phases: [N, H, W, p p D] -> [N, p H, p W, D]."""
-    n, h, w, d = *y.shape[:3], y.shape[3] // p**2
+    (n, h, w, _), d = y.shape, y.shape[3] // p**2
     return y.reshape(n, h, w, p, p, d).transpose(0, 1, 3, 2, 4, 5).reshape(n, p * h, p * w, d)
