@@ -10,10 +10,12 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from editors import catalog_of, editor_of
 from forked import SECONDS, in_ranks, start
@@ -26,6 +28,15 @@ from stylefast.io.private import new_token
 
 N = 12
 FIRST, SECOND = (1, 2, 3), (4, 5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as the other processes do: torch's convolutions round differently with several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
