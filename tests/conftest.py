@@ -89,3 +89,12 @@ def shared_networks_run_eagerly() -> Iterator[None]:
     yield
     for kind in ("sg1", "sg2", "sg3"):
         assert shared(kind).engine.name == "eager"
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as the processes of tests do: torch's convolutions round differently with several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

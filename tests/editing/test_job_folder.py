@@ -10,12 +10,10 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
 from editors import catalog_of, editor_of
 from forked import SECONDS, in_ranks, start
@@ -30,15 +28,6 @@ N = 12
 FIRST, SECOND = (1, 2, 3), (4, 5)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute with one thread, as the other processes do: torch's convolutions round differently with several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("catalog") / "toy.safetensors"
@@ -47,7 +36,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected_files(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[str, bytes]:
     """The files of the two plans, one after the other."""
     directory = tmp_path_factory.mktemp("whole")
     run(directory, grid(FIRST))
