@@ -146,17 +146,8 @@ def _polynomial(zeros: tuple[float, ...]) -> Tensor:
     return result
 
 
-def reference(
-    x: Tensor,
-    style: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    noise: Tensor,
-    slope: float,
-    gain: float,
-    clamp: float,
-) -> Tensor:
+def reference(*arguments: Any) -> Tensor:
+    x, style, weight, scale, bias, noise, slope, gain, clamp = arguments
     (n, height, width, c), d, p = x.shape, bias.shape[0], math.isqrt(weight.shape[0])
     bt, at, _ = (matrix.to(x) for matrix in transforms())
     scaled = F.pad(x * style[:, None, None], (0, 0, 1, -width % 4 + 1, 1, -height % 4 + 1))
