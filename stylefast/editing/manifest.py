@@ -115,6 +115,10 @@ class Entries(DiskIndex):
             modified, _, line = value.partition(" ")
             yield file, int(modified), line
 
+    def in_order(self) -> Iterator[Entry]:
+        """Yield all entries in the order of the file names."""
+        return (Entry(json.loads(line), modified) for _, modified, line in self.lines())
+
     def _add(self, fields: dict[str, Any], modified: int, line: str) -> None:
         """Add an entry unless the image has an entry of a later time."""
         if self._settings is not None:
