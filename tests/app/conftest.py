@@ -17,7 +17,6 @@ from editors import catalog_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
-
     from stylefast.app.workspace import Workspace
 
 WIDTH, HEIGHT = 1280, 900
