@@ -43,7 +43,7 @@ def workspace(catalog_file: Path, tmp_path_factory: pytest.TempPathFactory) -> W
     """The state that all browser pages share."""
     from stylefast.app.workspace import Workspace
 
-    return Workspace.open("toy:sg2", catalog_file, outdir=tmp_path_factory.mktemp("batches"))
+    return Workspace.open("toy:sg2", catalog_file, engine="eager", output=tmp_path_factory.mktemp("batches"))
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def address(workspace: Workspace, connected_hosts: list[str]) -> Iterator[str]:
     from stylefast.app.page import create_page, serve
 
     page = create_page(workspace)
-    yield serve(page, 0, open_browser=False, wait=False)
+    yield serve(page, block=False)
     page.close()
 
 
