@@ -83,7 +83,7 @@ class Batch:
         """Return the folder of the images. It may not exist yet."""
         if not re.fullmatch(r"[^\W_][\w .-]*", self.folder.strip()):
             raise ValueError(f"folder must be a name of letters, digits, blanks, '-', '_' and '.', got {self.folder!r}")
-        directory = workspace.output / self.folder.strip()
+        directory = workspace.outdir / self.folder.strip()
         check_output_folder("folder", directory)
         return directory
 
@@ -159,10 +159,10 @@ def write_pairs(plan: Plan, path: Path) -> None:
 
 def keep_pairs(path: Path, workspace: Workspace) -> Path:
     """Copy an uploaded file of pairs beside the folders of the batches, under a name that depends on its contents."""
-    check_output_folder("output", workspace.output)
-    workspace.output.mkdir(parents=True, exist_ok=True)
+    check_output_folder("outdir", workspace.outdir)
+    workspace.outdir.mkdir(parents=True, exist_ok=True)
     digest = sha256(path.read_bytes()).hexdigest()[:8]
-    kept = workspace.output / f"pairs-{digest}{path.suffix.lower()}"
+    kept = workspace.outdir / f"pairs-{digest}{path.suffix.lower()}"
     with atomic_write(kept) as temporary:
         shutil.copyfile(path, temporary)
     return kept

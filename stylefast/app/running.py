@@ -38,6 +38,8 @@ class Stopwatch:
         and references, whose styles and labels are computed once.
         """
         key = batch.batch_size, batch.image_format, self._workspace.generator.engine.name
+        if len(job.plan) == 0:
+            return 0.0
         if key not in self._seconds:
             self._seconds[key] = _measure(job, batch)
         per_edit, per_image = self._seconds[key]
@@ -134,7 +136,7 @@ class Run:
     def _make(self) -> None:
         torch.get_num_threads()  # a new thread takes the number of the process only now
         job, begin = self._job, time.perf_counter()
-        with closing(iter(job)) as batches:
+        with closing(iter(job)) as batches:  # type: ignore[arg-type]
             for _ in batches:
                 seconds = (time.perf_counter() - begin) / job.n_written * self._n_missing if job.n_written else None
                 self._progress = Progress(job.total - self._n_missing, job.total, seconds)

@@ -18,6 +18,7 @@ from .arguments import SynthesisOptions, option_groups
 from .terminal import say
 
 HOST = "127.0.0.1"
+PORTS = range(7860, 7960)  # the first one is the default port of Gradio
 
 
 @option_groups
@@ -44,8 +45,7 @@ def page(
     The page needs no internet. Ctrl-C ends it. With --engine auto, the page uses the fastest engine.
     """
     check_output_folder("outdir", outdir)
-    if port is not None:
-        check_port(port)
+    chosen = choose_port(port)
     if find_spec("gradio") is None:
         raise ImportError('the page needs Gradio: pip install "stylefast[app]"')
     instruction_set()  # raises before the work if the environment asks for one that does not exist
@@ -60,10 +60,11 @@ def page(
         device=network.device,
         precision=network.precision,
         engine=network.engine,
-        output=outdir,
+        outdir=outdir,
     )
     blocks = create_page(workspace)
-    say(f"The page is at {serve(blocks, port=port, open_browser=open_, block=False)} until you press Ctrl-C")
+    address = serve(blocks, chosen, open_browser=open_, wait=False)
+    say(f"The page is at {address} until you press Ctrl-C")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -72,13 +73,21 @@ def page(
         blocks.close(verbose=False)
 
 
-def check_port(port: int) -> None:
-    """Raise ValueError unless a server of this machine can use a port."""
-    if not 1 <= port < 1 << 16:
+def choose_port(port: int | None) -> int:
+    """Return a port that is free now: the given one, or else the first one from 7860.
+
+    Raises:
+        ValueError: If the port is out of range or in use.
+    """
+    if port is not None and not 1 <= port < 1 << 16:
         raise ValueError(f"port must be in [1, 65535], got {port}")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ValueError(f"port must be free, got {port}: {(error.strerror or str(error)).lower()}") from None
+    reason = ""
+    for candidate in PORTS if port is None else [port]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            try:
+                probe.bind((HOST, candidate))
+                return candidate
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+    raise ValueError(f"port must be free, got {port or f'{PORTS[0]} to {PORTS[-1]}'}: {reason}")

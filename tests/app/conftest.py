@@ -17,6 +17,7 @@ from editors import catalog_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
     from stylefast.app.workspace import Workspace
 
 WIDTH, HEIGHT = 1280, 900
@@ -43,7 +44,7 @@ def workspace(catalog_file: Path, tmp_path_factory: pytest.TempPathFactory) -> W
     """The state that all browser pages share."""
     from stylefast.app.workspace import Workspace
 
-    return Workspace.open("toy:sg2", catalog_file, engine="eager", output=tmp_path_factory.mktemp("batches"))
+    return Workspace.open("toy:sg2", catalog_file, engine="eager", outdir=tmp_path_factory.mktemp("batches"))
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +63,7 @@ def address(workspace: Workspace, connected_hosts: list[str]) -> Iterator[str]:
     from stylefast.app.page import create_page, serve
 
     page = create_page(workspace)
-    yield serve(page, block=False)
+    yield serve(page, 0, open_browser=False, wait=False)
     page.close()
 
 
