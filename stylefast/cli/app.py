@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of `stylefast`: edit, gallery, demo, convert, bench, info and the group catalog."""
+"""The commands of `stylefast`: app, edit, gallery, demo, convert, bench, info and the group catalog."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import typer
 
 from .. import __version__
-from ..core.text import printable
+from ..core.text import describe, printable
 from ..core.waiting import CHOSEN
 from ..generators.convert import convert as convert_network
 from ..io.outputs import check_output_file, check_output_folder
@@ -23,8 +23,9 @@ from . import demo as demonstration
 from .arguments import example
 from .edit import edit
 from .gallery import gallery
+from .page import page
 from .report import report
-from .terminal import describe, drop_output, print_whole_text, say
+from .terminal import drop_output, print_whole_text, say
 
 ALLOCATION = "can't allocate memory"  # in the RuntimeError of torch on the CPU
 
@@ -54,6 +55,9 @@ def options(
 
 app.command(epilog=example("stylefast edit --catalog my.safetensors --seeds 1 --references 2 --parts eyes"))(edit)
 app.command(epilog=example("stylefast gallery out"))(gallery)
+
+
+app.command("app", epilog=example("stylefast app --catalog my.safetensors"))(page)
 
 
 @app.command(epilog=example("stylefast demo --outdir demo"))
