@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -25,7 +27,9 @@ CONTEXT = 1.3  # width and height of a crop relative to the box
 QUALITY = 88
 VERSION = 1  # of the previews, which are made again if it changes
 READ = ("PNG", "JPEG", "WEBP")
-N_CACHED = 8  # decoded images of targets and references
+# Cached images. The edits of one target are consecutive, and take turns in their references.
+N_TARGETS = 4
+N_REFERENCES = 512  # thumbnails, of 0.1 MB each
 
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
@@ -40,7 +44,8 @@ class Previews:
 
     def __init__(self, directory: Path, folder: Path) -> None:
         self._directory, self._folder = directory, folder
-        self._read_original = lru_cache(N_CACHED)(_read)
+        self._target = lru_cache(N_TARGETS)(_read)
+        self._reference = lru_cache(N_REFERENCES)(_read_thumbnail)
 
     def path(self, edit: ShownEdit) -> Path:
         """Return the path of the preview of an edit."""
@@ -74,18 +79,13 @@ class Previews:
         sheet = Image.new("RGB", SIZE, GREY)
         sheet.paste(_crop(edited, edit.box), (0, 0))
         sheet.paste(_thumbnail(edited), (0, 2 * CROP[1]))
-        for path, reduce, corner in zip(
-            edit.originals,
-            (lambda target: _crop(target, edit.box), _thumbnail),
-            ((0, CROP[1]), (THUMBNAIL[0], 2 * CROP[1])),
-            strict=True,
-        ):
-            if path is None:
-                continue
-            try:
-                sheet.paste(reduce(self._read_original(path)), corner)
-            except UNREADABLE as error:
-                problems[path] = _reason(error)
+        target, reference = edit.originals
+        with _reported(target, problems) as path:
+            if path is not None:
+                sheet.paste(_crop(self._target(path), edit.box), (0, CROP[1]))
+        with _reported(reference, problems) as path:
+            if path is not None:
+                sheet.paste(self._reference(path), (THUMBNAIL[0], 2 * CROP[1]))
         return sheet
 
 
@@ -133,6 +133,21 @@ def _resized(
     place = Image.new("RGB", size, GREY)
     place.paste(resized, ((size[0] - drawn[0]) // 2, (size[1] - drawn[1]) // 2))
     return place
+
+
+@contextmanager
+def _reported(path: Path | None, problems: dict[Path, str]) -> Iterator[Path | None]:
+    """Yield the path, and add it to the problems if the block cannot read it."""
+    try:
+        yield path
+    except UNREADABLE as error:
+        if path is None:
+            raise
+        problems[path] = _reason(error)
+
+
+def _read_thumbnail(path: Path) -> Image.Image:
+    return _thumbnail(_read(path))
 
 
 def _read(path: Path) -> Image.Image:
