@@ -14,7 +14,7 @@ import torch
 import typer
 
 from .. import __version__
-from ..core.text import printable
+from ..core.text import describe, printable
 from ..core.waiting import CHOSEN
 from ..generators.convert import convert as convert_network
 from ..io.outputs import check_output_file, check_output_folder
@@ -23,7 +23,7 @@ from . import demo as demonstration
 from .arguments import example
 from .edit import edit
 from .report import report
-from .terminal import describe, drop_output, print_whole_text, say
+from .terminal import drop_output, print_whole_text, say
 
 ALLOCATION = "can't allocate memory"  # in the RuntimeError of torch on the CPU
 

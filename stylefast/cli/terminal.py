@@ -22,16 +22,6 @@ def remark(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
-def describe(error: BaseException) -> str:
-    """Return the message of an error, without the number that the operating system gives it."""
-    if isinstance(error, MemoryError):
-        return f"there is not enough memory: {error}" if str(error) else "there is not enough memory"
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        files = [os.fsdecode(file) for file in (error.filename, error.filename2) if file is not None]
-        return f"{' -> '.join(files)}: {error.strerror[0].lower()}{error.strerror[1:]}"
-    return str(error) or type(error).__name__
-
-
 def name_options(error: Exception, flags: Mapping[str, str]) -> Exception:
     """Return the error with a message that begins with an option as the user writes it.
 

@@ -103,11 +103,16 @@ def installed_random_face() -> Path | None:
     return Path(str(distribution.locate_file("random_face/data"))) if distribution.version == VERSION else None
 
 
+def cache_folder() -> Path:
+    """Return the folder of files that are made or downloaded once: `$STYLEFAST_CACHE`, else `~/.cache/stylefast`."""
+    return Path(os.environ.get("STYLEFAST_CACHE") or Path.home() / ".cache" / "stylefast")
+
+
 def fetch_random_face(directory: PathLike | None = None) -> Path:
     """Download the random-face wheel once with pip, by name, version and hash, and print its licence notice.
 
     Args:
-        directory: Folder of the wheel. The default is `$STYLEFAST_CACHE`, else `~/.cache/stylefast`.
+        directory: Folder of the wheel. The default is `cache_folder()`.
 
     Returns:
         Path of the wheel. The wheel of an earlier download is used without network access.
@@ -116,7 +121,7 @@ def fetch_random_face(directory: PathLike | None = None) -> Path:
         ConnectionError: If pip cannot download the wheel. The message ends with pip's reason.
         ValueError: If the downloaded wheel has another sha256.
     """
-    directory = Path(directory or os.environ.get("STYLEFAST_CACHE") or Path.home() / ".cache" / "stylefast")
+    directory = Path(directory or cache_folder())
     wheel = directory / WHEEL
     if os.environ.get("RANK") in (None, "", "0"):  # torchrun's rank: one notice per job
         print(NOTICE, file=sys.stderr)

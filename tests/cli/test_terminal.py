@@ -10,7 +10,8 @@ import pytest
 from commands import NETWORK, run
 
 from stylefast import Catalog, __version__
-from stylefast.cli.terminal import describe, name_options
+from stylefast.cli.terminal import name_options
+from stylefast.core.text import describe
 
 CLI = [sys.executable, "-m", "stylefast"]
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -15,6 +15,7 @@ ROOT = Path(stylefast.__file__).parent
 # From top to bottom. A unit may import itself and the units of lower layers.
 LAYERS = (
     {"cli"},
+    {"app"},
     {"compat", "editing", "figures", "sklearn"},
     {"catalog"},
     {"generators", "kmeans"},

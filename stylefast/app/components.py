@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Elements that the tabs share: the theme, the errors of handlers, and inputs of seeds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+import torch
+
+from ..core.text import describe
+
+EXPECTED = (ValueError, TypeError, OSError, ImportError, MemoryError, torch.OutOfMemoryError)
+MAX_SEED = (1 << 32) - 1
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+MONOSPACE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
+
+CSS = """
+.gradio-container { max-width: 1720px !important; margin: 0 auto; padding: 0 24px 32px !important; }
+.gradio-container h1 { font-size: 20px; font-weight: 600; margin: 16px 0 0; }
+.gradio-container h3 { font-size: 14px; font-weight: 600; margin: 4px 0; }
+.hint, .hint p { color: var(--body-text-color-subdued); font-size: 13px; line-height: 1.5; margin: 0; }
+.message, .message p { font-size: 14px; line-height: 1.5; min-height: 21px; margin: 0; }
+footer { display: none !important; }
+"""
+
+
+def theme() -> gr.themes.Base:
+    """Return a light, quiet theme in the typefaces of the system, so that no typeface is fetched."""
+    return gr.themes.Default(
+        primary_hue="blue", neutral_hue="slate", radius_size="sm", spacing_size="sm", font=FONTS, font_mono=MONOSPACE
+    )
+
+
+def sentence(error: BaseException) -> str:
+    """Return the message of an error as one sentence."""
+    text = " ".join(describe(error).split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Show the expected errors of a handler in the page as one sentence, without a traceback.
+
+    Args:
+        handler: Function or generator that handles an event.
+    """
+
+    def refuse(error: BaseException) -> gr.Error:
+        return gr.Error(sentence(error), title="This did not work", print_exception=False)
+
+    if inspect.isgeneratorfunction(handler):
+
+        @wraps(handler)
+        def stream(*arguments: Any, **options: Any) -> Any:
+            try:
+                yield from handler(*arguments, **options)
+            except EXPECTED as error:
+                raise refuse(error) from error
+
+        return stream
+
+    @wraps(handler)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return handler(*arguments, **options)
+        except EXPECTED as error:
+            raise refuse(error) from error
+
+    return call
+
+
+def seed_input(label: str, value: int, elem_id: str, **options: Any) -> gr.Number:
+    """Return an input for a seed in [0, 2**32)."""
+    return gr.Number(value, label=label, precision=0, minimum=0, maximum=MAX_SEED, elem_id=elem_id, **options)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of `stylefast app`, and its server on this machine."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from .batch_tab import build_batch
+from .components import CSS, theme
+from .edit_tab import build_edit
+from .parts_tab import build_parts
+from .workspace import Workspace
+
+HOST = "127.0.0.1"  # no other machine can reach the page
+
+
+def create_page(workspace: Workspace) -> gr.Blocks:
+    """Return the page with its three tabs.
+
+    Every browser tab that opens the page is a session with its own copy of the catalog.
+
+    Args:
+        workspace: What all sessions share.
+    """
+    with gr.Blocks(analytics_enabled=False, title="stylefast", fill_width=True) as page:
+        catalog = gr.State(lambda: workspace.catalog)  # the function is called for each session
+        gr.Markdown(f"# stylefast\n{workspace.generator.name} · {workspace.catalog_path}", elem_id="page-title")
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Parts", id="parts"):
+                build_parts(workspace, catalog)
+            with gr.Tab("Edit", id="edit"):
+                build_edit(workspace, catalog)
+            with gr.Tab("Batch", id="batch"):
+                build_batch(workspace, catalog)
+    return page
+
+
+def serve(page: gr.Blocks, *, port: int | None = None, open_browser: bool = False, block: bool = True) -> str:
+    """Serve the page to browsers on this machine.
+
+    Args:
+        page: Page that `create_page` returned.
+        port: Port. The default is the first free one from 7860.
+        open_browser: Whether to open the page in the default browser.
+        block: Whether to return only after the server has ended. Otherwise `page.close()` ends it.
+
+    Returns:
+        The address of the page.
+
+    Raises:
+        OSError: If the port is in use.
+    """
+    page.queue(default_concurrency_limit=8)
+    _, address, _ = page.launch(
+        server_name=HOST,
+        server_port=port,
+        inbrowser=open_browser,
+        share=False,
+        prevent_thread_lock=not block,
+        quiet=True,
+        ssr_mode=False,
+        theme=theme(),
+        css=CSS,
+        footer_links=[],
+    )
+    return address
