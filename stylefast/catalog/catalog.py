@@ -21,7 +21,9 @@ from ..kmeans import SphericalKMeans
 from ..ops.assign import assign
 from .build import Build
 from .files import read_catalog, write_catalog
+from .label_maps import check_size, smooth_labels
 from .latents import LatentShards
+from .match import check_match
 from .options import BuildOptions, Clustering
 from .regions import Region, clusters_of, name_clusters
 
@@ -195,16 +197,29 @@ class Catalog:
         """
         return clusters_of(part, self.parts)
 
-    def labels(self, generator: Generator, w: Tensor, *, backend: str | None = None) -> Tensor:
-        """Return the labels of the clustered layer for images, [N, h, w] int32.
+    def labels(
+        self, generator: Generator, w: Tensor, *, size: tuple[int, int] | None = None, backend: str | None = None
+    ) -> Tensor:
+        """Return the labels of images, [N, h, w] int32: those of the clustered layer, or of an interpolation of it.
+
+        With another size than that of the layer, label(i) is that of the point `sum_j r_ij x_j`, for the points x_j of
+        the layer and the weights r_ij of the bilinear resize (`align_corners=False`). Outlines of clusters then follow
+        the image instead of the grid of the layer. A zero point has label 0, and ties go to the lowest label.
 
         Args:
             generator: Generator of the catalog.
             w: Latents of the N images, as `Generator.latents` returns them.
-            backend: Name of a backend, as in `stylefast.assign`.
+            size: Height and width of the result, such as those of the image. The default is the size of the layer.
+            backend: Name of a backend, as in `stylefast.assign`. It computes labels at the size of the layer only.
+
+        Raises:
+            ValueError: If `size` is not two integers >= 1.
         """
+        size = None if size is None else check_size(size)
         (activations,) = generator.activations(w, [self.layer]).values()
         centroids = self.centroids.to(activations.device)
+        if size not in (None, tuple(activations.shape[2:])):
+            return smooth_labels(activations, centroids, self.features, size)
         return assign(activations, centroids, features=self.features, backend=backend).labels
 
     def part_map(self, labels: Tensor, part: str) -> Tensor:
@@ -217,18 +232,7 @@ class Catalog:
         Raises:
             ValueError: If it belongs to another generator. The message names the first difference.
         """
-        for site, actual in zip(self.sites, generator.sites, strict=False):
-            if site != actual:
-                raise ValueError(
-                    f"catalog of {self.generator!r} does not belong to generator {generator.name!r}: "
-                    f"the first site that differs is {site.name} {site.size} x {site.channels} in the catalog, "
-                    f"{actual.name} {actual.size} x {actual.channels} in the generator"
-                )
-        if len(self.sites) != len(generator.sites):
-            counts = f"{len(self.sites)} sites in the catalog, {len(generator.sites)} in the generator"
-            raise ValueError(f"catalog of {self.generator!r} does not belong to generator {generator.name!r}: {counts}")
-        if self.fingerprint != generator.fingerprint:
-            raise ValueError(f"catalog of {self.generator!r} does not belong to {generator.name!r}: other weights")
+        check_match(self.generator, self.sites, self.fingerprint, generator)
 
     def save(self, path: PathLike) -> None:
         """Write a .safetensors file. The file is written completely or not at all; equal catalogs give equal bytes.
