@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import reduce
-from hashlib import blake2b
-from operator import index
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,129 +14,27 @@ from torch import Tensor
 
 from .. import query
 from ..catalog import Catalog
-from ..editing import Edit, Sequential, StoredLatents, Strategy, StyleEditor
+from ..editing import Sequential, StoredLatents, Strategy, StyleEditor
 from ..io.images import encode, to_uint8
 from ..locality import Locality, lab_locality, rgb_to_lab, roi
 from ..ops.blend import blend
-from .heat import heat_pixels
+from .edits import Change, Edited, EditRequest, Keyed, PartEdit, Picture, to_integer
+from .heat import heat_pixels, heat_size
 from .memo import Memo
 from .workspace import Workspace
 
 CACHE_BYTES = 1 << 28  # bound of the cached images, of the cached Lab images, and of the heat maps
 MAX_CATALOGS = 64  # costs of parts that are cached
 ZOOM = (2.0, 3.0)  # least and largest magnification of a part
+TAIL = 0.04  # share of a part at each of its ends that the magnified square may miss
 MARGIN = 1.4  # side of the magnified square divided by the longer side of the part
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Image that can be edited, or from which parts can be taken. Pictures with the same key are equal.
-
-    Args:
-        key: Hashable identity of the picture.
-        name: Name in file names.
-        w: Latent, [1, D] or [1, rows, D].
-        styles: Styles, [1, S].
-    """
-
-    key: Hashable
-    name: str = field(compare=False)
-    w: Tensor = field(compare=False, repr=False)
-    styles: Tensor = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class PartEdit:
-    """One part of an edit.
-
-    Args:
-        part: Name of a part of the catalog.
-        reference: Picture from which the part is taken.
-        strength: Factor of the query of the part.
-    """
-
-    part: str
-    reference: Picture
-    strength: float = 1.0
-
-
-@dataclass(frozen=True)
-class EditRequest:
-    """Edit of one target.
-
-    Args:
-        target: Picture to edit.
-        parts: Parts to change, each once, at least one.
-        query: Strategy that computes the query of every part.
-        rgb: Whether to edit the toRGB sites too.
-    """
-
-    target: Picture
-    parts: tuple[PartEdit, ...]
-    query: Strategy
-    rgb: bool = False
-
-    @property
-    def file_name(self) -> str:
-        """Name of the image file. An edit of one part has the name that `stylefast edit` gives it."""
-        first = self.parts[0]
-        label = Edit(0, 0, first.part, self.query, first.strength).label
-        parts = "_".join(f"{edit.part}_{edit.reference.name}" for edit in self.parts)
-        return f"{self.target.name}_{parts}_{label}.png"
-
-
-@dataclass(frozen=True)
-class Keyed:
-    """Tensor that is compared by a digest of its bytes."""
-
-    digest: bytes
-    tensor: Tensor = field(compare=False, repr=False)
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Keyed:
-        return cls(blake2b(tensor.contiguous().cpu().numpy().tobytes(), digest_size=16).digest(), tensor)
-
-
-@dataclass(frozen=True)
-class Edited:
-    """Result of an edit.
-
-    Args:
-        request: The edit.
-        styles: Blended styles, [1, S].
-        png: Contents of the image file.
-        n_channels: Number of channels that each part moves.
-        n_moved: Number of channels that the edit moves.
-        seconds: Time of the edit, from the request to the contents of the file.
-        is_new: Whether the image was synthesised for this edit. Otherwise it comes from the cache.
-    """
-
-    request: EditRequest
-    styles: Keyed
+class _Rendered:
+    image: Tensor  # [1, C, H, W]
     png: bytes
-    n_channels: tuple[int, ...]
-    n_moved: int
-    seconds: float
-    is_new: bool
-
-    @property
-    def notes(self) -> list[str]:
-        """One sentence per part that moves no channel, though its strength is not 0."""
-        pairs = zip(self.request.parts, self.n_channels, strict=True)
-        return [_explain(edit.part, self.request.query) for edit, n in pairs if not n and edit.strength]
-
-
-@dataclass(frozen=True)
-class Change:
-    """What an edit has changed.
-
-    Args:
-        locality: Locality of the edit, as `stylefast edit` measures it. The region of several parts is their union.
-        heat: Contents of a PNG file with the CIELAB difference of every pixel.
-    """
-
-    locality: Locality
-    heat: bytes
+    time: float  # at which it was made, by `time.perf_counter`
 
 
 class Explorer:
@@ -147,18 +42,14 @@ class Explorer:
 
     Args:
         workspace: What all pages share.
-
-    Attributes:
-        n_synthesised: Number of images that were synthesised.
     """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.generator = workspace, workspace.generator
-        self.n_synthesised: int = 0
         pixels = math.prod(self.generator.image_size)
         self._cost = Memo(self._compute_cost, MAX_CATALOGS)
-        self._labels = Memo(self._compute_labels, 1024)
-        self._render = Memo(self._synthesize, max(8, CACHE_BYTES // (20 * pixels)))  # (image, contents of the file)
+        self._labels = Memo(self._compute_labels, 64)
+        self._render = Memo(self._synthesize, max(8, CACHE_BYTES // (20 * pixels)))
         self._lab = Memo(self._compute_lab, max(2, CACHE_BYTES // (12 * pixels)))
         self._compare = Memo(self._measure, 64)
 
@@ -172,7 +63,7 @@ class Explorer:
         Raises:
             ValueError: If the value is not an integer in [0, 2**32).
         """
-        seed = _integer(f"seed of {name}", value, 1 << 32, "[0, 2**32)")
+        seed = to_integer(f"seed of {name}", value, 1 << 32, "[0, 2**32)")
         return Picture(seed, f"seed{seed:04}", self.workspace.w(seed), self.workspace.styles(seed))
 
     def row(self, name: str, stored: StoredLatents, value: Any) -> Picture:
@@ -186,12 +77,12 @@ class Explorer:
         Raises:
             ValueError: If there is no such row, or the file has styles only.
         """
-        row = _integer(f"row of {name}", value, len(stored), f"[0, {len(stored)})")
+        row = to_integer(f"row of {name}", value, len(stored), f"[0, {len(stored)})")
         return Picture((stored, row), stored.name(row), stored.w(row), stored.styles(row))
 
     def image(self, picture: Picture) -> bytes:
         """Return the unedited image as the contents of a PNG file."""
-        return self._render(picture, Keyed.of(picture.styles))[1]
+        return self._render(picture, Keyed.of(picture.styles)).png
 
     def query(self, catalog: Catalog, part: str, strategy: Strategy, *, rgb: bool = False) -> Tensor:
         """Return the query of a part, [S] float32, as `StyleEditor.query` does. The costs of its channels are cached.
@@ -218,47 +109,53 @@ class Explorer:
         Raises:
             ValueError: If there is no part, a part is unknown or repeated, or a parameter is out of range.
         """
-        begin, n_before = time.perf_counter(), self.n_synthesised
-        _check(request)
+        begin = time.perf_counter()
+        request.check()
         target, parts = request.target, request.parts
         queries = torch.stack([self.query(catalog, edit.part, request.query, rgb=request.rgb) for edit in parts])
         references = torch.cat([edit.reference.styles for edit in parts])
         strengths = [edit.strength for edit in parts]
         styles = Keyed.of(blend_parts(target.styles, references, queries, strengths))
-        png = self._render(target, styles)[1]
+        rendered = self._render(target, styles)
         moves = queries.ne(0) & torch.tensor(strengths, device=queries.device, dtype=torch.float32).ne(0)[:, None]
         n_channels = tuple(moves.sum(1).tolist())
-        is_new, seconds = self.n_synthesised > n_before, time.perf_counter() - begin
-        return Edited(request, styles, png, n_channels, int(moves.any(0).sum()), seconds, is_new)
+        n_moved, seconds = int(moves.any(0).sum()), time.perf_counter() - begin
+        return Edited(request, styles, rendered.png, n_channels, n_moved, seconds, rendered.time > begin)
 
     def change(self, catalog: Catalog, edited: Edited) -> Change:
         """Measure what an edit has changed, inside and outside its parts."""
         request = edited.request
-        region = reduce(torch.maximum, [self._roi(catalog, request.target, edit) for edit in request.parts])
-        return self._compare(request.target, edited.styles, Keyed.of(region))
+        region, outline = (
+            torch.stack([self._region(catalog, request.target, edit, size) for edit in request.parts]).amax(0)
+            for size in (None, heat_size(self.generator.image_size))
+        )
+        return self._compare(request.target, edited.styles, Keyed.of(region), Keyed.of(outline))
 
     def zoom(self, catalog: Catalog, target: Picture, edit: PartEdit) -> tuple[float, float, float]:
         """Return the square to magnify around a part: its left and upper edge and its side, as fractions of the image.
 
         The square covers the part in the target and in the reference. Its side is 1/3 to 1/2 of the image.
         """
-        region = self._roi(catalog, target, edit)[0]
+        region = self._region(catalog, target, edit, heat_size(self.generator.image_size))[0].double()
         sides, centres = [], []
-        for axis in (1, 0):  # x, y
-            covered = region.any(1 - axis).nonzero().flatten().tolist() or [0, region.shape[axis] - 1]
-            begin, end = covered[0] / region.shape[axis], (covered[-1] + 1) / region.shape[axis]
+        for axis in (0, 1):  # x, y
+            mass = region.sum(axis).cumsum(0)
+            ends = torch.searchsorted(mass, mass[-1] * mass.new_tensor([TAIL, 1 - TAIL])).tolist()
+            begin, end = (ends[0] / len(mass), (ends[1] + 1) / len(mass)) if mass[-1] else (0.0, 1.0)
             sides.append(end - begin)
             centres.append((begin + end) / 2)
         side = min(max(MARGIN * max(sides), 1 / ZOOM[1]), 1 / ZOOM[0])
         left, top = (min(max(centre - side / 2, 0.0), 1 - side) for centre in centres)
         return left, top, side
 
-    def _roi(self, catalog: Catalog, target: Picture, edit: PartEdit) -> Tensor:
-        masks = (catalog.part_map(self._labels(catalog, one), edit.part) for one in (target, edit.reference))
-        return roi(*masks)  # [1, h, w] bool
+    def _region(self, catalog: Catalog, target: Picture, edit: PartEdit, size: tuple[int, int] | None) -> Tensor:
+        """Return the region of a part, [1, h, w] bool, at the size of the layer or at another one."""
+        labels = (self._labels(catalog, picture, size) for picture in (target, edit.reference))
+        in_target, in_reference = (catalog.part_map(grid, edit.part) for grid in labels)
+        return roi(in_target, in_reference)
 
-    def _compute_labels(self, catalog: Catalog, picture: Picture) -> Tensor:
-        return catalog.labels(self.generator, picture.w)
+    def _compute_labels(self, catalog: Catalog, picture: Picture, size: tuple[int, int] | None) -> Tensor:
+        return catalog.labels(self.generator, picture.w, size=size)
 
     def _compute_cost(self, catalog: Catalog, clusters: Sequence[int], rgb: bool) -> tuple[Tensor, Tensor]:
         """Return M of a part, [S], and the running cost of its channels, which is infinite outside the edited sites."""
@@ -268,17 +165,16 @@ class Explorer:
             cost[site.slice] = query.running_cost(m[site.slice])
         return m, cost
 
-    def _synthesize(self, picture: Picture, styles: Keyed) -> tuple[Tensor, bytes]:
-        self.n_synthesised += 1
-        image = self.generator.synthesize(styles.tensor, picture.w)  # [1, C, H, W]
-        return image, encode(to_uint8(image)[0], ".png")
+    def _synthesize(self, picture: Picture, styles: Keyed) -> _Rendered:
+        image = self.generator.synthesize(styles.tensor, picture.w)
+        return _Rendered(image, encode(to_uint8(image)[0], ".png"), time.perf_counter())
 
     def _compute_lab(self, picture: Picture) -> Tensor:
-        return rgb_to_lab(self._render(picture, Keyed.of(picture.styles))[0])
+        return rgb_to_lab(self._render(picture, Keyed.of(picture.styles)).image)
 
-    def _measure(self, target: Picture, styles: Keyed, region: Keyed) -> Change:
-        difference = rgb_to_lab(self._render(target, styles)[0]) - self._lab(target)  # [1, 3, H, W]
-        heat = heat_pixels(difference[0].norm(dim=0), region.tensor[0])
+    def _measure(self, target: Picture, styles: Keyed, region: Keyed, outline: Keyed) -> Change:
+        difference = rgb_to_lab(self._render(target, styles).image) - self._lab(target)  # [1, 3, H, W]
+        heat = heat_pixels(difference[0].norm(dim=0), outline.tensor[0])
         return Change(Locality(*(value[0] for value in lab_locality(difference, region.tensor))), encode(heat, ".png"))
 
 
