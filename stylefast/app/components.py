@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 import torch
+from gradio.themes import Base, Default
 
 from ..core.text import describe
 
@@ -19,7 +20,8 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "
 MONOSPACE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
 CSS = """
-.gradio-container { max-width: 1720px !important; margin: 0 auto; padding: 0 24px 32px !important; }
+.gradio-container { width: 100%; max-width: 1720px !important; margin: 0 auto !important; }
+.gradio-container { padding: 0 24px 32px !important; }
 .gradio-container h1 { font-size: 20px; font-weight: 600; margin: 16px 0 0; }
 .gradio-container h3 { font-size: 14px; font-weight: 600; margin: 4px 0; }
 .hint, .hint p { color: var(--body-text-color-subdued); font-size: 13px; line-height: 1.5; margin: 0; }
@@ -28,9 +30,9 @@ footer { display: none !important; }
 """
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """Return a light, quiet theme in the typefaces of the system, so that no typeface is fetched."""
-    return gr.themes.Default(
+    return Default(
         primary_hue="blue", neutral_hue="slate", radius_size="sm", spacing_size="sm", font=FONTS, font_mono=MONOSPACE
     )
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import gradio as gr
 
 from .batch_tab import build_batch
@@ -35,14 +37,14 @@ def create_page(workspace: Workspace) -> gr.Blocks:
     return page
 
 
-def serve(page: gr.Blocks, *, port: int | None = None, open_browser: bool = False, block: bool = True) -> str:
+def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool = True) -> str:
     """Serve the page to browsers on this machine.
 
     Args:
         page: Page that `create_page` returned.
-        port: Port. The default is the first free one from 7860.
+        port: Port. 0 is any free port.
         open_browser: Whether to open the page in the default browser.
-        block: Whether to return only after the server has ended. Otherwise `page.close()` ends it.
+        wait: Whether to return only after the server has ended. Otherwise `page.close()` ends it.
 
     Returns:
         The address of the page.
@@ -53,10 +55,10 @@ def serve(page: gr.Blocks, *, port: int | None = None, open_browser: bool = Fals
     page.queue(default_concurrency_limit=8)
     _, address, _ = page.launch(
         server_name=HOST,
-        server_port=port,
+        server_port=port or free_port(),
         inbrowser=open_browser,
         share=False,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=not wait,
         quiet=True,
         ssr_mode=False,
         theme=theme(),
@@ -64,3 +66,10 @@ def serve(page: gr.Blocks, *, port: int | None = None, open_browser: bool = Fals
         footer_links=[],
     )
     return address
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]

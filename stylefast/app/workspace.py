@@ -36,7 +36,7 @@ class Workspace:
         catalog_path: File of the catalog.
         network: Generator as the option --network names it.
         truncation: Truncation psi of the latents of seeds.
-        output: Folder in which batches make their folders.
+        outdir: Folder in which batches make their folders.
 
     Raises:
         FileNotFoundError: If the catalog does not exist. The message names the command that builds it.
@@ -53,10 +53,10 @@ class Workspace:
         *,
         network: str,
         truncation: float = 0.7,
-        output: Path = Path("stylefast-app"),
+        outdir: Path = Path("stylefast-app"),
     ) -> None:
         self.generator, self.network, self.truncation = generator, network, truncation
-        self.catalog_path, self.output = Path(catalog_path), Path(output)
+        self.catalog_path, self.outdir = Path(catalog_path), Path(outdir)
         self.catalog: Catalog = self.read_catalog()[0]
         self._busy, self._task = threading.Lock(), ""
         n_images = max(8, CACHE_BYTES // (3 * math.prod(generator.image_size)))
@@ -73,7 +73,7 @@ class Workspace:
         truncation: float = 0.7,
         device: str = "cpu",
         engine: str = "auto",
-        output: Path = Path("stylefast-app"),
+        outdir: Path = Path("stylefast-app"),
         progress: bool = True,
     ) -> Workspace:
         """Load the generator, and build a catalog with the options of the demo if there is none.
@@ -85,7 +85,7 @@ class Workspace:
             truncation: Truncation psi of the latents of seeds.
             device: Device of the generator.
             engine: Engine that makes the images, as in `Generator.use_engine`.
-            output: Folder in which batches make their folders.
+            outdir: Folder in which batches make their folders.
             progress: Whether a build shows a progress bar.
 
         Raises:
@@ -99,7 +99,7 @@ class Workspace:
             catalog_path = cache_folder() / f"catalog-{generator.fingerprint['weights'][:16]}.safetensors"
             if not catalog_path.exists():
                 build_default(generator, truncation, progress=progress).save(catalog_path)
-        return cls(generator, Path(catalog_path), network=network, truncation=truncation, output=output)
+        return cls(generator, Path(catalog_path), network=network, truncation=truncation, outdir=outdir)
 
     def read_catalog(self) -> tuple[Catalog, str]:
         """Return the catalog that the file holds now, and the digest of the file."""
