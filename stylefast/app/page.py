@@ -11,6 +11,7 @@ from .batch_tab import build_batch
 from .components import CSS, theme
 from .edit_tab import build_edit
 from .parts_tab import build_parts
+from .stage import LAYOUT
 from .workspace import Workspace
 
 HOST = "127.0.0.1"  # no other machine can reach the page
@@ -62,7 +63,7 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         quiet=True,
         ssr_mode=False,
         theme=theme(),
-        css=CSS,
+        css=CSS + LAYOUT,
         footer_links=[],
     )
     return address
