@@ -26,6 +26,12 @@ CSS = """
 .gradio-container h3 { font-size: 14px; font-weight: 600; margin: 4px 0; }
 .hint, .hint p { color: var(--body-text-color-subdued); font-size: 13px; line-height: 1.5; margin: 0; }
 .message, .message p { font-size: 14px; line-height: 1.5; min-height: 21px; margin: 0; }
+.status { min-height: 60px; }
+.legend { list-style: none; margin: 0; padding: 0; font-size: 14px; }
+.legend li { display: flex; align-items: baseline; gap: 8px; padding: 3px 0; }
+.legend i { flex: none; width: 12px; height: 12px; border-radius: 3px; align-self: center; }
+.legend b { font-weight: 600; min-width: 90px; overflow-wrap: anywhere; }
+.legend span { color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 footer { display: none !important; }
 """
 

@@ -282,7 +282,7 @@ class SphericalKMeans:
             state = BatchedLloyd(self._initial_centroids(points, rng))
         pruned = with_pruning(points, self.n_clusters, len(state.runs))
         n_done = max(run.n_iter for run in state.runs)
-        with progress_bar(self.max_iter, "k-means", "step", shown=not ranks.rank and progress, done=n_done) as bar:
+        with progress_bar(self.max_iter, "k-means", "step", shown=not ranks.rank and shown, done=n_done) as bar:
             while state.active:
                 state.advance(pruned, self.tol, self.max_iter, ahead=points.can_run_ahead and checkpoint is None)
                 if state.needs_double(points):
