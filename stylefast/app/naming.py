@@ -77,7 +77,7 @@ class Naming:
         owners = [part for part, ids in self.catalog.parts.items() if cluster in ids]
         owner = f" It belongs to {owners[0]}." if owners and owners[0] != self.draft.part else ""
         verb = "added" if cluster in clusters else "removed"
-        message = f"Cluster {cluster} was {verb}. It covers {share:.1%} of the images.{owner}"
+        message = f"Cluster {cluster} was {verb}. It covers {share:.1%} of the area of all images.{owner}"
         return self._step(clusters=tuple(sorted(clusters)), picked=cluster, message=message)
 
     def edit(self, part: str) -> Naming:

@@ -20,13 +20,15 @@ from ..io.tensors import checksum
 from .memo import Memo
 from .workspace import Workspace
 
-SIDE, TILE = 768, 256  # pixels of the longer side of the large image, and of the images of the strip
+SIDE, TILE = 768, 256  # pixels of the longer side of the large image, and of the small images
 MAX_VIEWS = 96  # label maps and images in memory
-TINT, FILL = 0.3, 0.62  # fraction of the colour in a named cluster, and in a selected one
+TINT, FILL = 0.24, 0.62  # fraction of the colour in a named cluster, and in a selected one
 LINE = 0.7  # opacity of the outlines
-GAP = 8  # pixels between the images of the strip
+GAP = 8  # pixels between the small images
 NUMBER = 13  # pixels
-ACCENT: Colour = (255, 255, 255)
+WHITE: Colour = (255, 255, 255)
+DARK: Colour = (15, 23, 42)
+BLUE: Colour = (37, 99, 235)
 
 
 class View(NamedTuple):
@@ -152,17 +154,17 @@ def draw_clusters(
             palette[k], opacity[k] = torch.tensor(value, dtype=torch.float32, device="cpu"), strength
     alpha = opacity[view.labels][..., None]  # [H, W, 1]
     pixels = view.pixels * (1 - alpha) + palette[view.labels] * alpha
-    pixels = _over(pixels, (255, 255, 255), view.lines)
+    pixels = _over(pixels, WHITE, view.lines)
     if selected:
         inside = torch.isin(view.labels, torch.tensor(selected, device="cpu"))
-        pixels = _over(pixels, (15, 23, 42), outlines(inside, 5))
-        pixels = _over(pixels, (255, 255, 255), outlines(inside, 2))
+        pixels = _over(pixels, DARK, outlines(inside, 5))
+        pixels = _over(pixels, WHITE, outlines(inside, 2))
     image = to_pillow(pixels.round().byte().numpy())
     draw = ImageDraw.Draw(image)
     if numbers:
         font = ImageFont.load_default(NUMBER)
         for k, anchor in view.anchors.items():
-            draw.text(anchor, str(k), (255, 255, 255), font, anchor="mm", stroke_width=2, stroke_fill=(15, 23, 42))
+            draw.text(anchor, str(k), WHITE, font, anchor="mm", stroke_width=2, stroke_fill=DARK)
     if box:
         _draw_box(draw, box, image.size)
     return np.asarray(image)
@@ -183,15 +185,20 @@ def spotlight(view: View, clusters: Sequence[int]) -> np.ndarray:
     inside = torch.isin(view.labels, torch.tensor(clusters, device="cpu"))
     pale = view.pixels.mean(2, keepdim=True) * 0.35 + 255 * 0.55
     pixels = torch.where(inside[..., None], view.pixels, pale)
-    pixels = _over(pixels, (37, 99, 235), outlines(inside, 2))
+    pixels = _over(pixels, BLUE, outlines(inside, 1))
     return pixels.round().byte().numpy()
 
 
-def strip(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrange images [H, W, 3] of one size side by side on white."""
-    gap = np.full((images[0].shape[0], GAP, 3), 255, np.uint8)
-    pieces = [piece for image in images for piece in (image, gap)]
-    return np.concatenate(pieces[:-1], axis=1)
+def sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Arrange images [H, W, 3] of one size in rows on white."""
+    height, width, _ = images[0].shape
+    n_rows = -(-len(images) // columns)
+    shape = n_rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3
+    pixels = np.full(shape, 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
+        pixels[top : top + height, left : left + width] = image
+    return pixels
 
 
 def _over(pixels: Tensor, colour: Colour, opacity: Tensor) -> Tensor:
@@ -203,7 +210,7 @@ def _over(pixels: Tensor, colour: Colour, opacity: Tensor) -> Tensor:
 def _draw_box(draw: Any, box: Sequence[float], size: tuple[int, int]) -> None:
     """Draw a box, or a cross at its first corner."""
     points = [(x * size[0], y * size[1]) for x, y in zip(box[::2], box[1::2], strict=True)]
-    for width, colour in ((5, (15, 23, 42)), (2, (255, 255, 255))):
+    for width, colour in ((5, DARK), (2, WHITE)):
         if len(points) == 2:
             draw.rectangle((*points[0], *points[1]), outline=colour, width=width)
         else:

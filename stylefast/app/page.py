@@ -27,7 +27,7 @@ def create_page(workspace: Workspace) -> gr.Blocks:
     """
     with gr.Blocks(analytics_enabled=False, title="stylefast", fill_width=True, delete_cache=(3600, 3600)) as page:
         catalog = gr.State(lambda: workspace.catalog)  # the function is called for each session
-        gr.HTML(header(workspace), elem_id="page-title")
+        gr.HTML(header(workspace), elem_id="page-title", padding=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Parts", id="parts"):
                 build_parts(workspace, catalog)

@@ -19,10 +19,10 @@ from ..figures.canvas import Colour, distinct_colours
 from .build_view import add_build
 from .components import MAX_SEED, guarded, seed_input, sentence
 from .naming import Naming, count
-from .overlays import TILE, View, Views, draw_clusters, spotlight, strip
+from .overlays import TILE, View, Views, draw_clusters, sheet, spotlight
 from .workspace import ChangedFileError, Workspace
 
-N_FACES = 6
+N_FACES, COLUMNS = 6, 3
 # Clicks that follow each other quickly are handled one after the other, so that none is lost.
 QUICK: dict[str, Any] = {
     "show_progress": "hidden",
@@ -80,35 +80,32 @@ class _PartsTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=480):
                 self._add_image()
+                build = add_build(workspace)
             with gr.Column(scale=5, min_width=420):
                 self._add_names()
-                build = add_build(workspace)
-        self._add_faces()
+                self._add_faces()
         self._shown = [self._source, self._seed, self._numbers, self._first]
         self._outputs = [self._session, catalog, self._image, self._message, self._choice, self._name, self._legend]
-        self._outputs += [self._undo, self._redo, self._remove, self._save, self._conflict, self._faces]
+        self._outputs += [self._undo, self._redo, self._remove, self._save, self._conflict, self._faces, self._caption]
         self._connect()
         build.connect(self._session, self._adopt, self._shown, self._outputs)
 
     def _add_image(self) -> None:
         with gr.Row(elem_classes="bar"):
             self._source = gr.Radio(
-                [MEAN, SEED], value=MEAN, label="Image", elem_id="parts-source", min_width=210, scale=2
+                [MEAN, SEED], value=MEAN, container=False, elem_id="parts-source", min_width=230, scale=3
             )
-            self._seed = seed_input("Seed", 0, "parts-seed", min_width=90, scale=1)
-            self._random = gr.Button("Random seed", elem_id="parts-random", min_width=110, scale=1)
+            self._seed = seed_input("Seed", 0, "parts-seed", container=False, min_width=90, scale=2)
+            self._random = gr.Button("Random", size="md", elem_id="parts-random", min_width=100, scale=1)
         with gr.Row(elem_classes="bar"):
             self._click = gr.Radio(
-                [SELECT, BOX], value=SELECT, label="A click in the image", elem_id="parts-click", min_width=280, scale=3
+                [SELECT, BOX], value=SELECT, container=False, elem_id="parts-click", min_width=280, scale=4
             )
-            self._numbers = gr.Checkbox(True, label="Numbers", elem_id="parts-numbers", min_width=110, scale=1)
+            self._numbers = gr.Checkbox(
+                True, label="Numbers", container=False, elem_id="parts-numbers", min_width=90, scale=1
+            )
         self._image = gr.Image(
-            elem_id="parts-image",
-            show_label=False,
-            interactive=False,
-            buttons=[],
-            format="png",
-            container=False,
+            elem_id="parts-image", show_label=False, interactive=False, buttons=[], format="jpeg", container=False
         )
 
     def _add_names(self) -> None:
@@ -119,30 +116,34 @@ class _PartsTab:
                 label="Name", placeholder="such as eyes", elem_id="parts-name", max_lines=1, min_width=130
             )
         with gr.Row():
-            self._set = gr.Button("Name part", variant="primary", elem_id="parts-set", min_width=90)
-            self._clear = gr.Button("Clear", elem_id="parts-clear", min_width=70)
-            self._remove = gr.Button("Remove part", elem_id="parts-remove", min_width=110)
+            self._set = gr.Button("Name part", variant="primary", size="md", elem_id="parts-set", min_width=90)
+            self._clear = gr.Button("Clear", size="md", elem_id="parts-clear", min_width=70)
+            self._remove = gr.Button("Remove part", size="md", elem_id="parts-remove", min_width=110)
         gr.Markdown("Start from the boxes of aligned faces:", elem_classes="hint")
         with gr.Row():
             self._suggestions = {
                 part: gr.Button(part, size="sm", elem_id=f"parts-suggest-{part}", min_width=64) for part in FFHQ_REGIONS
             }
-        self._legend = gr.HTML(elem_id="parts-legend")
+        self._legend = gr.HTML(elem_id="parts-legend", padding=False)
         with gr.Row():
-            self._undo = gr.Button("Undo", elem_id="parts-undo", min_width=70)
-            self._redo = gr.Button("Redo", elem_id="parts-redo", min_width=70)
-            self._save = gr.Button("Save catalog", elem_id="parts-save", min_width=120)
+            self._undo = gr.Button("Undo", size="md", elem_id="parts-undo", min_width=70)
+            self._redo = gr.Button("Redo", size="md", elem_id="parts-redo", min_width=70)
+            self._save = gr.Button("Save catalog", size="md", elem_id="parts-save", min_width=120)
         with gr.Row(visible=False, elem_id="parts-conflict") as self._conflict:
-            self._overwrite = gr.Button("Replace the file", variant="stop", elem_id="parts-overwrite", min_width=120)
-            self._reload = gr.Button("Load the file", elem_id="parts-reload", min_width=120)
+            self._overwrite = gr.Button(
+                "Replace the file", variant="stop", size="md", elem_id="parts-overwrite", min_width=120
+            )
+            self._reload = gr.Button("Load the file", size="md", elem_id="parts-reload", min_width=120)
 
     def _add_faces(self) -> None:
-        with gr.Row(elem_classes="bar"):
-            self._first = seed_input("First seed", 0, "parts-first", min_width=100, scale=0)
-            self._others = gr.Button(f"Next {N_FACES} images", elem_id="parts-others", min_width=140, scale=0)
+        self._caption = gr.Markdown(elem_id="parts-caption", elem_classes="hint")
         self._faces = gr.Image(
-            elem_id="parts-faces", label="Images", interactive=False, buttons=["fullscreen"], format="png"
+            elem_id="parts-faces", show_label=False, interactive=False, buttons=[], format="jpeg", container=False
         )
+        with gr.Row(elem_classes="bar"):
+            gr.Markdown("First seed", elem_classes="hint")
+            self._first = seed_input("First seed", 0, "parts-first", container=False, min_width=90)
+            self._others = gr.Button(f"Next {N_FACES} images", size="md", elem_id="parts-others", min_width=130)
 
     def _connect(self) -> None:
         """Connect the events to their handlers."""
@@ -237,7 +238,7 @@ class _PartsTab:
             numbers=numbers,
             box=naming.box,
         )
-        faces, title = self._draw_faces(naming, first)
+        faces, caption = self._draw_faces(naming, first)
         values = {
             self._session: naming,
             self._catalog: naming.catalog,
@@ -250,17 +251,19 @@ class _PartsTab:
             self._remove: gr.Button(interactive=bool(draft.part)),
             self._save: gr.Button(interactive=not naming.is_saved),
             self._conflict: gr.Row(visible=is_conflict),
-            self._faces: gr.Image(faces, label=title),
+            self._faces: faces,
+            self._caption: caption,
         }
         return values if name is None else values | {self._name: name}
 
     def _draw_faces(self, naming: Naming, first: int | None) -> tuple[np.ndarray, str]:
-        """Return several images with the picked cluster, or with the selected ones, and a title."""
+        """Return several images with the picked cluster, or with the selected ones, and a caption."""
         if first is None or first > MAX_SEED - N_FACES:
             raise ValueError(f"first seed must be an integer in [0, 2**32 - {N_FACES})")
         seeds = range(first, first + N_FACES)
         views = [self._views(naming.catalog, seed, TILE) for seed in seeds]
         picked = naming.draft.clusters if naming.picked is None else (naming.picked,)
-        what = f"Cluster {naming.picked}" if naming.picked is not None else f"{count(picked)} selected".capitalize()
-        title = f"{what} in the images of the seeds {seeds[0]} to {seeds[-1]}"
-        return strip([spotlight(view, picked) for view in views]), title
+        what = f"Cluster {naming.picked}" if naming.picked is not None else f"The {count(picked)} selected"
+        images = f"the images of the seeds {seeds[0]} to {seeds[-1]}"
+        caption = f"{what} in {images}:" if picked else f"{images.capitalize()}. Click a cluster to see it in them."
+        return sheet([spotlight(view, picked) for view in views], COLUMNS), caption
