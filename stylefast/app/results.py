@@ -23,6 +23,7 @@ ORDERS = {  # name -> (key, whether large values come first)
     "Out, low first": ("outside", False),
     "ratio, high first": ("ratio", True),
 }
+MISSING, GAP = "#d8dce3", 2  # colour of a missing image; pixels between two images
 
 
 @dataclass(frozen=True)
@@ -121,28 +122,38 @@ def select(
     return sorted(valued, key=lambda result: getattr(result, name), reverse=descending) + rest
 
 
-def original(result: Result, workspace: Workspace) -> Image.Image | None:
-    """Return the unedited target if it has a seed of the generator of the page, or None."""
+def original(directory: Path, result: Result, workspace: Workspace) -> Image.Image | None:
+    """Return the unedited target: the one beside the edits or, for a seed of the page's generator, a new one.
+
+    Otherwise, return None.
+    """
+    if (kept := kept_original(directory, result)) is not None:
+        return kept
     same = (workspace.generator.name, workspace.truncation) == (result.network, result.truncation)
     return to_pillow(workspace.image(result.seed)) if same and result.seed is not None else None
 
 
-def picture(directory: Path, result: Result) -> Image.Image | None:
-    """Return the image of an edit, or None if the file is missing or damaged."""
+def kept_original(directory: Path, result: Result) -> Image.Image | None:
+    """Return the unedited target that is kept beside the edits, or None."""
+    return picture(directory / "originals" / "targets" / f"{result.target}{Path(result.file).suffix}")
+
+
+def picture(path: Path) -> Image.Image | None:
+    """Return an image, or None if the file is missing or damaged."""
     try:
-        with Image.open(directory / result.file) as image:
+        with Image.open(path) as image:
             return flatten(image).convert("RGB")
     except OSError:
         return None
 
 
-def thumbnail(directory: Path, result: Result, workspace: Workspace, height: int = 224) -> Image.Image:
-    """Return the original, if there is one, and the edit side by side. A missing image is a grey square."""
-    images = [image for image in (original(result, workspace), picture(directory, result)) if image is not None]
-    images = images or [Image.new("RGB", (height, height), "#d8dce3")]
-    sheet = Image.new("RGB", (len(images) * height + 2 * (len(images) - 1), height), "white")
+def thumbnail(directory: Path, result: Result, height: int = 224) -> Image.Image:
+    """Return the original, if it is kept beside the edits, and the edit side by side. A missing edit is grey."""
+    edit = picture(directory / result.file) or Image.new("RGB", (height, height), MISSING)
+    images = [image for image in (kept_original(directory, result), edit) if image is not None]
+    sheet = Image.new("RGB", (len(images) * height + GAP * (len(images) - 1), height), "white")
     for i, image in enumerate(images):
-        sheet.paste(image.resize((height, height), Image.Resampling.LANCZOS), (i * (height + 2), 0))
+        sheet.paste(image.resize((height, height), Image.Resampling.LANCZOS), (i * (height + GAP), 0))
     return sheet
 
 
