@@ -20,7 +20,8 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "
 MONOSPACE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
 CSS = """
-.gradio-container { width: 100%; max-width: 1720px !important; margin: 0 auto !important; padding: 0 24px 32px !important; }
+.gradio-container { width: 100%; max-width: 1720px !important; margin: 0 auto !important; }
+.gradio-container { padding: 0 24px 32px !important; }
 .gradio-container h1 { font-size: 20px; font-weight: 600; margin: 16px 0 0; }
 .gradio-container h3 { font-size: 14px; font-weight: 600; margin: 4px 0; }
 .hint, .hint p { color: var(--body-text-color-subdued); font-size: 13px; line-height: 1.5; margin: 0; }
