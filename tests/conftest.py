@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test configuration: required backends, order and shards, poisoned memory, two threads, reproducible Hypothesis."""
+"""Test configuration: what is required, order and shards, poisoned memory, two threads, reproducible Hypothesis."""
 
 import ctypes
 import os
@@ -12,6 +12,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # typer reads this when it is imported: without it, typer prints escape sequences on hosted CI.
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
 
+import browsers  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from editors import editor_of  # noqa: E402
@@ -32,10 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require",
         action="append",
         default=[],
-        metavar="BACKEND",
-        help="fail if this backend cannot run here, instead of skipping its tests (repeatable)",
+        metavar="NAME",
+        help="fail if this backend, or the browser, cannot run here, instead of skipping its tests (repeatable)",
     )
-
     parser.addoption(
         "--first",
         default="",
@@ -60,10 +60,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    reasons = available() | {"browser": browsers.missing()}
     for name in config.getoption("--require") or ():
-        if name not in available():
-            raise pytest.UsageError(f"--require must be one of {', '.join(available())}, got {name!r}")
-        if (reason := available()[name]) is not None:
+        if name not in reasons:
+            raise pytest.UsageError(f"--require must be one of {', '.join(reasons)}, got {name!r}")
+        if (reason := reasons[name]) is not None:
             raise pytest.UsageError(f"--require {name}: {reason}")
     torch.set_num_threads(2)
     poison_memory()

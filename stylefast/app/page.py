@@ -8,6 +8,7 @@ import socket
 
 import gradio as gr
 
+from . import results_view
 from .batch_tab import build_batch
 from .components import CSS, theme
 from .edit_tab import build_edit
@@ -33,8 +34,8 @@ def create_page(workspace: Workspace) -> gr.Blocks:
                 build_parts(workspace, catalog)
             with gr.Tab("Edit", id="edit"):
                 build_edit(workspace, catalog)
-            with gr.Tab("Batch", id="batch"):
-                build_batch(workspace, catalog)
+            with gr.Tab("Batch", id="batch") as batch:
+                build_batch(workspace, catalog, batch)
     return page
 
 
@@ -69,7 +70,7 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         quiet=True,
         ssr_mode=False,
         theme=theme(),
-        css=CSS,
+        css=CSS + results_view.CSS,
         footer_links=[],
     )
     return address

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -76,6 +77,7 @@ class Workspace:
         *,
         truncation: float = 0.7,
         device: str = "cpu",
+        precision: Literal["float32", "float16"] = "float32",
         engine: str = "auto",
         outdir: Path = Path("stylefast-app"),
         progress: bool = True,
@@ -88,6 +90,7 @@ class Workspace:
                 that is built if it does not exist.
             truncation: Truncation psi of the latents of seeds.
             device: Device of the generator.
+            precision: Precision of the network, as `generators.load` accepts it.
             engine: Engine that makes the images, as in `Generator.use_engine`.
             outdir: Folder in which batches make their folders.
             progress: Whether a build shows a progress bar.
@@ -98,7 +101,7 @@ class Workspace:
         """
         if catalog_path is not None:
             check_catalog_path(Path(catalog_path), network)
-        generator = generators.load(network, device=device, engine=engine)
+        generator = generators.load(network, device=device, precision=precision, engine=engine)
         if catalog_path is None:
             catalog_path = cache_folder() / f"catalog-{generator.fingerprint['weights'][:16]}.safetensors"
             if not catalog_path.exists():

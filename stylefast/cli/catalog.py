@@ -14,11 +14,12 @@ from .. import figures
 from ..catalog import FFHQ_REGIONS, BuildOptions, Catalog, Clustering, LatentBatches, Region, read_clusters
 from ..catalog.pickled import Clusters
 from ..catalog.regions import check_part_name
+from ..core.lists import seeds, split
 from ..distributed import Ranks
 from ..figures.figures import require_matplotlib
 from ..generators import Generator
 from ..io.outputs import check_output_file, check_output_folder
-from .arguments import NetworkOptions, choice, example, option_groups, seeds, split, utf8
+from .arguments import NetworkOptions, choice, example, option_groups, utf8
 from .interrupts import report_interrupt
 from .terminal import remark, say
 

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..core.lists import numbers, seeds, split
 from ..editing import Grid, Job, JobOptions, Pairs, Plan, Sequential, Strategy, StyleEditor
 from ..editing.strategies import STRATEGIES
 from ..generators import Generator
 from ..io.outputs import check_output_folder
-from .arguments import SynthesisOptions, image_files, images, numbers, option_groups, seeds, shard, split, utf8
+from .arguments import SynthesisOptions, image_files, images, option_groups, shard, utf8
 from .catalog import check_generator, read_catalog
 from .interrupts import report_interrupt
 from .terminal import remark, say
@@ -124,7 +125,7 @@ def edit(
             help="Folder for the images and manifest.jsonl. It is created if necessary.", rich_help_panel="Output"
         ),
     ] = Path("out"),
-    options: JobOptions = JobOptions(measure=True),
+    options: JobOptions = JobOptions(measure=True, originals=True),
     shard_: Annotated[
         str,
         typer.Option(
