@@ -266,9 +266,7 @@ class SphericalKMeans:
         centroids = initial_centroids(points, self.init, self.n_clusters, self.n_init, rng)
         return points.ranks.broadcast(centroids.cpu()).to(points.device)
 
-    def _lloyd(
-        self, points: Points, rng: torch.Generator, checkpoint: PathLike | None, progress: Progress
-    ) -> list[Run]:
+    def _lloyd(self, points: Points, rng: torch.Generator, checkpoint: PathLike | None, shown: Progress) -> list[Run]:
         """Run the Lloyd iterations of all restarts in lockstep, from the checkpoint if it exists."""
         names = ("n_clusters", "n_init", "max_iter", "tol", "seed", "features")
         provenance: dict[str, Any] = {name: getattr(self, name) for name in names}
