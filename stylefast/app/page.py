@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import html
 import socket
 
 import gradio as gr
 
+from . import results_view, stage
 from .batch_tab import build_batch
 from .components import CSS, theme
 from .edit_tab import build_edit
 from .parts_tab import build_parts
-from .stage import LAYOUT
 from .workspace import Workspace
 
 HOST = "127.0.0.1"  # no other machine can reach the page
@@ -25,17 +26,23 @@ def create_page(workspace: Workspace) -> gr.Blocks:
     Args:
         workspace: What all sessions share.
     """
-    with gr.Blocks(analytics_enabled=False, title="stylefast", fill_width=True) as page:
+    with gr.Blocks(analytics_enabled=False, title="stylefast", fill_width=True, delete_cache=(3600, 3600)) as page:
         catalog = gr.State(lambda: workspace.catalog)  # the function is called for each session
-        gr.Markdown(f"# stylefast\n{workspace.generator.name} · {workspace.catalog_path}", elem_id="page-title")
+        gr.HTML(header(workspace), elem_id="page-title", padding=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Parts", id="parts"):
                 build_parts(workspace, catalog)
             with gr.Tab("Edit", id="edit"):
                 build_edit(workspace, catalog)
-            with gr.Tab("Batch", id="batch"):
-                build_batch(workspace, catalog)
+            with gr.Tab("Batch", id="batch") as batch:
+                build_batch(workspace, catalog, batch)
     return page
+
+
+def header(workspace: Workspace) -> str:
+    """Return the title of the page with the names of the generator and of the file of the catalog."""
+    names = f"{workspace.generator.name} · {workspace.catalog_path}"
+    return f"<h1>stylefast</h1><p class='hint'>{html.escape(names)}</p>"
 
 
 def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool = True) -> str:
@@ -63,7 +70,7 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         quiet=True,
         ssr_mode=False,
         theme=theme(),
-        css=CSS + LAYOUT,
+        css=CSS + stage.LAYOUT + results_view.CSS,
         footer_links=[],
     )
     return address

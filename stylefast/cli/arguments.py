@@ -45,6 +45,7 @@ PANELS = {  # option dataclass, or a field that is not in the panel of its datac
     "QueryOptions": "Query",
     "image_format": "Output",
     "measure": "Output",
+    "originals": "Output",
     "roi_mode": "Output",
 }
 

@@ -125,7 +125,7 @@ def edit(
             help="Folder for the images and manifest.jsonl. It is created if necessary.", rich_help_panel="Output"
         ),
     ] = Path("out"),
-    options: JobOptions = JobOptions(measure=True),
+    options: JobOptions = JobOptions(measure=True, originals=True),
     shard_: Annotated[
         str,
         typer.Option(

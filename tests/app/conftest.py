@@ -17,6 +17,7 @@ from editors import catalog_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
     from stylefast.app.workspace import Workspace
 
 WIDTH, HEIGHT = 1280, 900
@@ -43,7 +44,7 @@ def workspace(catalog_file: Path, tmp_path_factory: pytest.TempPathFactory) -> W
     """The state that all browser pages share."""
     from stylefast.app.workspace import Workspace
 
-    return Workspace.open("toy:sg2", catalog_file, outdir=tmp_path_factory.mktemp("batches"))
+    return Workspace.open("toy:sg2", catalog_file, engine="eager", outdir=tmp_path_factory.mktemp("batches"))
 
 
 @pytest.fixture(scope="session")

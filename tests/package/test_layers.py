@@ -16,6 +16,7 @@ ROOT = Path(stylefast.__file__).parent
 LAYERS = (
     {"cli"},
     {"app"},
+    {"gallery"},
     {"compat", "editing", "figures", "sklearn"},
     {"catalog"},
     {"generators", "kmeans"},

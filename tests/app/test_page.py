@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole page: it stays on this machine, and every tab fits into the window."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import browsers
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+TABS = ("Parts", "Edit", "Batch")
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_tabs_fit_into_the_window(open_page: Callable[[], Page], width: int):
+    page = open_page()
+    page.set_viewport_size({"width": width, "height": 1000})
+    for tab in TABS:
+        page.get_by_role("tab", name=tab, exact=True).click()
+        page.wait_for_timeout(300)
+        widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert widths[0] <= widths[1] == width, tab
+
+
+def test_the_page_and_the_server_ask_no_other_host(open_page: Callable[[], Page], connected_hosts: list[str]):
+    page = open_page()
+    for tab in TABS:
+        page.get_by_role("tab", name=tab, exact=True).click()
+    page.wait_for_timeout(1000)
+    assert connected_hosts and {*connected_hosts} <= {*browsers.LOCAL}
+
+
+def test_other_addresses_of_the_machine_are_closed(address: str):
+    port = urlsplit(address).port
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), timeout=5):
+        pass
+
+
+def test_requests_to_other_hosts_and_errors_are_noticed(address: str, browser):
+    context = browser.new_context()
+    watch = browsers.Watch(context)
+    page = context.new_page()
+    page.goto(address)
+    page.evaluate("fetch('http://example.invalid/a').catch(() => 0)")
+    page.evaluate("console.error('abacus')")
+    page.wait_for_timeout(200)
+    context.close()
+    assert watch.foreign == ["http://example.invalid/a"] and "abacus" in watch.errors
+    with pytest.raises(AssertionError):
+        watch.check()
