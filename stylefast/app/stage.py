@@ -118,21 +118,20 @@ class View:
         )
 
 
-def show_images(view: View, names: Sequence[str], urls: Sequence[str], file_name: str, title: str) -> str:
+def show_images(view: View, names: Sequence[str], urls: Sequence[str], title: str) -> str:
     """Show the target, the edit and a reference.
 
     Args:
         view: How images are shown.
         names: Names of the target and of the reference.
         urls: Addresses of the target, the edit and the reference.
-        file_name: Name under which the edit is saved.
         title: What stands beside the title of the edit.
     """
     target, edit, reference = urls
     edit_caption = f'<b class="shown">edit</b><b class="held">target</b><span class="shown">{escape(title)}</span>'
     buttons = (
         '<button type="button" class="hold" id="edit-hold">Hold to compare</button>'
-        f'<a class="save" id="edit-save" href="{escape(edit)}" download="{escape(file_name)}">Save</a>'
+        f'<a class="save" id="edit-save" href="{escape(edit)}" download>Save</a>'
     )
     return view.figures(
         view.figure("target", _caption("target", names[0]), {"only": target}),
