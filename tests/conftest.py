@@ -4,6 +4,7 @@
 import ctypes
 import os
 from collections.abc import Iterator
+from typing import Any
 
 # OpenMP reads this when torch is imported: waiting threads sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -82,6 +83,19 @@ def poison_memory() -> None:
 def editor(request: pytest.FixtureRequest) -> StyleEditor:
     """Editor of a toy network: StyleGAN1, StyleGAN2 or StyleGAN3."""
     return editor_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    if (reason := browsers.missing()) is not None:
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browsers.program(), args=browsers.arguments())
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(autouse=True)

@@ -54,31 +54,54 @@ class EditTab:
         self.n_refreshed = gr.State(0)
         with gr.Row(elem_id="edit-tab"):
             with gr.Column(scale=0, min_width=300, elem_id="edit-inputs"):
-                with gr.Group():
+                with gr.Column(elem_classes="card"):
                     self.target = NumberInput("target seed", TARGET, "edit-target-seed")
                     self.target_file = LatentsInput(workspace.generator, "target", "edit-target-file")
                 self.rows = [PartRow(number, parts, REFERENCE + number) for number in range(MAX_PARTS)]
-                self.add = gr.Button("Add a part", size="sm", interactive=len(parts) > 1, elem_id="edit-add")
-                self.reference_file = LatentsInput(workspace.generator, "reference", "edit-reference-file")
+                with gr.Column(elem_classes="card"):
+                    self.add = gr.Button("Add a part", size="sm", interactive=len(parts) > 1, elem_id="edit-add")
+                    self.reference_file = LatentsInput(workspace.generator, "reference", "edit-reference-file")
             with gr.Column(scale=1, min_width=640):
                 self._build_query()
                 self._build_outputs()
 
     def _build_query(self) -> None:
-        with gr.Row(elem_id="edit-query"):
-            self.strategy = gr.Radio([*STRATEGIES], value="sequential", label="query", elem_id="edit-strategy")
-            with gr.Group(), gr.Row():
-                self.log_epsilon = gr.Slider(
-                    -1, 2, 0, step=0.01, label="budget ε, from 0.1 to 100", buttons=[], elem_id="edit-log-epsilon"
-                )
-                self.epsilon = gr.Number(1.0, label="ε", minimum=0, scale=0, min_width=90, elem_id="edit-epsilon")
-            self.rho = gr.Slider(0, 1, 0.1, step=0.01, label="threshold ρ", buttons=[], elem_id="edit-rho")
-            self.rgb = gr.Checkbox(False, label="edit toRGB sites", scale=0, min_width=150, elem_id="edit-rgb")
+        with gr.Row(elem_id="edit-query", elem_classes="card"):
+            self.strategy = gr.Dropdown(
+                [*STRATEGIES],
+                value="sequential",
+                label="query",
+                scale=2,
+                min_width=130,
+                elem_id="edit-strategy",
+                elem_classes="card-part",
+            )
+            self.log_epsilon = gr.Slider(
+                -1, 2, 0, step=0.01, label="budget ε", buttons=[], scale=5, min_width=200, elem_id="edit-log-epsilon"
+            )
+            self.epsilon = gr.Number(
+                1.0, label="ε", scale=1, min_width=72, elem_id="edit-epsilon", elem_classes="card-number"
+            )
+            self.rho = gr.Slider(
+                0, 1, 0.1, step=0.01, label="threshold ρ", buttons=[], scale=3, min_width=150, elem_id="edit-rho"
+            )
+            self.rgb = gr.Checkbox(False, label="toRGB sites", scale=0, min_width=110, elem_id="edit-rgb")
 
     def _build_outputs(self) -> None:
         options: dict[str, Any] = {"css_template": stage.CSS, "apply_default_css": False, "js_on_load": None}
-        self.message = gr.HTML(elem_id="edit-message", elem_classes="message", **options)
-        self.look = gr.Radio([], label="magnify", visible=False, elem_id="edit-look")
+        options |= {"elem_classes": "edit-html"}
+        with gr.Row(elem_id="edit-above"):
+            self.message = gr.HTML(elem_id="edit-message", **options)
+            self.look = gr.Radio(
+                [],
+                label="magnified part",
+                show_label=False,
+                container=False,
+                visible=False,
+                scale=0,
+                min_width=200,
+                elem_id="edit-look",
+            )
         with gr.Row(elem_id="edit-stage"):
             self.images = gr.HTML(elem_id="edit-images", scale=3, min_width=0, **options)
             self.heat = gr.HTML(elem_id="edit-heat", scale=1, min_width=0, **options)
@@ -200,11 +223,11 @@ def _show_rows(catalog: Catalog, is_shown: list[bool], parts: list[str | None]) 
 
 def _refresh(n_refreshed: int, catalog: Catalog, is_shown: list[bool], *parts: str | None) -> list[Any]:
     """Offer the parts of a catalog that has changed. A row whose part is gone gets another part, or is removed."""
-    names, chosen, is_shown = part_names(catalog), list(parts), list(is_shown)
-    for number, shown in enumerate(is_shown):
-        if not shown or chosen[number] not in names:
-            chosen[number] = None
-    unused = [name for name in names if name not in chosen]
+    names, is_shown = part_names(catalog), list(is_shown)
+    chosen = [part if part in names else None for part in parts]
+    unused = [
+        name for name in names if name not in [part for part, shown in zip(chosen, is_shown, strict=True) if shown]
+    ]
     for number, shown in enumerate(is_shown):
         if shown and chosen[number] is None:
             chosen[number] = unused.pop(0) if unused else None

@@ -27,7 +27,7 @@ CACHE_BYTES = 1 << 28  # bound of the cached images, of the cached Lab images, a
 MAX_CATALOGS = 64  # costs of parts that are cached
 ZOOM = (2.0, 3.0)  # least and largest magnification of a part
 TAIL = 0.04  # share of a part at each of its ends that the magnified square may miss
-MARGIN = 1.4  # side of the magnified square divided by the longer side of the part
+MARGIN = 1.2  # side of the magnified square divided by the longer side of the part
 
 
 @dataclass(frozen=True)

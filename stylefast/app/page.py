@@ -8,11 +8,12 @@ import socket
 
 import gradio as gr
 
-from . import results_view
 from .batch_tab import build_batch
 from .components import CSS, theme
 from .edit_tab import build_edit
 from .parts_tab import build_parts
+from .stage import LAYOUT
+from .results_view import CSS as RESULTS
 from .workspace import Workspace
 
 HOST = "127.0.0.1"  # no other machine can reach the page
@@ -70,7 +71,7 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         quiet=True,
         ssr_mode=False,
         theme=theme(),
-        css=CSS + results_view.CSS,
+        css=CSS + LAYOUT + RESULTS,
         footer_links=[],
     )
     return address

@@ -12,7 +12,7 @@ import gradio as gr
 
 from ..editing import StoredLatents
 from ..generators import Generator
-from .components import EXPECTED, seed_input, sentence
+from .components import EXPECTED, sentence
 from .controls import neighbours
 
 RANDOM_SEEDS = 10_000  # random seeds have at most four digits, as in the names of files
@@ -32,11 +32,20 @@ class NumberInput:
     def __init__(self, label: str, value: int, elem_id: str) -> None:
         self.value = value
         with gr.Row():
-            self.number = seed_input(label, value, elem_id, min_width=120)
+            self.number = gr.Number(
+                value, label=label, min_width=120, elem_id=elem_id, elem_classes="card-number"
+            )  # without limits: the handler refuses bad numbers in a sentence
             self.random = gr.Button("Random", size="sm", scale=0, min_width=76, elem_id=f"{elem_id}-random")
         first, last, _ = neighbours(value, None)
         self.slider = gr.Slider(
-            first, last, value, step=1, label="neighbours", buttons=[], elem_id=f"{elem_id}-slider", container=False
+            first,
+            last,
+            value,
+            step=1,
+            label="neighbours",
+            buttons=[],
+            elem_id=f"{elem_id}-slider",
+            elem_classes="neighbours",
         )
 
     def connect(self, stored: gr.State) -> None:
@@ -113,15 +122,22 @@ class PartRow:
 
     def __init__(self, number: int, parts: list[str], seed: int) -> None:
         part = parts[number] if number < len(parts) else None
-        with gr.Group(visible=number == 0, elem_id=f"edit-row-{number}") as self.group:
+        with gr.Column(visible=number == 0, elem_id=f"edit-row-{number}", elem_classes="card") as self.group:
             with gr.Row():
-                self.part = gr.Dropdown(parts, value=part, label="part", elem_id=f"edit-part-{number}", min_width=120)
+                self.part = gr.Dropdown(
+                    parts,
+                    value=part,
+                    label="part",
+                    min_width=120,
+                    elem_id=f"edit-part-{number}",
+                    elem_classes="card-part",
+                )
                 self.remove = gr.Button(
                     "Remove", size="sm", scale=0, min_width=76, visible=False, elem_id=f"edit-remove-{number}"
                 )
             self.reference = NumberInput("reference seed", seed, f"edit-reference-{number}")
             self.strength = gr.Slider(
-                0, 2, 1, step=0.05, label="strength", buttons=[], elem_id=f"edit-strength-{number}", container=False
+                0, 2, 1, step=0.05, label="strength", buttons=[], elem_id=f"edit-strength-{number}"
             )
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..gallery import write_gallery
 from .batching import Batch
 from .components import guarded
 from .results import ORDERS, Result, original, picture, read_results, select, thumbnail
@@ -54,7 +55,9 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
             list(ORDERS), label="Sort by", info="ratio = In / Out", min_width=128, elem_id="batch-order"
         )
         page = gr.Number(1, label="Page", info=f"of {PER_PAGE} edits", precision=0, min_width=80, elem_id="batch-page")
-    status = gr.Markdown(EMPTY, elem_id="batch-status", elem_classes="hint")
+    with gr.Row():
+        status = gr.Markdown(EMPTY, elem_id="batch-status", elem_classes="hint")
+        gallery_page = gr.Button("Write gallery.html", size="sm", scale=0, min_width=160, elem_id="batch-gallery-page")
     detail = gr.Markdown(elem_id="batch-detail", elem_classes="message")
     with gr.Row(visible=False) as pair:
         before = gr.Image(label="Original", interactive=False, buttons=[], elem_id="batch-original")
@@ -98,11 +101,15 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
     def enlarge(event: gr.SelectData, folder: str, shown: list[Result]) -> tuple[Any, ...]:
         result = shown[event.index]
         directory = Batch(folder=folder).directory(workspace)
-        unedited, edited = original(directory, result, workspace), picture(directory / result.file)
+        unedited, edited = original(result, workspace), picture(directory / result.file)
         text = f"**{result.caption}** · {result.figures} · {result.file}"
         if edited is None:
             text += " · the image is missing or damaged"
         return text, gr.update(visible=True), gr.update(value=unedited, visible=unedited is not None), edited
+
+    def write_page(folder: str) -> str:
+        written = write_gallery(Batch(folder=folder).directory(workspace), progress=False)
+        return f"{written.page} shows {written.n_edits:,} edits: open it in a browser."
 
     filters = [parts, inside, outside, order, page]
     outputs = [shown, status, gallery]
@@ -110,6 +117,8 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
     gr.on([element.change for element in filters], guarded(browse), inputs, outputs, trigger_mode="always_last")
     enlarged = gallery.select(guarded(enlarge), [folder, shown], [detail, pair, before, after])
     enlarged.then(None, js=SCROLL)
+
+    gallery_page.click(guarded(write_page), folder, status)
 
     def show_after(event: Any) -> None:
         loaded = event.then(guarded(load), folder, [results, parts, page], show_progress="hidden")

@@ -15,6 +15,35 @@ from ..locality import Locality
 from .edits import Change, Edited
 from .heat import MOST, scale_colours
 
+LAYOUT = """
+.card { border: 1px solid var(--border-color-primary); border-radius: 4px; padding: 10px 12px !important; }
+.card { gap: 8px !important; }
+.card .row { gap: 8px; align-items: flex-end; }
+.card :is(.block, .form) { border: 0 !important; padding: 0; background: none; box-shadow: none; gap: 8px; }
+.card .block { overflow: visible !important; }
+.card .block :is(input[type="number"], .wrap) { font-size: 14px; }
+.card button.sm { height: 34px; border: 1px solid var(--border-color-primary); font-size: 13px; }
+.card button.sm { background: var(--background-fill-primary); }
+.card button.sm:hover { background: var(--background-fill-secondary); }
+.card :is(.card-number, .card-part) input { height: 32px; }
+.neighbours .head, #edit-log-epsilon :is(.tab-like-container, .min_value, .max_value) { display: none; }
+.edit-html .html-container { padding: 0; }
+#edit-query { align-items: stretch; gap: 20px !important; }
+#edit-query :is(#edit-strategy, .card-part) input { height: 32px; }
+#edit-log-epsilon .slider_input_container { height: 36px; }
+#edit-rgb { align-self: flex-end; padding-bottom: 8px; white-space: nowrap; }
+#edit-stage { flex-wrap: nowrap; align-items: flex-start; gap: 12px; }
+#edit-images { flex: none; width: calc(75% - 3px); }
+#edit-heat { flex: none; width: calc(25% - 9px); }
+.card .wrap-inner { padding: 0 8px; }
+#edit-above { min-height: 28px; align-items: center; flex-wrap: nowrap; }
+#edit-message { flex: 1 1 0; }
+#edit-look { flex: none; width: auto; }
+#edit-look label { padding: 2px 10px; font-size: 13px; }
+#edit-look .wrap { flex-wrap: nowrap; }
+#edit-figures { padding-top: 4px; }
+"""
+
 CSS = """
 p { font-size: 14px; line-height: 1.5; }
 .figures { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 12px; }
@@ -138,7 +167,7 @@ def show_figures(edited: Edited, change: Change, n_channels: int) -> str:
 
 def edit_time(edited: Edited) -> str:
     """Return the time of an edit, as the page says it."""
-    return f"{edited.seconds:.2f} s" + ("" if edited.is_new else ", image known")
+    return f"{edited.seconds:.2f} s" + ("" if edited.is_new else " (cached)")
 
 
 def show_note(text: str) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -181,6 +182,7 @@ def _print_result(job: Job, shard: str) -> None:
     existing = f" ({n_existing} {'was' if n_existing == 1 else 'were'} there)" if n_existing else ""
     if job.shard[1] == 1:
         say(f"{_count(n_edits, 'edit')}{existing} and manifest.jsonl are in {job.directory}/")
+        remark(f"`stylefast gallery {shlex.quote(str(job.directory))}` shows {'it' if n_edits == 1 else 'them'}")
         return
     say(f"{_count(n_edits, 'edit')}{existing} of shard {shard} {'is' if n_edits == 1 else 'are'} in {job.directory}/")
     say("After all shards, the same command without --shard checks all edits and writes manifest.jsonl")

@@ -67,19 +67,6 @@ def address(workspace: Workspace, connected_hosts: list[str]) -> Iterator[str]:
     page.close()
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium."""
-    if (reason := browsers.missing()) is not None:
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browsers.program(), args=browsers.arguments())
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def open_page(address: str, browser: Browser) -> Iterator[Callable[[], Page]]:
     """Function that opens the page as a new user, and returns it when it is complete.

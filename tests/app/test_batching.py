@@ -28,7 +28,7 @@ def make(batch: Batch, workspace: Workspace) -> running.Progress:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.glob("*seed*")}
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*seed*")}
 
 
 def run_in(folder: Path, command: str) -> None:
@@ -56,7 +56,7 @@ def test_the_command_makes_the_same_bytes(changes: dict[str, Any], workspace: Wo
     state = make(batch, workspace)
     run_in(tmp_path / "shell", batch.command(workspace))
     made = digests(batch.directory(workspace))
-    assert state.is_complete and len(made) == state.n_done == state.n_edits
+    assert state.is_complete and state.n_done == state.n_edits == sum("/" not in name for name in made)
     assert made == digests(tmp_path / "shell")
 
 
@@ -111,7 +111,7 @@ def test_a_cancelled_run_is_resumed_to_the_same_bytes(workspace: Workspace):
         states.append(state)
         run.cancel()
     assert 0 < states[-1].n_done < 24 and not states[-1].is_complete
-    assert len(digests(halves.directory(workspace))) == states[-1].n_done
+    assert len([*halves.directory(workspace).glob("*seed*")]) == states[-1].n_done
     assert make(halves, workspace).is_complete
     assert digests(halves.directory(workspace)) == digests(whole.directory(workspace))
 
