@@ -95,6 +95,17 @@ def test_gradients_are_finite_from_black_to_white():
     assert greys.grad is not None and greys.grad.isfinite().all() and (greys.grad[:, :, 1:] > 0).all()
 
 
+def test_gradients_of_the_difference_are_0_where_nothing_differs():
+    target = random_images(1, 4, 4)
+    edited = target.clone()
+    edited[..., :2] = 1 - edited[..., :2]
+    expected = delta_e(edited, target)
+    got = delta_e(edited.requires_grad_(), target)
+    torch.testing.assert_close(got, expected)
+    got.sum().backward()
+    assert edited.grad is not None and (edited.grad[..., :2] != 0).all() and (edited.grad[..., 2:] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_lower_precisions_are_computed_in_float32(dtype):
     images = random_images(1, 8, 8).to(dtype)

@@ -27,6 +27,7 @@ CACHE_BYTES = 1 << 28  # bound of the cached images, of the cached Lab images, a
 MAX_CATALOGS = 64  # costs of parts that are cached
 ZOOM = (2.0, 3.0)  # least and largest magnification of a part
 TAIL = 0.04  # share of a part at each of its ends that the magnified square may miss
+ZOOM_GRID = (64, 64)  # positions at which the labels say where the part is
 MARGIN = 1.2  # side of the magnified square divided by the longer side of the part
 
 
@@ -136,7 +137,7 @@ class Explorer:
 
         The square covers the part in the target and in the reference. Its side is 1/3 to 1/2 of the image.
         """
-        region = self._region(catalog, target, edit, heat_size(self.generator.image_size))[0].double()
+        region = self._region(catalog, target, edit, ZOOM_GRID)[0].double()
         sides, centres = [], []
         for axis in (0, 1):  # x, y
             mass = region.sum(axis).cumsum(0)
@@ -174,7 +175,7 @@ class Explorer:
 
     def _measure(self, target: Picture, styles: Keyed, region: Keyed, outline: Keyed) -> Change:
         difference = rgb_to_lab(self._render(target, styles).image) - self._lab(target)  # [1, 3, H, W]
-        heat = heat_pixels(difference[0].norm(dim=0), outline.tensor[0])
+        heat = heat_pixels(difference[0].square().sum(0).sqrt(), outline.tensor[0])
         return Change(Locality(*(value[0] for value in lab_locality(difference, region.tensor))), encode(heat, ".png"))
 
 

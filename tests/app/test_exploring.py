@@ -182,10 +182,8 @@ def test_the_zoom_is_a_square_within_the_image(explorer, part):
 
 
 def test_the_zoom_is_around_the_part(explorer, monkeypatch):
-    size = heat_size(explorer.generator.image_size)
-    labels = torch.full((1, *size), 5, dtype=torch.int32)
-    rows, columns = size[0] // 2, size[1] // 4
-    labels[:, rows : rows + size[0] // 8, columns : columns + size[1] // 8] = 0  # the cluster of the eyes
+    labels = torch.full((1, 32, 32), 5, dtype=torch.int32)
+    labels[:, 16:20, 8:12] = 0  # the cluster of the eyes
     monkeypatch.setattr(explorer, "_labels", lambda *arguments: labels)
     request = request_of(explorer, "eyes")
     left, top, side = explorer.zoom(catalog_of("sg2"), request.target, request.parts[0])
