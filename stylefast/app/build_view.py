@@ -78,14 +78,18 @@ class BuildView:
         def take(naming: Naming, built: tuple[Any, str] | None, *values: Any) -> dict[Any, Any]:
             return {self._built: None, **adopt(naming, *built, values)} if built else {self._built: None}
 
-        def running(is_running: bool) -> Callable[[], tuple[gr.Button, gr.Button]]:
-            return lambda: (gr.Button(interactive=not is_running), gr.Button(interactive=is_running))
+        def start(cancellation: Cancellation) -> tuple[gr.Button, gr.Button]:
+            cancellation.requested = False
+            return gr.Button(interactive=False), gr.Button(interactive=True)
 
-        started = self._start.click(running(True), None, buttons, show_progress="hidden")
+        def end() -> tuple[gr.Button, gr.Button]:
+            return gr.Button(interactive=True), gr.Button(interactive=False)
+
+        started = self._start.click(start, self._cancellation, buttons, show_progress="hidden")
         ended = started.then(
             guarded(self._run), inputs, [self._built, self._status], show_progress_on=self._status, concurrency_limit=4
         )
-        ended.then(running(False), None, buttons, show_progress="hidden")
+        ended.then(end, None, buttons, show_progress="hidden")
         ended.success(guarded(take), [session, self._built, *shown], [self._built, *outputs], concurrency_id="parts")
         self._cancel.click(cancel, self._cancellation, self._status, show_progress="hidden")
 

@@ -79,7 +79,7 @@ def rebuild(
         ValueError: If an option is out of range.
     """
     request.check()
-    cancellation.requested, fraction = False, 0.0
+    fraction = 0.0
 
     def stop() -> None:
         if cancellation.requested:

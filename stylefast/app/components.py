@@ -27,8 +27,9 @@ CSS = """
 .hint, .hint p { color: var(--body-text-color-subdued); font-size: 13px; line-height: 1.5; margin: 0; }
 .message, .message p { font-size: 14px; line-height: 1.5; min-height: 42px; margin: 0; }
 .bar { align-items: center; }
-#page-title { padding: 0; }
+#page-title .html-container, #parts-legend .html-container { padding: 0 0 6px; }
 #parts-image img, #parts-faces img { width: 100%; }
+#parts-image .image-frame, #parts-faces .image-frame { width: 100%; }
 #parts-image .icon-button-wrapper, #parts-faces .icon-button-wrapper { display: none; }
 .status { min-height: 60px; }
 .legend { list-style: none; margin: 0; padding: 0; font-size: 14px; }

@@ -33,6 +33,7 @@ QUICK: dict[str, Any] = {
 MEAN, SEED = "Mean image", "Seed"
 SELECT, BOX = "Select clusters", "Draw a box"
 NEW = "New part"
+START = "Click clusters in the image, type a name, and press Name part."
 
 
 def build_parts(workspace: Workspace, catalog: gr.State) -> None:
@@ -53,9 +54,7 @@ def colours_of(catalog: Catalog) -> dict[str, Colour]:
 def legend(naming: Naming) -> str:
     """Return a list of the parts with their colours and clusters, as HTML."""
     if not naming.catalog.parts:
-        return (
-            "<p class='hint'>No part has a name yet. Click clusters in the image, type a name, and press Name part.</p>"
-        )
+        return f"<p class='hint'>No part has a name yet. {START}</p>"
     rows = []
     for part, colour in colours_of(naming.catalog).items():
         if part:
@@ -93,7 +92,7 @@ class _PartsTab:
     def _add_image(self) -> None:
         with gr.Row(elem_classes="bar"):
             self._source = gr.Radio(
-                [MEAN, SEED], value=MEAN, container=False, elem_id="parts-source", min_width=230, scale=3
+                [MEAN, SEED], value=MEAN, container=False, elem_id="parts-source", min_width=220, scale=0
             )
             self._seed = seed_input("Seed", 0, "parts-seed", container=False, min_width=90, scale=2)
             self._random = gr.Button("Random", size="md", elem_id="parts-random", min_width=100, scale=1)
@@ -109,7 +108,7 @@ class _PartsTab:
         )
 
     def _add_names(self) -> None:
-        self._message = gr.Markdown(elem_id="parts-message", elem_classes="message")
+        self._message = gr.HTML(elem_id="parts-message", elem_classes="message", padding=False)
         with gr.Row(elem_classes="bar"):
             self._choice = gr.Dropdown([NEW], value=NEW, label="Part", elem_id="parts-choice", min_width=130)
             self._name = gr.Textbox(
@@ -243,7 +242,7 @@ class _PartsTab:
             self._session: naming,
             self._catalog: naming.catalog,
             self._image: image,
-            self._message: naming.message or "Click clusters in the image, type a name, and press Name part.",
+            self._message: f"<p>{html.escape(naming.message or START)}</p>",
             self._choice: gr.Dropdown([NEW, *naming.catalog.parts], value=draft.part or NEW),
             self._legend: legend(naming),
             self._undo: gr.Button(interactive=bool(naming.past)),
