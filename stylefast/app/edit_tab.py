@@ -85,7 +85,7 @@ class EditTab:
             self.rho = gr.Slider(
                 0, 1, 0.1, step=0.01, label="threshold ρ", buttons=[], scale=3, min_width=150, elem_id="edit-rho"
             )
-            self.rgb = gr.Checkbox(False, label="toRGB sites", scale=0, min_width=110, elem_id="edit-rgb")
+            self.rgb = gr.Checkbox(False, label="toRGB sites", scale=0, min_width=140, elem_id="edit-rgb")
 
     def _build_outputs(self) -> None:
         options: dict[str, Any] = {"css_template": stage.CSS, "apply_default_css": False, "js_on_load": None}
