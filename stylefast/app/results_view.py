@@ -21,7 +21,8 @@ CSS = """
 #batch-gallery .thumbnail-item img { aspect-ratio: auto; height: auto; border-radius: 4px; }
 #batch-gallery .caption-label {
     position: static; max-width: none; padding: 4px 0 8px; background: none; border: 0; text-align: left;
-    white-space: pre-line; overflow: visible; font-size: 12px; line-height: 1.5; color: var(--body-text-color);
+    opacity: 1 !important; white-space: pre-line; overflow: visible;
+    font-size: 12px; line-height: 1.5; color: var(--body-text-color);
 }
 """
 SCROLL = "() => document.querySelector('#batch-detail').scrollIntoView({behavior: 'smooth'})"
@@ -94,7 +95,7 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
         number = min(max(1, int(page or 1)), n_pages)
         visible = kept[(number - 1) * PER_PAGE : number * PER_PAGE]
         directory = Batch(folder=folder).directory(workspace)
-        images = [(thumbnail(directory, result), f"{result.caption}\n{result.figures}") for result in visible]
+        images = [(thumbnail(directory, result), result.caption) for result in visible]
         text = f"{len(kept):,} of {len(results):,} edits · page {number} of {n_pages}" if results else EMPTY
         return visible, text, gr.update(value=images, visible=bool(images), selected_index=None)
 
@@ -102,7 +103,7 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
         result = shown[event.index]
         directory = Batch(folder=folder).directory(workspace)
         unedited, edited = original(result, workspace), picture(directory / result.file)
-        text = f"**{result.caption}** · {result.figures} · {result.file}"
+        text = f"{' · '.join(result.caption.splitlines())} · {result.file}"
         if edited is None:
             text += " · the image is missing or damaged"
         return text, gr.update(visible=True), gr.update(value=unedited, visible=unedited is not None), edited
