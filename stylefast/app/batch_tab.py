@@ -184,16 +184,12 @@ def _handle(
         kept = [name for name in chosen if name in names] or names[:1]
         return gr.update(choices=names, value=kept, info="" if names else NO_PARTS)
 
-    changes = [tab.select, catalog.change, *(element.change for element in form.inputs)]
-    catalog.change(choose, [catalog, form.parts], form.parts, show_progress="hidden")
-    gr.on(
-        changes,
-        refresh,
-        [catalog, *form.inputs],
-        [summary, command],
-        show_progress="hidden",
-        trigger_mode="always_last",
-    )
+    shown: dict[str, Any] = {"outputs": [summary, command], "show_progress": "hidden"}
+    inputs = [catalog, *form.inputs]
+    chosen = catalog.change(choose, [catalog, form.parts], form.parts, show_progress="hidden")
+    chosen.then(refresh, inputs, **shown)  # not before, because a part that is no longer a choice is refused
+    changes = [tab.select, *(element.change for element in form.inputs)]
+    gr.on(changes, refresh, inputs, trigger_mode="always_last", **shown)
 
 
 def describe_job(n_edits: int, batch: Batch, workspace: Workspace) -> str:

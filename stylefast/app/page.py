@@ -12,8 +12,8 @@ from .batch_tab import build_batch
 from .components import CSS, theme
 from .edit_tab import build_edit
 from .parts_tab import build_parts
-from .stage import LAYOUT
 from .results_view import CSS as RESULTS
+from .stage import LAYOUT
 from .workspace import Workspace
 
 HOST = "127.0.0.1"  # no other machine can reach the page
