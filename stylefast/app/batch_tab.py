@@ -193,11 +193,14 @@ def _handle(workspace: Workspace, catalog: gr.State, tab: gr.Tab, form: Form, sh
         kept = [name for name in chosen if name in names] or names[:1]
         return gr.update(choices=names, value=kept, info="" if names else NO_PARTS)
 
-    catalog.change(choose, [catalog, form.parts], form.parts, show_progress="hidden")
-    changes = [tab.select, catalog.change, *(element.change for element in form.inputs)]
+    inputs = [catalog, *form.inputs]
+    chosen = catalog.change(choose, [catalog, form.parts], form.parts, show_progress="hidden")
+    changes = [tab.select, *(element.change for element in form.inputs)]
     summary, seconds, command = shown
     for handler, outputs in ((describe, [summary, command]), (predict, [seconds])):
-        gr.on(changes, handler, [catalog, *form.inputs], outputs, show_progress="hidden", trigger_mode="always_last")
+        # After `choose`, because a part that is no longer a choice is refused.
+        chosen.then(handler, inputs, outputs, show_progress="hidden")
+        gr.on(changes, handler, inputs, outputs, show_progress="hidden", trigger_mode="always_last")
 
 
 def _handle_export(workspace: Workspace, catalog: gr.State, form: Form, export: gr.Button, exported: gr.File) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -12,6 +13,8 @@ import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+    from stylefast.app.workspace import Workspace
 
 TABS = ("Parts", "Edit", "Batch")
 
@@ -53,3 +56,19 @@ def test_requests_to_other_hosts_and_errors_are_noticed(address: str, browser):
     assert watch.foreign == ["http://example.invalid/a"] and "abacus" in watch.errors
     with pytest.raises(AssertionError):
         watch.check()
+
+
+def test_the_page_starts_in_an_environment_with_a_proxy(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("gradio")
+    from stylefast.app.page import create_page, serve
+
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # no server is there
+    monkeypatch.setenv("no_proxy", "example.org")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    page = create_page(workspace)
+    try:
+        assert serve(page, 0, wait=False).startswith("http://127.0.0.1:")
+        assert os.environ["no_proxy"] == "example.org,127.0.0.1"
+    finally:
+        page.close()
