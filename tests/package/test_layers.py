@@ -17,6 +17,7 @@ LAYERS = (
     {"cli"},
     {"compat", "editing", "figures", "sklearn"},
     {"catalog"},
+    {"factorization"},
     {"generators", "kmeans"},
     {"locality", "query", "retrieval"},
     {"ops"},
