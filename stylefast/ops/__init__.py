@@ -9,6 +9,7 @@ from .blend import BLEND
 from .contribution import CONTRIBUTION
 from .inverse_haar import INVERSE_HAAR
 from .lloyd_step import LLOYD_STEP
+from .nmf_step import NMF_STEP
 from .op import register
 from .pruned_step import PRUNED_STEP
 from .separable_conv import SEPARABLE_CONV
@@ -16,7 +17,7 @@ from .winograd_conv import WINOGRAD_CONV
 
 OPS = (LLOYD_STEP, ASSIGN, CONTRIBUTION, ASSIGN_CONTRIBUTION, BLEND)  # in the order in which the pipeline uses them
 LAYERS = (INVERSE_HAAR, SEPARABLE_CONV, WINOGRAD_CONV)  # layers of generators, which have no public name
-STEPS = (PRUNED_STEP,)  # steps of SphericalKMeans, which have no public name
+STEPS = (PRUNED_STEP, NMF_STEP)  # steps of SphericalKMeans and NMF, which have no public name
 
 _library = torch.library.Library("stylefast", "DEF")
 _library.define("instruction_set() -> str")

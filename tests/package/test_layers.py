@@ -19,6 +19,7 @@ LAYERS = (
     {"gallery"},
     {"compat", "editing", "figures", "sklearn"},
     {"catalog"},
+    {"factorization"},
     {"generators", "kmeans"},
     {"locality", "query", "retrieval"},
     {"ops"},
