@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..core.boxes import box_around
 from ..locality import check_mask
-from .canvas import PAPER
 
 Box: TypeAlias = Sequence[float]
 
@@ -47,28 +46,26 @@ def check_box(name: str, box: Box) -> None:
 
 
 def zoom(box: Box, size: tuple[int, int], tile: tuple[int, int]) -> float:
-    """Return the zoom of a close-up relative to a tile, at which the box fits into the close-up.
+    """Return the zoom of a close-up relative to a tile.
+
+    It is the largest zoom, up to a limit, at which the box fits into the close-up, but not so small that the close-up
+    would be larger than the image.
 
     Args:
         box: Box (x from, y from, x to, y to) as fractions of the frame.
         size: Width and height of the close-up in pixels.
         tile: Width and height of the whole image in the figure.
     """
-    return min(MAX_ZOOM, *(size[i] / (tile[i] * (box[i + 2] - box[i])) for i in (0, 1)))
+    fitting = min(MAX_ZOOM, *(size[i] / (tile[i] * (box[i + 2] - box[i])) for i in (0, 1)))
+    return max(fitting, *(size[i] / tile[i] for i in (0, 1)))
 
 
 def close_up(picture: Image.Image, box: Box, size: tuple[int, int], tile: tuple[int, int]) -> Image.Image:
     """Enlarge the area of a picture around a box that fills the close-up, at the zoom for the box."""
     spans = []
     for i, length in enumerate(picture.size):
-        wanted = size[i] / (zoom(box, size, tile) * tile[i]) * length
-        begin = min(max((box[i] + box[i + 2]) / 2 * length - wanted / 2, 0.0), max(length - wanted, 0.0))
-        spans.append((begin, min(begin + wanted, float(length)), wanted))
-    (left, right, width), (top, bottom, height) = spans
-    shown = max(1, round(size[0] * (right - left) / width)), max(1, round(size[1] * (bottom - top) / height))
-    enlarged = picture.resize(shown, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
-    if shown == size:
-        return enlarged
-    figure = Image.new("RGB", size, PAPER)  # the picture is smaller than the area
-    figure.paste(enlarged, ((size[0] - shown[0]) // 2, (size[1] - shown[1]) // 2))
-    return figure
+        wanted = min(size[i] / (zoom(box, size, tile) * tile[i]), 1.0) * length
+        begin = min(max((box[i] + box[i + 2]) / 2 * length - wanted / 2, 0.0), length - wanted)
+        spans.append((begin, min(begin + wanted, float(length))))
+    (left, right), (top, bottom) = spans
+    return picture.resize(size, Image.Resampling.LANCZOS, box=(left, top, right, bottom))

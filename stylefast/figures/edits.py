@@ -160,7 +160,8 @@ def _band(part: str, box: Box, targets: Pictures, references: Pictures, edits: P
     for x, tile, picture in zip(xs[1:], references.tiles, references.originals, strict=True):
         figure.paste(tile, (x, MARGIN))
         paste(picture, tile, x + second[0], MARGIN + second[1])
-        draw.text((x + width + GAP, MARGIN + size[1]), "reference", FAINT, small, anchor="ld")
+        title = canvas.shorten("reference", small, size[0])
+        draw.text((x + width + GAP, MARGIN + size[1]), title, FAINT, small, anchor="ld")
     for t, y in enumerate(ys[1:]):
         figure.paste(targets.tiles[t], (MARGIN, y))
         for x, edit in zip(xs[1:], range(t * R, (t + 1) * R), strict=True):

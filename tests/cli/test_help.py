@@ -11,7 +11,18 @@ from typer.testing import CliRunner
 
 from stylefast.cli import app as cli
 
-COMMANDS = ("catalog build", "catalog show", "catalog annotate", "edit", "convert", "demo", "bench", "info")
+COMMANDS = (
+    "catalog build",
+    "catalog show",
+    "catalog annotate",
+    "edit",
+    "faces",
+    "samples",
+    "convert",
+    "demo",
+    "bench",
+    "info",
+)
 
 
 def help_page(command: str, width: int) -> list[str]:
