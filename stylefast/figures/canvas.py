@@ -92,6 +92,14 @@ def scaled_size(size: Sequence[int], longer_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def find_borders(regions: Tensor) -> Tensor:
+    """Mark the pixels of regions [H, W] whose right or lower neighbour belongs to another region."""
+    is_border = torch.zeros_like(regions, dtype=torch.bool)
+    is_border[:, :-1] |= regions[:, :-1] != regions[:, 1:]
+    is_border[:-1] |= regions[:-1] != regions[1:]
+    return is_border
+
+
 def sheet(tiles: Sequence[Image.Image], legend: Callable[[int], Image.Image]) -> Image.Image:
     """Arrange tiles of one size in rows above a legend, which is drawn by a function of its width."""
     width, height = tiles[0].size

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
-from .canvas import scaled_size
+from .canvas import find_borders, scaled_size
 
 FINE = 4  # fine pixels per pixel of a tile, in each direction
 
@@ -44,11 +43,3 @@ def outline(regions: Tensor) -> Tensor:
     reach = FINE - 1
     wide = max_pool2d(pad(find_borders(regions)[None].float(), (0, reach, 0, reach)), FINE, stride=1)
     return avg_pool2d(wide, FINE)[0]
-
-
-def find_borders(regions: Tensor) -> Tensor:
-    """Mark the pixels of regions [H, W] whose right or lower neighbour belongs to another region."""
-    is_border = torch.zeros_like(regions, dtype=torch.bool)
-    is_border[:, :-1] |= regions[:, :-1] != regions[:, 1:]
-    is_border[:-1] |= regions[:-1] != regions[1:]
-    return is_border

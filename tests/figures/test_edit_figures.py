@@ -146,8 +146,10 @@ def test_the_differences_below_an_edit_are_those_of_locality():
     edited = target.repeat(3, 1, 1, 1)
     edited[1, :, :4] = 1.0
     edited[1, 0, 7, 7] = 1.0
-    measured = locality(edited, target.expand(3, -1, -1, -1), mask)
-    same, local, without_part = _texts(measured)
+    edited = torch.cat([edited, target + 1e-6])
+    measured = locality(edited, target.expand(4, -1, -1, -1), torch.cat([mask, mask[:1]]))
+    same, local, without_part, invisible = _texts(measured)
+    assert measured.ratio[3] > 0 and invisible == same
     outside = float(measured.delta_e_outside[1])
     assert same == "inside 0.00\noutside 0.00\nratio -"
     assert local == f"inside 100.00\noutside {outside:.2f}\nratio {100 / outside:.2f}"
