@@ -22,7 +22,7 @@ from cells import Cell, invoke
 from torch import Tensor
 
 from stylefast.backends import native
-from stylefast.ops import LAYERS, OPS, STEPS
+from stylefast.ops import LAYERS, OPS, SOFT, STEPS
 
 EDGES = "many_clusters or large_layers or outside or caches"  # tests of test_edge_cases.py
 THREADS = {"address": (1, 2), "thread": (2,)}  # of the calls under each sanitizer: one thread has no race
@@ -80,7 +80,7 @@ def overwrite(cell: Cell) -> None:
 
 def cells() -> Iterator[tuple[str, dict[str, Cell]]]:
     """Yield every cell of the `cpu` backend, with all samples."""
-    for op in (*OPS, *STEPS, *LAYERS):
+    for op in (*OPS, *SOFT, *STEPS, *LAYERS):
         for key in op.cells:
             if key.startswith("cpu"):
                 yield f"{op.name} {key}", {name: Cell(op, key, inputs) for name, inputs in op.samples()}
