@@ -38,7 +38,8 @@ Contributions<typename Compute<S>::type> SoftContribution<S>::output_from(int64_
 template <typename S>
 void SoftContribution<S>::add(int64_t begin, int64_t count) {
   const T* memberships = data<T>(memberships_) + begin * clusters_ * h_ * w_;
-  if (pools_) {
+  const bool stays = STYLEFAST_PICK(stays_in_soft_sum<T>)(source(activations_));
+  if (pools_ && !stays) {
     auto a = activations_view<S>(activations_);
     a.data += begin * a.stride_n;
     a.n = count;

@@ -157,7 +157,7 @@ struct PoolTask : Pooling<S> {
   Contributions<T> output;
 };
 
-// Memberships U of the layer's own size, or of another size that the axes resize to it.
+// Memberships U of the layer's own size, or of another size that the axes resize.
 template <typename T>
 struct SoftTask {
   Source a;
