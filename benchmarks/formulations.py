@@ -119,12 +119,6 @@ def contribution_by_bmm(x: Tensor, labels: Tensor, k: int) -> Tensor:
     return torch.bmm(standardized_squares(x), one_hot).mean(0).t() / (x.shape[2] * x.shape[3])
 
 
-def soft_contribution_by_bmm(x: Tensor, memberships: Tensor) -> Tensor:
-    """Return M from memberships of the layer's size, by one batched matrix product with them."""
-    weights = memberships.flatten(2).transpose(1, 2).to(x.dtype)  # [N, P, K]
-    return torch.bmm(standardized_squares(x), weights).mean(0).t() / (x.shape[2] * x.shape[3])
-
-
 def contribution_by_index_add(x: Tensor, labels: Tensor, k: int) -> Tensor:
     """Return M from labels of the layer's size, by adding the channels of every position to the row of its label."""
     n, c, h, w = x.shape

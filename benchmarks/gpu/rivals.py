@@ -52,8 +52,8 @@ def formulation(workload: GpuWorkload) -> Callable[..., Any] | None:
         return _gathered_lerp if workload.gathered else torch.lerp
     if workload.op is CONTRIBUTION:
         return formulations.pooled_by_adjoint if workload.is_pooled else formulations.contribution_by_bmm
-    if workload.op is SOFT_CONTRIBUTION and not workload.is_pooled:
-        return formulations.soft_contribution_by_bmm
+    if workload.op is SOFT_CONTRIBUTION:
+        return formulations.soft_by_einsum
     if workload.op in SOFT or workload.restarts > 1 or workload.features != "raw":
         return None
     steps = {ASSIGN.name: formulations.assign_by_matmul, LLOYD_STEP.name: formulations.lloyd_by_matmul}
@@ -68,7 +68,7 @@ def _arguments(workload: GpuWorkload, inputs: dict[str, Any]) -> tuple[Any, ...]
     if workload.op is CONTRIBUTION:
         return x, inputs["labels"], workload.k
     if workload.op is SOFT_CONTRIBUTION:
-        return x, inputs["memberships"]
+        return x, inputs["memberships"].to(x.dtype)
     return x, inputs["centroids"].reshape(workload.k, -1).to(x.dtype)
 
 

@@ -32,7 +32,7 @@ template <typename S>
 struct SoftMemory {
   using R = Row<S>;
   using T = typename R::T;
-  static constexpr int kChunk = 256 / (2 * sizeof(T));                    // positions that are multiplied at a time
+  static constexpr int kChunk = Row<T>::kPixels;                          // positions that are multiplied at a time
   static constexpr int kEnergies = kSlice + 4, kMemberships = kPart + 4;  // elements from one position to the next
 
   __device__ __host__ explicit SoftMemory(Carver& carver)
@@ -79,9 +79,9 @@ struct SoftSums {
       const Four u = *reinterpret_cast<const Four*>(memory.memberships + p * SoftMemory<S>::kMemberships + cluster());
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
+        const T energy = i < 4 ? low.values[i] : high.values[i - 4];
 #pragma unroll
-        for (int k = 0; k < 4; ++k)
-          part[i][k] = fma(i < 4 ? low.values[i] : high.values[i - 4], u.values[k], part[i][k]);
+        for (int k = 0; k < 4; ++k) part[i][k] = fma(energy, u.values[k], part[i][k]);
       }
     }
 #pragma unroll

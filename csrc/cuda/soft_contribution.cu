@@ -5,12 +5,6 @@
 namespace stylefast {
 namespace {
 
-// Gives every position of the memberships' grid a cluster of its own.
-__global__ void cells_kernel(int64_t size, int64_t cells, int32_t* labels) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < size) labels[i] = static_cast<int32_t>(i % cells);
-}
-
 template <typename S, bool kPooled>
 Tensor launch_soft(const Device& device, const View<S>& a, const Tensor& memberships, bool standardize,
                    bool per_image) {
@@ -39,10 +33,7 @@ Tensor soft_contribute(const Device& device, const Tensor& activations, const Te
   const View<S> a = view<S>(activations);
   const int64_t h = memberships.size(2), w = memberships.size(3), cells = h * w;
   if (h == a.h && w == a.w) return launch_soft<S, false>(device, a, memberships, standardize, per_image);
-  const Tensor labels = empty<int32_t>({a.n, h, w}, activations);
-  device.launch(cells_kernel, {(a.n * cells + kThreads - 1) / kThreads, kThreads}, a.n * cells, cells,
-                mutable_data<int32_t>(labels));
-  const LabelGrid grid(data<int32_t>(labels), h, w, activations, bilinear);
+  const LabelGrid grid(nullptr, h, w, activations, bilinear);
   const Tensor pooled = contribute<S>(device, activations, grid, cells, standardize, true);  // [N, h w, C]
   const View<T> energies{{data<T>(pooled), a.n, a.c, h, w, cells * a.c, 1, w * a.c, a.c},
                          a.c % Row<T>::kVector == 0 ? Load::kChannels : Load::kElements};
