@@ -154,5 +154,5 @@ ASSIGN_SOFT_CONTRIBUTION = Op(
     cost=cost,
     samples=samples,
     errors=errors,
-    backends=("cpu", "reference"),
+    backends=("cpu", "triton", "cuda", "reference"),
 )

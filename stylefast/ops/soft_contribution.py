@@ -210,5 +210,5 @@ SOFT_CONTRIBUTION = Op(
     cost=cost,
     samples=samples,
     errors=errors,
-    backends=("cpu", "reference"),
+    backends=("cpu", "triton", "cuda", "reference"),
 )
