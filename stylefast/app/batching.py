@@ -122,9 +122,9 @@ class Batch:
             options["precision"] = "float16"
         options |= {"format": self.image_format, "batch-size": str(self.batch_size)}
         options["outdir"] = _absolute(self.directory(workspace))
-        words = [[f"--{name}={value}"] if value[:1] == "-" else [f"--{name}", value] for name, value in options.items()]
+        words = itertools.chain(*((f"--{name}", value) for name, value in options.items()))
         flags = ["--no-tf32"] if settings.get("tf32") is False else []
-        return shlex.join(["stylefast", "edit", *itertools.chain(*words), *flags])
+        return shlex.join(["stylefast", "edit", *words, *flags])
 
 
 def is_saved(workspace: Workspace, catalog: Catalog) -> bool:

@@ -44,7 +44,8 @@ def workspace(catalog_file: Path, tmp_path_factory: pytest.TempPathFactory) -> W
     """The state that all browser pages share."""
     from stylefast.app.workspace import Workspace
 
-    return Workspace.open("toy:sg2", catalog_file, engine="eager", outdir=tmp_path_factory.mktemp("batches"))
+    outdir = tmp_path_factory.mktemp("batches")
+    return Workspace.open("toy:sg2", catalog_file, truncation=0.8, engine="eager", outdir=outdir)
 
 
 @pytest.fixture(scope="session")

@@ -84,6 +84,8 @@ def test_results_are_filtered_and_enlarged(page: Page, expect):
     expect(page.locator("#batch-detail")).to_contain_text("_nose_seed0007_sequential_1.jpg")
     for name in ("original", "edit"):
         expect(page.locator(f"#batch-{name} img").first).to_be_visible()
+    page.locator("#batch-gallery-page").click()
+    expect(page.locator("#batch-status")).to_contain_text("gallery.html shows 4 edits")
 
 
 def test_a_batch_is_cancelled(page: Page, expect):

@@ -19,7 +19,7 @@ from stylefast.app.running import Run, Stopwatch, duration, n_images
 from stylefast.app.workspace import Workspace
 from stylefast.editing import Pairs, StyleEditor
 
-SMALL = Batch(targets="1,2", references="7", parts=("nose", "eyes"), epsilon="0.5, 2", folder="small")
+SMALL = Batch(targets="1,2", references="7", parts=("nose", "eyes"), epsilon="0.5, 2", rho=0.2, folder="small")
 
 
 def make(batch: Batch, workspace: Workspace) -> running.Progress:
