@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,19 +19,17 @@ if TYPE_CHECKING:
 TABS = ("Parts", "Edit", "Batch")
 
 
-@pytest.mark.parametrize("width", [1280, 1920])
-def test_tabs_fit_into_the_window(open_page: Callable[[], Page], width: int):
-    page = open_page()
-    page.set_viewport_size({"width": width, "height": 1000})
+def test_tabs_fit_into_windows_of_two_sizes(page: Page):
     for tab in TABS:
         page.get_by_role("tab", name=tab, exact=True).click()
-        page.wait_for_timeout(300)
-        widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-        assert widths[0] <= widths[1] == width, tab
+        for width in (1280, 1920):
+            page.set_viewport_size({"width": width, "height": 1000})
+            page.wait_for_timeout(300)
+            widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+            assert widths[0] <= widths[1] == width, tab
 
 
-def test_the_page_and_the_server_ask_no_other_host(open_page: Callable[[], Page], connected_hosts: list[str]):
-    page = open_page()
+def test_the_page_and_the_server_ask_no_other_host(page: Page, connected_hosts: list[str]):
     for tab in TABS:
         page.get_by_role("tab", name=tab, exact=True).click()
     page.wait_for_timeout(1000)
