@@ -85,7 +85,7 @@ class EditTab:
             self.rho = gr.Slider(
                 0, 1, 0.1, step=0.01, label="threshold ρ", buttons=[], scale=3, min_width=150, elem_id="edit-rho"
             )
-            self.rgb = gr.Checkbox(False, label="toRGB sites", scale=0, min_width=110, elem_id="edit-rgb")
+            self.rgb = gr.Checkbox(False, label="toRGB sites", scale=0, min_width=140, elem_id="edit-rgb")
 
     def _build_outputs(self) -> None:
         options: dict[str, Any] = {"css_template": stage.CSS, "apply_default_css": False, "js_on_load": None}
@@ -166,23 +166,24 @@ class EditTab:
             view = stage.View(self.explorer.generator.image_size, self.explorer.zoom(catalog, request.target, shown))
             pictures = request.target, shown.reference
             before, reference = map(self.explorer.image, pictures)
-            urls = [self._url(png) for png in (before, edited.png, reference)]
+            files = ((before, "image.png"), (edited.png, request.file_name), (reference, "image.png"))
+            urls = [self._url(*file) for file in files]
             names = [picture.name for picture in pictures]
-            images = stage.show_images(view, names, urls, request.file_name, stage.edit_time(edited))
+            images = stage.show_images(view, names, urls, stage.edit_time(edited))
             note = stage.show_note(" ".join(edited.notes))
             radio = gr.update(choices=parts, value=shown.part, visible=len(parts) > 1)
             yield [note, radio, images, skip, skip]
             change = self.explorer.change(catalog, edited)
-            heat = stage.show_heat(view, self._url(change.heat))
+            heat = stage.show_heat(view, self._url(change.heat, "image.png"))
             sites = StyleEditor(self.explorer.generator, catalog, rgb=request.rgb).sites
             figures = stage.show_figures(edited, change, sum(site.channels for site in sites))
             yield [skip, skip, skip, heat, figures]
         except EXPECTED as error:
             yield [show_error(sentence(error)), skip, skip, skip, skip]
 
-    def _url(self, png: bytes) -> str:
-        """Return an address under which the page serves an image, relative to the page."""
-        path = save_bytes_to_cache(png, "image.png", self.images.GRADIO_CACHE)
+    def _url(self, png: bytes, name: str) -> str:
+        """Return an address under which the page serves a file, relative to the page."""
+        path = save_bytes_to_cache(png, name, self.images.GRADIO_CACHE)
         self.images.temp_files.add(path)
         return f"gradio_api/file={quote(path)}"
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..editing import Edit, Sequential, Strategy
+from ..editing.plan import MAX_NAME
 from ..locality import Locality
 
 
@@ -70,7 +71,8 @@ class EditRequest:
         first = self.parts[0]
         label = Edit(0, 0, first.part, self.query, first.strength).label
         parts = "_".join(f"{edit.part}_{edit.reference.name}" for edit in self.parts)
-        return f"{self.target.name}_{parts}_{label}.png"
+        name = f"{self.target.name}_{parts}_{label}.png"
+        return name if len(name.encode()) <= MAX_NAME else f"{self.target.name}_{len(self.parts)}-parts_{label}.png"
 
     def check(self) -> None:
         """Raise ValueError if there is no part, a part is repeated, or a strength is not finite."""

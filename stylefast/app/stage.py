@@ -27,6 +27,8 @@ LAYOUT = """
 .card button.sm:hover { background: var(--background-fill-secondary); }
 .card :is(.card-number, .card-part) input { height: 32px; }
 .neighbours .head, #edit-log-epsilon :is(.tab-like-container, .min_value, .max_value) { display: none; }
+#edit-rho :is(.min_value, .max_value) { display: none; }
+#edit-rho .slider_input_container { height: 24px; }
 .edit-html .html-container { padding: 0; }
 #edit-query { align-items: stretch; gap: 20px !important; }
 #edit-query :is(#edit-strategy, .card-part) input { height: 32px; }
@@ -71,7 +73,7 @@ figcaption span { color: var(--body-text-color-subdued); overflow: hidden; text-
 .note { margin: 0; color: #92400e; }
 .error { margin: 0; color: #b91c1c; }
 .faint, .empty { color: var(--body-text-color-subdued); }
-dl { display: flex; flex-wrap: wrap; gap: 4px 28px; margin: 0; min-height: 42px; }
+dl { display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 0; min-height: 42px; }
 dt { color: var(--body-text-color-subdued); font-size: 12px; line-height: 1.4; }
 dd { margin: 0; font-size: 15px; font-variant-numeric: tabular-nums; }
 """
@@ -118,21 +120,20 @@ class View:
         )
 
 
-def show_images(view: View, names: Sequence[str], urls: Sequence[str], file_name: str, title: str) -> str:
+def show_images(view: View, names: Sequence[str], urls: Sequence[str], title: str) -> str:
     """Show the target, the edit and a reference.
 
     Args:
         view: How images are shown.
         names: Names of the target and of the reference.
         urls: Addresses of the target, the edit and the reference.
-        file_name: Name under which the edit is saved.
         title: What stands beside the title of the edit.
     """
     target, edit, reference = urls
     edit_caption = f'<b class="shown">edit</b><b class="held">target</b><span class="shown">{escape(title)}</span>'
     buttons = (
         '<button type="button" class="hold" id="edit-hold">Hold to compare</button>'
-        f'<a class="save" id="edit-save" href="{escape(edit)}" download="{escape(file_name)}">Save</a>'
+        f'<a class="save" id="edit-save" href="{escape(edit)}" download>Save</a>'
     )
     return view.figures(
         view.figure("target", _caption("target", names[0]), {"only": target}),

@@ -104,6 +104,8 @@ def test_an_edit_of_two_parts_moves_both(explorer):
     assert max(both.n_channels) < both.n_moved <= sum(both.n_channels)
     assert both.png not in (one.png, other.png)
     assert both.request.file_name == "seed0001_eyes_seed0007_nose_seed0008_sequential_2.png"
+    many = tuple(replace(edit, part="x" * 100 + edit.part) for edit in both.request.parts * 2)
+    assert replace(both.request, parts=many).file_name == "seed0001_4-parts_sequential_2.png"
 
 
 def test_cached_costs_give_the_queries_of_the_editor(explorer):
