@@ -84,6 +84,7 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
             form = _form(workspace)
         with gr.Column(scale=9, min_width=640):
             summary = gr.Markdown(elem_id="batch-summary", elem_classes="message")
+            seconds = gr.Markdown(elem_id="batch-seconds", elem_classes="hint")
             with gr.Row():
                 start = gr.Button("Run", variant="primary", elem_id="batch-run")
                 cancel = gr.Button("Cancel", interactive=False, elem_id="batch-cancel")
@@ -100,7 +101,7 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
                 elem_id="batch-command",
             )
             show_after = build_results(workspace, tab, form.folder)
-    _handle(workspace, catalog, tab, form, summary, command)
+    _handle(workspace, catalog, tab, form, [summary, seconds, command])
     _handle_export(workspace, catalog, form, export, exported)
     _handle_run(workspace, catalog, form, start, cancel, progress, show_after)
 
@@ -162,43 +163,43 @@ def named_parts(catalog: Catalog) -> list[str]:
     return [part for part, ids in catalog.parts.items() if ids]
 
 
-def _handle(
-    workspace: Workspace, catalog: gr.State, tab: gr.Tab, form: Form, summary: gr.Markdown, command: gr.Textbox
-) -> None:
-    """Update the number of edits, their time and the command whenever an input changes."""
+def _handle(workspace: Workspace, catalog: gr.State, tab: gr.Tab, form: Form, shown: list[Any]) -> None:
+    """Update the number of edits, their time and the command whenever an input changes.
+
+    The measurement of the time is an event of its own, so that the number and the command never wait for it.
+    """
     stopwatch = Stopwatch(workspace)
 
-    def refresh(catalog: Catalog, *values: Any) -> Iterator[tuple[str, str]]:
+    def describe(catalog: Catalog, *values: Any) -> tuple[str, str]:
         try:
             batch = Form.batch(*values)
-            job = batch.job(workspace, catalog)
-            text = describe_job(job.total, batch, workspace)
-            equal = batch.command(workspace) if is_saved(workspace, catalog) else UNSAVED
-            yield f"{text} · measuring the time of an edit…", equal
-            yield f"{text} · about {duration(stopwatch.predict(batch, job))} on this machine", equal
+            n_edits = batch.job(workspace, catalog).total
+            text = f"**{n_edits:,} {'edit' if n_edits == 1 else 'edits'}** into {batch.directory(workspace)}/"
+            return text, batch.command(workspace) if is_saved(workspace, catalog) else UNSAVED
         except EXPECTED as error:
-            yield sentence(error), ""
+            return sentence(error), ""
+
+    def predict(catalog: Catalog, *values: Any) -> Iterator[str]:
+        yield "Measuring the time of an edit…"
+        try:
+            batch = Form.batch(*values)
+            seconds = stopwatch.predict(batch, batch.job(workspace, catalog))
+            yield f"About {duration(seconds)} on this machine."
+        except EXPECTED:  # which `describe` shows
+            yield ""
 
     def choose(catalog: Catalog, chosen: list[str]) -> Any:
         names = named_parts(catalog)
         kept = [name for name in chosen if name in names] or names[:1]
         return gr.update(choices=names, value=kept, info="" if names else NO_PARTS)
 
-    changes = [tab.select, catalog.change, *(element.change for element in form.inputs)]
-    catalog.change(choose, [catalog, form.parts], form.parts, show_progress="hidden")
-    gr.on(
-        changes,
-        refresh,
-        [catalog, *form.inputs],
-        [summary, command],
-        show_progress="hidden",
-        trigger_mode="always_last",
-    )
-
-
-def describe_job(n_edits: int, batch: Batch, workspace: Workspace) -> str:
-    """Return the number of edits and the folder of a batch."""
-    return f"**{n_edits:,} {'edit' if n_edits == 1 else 'edits'}** into {batch.directory(workspace)}/"
+    chosen = catalog.change(choose, [catalog, form.parts], form.parts, show_progress="hidden")
+    changes = [tab.select, *(element.change for element in form.inputs)]
+    inputs = [catalog, *form.inputs]
+    summary, seconds, command = shown
+    for handler, outputs in ((describe, [summary, command]), (predict, [seconds])):
+        gr.on(changes, handler, inputs, outputs, show_progress="hidden", trigger_mode="always_last")
+        chosen.then(handler, inputs, outputs, show_progress="hidden")  # before, a former part would be refused
 
 
 def _handle_export(workspace: Workspace, catalog: gr.State, form: Form, export: gr.Button, exported: gr.File) -> None:

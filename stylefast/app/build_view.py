@@ -91,7 +91,7 @@ class BuildView:
         )
         ended.then(end, None, buttons, show_progress="hidden")
         ended.success(guarded(take), [session, self._built, *shown], [self._built, *outputs], concurrency_id="parts")
-        self._cancel.click(cancel, self._cancellation, self._status, show_progress="hidden")
+        self._cancel.click(cancel, self._cancellation, self._cancel, show_progress="hidden")
 
     def _run(
         self,
@@ -118,12 +118,7 @@ class BuildView:
         return (catalog, message), "The build is complete."
 
 
-def add_build(workspace: Workspace) -> BuildView:
-    """Add the elements of "Build again" to the tab."""
-    return BuildView(workspace)
-
-
-def cancel(cancellation: Cancellation) -> str:
-    """Ask the build to end, and return the status."""
+def cancel(cancellation: Cancellation) -> gr.Button:
+    """Ask the build to end after the current batch or step, and return the button, which works once per build."""
     cancellation.requested = True
-    return "The build ends after the current batch of images."
+    return gr.Button(interactive=False)

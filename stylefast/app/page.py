@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import html
+import os
 import socket
 
 import gradio as gr
@@ -61,6 +62,7 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
     Raises:
         OSError: If the port is in use.
     """
+    bypass_proxy()
     page.queue(default_concurrency_limit=8)
     _, address, _ = page.launch(
         server_name=HOST,
@@ -75,6 +77,14 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         footer_links=[],
     )
     return address
+
+
+def bypass_proxy() -> None:
+    """Let this process reach its own server without the proxy of the environment, as Gradio does when it starts."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = os.environ.get(name, "")
+        if HOST not in hosts.split(","):
+            os.environ[name] = f"{hosts},{HOST}".lstrip(",")
 
 
 def free_port() -> int:

@@ -72,14 +72,10 @@ class Result:
 
     @property
     def caption(self) -> str:
-        """Part, target, reference and query in one line."""
+        """Three lines: part, target and reference; query; locality."""
         target, part, reference, query = self.edit.names
-        return f"{part} · {target} ← {reference} · {query}"
-
-    @property
-    def figures(self) -> str:
-        """Locality in one line."""
-        return f"In {figure(self.inside)} · Out {figure(self.outside)} · ratio {figure(self.ratio)}"
+        locality = f"In {figure(self.inside)} · Out {figure(self.outside)} · ratio {figure(self.ratio)}"
+        return f"{part} · {target} ← {reference}\n{query}\n{locality}"
 
 
 def read_results(directory: Path) -> list[Result]:

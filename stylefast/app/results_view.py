@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -21,7 +22,8 @@ CSS = """
 #batch-gallery .thumbnail-item img { aspect-ratio: auto; height: auto; border-radius: 4px; }
 #batch-gallery .caption-label {
     position: static; max-width: none; padding: 4px 0 8px; background: none; border: 0; text-align: left;
-    white-space: pre-line; overflow: visible; font-size: 12px; line-height: 1.5; color: var(--body-text-color);
+    opacity: 1 !important; white-space: pre-line; overflow: visible;
+    font-size: 12px; line-height: 1.5; color: var(--body-text-color);
 }
 """
 SCROLL = "() => document.querySelector('#batch-detail').scrollIntoView({behavior: 'smooth'})"
@@ -41,23 +43,10 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
     """
     results, shown = gr.State([]), gr.State([])  # lists of Result: of the folder, and of the thumbnails
     gr.Markdown("### Results")
-    with gr.Row(equal_height=True):
-        parts = gr.Dropdown(
-            [], multiselect=True, label="Parts", info="All without a choice", elem_id="batch-filter-parts"
-        )
-        inside = gr.Textbox(
-            label="In at least", placeholder="any", info="ΔE in the part", min_width=96, elem_id="batch-min-in"
-        )
-        outside = gr.Textbox(
-            label="Out at most", placeholder="any", info="ΔE elsewhere", min_width=96, elem_id="batch-max-out"
-        )
-        order = gr.Dropdown(
-            list(ORDERS), label="Sort by", info="ratio = In / Out", min_width=128, elem_id="batch-order"
-        )
-        page = gr.Number(1, label="Page", info=f"of {PER_PAGE} edits", precision=0, min_width=80, elem_id="batch-page")
+    filters = parts, *_, page = _filters()
     with gr.Row():
         status = gr.Markdown(EMPTY, elem_id="batch-status", elem_classes="hint")
-        gallery_page = gr.Button("Write gallery.html", size="sm", scale=0, min_width=160, elem_id="batch-gallery-page")
+        write = gr.Button("Write gallery.html", size="sm", scale=0, min_width=160, elem_id="batch-gallery-page")
     detail = gr.Markdown(elem_id="batch-detail", elem_classes="message")
     with gr.Row(visible=False) as pair:
         before = gr.Image(label="Original", interactive=False, buttons=[], elem_id="batch-original")
@@ -74,12 +63,55 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
         elem_id="batch-gallery",
     )
 
-    def load(folder: str) -> tuple[Any, ...]:
-        found = read_results(Batch(folder=folder).directory(workspace))
+    handlers, inputs, outputs = _Handlers(workspace), [folder, results, *filters], [shown, status, gallery]
+    browse = guarded(handlers.browse)
+    gr.on([element.change for element in filters], browse, inputs, outputs, trigger_mode="always_last")
+    write.click(guarded(handlers.write_page), folder, status)
+    enlarged = gallery.select(guarded(handlers.enlarge), [folder, shown], [detail, pair, before, after])
+    enlarged.then(None, js=SCROLL)
+
+    def show_after(event: Any) -> None:
+        loaded = event.then(guarded(handlers.load), folder, [results, parts, page], show_progress="hidden")
+        loaded.then(browse, inputs, outputs, show_progress="hidden")
+
+    show_after(gr.on([tab.select, folder.submit, folder.blur], lambda: None, show_progress="hidden"))
+    return show_after
+
+
+def _filters() -> tuple[Any, ...]:
+    """Return inputs of parts, the least change inside, the largest change outside, the order and the page."""
+    with gr.Row(equal_height=True):
+        return (
+            gr.Dropdown([], multiselect=True, label="Parts", info="All without a choice", elem_id="batch-filter-parts"),
+            gr.Textbox(
+                label="In at least", placeholder="any", info="ΔE in the part", min_width=96, elem_id="batch-min-in"
+            ),
+            gr.Textbox(
+                label="Out at most", placeholder="any", info="ΔE elsewhere", min_width=96, elem_id="batch-max-out"
+            ),
+            gr.Dropdown(list(ORDERS), label="Sort by", info="ratio = In / Out", min_width=128, elem_id="batch-order"),
+            gr.Number(1, label="Page", info=f"of {PER_PAGE} edits", precision=0, min_width=80, elem_id="batch-page"),
+        )
+
+
+class _Handlers:
+    """Handlers of the events of the results.
+
+    Args:
+        workspace: What all sessions share.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def load(self, folder: str) -> tuple[Any, ...]:
+        """Return the results of a folder, the choices of parts, and the first page."""
+        found = read_results(self._directory(folder))
         names = sorted({result.part for result in found})
         return found, gr.update(choices=names, value=[]), 1
 
     def browse(
+        self,
         folder: str,
         results: list[Result],
         parts: list[str],
@@ -88,44 +120,33 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
         order: str,
         page: float | None,
     ) -> tuple[Any, ...]:
+        """Return the results of a page, the number of results, and their thumbnails."""
         bounds = {"min_inside": bound("In at least", inside), "max_outside": bound("Out at most", outside)}
         kept = select(results, parts, **bounds, order=order)
         n_pages = max(1, -(-len(kept) // PER_PAGE))
         number = min(max(1, int(page or 1)), n_pages)
         visible = kept[(number - 1) * PER_PAGE : number * PER_PAGE]
-        directory = Batch(folder=folder).directory(workspace)
-        images = [(thumbnail(directory, result), f"{result.caption}\n{result.figures}") for result in visible]
+        directory = self._directory(folder)
+        images = [(thumbnail(directory, result), result.caption) for result in visible]
         text = f"{len(kept):,} of {len(results):,} edits · page {number} of {n_pages}" if results else EMPTY
         return visible, text, gr.update(value=images, visible=bool(images), selected_index=None)
 
-    def enlarge(event: gr.SelectData, folder: str, shown: list[Result]) -> tuple[Any, ...]:
+    def enlarge(self, event: gr.SelectData, folder: str, shown: list[Result]) -> tuple[Any, ...]:
+        """Return the text, the original and the edit of the thumbnail that was clicked."""
         result = shown[event.index]
-        directory = Batch(folder=folder).directory(workspace)
-        unedited, edited = original(result, workspace), picture(directory / result.file)
-        text = f"**{result.caption}** · {result.figures} · {result.file}"
+        unedited, edited = original(result, self._workspace), picture(self._directory(folder) / result.file)
+        text = f"{' · '.join(result.caption.splitlines())} · {result.file}"
         if edited is None:
             text += " · the image is missing or damaged"
         return text, gr.update(visible=True), gr.update(value=unedited, visible=unedited is not None), edited
 
-    def write_page(folder: str) -> str:
-        written = write_gallery(Batch(folder=folder).directory(workspace), progress=False)
+    def write_page(self, folder: str) -> str:
+        """Write the gallery of a folder, and return a sentence that names it."""
+        written = write_gallery(self._directory(folder), progress=False)
         return f"{written.page} shows {written.n_edits:,} edits: open it in a browser."
 
-    filters = [parts, inside, outside, order, page]
-    outputs = [shown, status, gallery]
-    inputs = [folder, results, *filters]
-    gr.on([element.change for element in filters], guarded(browse), inputs, outputs, trigger_mode="always_last")
-    enlarged = gallery.select(guarded(enlarge), [folder, shown], [detail, pair, before, after])
-    enlarged.then(None, js=SCROLL)
-
-    gallery_page.click(guarded(write_page), folder, status)
-
-    def show_after(event: Any) -> None:
-        loaded = event.then(guarded(load), folder, [results, parts, page], show_progress="hidden")
-        loaded.then(guarded(browse), inputs, outputs, show_progress="hidden")
-
-    show_after(gr.on([tab.select, folder.submit, folder.blur], lambda: None, show_progress="hidden"))
-    return show_after
+    def _directory(self, folder: str) -> Path:
+        return Batch(folder=folder).directory(self._workspace)
 
 
 def bound(name: str, text: str) -> float | None:
