@@ -118,11 +118,6 @@ class BuildView:
         return (catalog, message), "The build is complete."
 
 
-def add_build(workspace: Workspace) -> BuildView:
-    """Add the elements of "Build again" to the tab."""
-    return BuildView(workspace)
-
-
 def cancel(cancellation: Cancellation) -> gr.Button:
     """Ask the build to end after the current batch or step, and return the button, which works once per build."""
     cancellation.requested = True

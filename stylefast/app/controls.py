@@ -58,10 +58,7 @@ class Controls:
         """
         if self.strategy != "sequential":
             return STRATEGIES[self.strategy]()
-        for name, value in (("epsilon", self.epsilon), ("rho", self.rho)):
-            if value is None:
-                raise ValueError(f"{name} must be a number, got nothing")
-        return Sequential(float(self.epsilon), float(self.rho))
+        return Sequential(_number("epsilon", self.epsilon), _number("rho", self.rho))
 
     def request(self, explorer: Explorer) -> EditRequest:
         """Return the edit.
@@ -74,7 +71,7 @@ class Controls:
             PartEdit(
                 controls.part or "",
                 _picture(explorer, f"the reference of {controls.part}", controls.reference, self.reference_file),
-                float(controls.strength or 0),
+                _number("strength", controls.strength),
             )
             for controls in self.parts
         ]
@@ -97,3 +94,9 @@ def neighbours(value: Any, stored: StoredLatents | None) -> tuple[int, int, int]
 
 def _picture(explorer: Explorer, name: str, value: Any, stored: StoredLatents | None) -> Picture:
     return explorer.seed(name, value) if stored is None else explorer.row(name, stored, value)
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number, got {'nothing' if value is None else repr(value)}")
+    return float(value)

@@ -60,6 +60,11 @@ class Naming:
         catalog, digest = workspace.read_catalog()
         return cls(Draft(catalog), catalog, digest)
 
+    @classmethod
+    def start(cls, workspace: Workspace) -> Naming:
+        """Return the state of a page before it has read the file: the catalog when the workspace was opened."""
+        return cls(Draft(workspace.catalog), workspace.catalog, workspace.opened_digest)
+
     @property
     def catalog(self) -> Catalog:
         """The catalog with the parts so far."""

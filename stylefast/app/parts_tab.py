@@ -16,7 +16,7 @@ from gradio.context import Context
 
 from ..catalog import FFHQ_REGIONS, Catalog
 from ..figures.canvas import Colour, distinct_colours
-from .build_view import add_build
+from .build_view import BuildView
 from .components import MAX_SEED, guarded, seed_input, sentence
 from .naming import Naming, count
 from .overlays import TILE, View, Views, draw_clusters, sheet, spotlight
@@ -75,11 +75,11 @@ class _PartsTab:
 
     def __init__(self, workspace: Workspace, catalog: gr.State) -> None:
         self._workspace, self._views, self._catalog = workspace, Views(workspace), catalog
-        self._session = gr.State(None)  # a Naming, from the load event on
+        self._session = gr.State(lambda: Naming.start(workspace))  # called for each session
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=480):
                 self._add_image()
-                build = add_build(workspace)
+                build = BuildView(workspace)
             with gr.Column(scale=5, min_width=420):
                 self._add_names()
                 self._add_faces()

@@ -157,4 +157,5 @@ def _random_number(stored: StoredLatents | None) -> int:
 
 def _slider(number: Any, stored: StoredLatents | None) -> Any:
     first, last, value = neighbours(number, stored)
-    return gr.update(minimum=first, maximum=last, value=value)
+    is_alone = stored is not None and len(stored) == 1
+    return gr.update(minimum=first, maximum=last, value=value, interactive=not is_alone)

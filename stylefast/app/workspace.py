@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ class Workspace:
 
     Attributes:
         catalog: The catalog as it was when the workspace was opened. Pages have copies of their own.
+        opened_digest: Digest of the file of the catalog at that time.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Workspace:
     ) -> None:
         self.generator, self.network, self.truncation = generator, network, truncation
         self.catalog_path, self.outdir = Path(catalog_path), Path(outdir)
-        self.catalog: Catalog = self.read_catalog()[0]
+        self.catalog, self.opened_digest = self.read_catalog()
         self._busy, self._task, self._writing = threading.Lock(), "", threading.Lock()
         n_images = max(8, CACHE_BYTES // (3 * math.prod(generator.image_size)))
         n_rows = max(64, CACHE_BYTES // (4 * (generator.style_width + math.prod(generator.w_shape))))
@@ -195,8 +197,9 @@ def check_seed(seed: int | None) -> int | None:
 def check_catalog_path(path: Path, network: str) -> None:
     """Raise FileNotFoundError with the command that builds a catalog if the file does not exist."""
     if not path.is_file():
-        option = "" if network == RANDOM_FACE else f" --network {network}"
-        raise FileNotFoundError(f"{path} does not exist: build it with `stylefast catalog build{option} --out {path}`")
+        option = [] if network == RANDOM_FACE else ["--network", network]
+        command = shlex.join(["stylefast", "catalog", "build", *option, "--out", str(path)])
+        raise FileNotFoundError(f"{path} does not exist: build it with `{command}`")
 
 
 def build_default(generator: Generator, truncation: float, *, progress: bool) -> Catalog:

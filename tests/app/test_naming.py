@@ -29,6 +29,12 @@ def naming(workspace: Workspace) -> Naming:
     return Naming.load(workspace)
 
 
+def test_a_page_starts_with_the_catalog_as_it_was_opened(naming: Naming, workspace: Workspace):
+    start = Naming.start(workspace)
+    assert start.catalog is workspace.catalog and start.is_saved and start.digest == naming.digest
+    assert start.toggle(5).name("neck").save(workspace).is_saved
+
+
 def test_clicks_toggle_clusters(naming: Naming):
     first = naming.toggle(5).toggle(0)
     assert first.draft.clusters == (0, 5) and first.picked == 0
