@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         distributed,
         editing,
         figures,
+        gallery,
         generators,
         kmeans,
         locality,
@@ -51,6 +52,7 @@ __all__ = [
     "distributed",
     "editing",
     "figures",
+    "gallery",
     "generators",
     "kmeans",
     "lloyd_step",
@@ -60,8 +62,8 @@ __all__ = [
 ]
 
 _CLASSES = {"Catalog": "catalog", "SphericalKMeans": "kmeans", "StyleEditor": "editing"}
-_MODULES = ("catalog", "compat", "distributed", "editing", "figures", "generators", "kmeans", "locality", "query",
-            "retrieval", "sklearn")  # fmt: skip
+_MODULES = ("catalog", "compat", "distributed", "editing", "figures", "gallery", "generators", "kmeans", "locality",
+            "query", "retrieval", "sklearn")  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

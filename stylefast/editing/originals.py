@@ -115,7 +115,9 @@ class _Images:
     def __init__(self, folder: Path, source: ImageSource, generator: Generator, options: JobOptions) -> None:
         self.folder = folder
         self._source, self._options = source, options
-        self._settings: dict[str, Any] = pixel_settings(generator, [generator.fingerprint, source.identity])
+        # Originals of all engines are equal up to half a step of 8 bits, so that jobs of different engines share them.
+        identity = [generator.fingerprint, source.identity]
+        self._settings: dict[str, Any] = pixel_settings(generator, identity, with_engine=False)
 
     def opened(self) -> ExitStack:
         """Open the journal, the entries and the writer of the folder. Leaving the returned context closes them."""
