@@ -203,7 +203,7 @@ def test_an_original_is_found_in_any_format(tmp_path: Path):
     run(tmp_path, of_truncation(1.0), originals=True, image_format="webp")
     for image_format in ("png", "webp"):
         found = find_original(tmp_path, "targets", "seed0001", image_format)
-        assert found == tmp_path / "originals" / "targets" / "seed0001.webp"
+        assert found == str(tmp_path / "originals" / "targets" / "seed0001.webp")
 
 
 def test_a_measured_edit_records_the_box_of_its_part(tmp_path: Path):
