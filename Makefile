@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-BATTERY := $(patsubst %,tests/ops/test_%.py,battery edge_cases assign_laws contribution_laws blend_laws)
+BATTERY := $(patsubst %,tests/ops/test_%.py,battery edge_cases assign_laws contribution_laws membership_laws blend_laws)
 
 # The environment with the oldest versions that pyproject.toml allows. Its Python 3.12 comes from pyenv if possible,
 # otherwise from the PATH.

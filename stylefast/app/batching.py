@@ -94,7 +94,7 @@ class Batch:
             ValueError: If an edit cannot be made. The message describes the first such edit.
         """
         editor = StyleEditor(workspace.generator, catalog)
-        options = JobOptions(image_format=self.image_format, batch_size=self.batch_size, measure=True)  # type: ignore[arg-type]
+        options = JobOptions(image_format=self.image_format, batch_size=self.batch_size, measure=True, originals=True)  # type: ignore[arg-type]
         metadata = {"network": workspace.generator.name, "truncation": workspace.truncation, "rgb": False}
         plan, directory = self.plan(workspace), self.directory(workspace)
         job = Job(editor, plan, directory, options, metadata=metadata, progress=False)

@@ -8,13 +8,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from ..editing.manifest import Entries
+from ..editing.manifest import read_entries
+from ..gallery.previews import crop_around
+from ..gallery.shown import ShownEdit, shown_edit
 from ..io.images import flatten, to_pillow
-from ..io.private import folder_lock
 from .workspace import Workspace
 
 ORDERS = {  # name -> (key, whether large values come first)
@@ -23,6 +23,7 @@ ORDERS = {  # name -> (key, whether large values come first)
     "Out, low first": ("outside", False),
     "ratio, high first": ("ratio", True),
 }
+MISSING, GAP = "#d8dce3", 2  # colour of a missing image; pixels between two images
 
 
 @dataclass(frozen=True)
@@ -30,51 +31,51 @@ class Result:
     """One edit of a folder.
 
     Args:
-        file: File name of the image.
-        target: Name of the target.
-        reference: Name of the reference.
-        part: Name of the part.
-        query: Strategy and strength, as people read them.
-        inside: Mean CIELAB difference inside the part, or None if it was not measured.
-        outside: Mean CIELAB difference outside the part, or None if it was not measured.
+        edit: Names, locality and files of the edit.
         network: Name of the generator.
         truncation: Truncation psi of the latents of seeds.
     """
 
-    file: str
-    target: str
-    reference: str
-    part: str
-    query: str
-    inside: float | None
-    outside: float | None
+    edit: ShownEdit
     network: str | None
     truncation: float | None
 
     @property
+    def file(self) -> str:
+        return self.edit.file
+
+    @property
+    def part(self) -> str:
+        return self.edit.names[1]
+
+    @property
+    def inside(self) -> float | None:
+        """Mean CIELAB difference inside the part, or None if it was not measured."""
+        return self.edit.figures[0]
+
+    @property
+    def outside(self) -> float | None:
+        """Mean CIELAB difference outside the part, or None if it was not measured."""
+        return self.edit.figures[1]
+
+    @property
     def ratio(self) -> float | None:
         """`inside / outside`, which is inf if nothing changed outside, or None if nothing changed at all."""
-        if self.inside is None or self.outside is None:
-            return None
-        if self.outside == 0:
-            return math.inf if self.inside else None
-        return self.inside / self.outside
+        return math.inf if self.outside == 0 and self.inside else self.edit.figures[2]
 
     @property
     def seed(self) -> int | None:
         """Seed of the target, or None if it has another name than that of a seed."""
-        digits = self.target.removeprefix("seed")
-        return int(digits) if digits != self.target and digits.isdecimal() else None
+        target = self.edit.names[0]
+        digits = target.removeprefix("seed")
+        return int(digits) if digits != target and digits.isdecimal() else None
 
     @property
     def caption(self) -> str:
-        """Part, target, reference, query and locality in one line."""
-        return f"{self.part} · {self.target} ← {self.reference} · {self.query}"
-
-    @property
-    def figures(self) -> str:
-        """Locality in one line."""
-        return f"In {figure(self.inside)} · Out {figure(self.outside)} · ratio {figure(self.ratio)}"
+        """Three lines: part, target and reference; query; locality."""
+        target, part, reference, query = self.edit.names
+        locality = f"In {figure(self.inside)} · Out {figure(self.outside)} · ratio {figure(self.ratio)}"
+        return f"{part} · {target} ← {reference}\n{query}\n{locality}"
 
 
 def read_results(directory: Path) -> list[Result]:
@@ -85,8 +86,9 @@ def read_results(directory: Path) -> list[Result]:
     """
     if not directory.is_dir():
         return []
-    with folder_lock(directory, shared=True), Entries(directory) as entries:
-        return [_result(json.loads(line)) for _, _, line in entries.lines()]
+    with read_entries(directory) as entries:
+        fields = (json.loads(line) for _, _, line in entries.lines())
+        return [Result(shown_edit(directory, each), each.get("network"), each.get("truncation")) for each in fields]
 
 
 def select(
@@ -122,27 +124,41 @@ def select(
 
 
 def original(result: Result, workspace: Workspace) -> Image.Image | None:
-    """Return the unedited target if it has a seed of the generator of the page, or None."""
+    """Return the unedited target: the one beside the edits or, for a seed of the page's generator, a new one.
+
+    Otherwise, return None.
+    """
+    if (kept := kept_original(result)) is not None:
+        return kept
     same = (workspace.generator.name, workspace.truncation) == (result.network, result.truncation)
     return to_pillow(workspace.image(result.seed)) if same and result.seed is not None else None
 
 
-def picture(directory: Path, result: Result) -> Image.Image | None:
-    """Return the image of an edit, or None if the file is missing or damaged."""
+def kept_original(result: Result) -> Image.Image | None:
+    """Return the unedited target that is kept beside the edits, or None."""
+    path = result.edit.originals[0]
+    return None if path is None else picture(path)
+
+
+def picture(path: Path) -> Image.Image | None:
+    """Return an image, or None if the file is missing or damaged."""
     try:
-        with Image.open(directory / result.file) as image:
+        with Image.open(path) as image:
             return flatten(image).convert("RGB")
     except OSError:
         return None
 
 
-def thumbnail(directory: Path, result: Result, workspace: Workspace, height: int = 224) -> Image.Image:
-    """Return the original, if there is one, and the edit side by side. A missing image is a grey square."""
-    images = [image for image in (original(result, workspace), picture(directory, result)) if image is not None]
-    images = images or [Image.new("RGB", (height, height), "#d8dce3")]
-    sheet = Image.new("RGB", (len(images) * height + 2 * (len(images) - 1), height), "white")
+def thumbnail(directory: Path, result: Result, size: tuple[int, int] = (240, 180)) -> Image.Image:
+    """Return the part in the original, if that is kept beside the edits, and in the edit. A missing edit is grey."""
+    edit = picture(directory / result.file) or Image.new("RGB", size, MISSING)
+    images = [image for image in (kept_original(result), edit) if image is not None]
+    sheet = Image.new("RGB", (len(images) * size[0] + GAP * (len(images) - 1), size[1]), "white")
     for i, image in enumerate(images):
-        sheet.paste(image.resize((height, height), Image.Resampling.LANCZOS), (i * (height + 2), 0))
+        left, top, right, bottom = map(round, crop_around(result.edit.box, image.size))
+        sheet.paste(
+            image.crop((left, top, right, bottom)).resize(size, Image.Resampling.LANCZOS), (i * (size[0] + GAP), 0)
+        )
     return sheet
 
 
@@ -151,25 +167,3 @@ def figure(value: float | None) -> str:
     if value is None:
         return "–"
     return "∞" if math.isinf(value) else f"{value:.2f}"
-
-
-def _result(fields: dict[str, Any]) -> Result:
-    locality = fields.get("locality") or {}
-    query, strength = fields["query"], fields.get("strength", 1)
-    label = str(query.get("kind", "edit")) if isinstance(query, dict) else str(query)
-    if label == "sequential":
-        label = f"ε {_number(query.get('epsilon'))}, ρ {_number(query.get('rho'))}"
-    if strength != 1:
-        label += f", strength {_number(strength)}"
-    return Result(
-        **{name: str(fields.get(name)) for name in ("file", "target", "reference", "part")},
-        query=label,
-        inside=locality.get("delta_e_inside"),
-        outside=locality.get("delta_e_outside"),
-        network=fields.get("network"),
-        truncation=fields.get("truncation"),
-    )
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)

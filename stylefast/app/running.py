@@ -17,7 +17,7 @@ from ..io.images import encode, to_uint8
 from .batching import Batch
 from .workspace import Workspace
 
-INTERVAL = 0.2  # seconds between two looks at the progress of a run
+INTERVAL = 0.5  # seconds between two looks at the progress of a run
 
 
 class Stopwatch:

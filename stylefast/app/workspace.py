@@ -29,6 +29,10 @@ CACHE_BYTES = 1 << 28  # bound of the cached images, and of the cached styles
 WAIT = 0.2  # seconds between two looks at the lock of heavy tasks
 
 
+class ChangedFileError(ValueError):
+    """The file of the catalog has changed since a page read it."""
+
+
 class Workspace:
     """What all pages of the app share. Only its caches change.
 
@@ -59,7 +63,7 @@ class Workspace:
         self.generator, self.network, self.truncation = generator, network, truncation
         self.catalog_path, self.outdir = Path(catalog_path), Path(outdir)
         self.catalog: Catalog = self.read_catalog()[0]
-        self._busy, self._task = threading.Lock(), ""
+        self._busy, self._task, self._writing = threading.Lock(), "", threading.Lock()
         n_images = max(8, CACHE_BYTES // (3 * math.prod(generator.image_size)))
         n_rows = max(64, CACHE_BYTES // (4 * (generator.style_width + math.prod(generator.w_shape))))
         self._w, self._styles = Memo(self._compute_w, n_rows), Memo(self._compute_styles, n_rows)
@@ -119,6 +123,25 @@ class Workspace:
             return hashlib.sha256(self.catalog_path.read_bytes()).hexdigest()
         except FileNotFoundError:
             return ""
+
+    def save_catalog(self, catalog: Catalog, expected: str | None) -> str:
+        """Write the file of the catalog, atomically, and return its digest.
+
+        Args:
+            catalog: Catalog to write.
+            expected: Digest of the file that is replaced. None replaces any file.
+
+        Raises:
+            ChangedFileError: If the file has another digest.
+        """
+        with self._writing:
+            if expected is not None and self.digest() != expected:
+                raise ChangedFileError(
+                    f"{self.catalog_path} was not saved, because another page or program has changed it since this "
+                    "page read it"
+                )
+            catalog.save(self.catalog_path)
+            return self.digest()
 
     def w(self, seed: int | None) -> Tensor:
         """Return the latent of a seed, or of the mean image if there is none: [1, D] or [1, rows, D], not to change."""

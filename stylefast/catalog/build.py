@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.progress import progress_bar
+from ..core.progress import Progress, progress_bar
 from ..distributed import Ranks
 from ..generators import Generator
 from ..io.atomic import make_folder
@@ -61,7 +61,7 @@ class Build:
         n_measured: Number of images on which M is measured, from the start of the latents.
         options: Options of the build.
         ranks: Ranks that share the build.
-        progress: Whether to show a progress bar, which appears after two seconds.
+        progress: Progress of the build, as in `Catalog.build`.
 
     Attributes:
         seconds: Duration of each stage so far, in seconds.
@@ -80,7 +80,7 @@ class Build:
         options: BuildOptions,
         *,
         ranks: Ranks,
-        progress: bool,
+        progress: Progress,
     ) -> None:
         self._generator, self._latents, self._layer, self._kmeans = generator, latents, layer, kmeans
         self._n_measured, self._batch_size, self._ranks, self._progress = (
@@ -94,7 +94,7 @@ class Build:
         self.seconds: dict[str, float] = {}
         self._lock = ExitStack()
         total = latents.n_local_images + sum(map(self._count_measured, latents.local))
-        self._bar = progress_bar(total, "catalog", "image", shown=progress and ranks.rank == 0)
+        self._bar = progress_bar(total, "catalog", "image", shown=ranks.rank == 0 and progress)
         site = next(site for site in generator.sites if site.tensor == layer)
         self._shape = (site.channels, *site.size)
         self._activations: Tensor | None = None  # of this rank's images, without a workdir

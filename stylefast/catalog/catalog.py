@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 
 from ..core.checks import as_tensor, check_choice, check_integer, check_type, to_tensor
 from ..core.dtypes import Array
+from ..core.progress import Progress
 from ..distributed import Ranks
 from ..generators import Generator, Site
 from ..io.atomic import PathLike
@@ -73,7 +74,7 @@ class Catalog:
         centroids: Array | None = None,
         contribution_images: int | None = None,
         backend: str | None = None,
-        progress: bool = True,
+        progress: Progress = True,
         group: ProcessGroup | None = None,
     ) -> Catalog:
         """Cluster the activations of one layer, then run the generator again and measure M at every site.
@@ -93,7 +94,8 @@ class Catalog:
             centroids: Centroids of known clusters, [K, C]. They are normalised, and k-means is not run.
             contribution_images: Number of images on which M is measured, from the start of `w`. The default is N.
             backend: Name of a backend, as in `stylefast.assign`.
-            progress: Whether to show a progress bar, which appears after two seconds.
+            progress: Whether to show a progress bar; or a function of (stage, units that are done, total) that rank 0
+                calls after every batch and every step of k-means. An exception that it raises ends the build.
             group: Process group whose ranks share the build. The default is this process alone. All ranks call this
                 method with the same arguments and the same workdir, and work on different shards. All ranks return the
                 same catalog, which equals the catalog of a single process up to rounding.

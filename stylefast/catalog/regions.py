@@ -52,20 +52,35 @@ def name_clusters(regions: Mapping[str, Region], occupancy: Tensor, threshold: f
     for part in regions:
         check_part_name(part)
     part_of: dict[int, str] = {}
-    weights_of: dict[str, Tensor] = {}
+    fractions_of: dict[str, Tensor] = {}
     for part, region in regions.items():
         if _is_ids(region):
             for k in _check_ids(part, region, len(occupancy)):
                 if part_of.setdefault(k, part) != part:
                     raise ValueError(f"cluster {k} must belong to one part, got {part_of[k]!r} and {part!r}")
         else:
-            weights_of[part] = _weights(part, region, occupancy.shape[1:]).flatten()
-    mass = occupancy.flatten(1).double()  # [K, h w]
-    for part, weights in weights_of.items():
-        fraction = mass @ weights / mass.sum(1)  # NaN for a cluster without mass, which never exceeds the threshold
+            fractions_of[part] = fractions_inside(part, region, occupancy)
+    for part, fraction in fractions_of.items():
         for k in (fraction > threshold).nonzero().flatten().tolist():
             part_of.setdefault(k, part)
     return {part: sorted(k for k, name in part_of.items() if name == part) for part in regions}
+
+
+def fractions_inside(part: str, area: Region, occupancy: Tensor) -> Tensor:
+    """Return the fraction of the mass of every cluster that lies in an area, [K] float64.
+
+    The fraction of a cluster without mass is NaN, which exceeds no threshold.
+
+    Args:
+        part: Name of the area in messages.
+        area: Boxes or a mask.
+        occupancy: Fraction of images in which a position has the label of a cluster, [K, h, w].
+
+    Raises:
+        ValueError: If a box or a mask is out of range.
+    """
+    mass = occupancy.flatten(1).double()  # [K, h w]
+    return mass @ _weights(part, area, occupancy.shape[1:]).flatten() / mass.sum(1)
 
 
 def clusters_of(part: str, parts: Mapping[str, list[int]]) -> list[int]:

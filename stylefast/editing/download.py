@@ -11,7 +11,7 @@ import torch
 
 from ..io.images import to_uint8, to_uint8_tensor
 from ..locality import Locality
-from .boxes import box_around
+from ..core.boxes import box_around
 from .renderer import EditBatch
 
 

@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 
 from ..core.checks import check_choice, check_integer, check_seed, to_tensor
 from ..core.dtypes import Array
-from ..core.progress import progress_bar
+from ..core.progress import Progress, progress_bar
 from ..distributed import ALONE, Ranks
 from ..io.atomic import PathLike
 from ..io.tensors import checksum
@@ -110,7 +110,7 @@ class SphericalKMeans:
         self,
         activations: Array | Stream,
         *,
-        progress: bool = True,
+        progress: Progress = True,
         checkpoint: PathLike | None = None,
         group: ProcessGroup | None = None,
     ) -> SphericalKMeans:
@@ -120,7 +120,7 @@ class SphericalKMeans:
             activations: Data of shape [N, C, H, W] or [M, C], or a stream that gives the same batches on every pass: a
                 list of memory-mapped arrays, a DataLoader that does not shuffle, or an object whose `__iter__` starts
                 anew. A thread reads two batches ahead. Memory does not depend on the number of batches.
-            progress: Whether to show a progress bar, which appears after two seconds.
+            progress: Whether to show a progress bar, or a function to call, as in `Catalog.build`.
             checkpoint: File that every iteration overwrites with the state of the fit. If it exists, the fit resumes
                 from it and gives the same bits.
             group: Process group whose ranks share the fit. The default is this process alone. Each rank passes its own
@@ -266,7 +266,7 @@ class SphericalKMeans:
         centroids = initial_centroids(points, self.init, self.n_clusters, self.n_init, rng)
         return points.ranks.broadcast(centroids.cpu()).to(points.device)
 
-    def _lloyd(self, points: Points, rng: torch.Generator, checkpoint: PathLike | None, progress: bool) -> list[Run]:
+    def _lloyd(self, points: Points, rng: torch.Generator, checkpoint: PathLike | None, shown: Progress) -> list[Run]:
         """Run the Lloyd iterations of all restarts in lockstep, from the checkpoint if it exists."""
         names = ("n_clusters", "n_init", "max_iter", "tol", "seed", "features")
         provenance: dict[str, Any] = {name: getattr(self, name) for name in names}
@@ -280,7 +280,7 @@ class SphericalKMeans:
             state = BatchedLloyd(self._initial_centroids(points, rng))
         pruned = with_pruning(points, self.n_clusters, len(state.runs))
         n_done = max(run.n_iter for run in state.runs)
-        with progress_bar(self.max_iter, "k-means", "step", shown=progress and not ranks.rank, done=n_done) as bar:
+        with progress_bar(self.max_iter, "k-means", "step", shown=not ranks.rank and shown, done=n_done) as bar:
             while state.active:
                 state.advance(pruned, self.tol, self.max_iter, ahead=points.can_run_ahead and checkpoint is None)
                 if state.needs_double(points):

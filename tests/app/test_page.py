@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,22 +14,22 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+    from stylefast.app.workspace import Workspace
+
 TABS = ("Parts", "Edit", "Batch")
 
 
-@pytest.mark.parametrize("width", [1280, 1920])
-def test_tabs_fit_into_the_window(open_page: Callable[[], Page], width: int):
-    page = open_page()
-    page.set_viewport_size({"width": width, "height": 1000})
+def test_tabs_fit_into_windows_of_two_sizes(page: Page):
     for tab in TABS:
         page.get_by_role("tab", name=tab, exact=True).click()
-        page.wait_for_timeout(300)
-        widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-        assert widths[0] <= widths[1] == width, tab
+        for width in (1280, 1920):
+            page.set_viewport_size({"width": width, "height": 1000})
+            page.wait_for_timeout(300)
+            widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+            assert widths[0] <= widths[1] == width, tab
 
 
-def test_the_page_and_the_server_ask_no_other_host(open_page: Callable[[], Page], connected_hosts: list[str]):
-    page = open_page()
+def test_the_page_and_the_server_ask_no_other_host(page: Page, connected_hosts: list[str]):
     for tab in TABS:
         page.get_by_role("tab", name=tab, exact=True).click()
     page.wait_for_timeout(1000)
@@ -56,3 +56,19 @@ def test_requests_to_other_hosts_and_errors_are_noticed(address: str, browser):
     assert watch.foreign == ["http://example.invalid/a"] and "abacus" in watch.errors
     with pytest.raises(AssertionError):
         watch.check()
+
+
+def test_the_page_starts_in_an_environment_with_a_proxy(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("gradio")
+    from stylefast.app.page import create_page, serve
+
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # no server is there
+    monkeypatch.setenv("no_proxy", "example.org")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    page = create_page(workspace)
+    try:
+        assert serve(page, 0, wait=False).startswith("http://127.0.0.1:")
+        assert os.environ["no_proxy"] == "example.org,127.0.0.1"
+    finally:
+        page.close()

@@ -42,3 +42,17 @@ def test_hidden_progress_prints_nothing(monkeypatch: pytest.MonkeyPatch, capfd: 
     with progress.progress_bar(3, "edits", "image", shown=False) as bar:
         bar.update(3)
     assert capfd.readouterr().err == ""
+
+
+def test_a_function_gets_every_step_and_can_end_the_work():
+    steps = []
+
+    def report(description: str, done: int, total: int) -> None:
+        steps.append((description, done, total))
+        if done >= 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError), progress.progress_bar(9, "edits", "image", shown=report, done=1) as bar:
+        for _ in range(9):
+            bar.update(2)
+    assert steps == [("edits", 3, 9), ("edits", 5, 9)]

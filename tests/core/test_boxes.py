@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stylefast.editing.boxes import MARGIN, box_around
+from stylefast.core.boxes import MARGIN, box_around
 
 
 def box_of(region: torch.Tensor) -> list[float] | None:
