@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         editing,
         factorization,
         figures,
+        gallery,
         generators,
         kmeans,
         locality,
@@ -55,6 +56,7 @@ __all__ = [
     "editing",
     "factorization",
     "figures",
+    "gallery",
     "generators",
     "kmeans",
     "lloyd_step",
@@ -64,8 +66,8 @@ __all__ = [
 ]
 
 _CLASSES = {"Catalog": "catalog", "NMF": "factorization", "SphericalKMeans": "kmeans", "StyleEditor": "editing"}
-_MODULES = ("catalog", "compat", "distributed", "editing", "factorization", "figures", "generators", "kmeans",
-            "locality", "query", "retrieval", "sklearn")  # fmt: skip
+_MODULES = ("catalog", "compat", "distributed", "editing", "factorization", "figures", "gallery", "generators",
+            "kmeans", "locality", "query", "retrieval", "sklearn")  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,8 @@ def say(text: str) -> None:
 
 
 def remark(text: str) -> None:
-    """Print a remark on stderr. Control characters from files are escaped."""
+    """Print a remark on stderr, after the results before it. Control characters from files are escaped."""
+    sys.stdout.flush()
     print(printable(text), file=sys.stderr, flush=True)
 
 

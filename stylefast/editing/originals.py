@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..generators import Generator
-from ..io.atomic import make_folder, remove_leftovers
+from ..io.atomic import PathLike, make_folder, remove_leftovers
 from ..io.images import FORMATS
 from ..io.index import DiskIndex
 from .download import Download, DownloadedImage
@@ -27,8 +28,8 @@ KINDS = ("targets", "references")  # subfolders, because a target and a referenc
 MAX_PENDING = 2  # images of a source that wait for its writer
 
 
-def find_original(directory: Path, kind: str, name: str, image_format: str) -> Path | None:
-    """Return the file of the unedited target or reference of an edit, or None if the folder has none.
+def find_original(directory: PathLike, kind: str, name: str, image_format: str) -> str | None:
+    """Return the path of the unedited target or reference of an edit, or None if the folder has none.
 
     Args:
         directory: Folder of the edits.
@@ -36,9 +37,8 @@ def find_original(directory: Path, kind: str, name: str, image_format: str) -> P
         name: Name of the image, as in the manifest.
         image_format: Format to look for first, such as "png".
     """
-    folder = directory / FOLDER / kind
     for suffix in sorted(FORMATS, key=lambda suffix: suffix != f".{image_format}"):
-        if (path := folder / f"{name}{suffix}").is_file():
+        if os.path.isfile(path := os.path.join(directory, FOLDER, kind, f"{name}{suffix}")):
             return path
     return None
 
@@ -115,7 +115,9 @@ class _Images:
     def __init__(self, folder: Path, source: ImageSource, generator: Generator, options: JobOptions) -> None:
         self.folder = folder
         self._source, self._options = source, options
-        self._settings: dict[str, Any] = pixel_settings(generator, [generator.fingerprint, source.identity])
+        # Originals of all engines are equal up to half a step of 8 bits, so that jobs of different engines share them.
+        identity = [generator.fingerprint, source.identity]
+        self._settings: dict[str, Any] = pixel_settings(generator, identity, with_engine=False)
 
     def opened(self) -> ExitStack:
         """Open the journal, the entries and the writer of the folder. Leaving the returned context closes them."""

@@ -10,16 +10,17 @@ from typing import Any
 from ..generators import Generator
 
 
-def pixel_settings(generator: Generator, identity: list[Any]) -> dict[str, Any]:
+def pixel_settings(generator: Generator, identity: list[Any], *, with_engine: bool = True) -> dict[str, Any]:
     """Return the settings of images: the precision, the engine, and "job", a hash of an identity.
 
     Args:
-        generator: Generator of the images. The engine `eager` is not recorded.
+        generator: Generator of the images.
         identity: JSON-serialisable description of every other input that determines the pixels.
+        with_engine: Whether to record the engine. `eager` is never recorded.
     """
     digest = blake2b(json.dumps(identity).encode(), digest_size=8).hexdigest()
     name = generator.engine.name
-    engine = {} if name == "eager" else {"engine": name}
+    engine = {"engine": name} if with_engine and name != "eager" else {}
     return {**generator.precision, **engine, "job": digest}
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Script:
         columns["label"].append(_number_of(edit.label or "", self._labels))
         columns["suffix"].append(SUFFIXES.index(edit.image_format))
         columns["boxes"].append(0 if edit.box == WHOLE else [round(1000 * edge) for edge in edit.box])
-        present = ["" if path is None else path.suffix.removeprefix(".") for path in edit.originals]
+        present = ["" if path is None else os.path.splitext(path)[1].removeprefix(".") for path in edit.originals]
         columns["originals"].append(len(SUFFIXES) * SUFFIXES.index(present[0]) + SUFFIXES.index(present[1]))
         columns["shown"].append(int(is_shown))
 

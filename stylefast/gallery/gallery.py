@@ -119,8 +119,8 @@ def _write_data(directory: Path, entries: Entries, summary: _Summary, n_shown: i
             for edit, problems in zip(edits, pool.map(previews.make, edits), strict=True):
                 summary.add(edit)
                 for path, reason in problems.items():
-                    summary.add_problem(path.relative_to(directory).as_posix(), reason)
-                script.add(edit, is_shown=directory / edit.file not in problems)
+                    summary.add_problem(os.path.relpath(path, directory), reason)
+                script.add(edit, is_shown=os.path.join(directory, edit.file) not in problems)
                 if len(script) == LENGTH:
                     script.write(_script_path(directory, n_scripts))
                     script, n_scripts = Script(), n_scripts + 1

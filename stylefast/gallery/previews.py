@@ -47,19 +47,19 @@ class Previews:
         self._target = lru_cache(N_TARGETS)(_read)
         self._reference = lru_cache(N_REFERENCES)(_read_thumbnail)
 
-    def path(self, edit: ShownEdit) -> Path:
+    def path(self, edit: ShownEdit) -> str:
         """Return the path of the preview of an edit."""
-        return self._folder / edit.image_format / f"{edit.stem}.jpg"
+        return os.path.join(self._folder, edit.image_format, f"{edit.stem}.jpg")
 
-    def make(self, edit: ShownEdit) -> dict[Path, str]:
+    def make(self, edit: ShownEdit) -> dict[str, str]:
         """Make the preview of an edit unless it exists.
 
         Returns:
             The images that cannot be read, with reasons. There is no preview if the image of the edit is among them.
             The place of a damaged target or reference in the preview is grey.
         """
-        path, image = self.path(edit), self._directory / edit.file
-        problems: dict[Path, str] = {}
+        path, image = self.path(edit), os.path.join(self._directory, edit.file)
+        problems: dict[str, str] = {}
         try:
             key = _key(image, edit)
             if _comment(path) == key:
@@ -74,7 +74,7 @@ class Previews:
             temporary.write_bytes(content.getvalue())
         return problems
 
-    def _draw(self, edited: Image.Image, edit: ShownEdit, problems: dict[Path, str]) -> Image.Image:
+    def _draw(self, edited: Image.Image, edit: ShownEdit, problems: dict[str, str]) -> Image.Image:
         """Return a preview. Originals that cannot be read are added to the problems."""
         sheet = Image.new("RGB", SIZE, GREY)
         sheet.paste(_crop(edited, edit.box), (0, 0))
@@ -136,7 +136,7 @@ def _resized(
 
 
 @contextmanager
-def _reported(path: Path | None, problems: dict[Path, str]) -> Iterator[Path | None]:
+def _reported(path: str | None, problems: dict[str, str]) -> Iterator[str | None]:
     """Yield the path, and add it to the problems if the block cannot read it."""
     try:
         yield path
@@ -146,16 +146,16 @@ def _reported(path: Path | None, problems: dict[Path, str]) -> Iterator[Path | N
         problems[path] = _reason(error)
 
 
-def _read_thumbnail(path: Path) -> Image.Image:
+def _read_thumbnail(path: str) -> Image.Image:
     return _thumbnail(_read(path))
 
 
-def _read(path: Path) -> Image.Image:
+def _read(path: str) -> Image.Image:
     with Image.open(path, formats=READ) as image:
         return flatten(image).convert("RGB")
 
 
-def _key(image: Path, edit: ShownEdit) -> bytes:
+def _key(image: str, edit: ShownEdit) -> bytes:
     """Return a text that changes with everything that a preview shows."""
     paths = (image, *(path for path in edit.originals if path is not None))
     states = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, paths)]
@@ -163,7 +163,7 @@ def _key(image: Path, edit: ShownEdit) -> bytes:
     return blake2b(repr((VERSION, edit.box, present, states)).encode(), digest_size=16).hexdigest().encode()
 
 
-def _comment(path: Path) -> bytes | None:
+def _comment(path: str) -> bytes | None:
     """Return the comment of a preview, or None if there is no preview."""
     try:
         with Image.open(path, formats=("JPEG",)) as image:

@@ -28,7 +28,7 @@ class ShownEdit:
         label: End of the file name without the suffix if the file name begins with the other names, else None.
         box: Left, top, right and bottom edge of the part in fractions of the image.
         figures: Change inside the part, change outside of it and their ratio as the manifest has them, or None.
-        originals: Files of the unedited target and reference, or None.
+        originals: Paths of the unedited target and reference, or None.
     """
 
     file: str
@@ -36,7 +36,7 @@ class ShownEdit:
     label: str | None
     box: tuple[float, ...]
     figures: tuple[float | None, ...]
-    originals: tuple[Path | None, ...]
+    originals: tuple[str | None, ...]
 
     @property
     def stem(self) -> str:

@@ -84,4 +84,5 @@ def test_the_work_is_announced(catalog, tmp_path):
     base = ["edit", "--catalog", catalog, *NETWORK, "--seeds", "1-2", "--references", "3", "--parts", "eyes"]
     process = subprocess.run([*CLI, *map(str, base), "--outdir", tmp_path / "out"], capture_output=True, text=True)
     assert process.returncode == 0
-    assert process.stderr == f"2 edits of images of toy:sg2 into {tmp_path / 'out'}/\n"
+    out = tmp_path / "out"
+    assert process.stderr == f"2 edits of images of toy:sg2 into {out}/\n`stylefast gallery {out}` shows them\n"

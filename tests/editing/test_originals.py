@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from editors import editor_of
+from editors import catalog_of, editor_of
+from fake_engines import use_fakes
 from forked import in_ranks
 from jobs import grid, job, manifest, run
 from networks import shared
 
-from stylefast.editing import Grid, JobOptions, Pairs, SeedLatents, Sequential, StoredLatents
+from stylefast.editing import Grid, JobOptions, Pairs, SeedLatents, Sequential, StoredLatents, StyleEditor
 from stylefast.editing.originals import find_original
 from stylefast.generators import Generator
+from stylefast.generators.toy import toy
 from stylefast.io.images import encode, to_uint8
 
 QUERY = Sequential(2.0)
@@ -201,7 +203,7 @@ def test_an_original_is_found_in_any_format(tmp_path: Path):
     run(tmp_path, of_truncation(1.0), originals=True, image_format="webp")
     for image_format in ("png", "webp"):
         found = find_original(tmp_path, "targets", "seed0001", image_format)
-        assert found == tmp_path / "originals" / "targets" / "seed0001.webp"
+        assert found == str(tmp_path / "originals" / "targets" / "seed0001.webp")
 
 
 def test_a_measured_edit_records_the_box_of_its_part(tmp_path: Path):
@@ -218,3 +220,14 @@ def test_a_measured_edit_records_the_box_of_its_part(tmp_path: Path):
     assert any(box is not None for box in boxes.values())
     run(tmp_path / "unmeasured", sparse())
     assert all("box" not in line for line in manifest(tmp_path / "unmeasured"))
+
+
+def test_jobs_of_different_engines_share_originals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    use_fakes(monkeypatch, native=0.0)
+    run(tmp_path, of_truncation(1.0), originals=True)
+    before, generator = originals(tmp_path), toy("sg2")
+    generator.use_engine("native")
+    sources = (SeedLatents(generator, [1]) for _ in range(2))
+    editor = StyleEditor(generator, catalog_of("sg2"))
+    run(tmp_path, Grid(*sources, "nose", Sequential(3.0)), editor=editor, originals=True)
+    assert originals(tmp_path) == before and {line.get("engine") for line in manifest(tmp_path)} == {None, "native"}

@@ -199,7 +199,7 @@ def test_a_named_backend_wins_over_use_and_use_over_choice():
     "name, sentence",
     [
         ("missing", "--require missing: backend 'missing' was left at home"),
-        ("abacus", "--require must be one of missing, elsewhere, first, second, got 'abacus'"),
+        ("abacus", "--require must be one of missing, elsewhere, first, second, browser, got 'abacus'"),
     ],
 )
 def test_a_required_backend_that_cannot_run_fails_the_session(
@@ -215,7 +215,8 @@ def test_public_names_are_frozen():
     assert stylefast.__all__ == [
         "Assignment", "Catalog", "LabelsAndContribution", "LloydStep", "NMF", "SphericalKMeans", "StyleEditor",
         "assign", "assign_contribution", "backends", "blend", "catalog", "compat", "contribution", "distributed",
-        "editing", "factorization", "figures", "generators", "kmeans", "lloyd_step", "locality", "query", "retrieval",
+        "editing", "factorization", "figures", "gallery", "generators", "kmeans", "lloyd_step", "locality", "query",
+        "retrieval",
     ]  # fmt: skip
     assert backends.__all__ == ["BACKENDS", "Backend", "available", "use"]
     assert [op.name for op in OPS] == ["lloyd_step", "assign", "contribution", "assign_contribution", "blend"]
