@@ -30,13 +30,14 @@ class QueryOptions:
         epsilon: Budgets of the sequential strategy, separated by commas. Each budget gives an edit of its own. Other
             strategies ignore this option.
         rho: Threshold of the sequential strategy, from 0 to 1. Channels whose contribution is not above it keep the
-            style of the target. Other strategies ignore this option.
+            style of the target. The default is 0.55 times the largest contribution of the part to a channel.
+            Other strategies ignore this option.
         strength: Factor of every query.
     """
 
     query: Literal["sequential", "simultaneous", "softmax"] = "sequential"
-    epsilon: str = "1"
-    rho: float = 0.1
+    epsilon: str = "16"
+    rho: float | None = None
     strength: float = 1.0
 
     def strategies(self) -> list[Strategy]:

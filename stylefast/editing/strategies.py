@@ -15,21 +15,25 @@ from ..catalog import Catalog
 from ..core.checks import check_seed
 from ..generators import Site
 
+RHO_SHARE = 0.55  # docs/design.md has the measurement
+
 
 @dataclass(frozen=True)
 class Sequential:
     """Strategy that takes the channels with the largest contribution until the budget ε is spent.
 
-    It is equation 5 of "Editing in Style", site by site; see `stylefast.query.sequential`.
+    It is equation 5 of "Editing in Style", site by site; see `stylefast.query.sequential`. With ε >= 1 and the default
+    of ρ, it takes at least one channel of every part that contributes to a site.
 
     Args:
         epsilon: Budget ε, a number or one value per edited site.
-        rho: Threshold ρ, a number or one value per edited site.
+        rho: Threshold ρ, a number or one value per edited site. The default, None, is 0.55 times the largest
+            contribution of the part to a channel of the edited sites.
         fractional: Whether the first channel over the budget moves by the fraction that fits into the remaining budget.
     """
 
-    epsilon: float | tuple[float, ...] = 1.0
-    rho: float | tuple[float, ...] = 0.1
+    epsilon: float | tuple[float, ...] = 16.0
+    rho: float | tuple[float, ...] | None = None
     fractional: bool = False
 
     @property
@@ -40,7 +44,10 @@ class Sequential:
         """Return the query of a part, q [S]; it is zero outside `sites`."""
         m = catalog.contribution(part)
         q = torch.zeros_like(m, dtype=torch.float32)
-        budgets, thresholds = (_per_site(value, sites) for value in (self.epsilon, self.rho))
+        rho = self.rho
+        if rho is None:
+            rho = RHO_SHARE * max((m[site.slice].max().item() for site in sites), default=0.0)
+        budgets, thresholds = (_per_site(value, sites) for value in (self.epsilon, rho))
         for site, epsilon, rho in zip(sites, budgets, thresholds, strict=True):
             q[site.slice] = query.sequential(m[site.slice], epsilon, rho, fractional=self.fractional)
         return q
