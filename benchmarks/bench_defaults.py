@@ -53,7 +53,7 @@ class Setting:
         by_boxes: Whether the boxes choose the restart. Otherwise it is the restart with the best objective.
         values: Parameters of the queries.
         default: The parameter that is the default.
-        query: Function from a parameter and the largest contribution of the part to a strategy.
+        query: Function from a parameter to a strategy.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Setting:
     by_boxes: bool
     values: tuple[float, ...]
     default: float
-    query: Callable[[float, float], Sequential]
+    query: Callable[[float], Sequential]
 
     def catalog(self, generator: Generator, n_images: int, n_measured: int) -> Catalog:
         """Build the catalog."""
@@ -78,15 +78,15 @@ SETTINGS = (
         by_boxes=False,
         values=(0.5, 1.0, 4.0),  # epsilon
         default=1.0,
-        query=lambda epsilon, largest: Sequential(epsilon, rho=0.1),
+        query=lambda epsilon: Sequential(epsilon, rho=0.1),
     ),
     Setting(
         "default",
         Clustering(),
         by_boxes=True,
-        values=(0.7, 0.55, 0.4),  # rho, as a multiple of the largest contribution
+        values=(0.7, 0.55, 0.4),  # rho as a multiple of the largest contribution
         default=0.55,
-        query=lambda share, largest: Sequential(rho=share * largest),
+        query=lambda share: Sequential(share=share),
     ),
 )
 
@@ -138,10 +138,9 @@ def measure(setting: Setting, catalog: Catalog, measurement: Measurement, genera
     """Yield the record of every part: its curve, and how it was measured."""
     editor = StyleEditor(generator, catalog)
     for part in PARTS:
-        largest = max(catalog.contribution(part)[site.slice].max().item() for site in editor.sites)
         points = []
         for value in setting.values:
-            q = editor.query(part, setting.query(value, largest))
+            q = editor.query(part, setting.query(value))
             inside, outside = measurement.means(part, q)
             point = {"value": value, "channels": int(q.count_nonzero()), "inside": inside, "outside": outside}
             points.append(point)

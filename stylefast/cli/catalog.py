@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,9 +79,7 @@ def build(
     _check_outputs(out, options.workdir)
     rows = seeds("--seeds", seeds_)
     pickled = None if centroids is None else _read_clusters(centroids, clustering)
-    regions: Mapping[str, Region] | None = FFHQ_REGIONS if boxes == "ffhq" else None
-    if pickled is not None and pickled.parts:
-        regions = pickled.parts
+    named = pickled.parts if pickled is not None else {}
     workdir = options.workdir
     hint = "without --workdir nothing is kept" if workdir is None else f"the same command resumes from {workdir}/"
     with network.load() as (generator, group), report_interrupt(lambda: hint):
@@ -93,7 +90,7 @@ def build(
             LatentBatches(generator, rows, truncation=network.truncation, size=options.shard_images),
             clustering,
             options,
-            regions=regions,
+            regions=named or (FFHQ_REGIONS if boxes == "ffhq" else None),
             centroids=None if pickled is None else pickled.centroids,
             contribution_images=contribution_images,
             group=group,
