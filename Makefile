@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-BATTERY := $(patsubst %,tests/ops/test_%.py,battery edge_cases assign_laws contribution_laws blend_laws)
+BATTERY := $(patsubst %,tests/ops/test_%.py,battery edge_cases assign_laws contribution_laws membership_laws blend_laws)
 
 # The environment with the oldest versions that pyproject.toml allows. Its Python 3.12 comes from pyenv if possible,
 # otherwise from the PATH.
@@ -15,8 +15,9 @@ KERNELS := PYTHONPATH=.:benchmarks:tests/support $(BIN)/python tests/kernels
 
 .PHONY: test oldest triton triton-aot cuda gpu gpu-rehearsal rehearsal sanitize fuzz fuzz-minute lint docs wheel demo bench
 
+# With REQUIRE=browser, the tests of the page fail if there is no browser. Otherwise they are skipped.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(REQUIRE:%=--require %)
 
 # Compiles the CPU kernels against the oldest torch, with warnings as errors, installs the package, and runs one shard
 # of the battery. Then compiles the main Triton kernels with the oldest Triton, and checks their resources.

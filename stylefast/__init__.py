@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         compat,
         distributed,
         editing,
+        factorization,
         figures,
         generators,
         kmeans,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     )
     from .catalog import Catalog
     from .editing import StyleEditor
+    from .factorization import NMF
     from .kmeans import SphericalKMeans
 
 __version__ = "0.1.0"
@@ -39,6 +41,7 @@ __all__ = [
     "Catalog",
     "LabelsAndContribution",
     "LloydStep",
+    "NMF",
     "SphericalKMeans",
     "StyleEditor",
     "assign",
@@ -50,6 +53,7 @@ __all__ = [
     "contribution",
     "distributed",
     "editing",
+    "factorization",
     "figures",
     "generators",
     "kmeans",
@@ -59,9 +63,9 @@ __all__ = [
     "retrieval",
 ]
 
-_CLASSES = {"Catalog": "catalog", "SphericalKMeans": "kmeans", "StyleEditor": "editing"}
-_MODULES = ("catalog", "compat", "distributed", "editing", "figures", "generators", "kmeans", "locality", "query",
-            "retrieval", "sklearn")  # fmt: skip
+_CLASSES = {"Catalog": "catalog", "NMF": "factorization", "SphericalKMeans": "kmeans", "StyleEditor": "editing"}
+_MODULES = ("catalog", "compat", "distributed", "editing", "factorization", "figures", "generators", "kmeans",
+            "locality", "query", "retrieval", "sklearn")  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

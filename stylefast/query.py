@@ -83,7 +83,13 @@ def running_cost(m: Array) -> Array:
 
 
 def sequential(
-    m: Array, epsilon: PerRow, rho: PerRow, *, fractional: bool = False, rho_mode: RhoMode = "released"
+    m: Array,
+    epsilon: PerRow,
+    rho: PerRow,
+    *,
+    fractional: bool = False,
+    rho_mode: RhoMode = "released",
+    cost: Array | None = None,
 ) -> Array:
     """Select the channels with the largest contribution until the budget ε is spent.
 
@@ -104,14 +110,16 @@ def sequential(
             then gets the fraction that fits into the remaining budget.
         rho_mode: Test of the threshold. "released" tests m > ρ, as in the authors' code. "paper" tests m > ρ/(1 + ρ),
             that is, whether the gain of the channel in the linear program is positive.
+        cost: `running_cost(m)`, of the shape of m, if it is known. It saves the sort, and its rows may be costs of
+            several sites end to end.
 
     Returns:
         Query q of the shape and dtype of m.
 
     Raises:
         TypeError: If m is not a floating-point tensor or array.
-        ValueError: If m contains NaN, epsilon or rho is out of range or does not broadcast to the rows of m, or
-            `rho_mode` is unknown.
+        ValueError: If m contains NaN, epsilon or rho is out of range or does not broadcast to the rows of m, cost has
+            another shape, or `rho_mode` is unknown.
 
     References:
         Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, equation 5, with the edge
@@ -130,14 +138,16 @@ def sequential(
     if rho_mode == "paper":
         threshold = threshold / (1 + threshold)
     clamped = _clamped(values)
-    cost = _running_cost(clamped)
+    spent = _running_cost(clamped) if cost is None else _checked("cost", cost).double()
+    if spent.shape != values.shape:
+        raise ValueError(f"cost must have the shape of m, {tuple(values.shape)}, got {tuple(spent.shape)}")
     passes = (clamped > threshold.to(values.dtype)) & (budget > 0)
     if not fractional:
-        return _like(m, (cost < budget) & passes, values.dtype)
+        return _like(m, (spent < budget) & passes, values.dtype)
     channel_cost = 1 - clamped
-    remaining = budget - (cost - channel_cost)
-    fraction = (remaining / channel_cost).clamp(0, 1)  # 0/0 only if m = 1, and then cost = 0 <= budget
-    return _like(m, torch.where(cost <= budget, 1.0, fraction) * passes, values.dtype)
+    remaining = budget - (spent - channel_cost)
+    fraction = (remaining / channel_cost).clamp(0, 1)  # 0/0 only if m = 1, and then spent = 0 <= budget
+    return _like(m, torch.where(spent <= budget, 1.0, fraction) * passes, values.dtype)
 
 
 def softmax(M: Array, part: int, *, temperature: float = 0.1, threshold: float = 0.8) -> Array:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test configuration: required backends, order and shards, poisoned memory, two threads, reproducible Hypothesis."""
+"""Test configuration: what is required, order and shards, poisoned memory, two threads, reproducible Hypothesis."""
 
 import ctypes
 import os
 from collections.abc import Iterator
+from typing import Any
 
 # OpenMP reads this when torch is imported: waiting threads sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -12,6 +13,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # typer reads this when it is imported: without it, typer prints escape sequences on hosted CI.
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
 
+import browsers  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from editors import editor_of  # noqa: E402
@@ -32,10 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require",
         action="append",
         default=[],
-        metavar="BACKEND",
-        help="fail if this backend cannot run here, instead of skipping its tests (repeatable)",
+        metavar="NAME",
+        help="fail if this backend, or the browser, cannot run here, instead of skipping its tests (repeatable)",
     )
-
     parser.addoption(
         "--first",
         default="",
@@ -60,10 +61,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    reasons = available() | {"browser": browsers.missing()}
     for name in config.getoption("--require") or ():
-        if name not in available():
-            raise pytest.UsageError(f"--require must be one of {', '.join(available())}, got {name!r}")
-        if (reason := available()[name]) is not None:
+        if name not in reasons:
+            raise pytest.UsageError(f"--require must be one of {', '.join(reasons)}, got {name!r}")
+        if (reason := reasons[name]) is not None:
             raise pytest.UsageError(f"--require {name}: {reason}")
     torch.set_num_threads(2)
     poison_memory()
@@ -81,6 +83,19 @@ def poison_memory() -> None:
 def editor(request: pytest.FixtureRequest) -> StyleEditor:
     """Editor of a toy network: StyleGAN1, StyleGAN2 or StyleGAN3."""
     return editor_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    if (reason := browsers.missing()) is not None:
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browsers.program(), args=browsers.arguments())
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(autouse=True)

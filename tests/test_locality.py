@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stylefast.locality import delta_e, locality, rgb_to_lab, roi, squared_error
+from stylefast.locality import delta_e, lab_locality, locality, rgb_to_lab, roi, squared_error
 
 
 def colour(*rgb: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -95,6 +95,17 @@ def test_gradients_are_finite_from_black_to_white():
     assert greys.grad is not None and greys.grad.isfinite().all() and (greys.grad[:, :, 1:] > 0).all()
 
 
+def test_gradients_of_the_difference_are_0_where_nothing_differs():
+    target = random_images(1, 4, 4)
+    edited = target.clone()
+    edited[..., :2] = 1 - edited[..., :2]
+    expected = delta_e(edited, target)
+    got = delta_e(edited.requires_grad_(), target)
+    torch.testing.assert_close(got, expected)
+    got.sum().backward()
+    assert edited.grad is not None and (edited.grad[..., :2] != 0).all() and (edited.grad[..., 2:] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_lower_precisions_are_computed_in_float32(dtype):
     images = random_images(1, 8, 8).to(dtype)
@@ -135,6 +146,16 @@ def test_locality_by_hand():
     assert got.out_mse.tolist() == pytest.approx([(grey / 100) ** 2 / 3 / 2])
     assert got.ratio.tolist() == pytest.approx([100 / grey])
     assert all(value.dtype == torch.float64 and value.shape == (1,) for value in got)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_lab_differences_give_the_locality_of_the_images(n):
+    edited, target = random_images(n, 6, 5), random_images(n, 6, 5, seed=1)
+    mask = torch.rand(n, 3, 4, generator=torch.Generator().manual_seed(2))
+    got = lab_locality(rgb_to_lab(edited) - rgb_to_lab(target), mask)
+    assert all(map(torch.equal, got, locality(edited, target, mask)))
+    with pytest.raises(ValueError, match=r"difference must have shape \[N, C, H, W\] with C = 3, got"):
+        lab_locality(torch.zeros(1, 1, 6, 5), mask[:1])
 
 
 @given(st.integers(0, 1000), st.booleans())

@@ -51,6 +51,15 @@ def test_running_cost_by_hand():
     assert query.running_cost(m).dtype == torch.float64
 
 
+@pytest.mark.parametrize("fractional", [False, True])
+def test_costs_of_sites_end_to_end_give_their_queries(fractional):
+    m = torch.rand(2, 40, generator=torch.Generator().manual_seed(0))
+    for epsilon, rho in ((0.0, 0.0), (3.0, 0.5), (9.0, 0.1)):
+        expected = query.sequential(m, epsilon, rho, fractional=fractional).flatten()
+        cost = query.running_cost(m).flatten()
+        assert torch.equal(query.sequential(m.flatten(), epsilon, rho, fractional=fractional, cost=cost), expected)
+
+
 def test_sequential_is_strict_in_budget_and_threshold():
     m = torch.tensor([0.5, 0.75, 0.25, 0.75])
     assert query.sequential(m, 1.0, 0.0).tolist() == [0, 1, 0, 1]  # the third channel brings the cost to exactly 1
@@ -237,6 +246,8 @@ def test_other_invalid_arguments_are_refused():
         query.sequential(M, 1.0, 0.1, rho_mode="released code")
     with pytest.raises(ValueError, match=r"epsilon must be on the device of m, cpu, got meta"):
         query.sequential(M, torch.ones(3, device="meta"), 0.1)
+    with pytest.raises(ValueError, match=r"cost must have the shape of m, \(3, 5\), got \(5,\)"):
+        query.sequential(M, 1.0, 0.1, cost=torch.rand(5))
     with pytest.raises(ValueError, match=r"M must have shape \[P, \.\.\., C\], got \(5,\)"):
         query.softmax(M[0], 0)
     with pytest.raises(ValueError, match=r"m must have shape \[\.\.\., C\], got \(\)"):

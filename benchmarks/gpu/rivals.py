@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stylefast.ops import ASSIGN, BLEND, CONTRIBUTION, LLOYD_STEP
+from stylefast.ops import ASSIGN, BLEND, CONTRIBUTION, LLOYD_STEP, SOFT, SOFT_CONTRIBUTION
 
 from .workloads import GpuWorkload
 
@@ -52,7 +52,9 @@ def formulation(workload: GpuWorkload) -> Callable[..., Any] | None:
         return _gathered_lerp if workload.gathered else torch.lerp
     if workload.op is CONTRIBUTION:
         return formulations.pooled_by_adjoint if workload.is_pooled else formulations.contribution_by_bmm
-    if workload.restarts > 1 or workload.features != "raw":
+    if workload.op is SOFT_CONTRIBUTION:
+        return formulations.soft_by_einsum
+    if workload.op in SOFT or workload.restarts > 1 or workload.features != "raw":
         return None
     steps = {ASSIGN.name: formulations.assign_by_matmul, LLOYD_STEP.name: formulations.lloyd_by_matmul}
     return steps.get(workload.op.name, _assign_then_bmm)
@@ -65,6 +67,8 @@ def _arguments(workload: GpuWorkload, inputs: dict[str, Any]) -> tuple[Any, ...]
     x = inputs["activations"]
     if workload.op is CONTRIBUTION:
         return x, inputs["labels"], workload.k
+    if workload.op is SOFT_CONTRIBUTION:
+        return x, inputs["memberships"].to(x.dtype)
     return x, inputs["centroids"].reshape(workload.k, -1).to(x.dtype)
 
 

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 
-from stylefast.ops import OPS
+from stylefast.ops import OPS, SOFT
 
 from .device import backends, missing, start, write
 from .isolated import deadline
@@ -37,7 +37,8 @@ def commands() -> dict[str, list[str]]:
     """
     parts = {"cuda": " cuda "} if "cuda" in backends() else {}
     if "triton" in backends():
-        parts |= {"triton": " triton "} if REHEARSAL else {f"triton {op.name}": f"^{op.name} triton " for op in OPS}
+        ops = (*OPS, *SOFT)
+        parts |= {"triton": " triton "} if REHEARSAL else {f"triton {op.name}": f"^{op.name} triton " for op in ops}
     smoke = [sys.executable, "-m", "gpu.smoke"]
     named = {
         f"{tool}: {part}": [*sanitizer(tool), *smoke, "--only", pattern]

@@ -23,7 +23,7 @@ import environment
 import torch
 from verify import verify
 
-from stylefast.ops import BLEND, CONTRIBUTION, OPS
+from stylefast.ops import BLEND, CONTRIBUTION, OPS, SOFT
 from stylefast.ops.op import Op
 
 from .device import backends, missing, start, write
@@ -36,7 +36,7 @@ from .workloads import MAIN, NAMES, TARGETS, GpuWorkload
 ODD = ((2, 9, 3),) if REHEARSAL else ((3, 70, 13), (270, 70, 5))  # N, C, H = W for sanitizers: few and many images
 ROWS = {
     f"{op.name} {backend} {NAMES[dtype]}": (op, backend, dtype)
-    for op in OPS
+    for op in (*OPS, *SOFT)
     for backend in ("cuda", "triton")
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 }

@@ -19,7 +19,8 @@ from .processes import RESERVE, Ended, side_by_side
 from .rehearsal import REHEARSAL
 from .statuses import CUT
 
-OPS = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws", "torch_transforms")
+LAWS = ("assign_laws", "contribution_laws", "membership_laws", "blend_laws")
+OPS = ("battery", "edge_cases", *LAWS, "torch_transforms")
 WAITS = ("support/test_host_waits.py", "kmeans/test_lloyd_waits.py", "catalog/test_build_waits.py")
 FILES = (*(f"ops/test_{name}.py" for name in OPS), *WAITS)
 FIRST = "test_agrees,test_same_bits,test_edge_cases"  # in this order

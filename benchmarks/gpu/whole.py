@@ -12,7 +12,15 @@ from timing import WrongResult
 from torch import Tensor
 from verify import TOLERANCE, outputs
 
-from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
+from stylefast.ops import (
+    ASSIGN,
+    ASSIGN_CONTRIBUTION,
+    ASSIGN_SOFT_CONTRIBUTION,
+    BLEND,
+    CONTRIBUTION,
+    LLOYD_STEP,
+    SOFT_CONTRIBUTION,
+)
 from stylefast.ops.op import Op
 
 FLIPS = 1e-5  # fraction of labels that may differ, because scores can be equal up to rounding
@@ -32,6 +40,8 @@ JOIN: dict[str, tuple[Callable[[list[Tensor]], Tensor], ...]] = {  # per output,
     ASSIGN.name: (torch.cat, torch.cat),
     CONTRIBUTION.name: (_mean,),
     ASSIGN_CONTRIBUTION.name: (torch.cat, _mean),
+    SOFT_CONTRIBUTION.name: (_mean,),
+    ASSIGN_SOFT_CONTRIBUTION.name: (torch.cat, _mean),
 }
 
 
@@ -59,9 +69,9 @@ def verify_whole(op: Op, inputs: dict[str, Any], cell: Callable[..., Any], resul
 
 
 def split(inputs: dict[str, Any], parts: int) -> list[dict[str, Any]]:
-    """Split the images, with their labels, into equal parts."""
+    """Split the images, with their labels or memberships, into equal parts."""
     n = len(inputs["activations"]) // parts
-    names = [name for name in ("activations", "labels") if name in inputs]
+    names = [name for name in ("activations", "labels", "memberships") if name in inputs]
     return [inputs | {name: inputs[name][i * n : (i + 1) * n] for name in names} for i in range(parts)]
 
 

@@ -11,7 +11,16 @@ import torch
 from torch.nn import functional as F
 
 from stylefast.core.dtypes import accumulator
-from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
+from stylefast.ops import (
+    ASSIGN,
+    ASSIGN_CONTRIBUTION,
+    ASSIGN_SOFT_CONTRIBUTION,
+    BLEND,
+    CONTRIBUTION,
+    LLOYD_STEP,
+    SOFT,
+    SOFT_CONTRIBUTION,
+)
 from stylefast.ops.op import Op
 
 from .rehearsal import REHEARSAL
@@ -39,8 +48,8 @@ class GpuWorkload:
 
     @property
     def is_pooled(self) -> bool:
-        """Whether labels are coarser than activations."""
-        return self.op is CONTRIBUTION and self.size is not None and self.size[2] != GRID
+        """Whether labels or memberships are coarser than activations."""
+        return self.op in (CONTRIBUTION, SOFT_CONTRIBUTION) and self.size is not None and self.size[2] != GRID
 
     @property
     def name(self) -> str:
@@ -76,13 +85,21 @@ class GpuWorkload:
                 "activations": x, "labels": labels, "n_clusters": k, "standardize": True, "resize": "bilinear",
                 "per_image": False,
             }  # fmt: skip
+        soft = {}
+        if self.op in SOFT:
+            soft = {"memberships": torch.rand(n, k, GRID, GRID, dtype=accumulator(self.dtype), device=device)}
+        if self.op is SOFT_CONTRIBUTION:
+            return {"activations": x, **soft, "standardize": True, "resize": "bilinear", "per_image": False}
         centroids = torch.randn(self.restarts, k, c, dtype=accumulator(self.dtype), device=device)
         centroids = F.normalize(centroids, dim=2)
         arguments = {"activations": x, "centroids": centroids, "features": self.features}
         if self.op is LLOYD_STEP:
             return arguments
         arguments["centroids"] = centroids[0]
-        return arguments if self.op is ASSIGN else {**arguments, "standardize": True, "per_image": False}
+        if self.op is ASSIGN:
+            return arguments
+        arguments = {"activations": x, "centroids": centroids[0], **soft, "features": self.features}
+        return {**arguments, "standardize": True, "per_image": False}
 
     def _edits(self, device: str | torch.device, scale: int) -> dict[str, Any]:
         """Return the arguments of blend for every part of every reference on every target. Pairs have one query."""
@@ -112,6 +129,9 @@ def _workloads() -> Iterator[GpuWorkload]:
     for size in (MAIN, LARGE):
         yield from (GpuWorkload(CONTRIBUTION, size, dtype, 32) for dtype in (half, single))
     yield GpuWorkload(CONTRIBUTION, LARGE, half, 32, channels_last=True)
+    for size in (MAIN, LARGE):
+        yield from (GpuWorkload(SOFT_CONTRIBUTION, size, dtype, 32) for dtype in (half, single))
+    yield GpuWorkload(ASSIGN_SOFT_CONTRIBUTION, MAIN, half, 32)
     yield from (
         GpuWorkload(BLEND, None, dtype, gathered=gathered) for dtype in (single, half) for gathered in (True, False)
     )

@@ -97,7 +97,8 @@ __device__ void finish_image(const MomentsTask<S>& task, int64_t n, int64_t grou
   }
 }
 
-// Labels on a grid of any size, and the distance on this grid between neighbouring positions of the layer.
+// Labels on a grid of any size, and the distance on this grid between neighbouring positions of the layer. If `labels`
+// is nullptr, every cell of the grid is a cluster of its own.
 struct LabelGrid {
   LabelGrid(const int32_t* labels, int64_t h, int64_t w, const Tensor& activations, bool bilinear)
       : labels(labels), h(h), w(w), bilinear(bilinear) {

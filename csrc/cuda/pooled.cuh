@@ -50,10 +50,12 @@ __device__ void add_cells(const PoolTask<S>& task, const PoolMemory<S>& memory, 
                           typename Row<S>::T weight, const M& moments) {
   using T = typename Row<S>::T;
   const int thread = static_cast<int>(threadIdx.x);
-  const int32_t* labels = task.grid.labels + (n * task.grid.h + y) * task.grid.w;
+  const int32_t* labels = task.grid.labels;
+  if (labels != nullptr) labels += (n * task.grid.h + y) * task.grid.w;
   __syncthreads();  // memory.partial has been written
   for (int i = thread; i < cells; i += kPoolThreads) {
-    const int32_t label = labels[memory.cell[i].column];
+    const int32_t column = memory.cell[i].column;
+    const int32_t label = labels == nullptr ? y * static_cast<int32_t>(task.grid.w) + column : labels[column];
     memory.label[i] = label >= 0 && label < task.clusters ? label : static_cast<int32_t>(task.clusters);
   }
   for (int i = thread; i < cells * task.width; i += kPoolThreads) {

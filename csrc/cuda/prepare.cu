@@ -2,15 +2,12 @@
 // Prepares the inputs of the kernels that assign labels: the statistics of the planes, and the centroids, which are
 // transposed or split into 16-bit pieces.
 #include "prepare.cuh"
-#include "shift.cuh"
+#include "statistics.cuh"
 
 namespace stylefast {
 namespace {
 
-constexpr int kSlice = 128;  // channels per block, and threads per block
-
-// Writes mean and 1 / sqrt(var + 1e-5) of every plane, from moments about a sampled mean. A thread owns a channel.
-// Sums over a tile have type T, and sums over all tiles have type double.
+// Writes mean and 1 / sqrt(var + 1e-5) of every plane.
 template <typename S>
 __global__ void __launch_bounds__(kSlice)
     statistics_kernel(View<S> a, typename Row<S>::T* mean, typename Row<S>::T* rstd) {
@@ -20,31 +17,11 @@ __global__ void __launch_bounds__(kSlice)
   auto* tile = carver.take<typename R::Word>(kSlice * R::kPitch);
   const int64_t slices = (a.c + kSlice - 1) / kSlice, n = blockIdx.x / slices, channel = blockIdx.x % slices * kSlice;
   const int rows = static_cast<int>(min(a.c - channel, static_cast<int64_t>(kSlice)));
-  const int c = static_cast<int>(threadIdx.x);
-  T shift = 0;
-  double sums = 0, squares = 0;
-  sample_tile(a, n, channel, rows, tile);
-  if (c < rows) shift = sampled_mean<S>(tile + c * R::kPitch, a.plane());
-  for (int64_t p = 0; p < a.plane(); p += R::kPixels) {
-    __syncthreads();
-    load_tile(a, n, span_of<S>(p), channel, rows, static_cast<int>(round_up(rows, 32)), tile);
-    __syncthreads();
-    if (c >= rows) continue;
-    const int count = static_cast<int>(min(a.plane() - p, static_cast<int64_t>(R::kPixels)));
-    T sum = 0, square = 0;
-    for (int i = 0; i < count; ++i) {
-      const T d = R::pixel(tile + c * R::kPitch, i) - shift;
-      sum += d;
-      square = fma(d, d, square);
-    }
-    sums += static_cast<double>(sum);
-    squares += static_cast<double>(square);
-  }
-  if (c >= rows) return;
-  const double size = static_cast<double>(a.plane()), offset = sums / size;
-  const double variance = squares / size - offset * offset;
-  mean[n * a.c + channel + c] = static_cast<T>(static_cast<double>(shift) + offset);
-  rstd[n * a.c + channel + c] = static_cast<T>(1 / sqrt((variance < 0 ? 0 : variance) + kVarianceEpsilon));
+  const Statistics<T> statistics = channel_statistics(a, n, channel, rows, tile);
+  if (static_cast<int>(threadIdx.x) >= rows) return;
+  const int64_t i = n * a.c + channel + threadIdx.x;
+  mean[i] = static_cast<T>(static_cast<double>(statistics.shift) + statistics.offset);
+  rstd[i] = static_cast<T>(1 / sqrt(statistics.variance + kVarianceEpsilon));
 }
 
 // to[c, k] = from[k, c], and zero past the last row k.

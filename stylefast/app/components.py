@@ -25,7 +25,18 @@ CSS = """
 .gradio-container h1 { font-size: 20px; font-weight: 600; margin: 16px 0 0; }
 .gradio-container h3 { font-size: 14px; font-weight: 600; margin: 4px 0; }
 .hint, .hint p { color: var(--body-text-color-subdued); font-size: 13px; line-height: 1.5; margin: 0; }
-.message, .message p { font-size: 14px; line-height: 1.5; min-height: 21px; margin: 0; }
+.message, .message p { font-size: 14px; line-height: 1.5; min-height: 42px; margin: 0; }
+.bar { align-items: center; }
+#page-title .html-container, #parts-legend .html-container { padding: 0 0 6px; }
+#parts-image img, #parts-faces img { width: 100%; }
+#parts-image .image-frame, #parts-faces .image-frame { width: 100%; }
+#parts-image .icon-button-wrapper, #parts-faces .icon-button-wrapper { display: none; }
+.status { min-height: 60px; }
+.legend { list-style: none; margin: 0; padding: 0; font-size: 14px; }
+.legend li { display: flex; align-items: baseline; gap: 8px; padding: 3px 0; }
+.legend i { flex: none; width: 12px; height: 12px; border-radius: 3px; align-self: center; }
+.legend b { flex: none; font-weight: 600; width: 110px; overflow-wrap: anywhere; }
+.legend span { color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 footer { display: none !important; }
 """
 
@@ -34,7 +45,7 @@ def theme() -> Base:
     """Return a light, quiet theme in the typefaces of the system, so that no typeface is fetched."""
     return Default(
         primary_hue="blue", neutral_hue="slate", radius_size="sm", spacing_size="sm", font=FONTS, font_mono=MONOSPACE
-    )
+    ).set(button_large_text_weight="500", button_medium_text_weight="500", button_small_text_weight="500")
 
 
 def sentence(error: BaseException) -> str:

@@ -3,9 +3,30 @@
 
 from __future__ import annotations
 
-import gradio as gr
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+from urllib.parse import quote
 
+import gradio as gr
+from gradio.context import Context
+from gradio.processing_utils import save_bytes_to_cache
+
+from ..catalog import Catalog
+from ..editing import StyleEditor
+from ..editing.strategies import STRATEGIES
+from . import stage
+from .components import EXPECTED, sentence
+from .controls import Controls, PartControls, part_names
+from .exploring import Explorer
+from .picture_inputs import QUIET, LatentsInput, NumberInput, PartRow, show_error
 from .workspace import Workspace
+
+MAX_PARTS = 5  # parts of one edit
+TARGET, REFERENCE = 1, 7  # seeds at the start; the reference of each further part has the next seed
+NO_PARTS = "This catalog has no named parts. Name one in the tab Parts, then edit it here."
+TO_LOG = "x => Math.log10(Math.min(Math.max(x, 0.1), 100))"
+FROM_LOG = "x => Number((10 ** x).toPrecision(2))"
 
 
 def build_edit(workspace: Workspace, catalog: gr.State) -> None:
@@ -15,4 +36,201 @@ def build_edit(workspace: Workspace, catalog: gr.State) -> None:
         workspace: What all sessions share.
         catalog: Catalog of the session.
     """
-    gr.Markdown(f"Generator {workspace.generator.name}.", elem_id="edit-empty")
+    EditTab(workspace, catalog).connect()
+
+
+class EditTab:
+    """The elements of the tab Edit, and the handlers of their events.
+
+    Args:
+        workspace: What all sessions share.
+        catalog: Catalog of the session.
+    """
+
+    def __init__(self, workspace: Workspace, catalog: gr.State) -> None:
+        self.explorer, self.catalog = Explorer(workspace), catalog
+        parts = part_names(workspace.catalog)
+        self.is_shown = gr.State([number == 0 for number in range(MAX_PARTS)])  # whether each row is part of the edit
+        self.n_refreshed = gr.State(0)
+        with gr.Row(elem_id="edit-tab"):
+            with gr.Column(scale=0, min_width=300, elem_id="edit-inputs"):
+                with gr.Column(elem_classes="card"):
+                    self.target = NumberInput("target seed", TARGET, "edit-target-seed")
+                    self.target_file = LatentsInput(workspace.generator, "target", "edit-target-file")
+                self.rows = [PartRow(number, parts, REFERENCE + number) for number in range(MAX_PARTS)]
+                with gr.Column(elem_classes="card"):
+                    self.add = gr.Button("Add a part", size="sm", interactive=len(parts) > 1, elem_id="edit-add")
+                    self.reference_file = LatentsInput(workspace.generator, "reference", "edit-reference-file")
+            with gr.Column(scale=1, min_width=640):
+                self._build_query()
+                self._build_outputs()
+
+    def _build_query(self) -> None:
+        with gr.Row(elem_id="edit-query", elem_classes="card"):
+            self.strategy = gr.Dropdown(
+                [*STRATEGIES],
+                value="sequential",
+                label="query",
+                scale=2,
+                min_width=130,
+                elem_id="edit-strategy",
+                elem_classes="card-part",
+            )
+            self.log_epsilon = gr.Slider(
+                -1, 2, 0, step=0.01, label="budget ε", buttons=[], scale=5, min_width=200, elem_id="edit-log-epsilon"
+            )
+            self.epsilon = gr.Number(
+                1.0, label="ε", scale=1, min_width=72, elem_id="edit-epsilon", elem_classes="card-number"
+            )
+            self.rho = gr.Slider(
+                0, 1, 0.1, step=0.01, label="threshold ρ", buttons=[], scale=3, min_width=150, elem_id="edit-rho"
+            )
+            self.rgb = gr.Checkbox(False, label="toRGB sites", scale=0, min_width=140, elem_id="edit-rgb")
+
+    def _build_outputs(self) -> None:
+        options: dict[str, Any] = {"css_template": stage.CSS, "apply_default_css": False, "js_on_load": None}
+        options |= {"elem_classes": "edit-html"}
+        with gr.Row(elem_id="edit-above"):
+            self.message = gr.HTML(elem_id="edit-message", **options)
+            self.look = gr.Radio(
+                [],
+                label="magnified part",
+                show_label=False,
+                container=False,
+                visible=False,
+                scale=0,
+                min_width=200,
+                elem_id="edit-look",
+            )
+        with gr.Row(elem_id="edit-stage"):
+            self.images = gr.HTML(elem_id="edit-images", scale=3, min_width=0, **options)
+            self.heat = gr.HTML(elem_id="edit-heat", scale=1, min_width=0, **options)
+        self.figures = gr.HTML(elem_id="edit-figures", **options)
+
+    def connect(self) -> None:
+        """Connect the events of the elements to their handlers."""
+        self.log_epsilon.input(None, self.log_epsilon, self.epsilon, js=FROM_LOG, **QUIET)
+        self.epsilon.input(None, self.epsilon, self.log_epsilon, js=TO_LOG, **QUIET)
+        self.target.connect(self.target_file.state)
+        self.target_file.connect([self.target], self.message)
+        for row in self.rows:
+            row.reference.connect(self.reference_file.state)
+        self.reference_file.connect([row.reference for row in self.rows], self.message)
+        sequential = [self.log_epsilon, self.epsilon, self.rho]
+        self.strategy.change(_enable_budget, self.strategy, sequential, **QUIET)
+        self._connect_rows()
+        state = [self.target.number, self.target_file.state, self.reference_file.state, self.is_shown]
+        state += [self.strategy, self.epsilon, self.rho, self.rgb]
+        state += [component for row in self.rows for component in row.inputs]
+        gr.on(
+            [*(component.change for component in (*state, self.n_refreshed)), self.look.input],
+            self.run,
+            [self.catalog, self.look, *state],
+            [self.message, self.look, self.images, self.heat, self.figures],
+            trigger_mode="always_last",
+            **QUIET,
+        )
+
+    def _connect_rows(self) -> None:
+        parts = [row.part for row in self.rows]
+        rows = [self.add, *(element for row in self.rows for element in (row.group, row.remove)), *parts]
+        inputs, outputs = [self.catalog, self.is_shown, *parts], [self.is_shown, *rows]
+        self.add.click(partial(_change_rows, None), inputs, outputs, **QUIET)
+        for number, row in enumerate(self.rows):
+            row.remove.click(partial(_change_rows, number), inputs, outputs, **QUIET)
+        page = Context.root_block
+        assert page is not None
+        gr.on(
+            [page.load, self.catalog.change],
+            _refresh,
+            [self.n_refreshed, *inputs],
+            [self.n_refreshed, *outputs],
+            **QUIET,
+        )
+
+    def run(self, catalog: Catalog, look: str | None, *state: Any) -> Iterator[list[Any]]:
+        """Make the edit that the controls request, show it, then measure it.
+
+        Yields:
+            Updates of the message, the part that is magnified, the images, the heat map and the figures.
+        """
+        skip = gr.skip()
+        if not part_names(catalog):
+            yield ["", gr.update(visible=False), stage.show_empty(NO_PARTS), "", ""]
+            return
+        try:
+            request = _controls(catalog, *state).request(self.explorer)
+            edited = self.explorer.edit(catalog, request)
+            parts = [edit.part for edit in request.parts]
+            shown = request.parts[parts.index(look) if look in parts else 0]
+            view = stage.View(self.explorer.generator.image_size, self.explorer.zoom(catalog, request.target, shown))
+            pictures = request.target, shown.reference
+            before, reference = map(self.explorer.image, pictures)
+            files = ((before, "image.png"), (edited.png, request.file_name), (reference, "image.png"))
+            urls = [self._url(*file) for file in files]
+            names = [picture.name for picture in pictures]
+            images = stage.show_images(view, names, urls, stage.edit_time(edited))
+            note = stage.show_note(" ".join(edited.notes))
+            radio = gr.update(choices=parts, value=shown.part, visible=len(parts) > 1)
+            yield [note, radio, images, skip, skip]
+            change = self.explorer.change(catalog, edited)
+            heat = stage.show_heat(view, self._url(change.heat, "image.png"))
+            sites = StyleEditor(self.explorer.generator, catalog, rgb=request.rgb).sites
+            figures = stage.show_figures(edited, change, sum(site.channels for site in sites))
+            yield [skip, skip, skip, heat, figures]
+        except EXPECTED as error:
+            yield [show_error(sentence(error)), skip, skip, skip, skip]
+
+    def _url(self, png: bytes, name: str) -> str:
+        """Return an address under which the page serves a file, relative to the page."""
+        path = save_bytes_to_cache(png, name, self.images.GRADIO_CACHE)
+        self.images.temp_files.add(path)
+        return f"gradio_api/file={quote(path)}"
+
+
+def _controls(catalog: Catalog, *state: Any) -> Controls:
+    """Return the values of the controls in the order in which the page sends them."""
+    target, target_file, reference_file, is_shown, strategy, epsilon, rho, rgb, *values = state
+    rows = [PartControls(*values[3 * number : 3 * number + 3]) for number in range(MAX_PARTS)]
+    parts = [row for row, shown in zip(rows, is_shown, strict=True) if shown]
+    return Controls(catalog, target, target_file, reference_file, parts, strategy, epsilon, rho, rgb)
+
+
+def _enable_budget(strategy: str) -> list[Any]:
+    """Enable the controls that only the sequential strategy has."""
+    return [gr.update(interactive=strategy == "sequential")] * 3
+
+
+def _change_rows(removed: int | None, catalog: Catalog, is_shown: list[bool], *parts: str | None) -> list[Any]:
+    """Remove a row, or else add one with a part that no other row has. Return the updates of all rows."""
+    is_shown, chosen = list(is_shown), list(parts)
+    if removed is not None:
+        is_shown[removed] = False
+    elif False in is_shown:
+        added = is_shown.index(False)
+        used = {part for part, shown in zip(chosen, is_shown, strict=True) if shown}
+        chosen[added] = next((part for part in part_names(catalog) if part not in used), None)
+        is_shown[added] = True
+    return _show_rows(catalog, is_shown, chosen)
+
+
+def _show_rows(catalog: Catalog, is_shown: list[bool], parts: list[str | None]) -> list[Any]:
+    names, n_shown = part_names(catalog), sum(is_shown)
+    add = gr.update(interactive=n_shown < min(MAX_PARTS, len(names)))
+    visible = [update for shown in is_shown for update in (gr.update(visible=shown), gr.update(visible=n_shown > 1))]
+    dropdowns = [gr.update(choices=names, value=part) for part in parts]
+    return [is_shown, add, *visible, *dropdowns]
+
+
+def _refresh(n_refreshed: int, catalog: Catalog, is_shown: list[bool], *parts: str | None) -> list[Any]:
+    """Offer the parts of a catalog that has changed. A row whose part is gone gets another part, or is removed."""
+    names, is_shown = part_names(catalog), list(is_shown)
+    chosen = [part if part in names else None for part in parts]
+    unused = [
+        name for name in names if name not in [part for part, shown in zip(chosen, is_shown, strict=True) if shown]
+    ]
+    for number, shown in enumerate(is_shown):
+        if shown and chosen[number] is None:
+            chosen[number] = unused.pop(0) if unused else None
+            is_shown[number] = chosen[number] is not None or number == 0
+    return [n_refreshed + 1, *_show_rows(catalog, is_shown, chosen)]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import html
+import os
 import socket
 
 import gradio as gr
@@ -11,6 +13,8 @@ from .batch_tab import build_batch
 from .components import CSS, theme
 from .edit_tab import build_edit
 from .parts_tab import build_parts
+from .results_view import CSS as RESULTS
+from .stage import LAYOUT
 from .workspace import Workspace
 
 HOST = "127.0.0.1"  # no other machine can reach the page
@@ -24,17 +28,23 @@ def create_page(workspace: Workspace) -> gr.Blocks:
     Args:
         workspace: What all sessions share.
     """
-    with gr.Blocks(analytics_enabled=False, title="stylefast", fill_width=True) as page:
+    with gr.Blocks(analytics_enabled=False, title="stylefast", fill_width=True, delete_cache=(3600, 3600)) as page:
         catalog = gr.State(lambda: workspace.catalog)  # the function is called for each session
-        gr.Markdown(f"# stylefast\n{workspace.generator.name} · {workspace.catalog_path}", elem_id="page-title")
+        gr.HTML(header(workspace), elem_id="page-title", padding=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Parts", id="parts"):
                 build_parts(workspace, catalog)
             with gr.Tab("Edit", id="edit"):
                 build_edit(workspace, catalog)
-            with gr.Tab("Batch", id="batch"):
-                build_batch(workspace, catalog)
+            with gr.Tab("Batch", id="batch") as batch:
+                build_batch(workspace, catalog, batch)
     return page
+
+
+def header(workspace: Workspace) -> str:
+    """Return the title of the page with the names of the generator and of the file of the catalog."""
+    names = f"{workspace.generator.name} · {workspace.catalog_path}"
+    return f"<h1>stylefast</h1><p class='hint'>{html.escape(names)}</p>"
 
 
 def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool = True) -> str:
@@ -52,6 +62,7 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
     Raises:
         OSError: If the port is in use.
     """
+    bypass_proxy()
     page.queue(default_concurrency_limit=8)
     _, address, _ = page.launch(
         server_name=HOST,
@@ -62,10 +73,18 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         quiet=True,
         ssr_mode=False,
         theme=theme(),
-        css=CSS,
+        css=CSS + LAYOUT + RESULTS,
         footer_links=[],
     )
     return address
+
+
+def bypass_proxy() -> None:
+    """Let this process reach its own server without the proxy of the environment, as Gradio does when it starts."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = os.environ.get(name, "")
+        if HOST not in hosts.split(","):
+            os.environ[name] = f"{hosts},{HOST}".lstrip(",")
 
 
 def free_port() -> int:

@@ -1,11 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""View of the tab Parts."""
+"""View of the tab Parts, in which clusters are clicked and named."""
 
 from __future__ import annotations
 
-import gradio as gr
+import html
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 
-from .workspace import Workspace
+import gradio as gr
+import numpy as np
+from gradio.context import Context
+
+from ..catalog import FFHQ_REGIONS, Catalog
+from ..figures.canvas import Colour, distinct_colours
+from .build_view import add_build
+from .components import MAX_SEED, guarded, seed_input, sentence
+from .naming import Naming, count
+from .overlays import TILE, View, Views, draw_clusters, sheet, spotlight
+from .workspace import ChangedFileError, Workspace
+
+N_FACES, COLUMNS = 6, 3
+# Clicks that follow each other quickly are handled one after the other, so that none is lost.
+QUICK: dict[str, Any] = {
+    "show_progress": "hidden",
+    "trigger_mode": "multiple",
+    "concurrency_id": "parts",
+    "concurrency_limit": 1,
+}
+MEAN, SEED = "Mean image", "Seed"
+SELECT, BOX = "Select clusters", "Draw a box"
+NEW = "New part"
+START = "Click clusters in the image, type a name, and press Name part."
 
 
 def build_parts(workspace: Workspace, catalog: gr.State) -> None:
@@ -15,4 +43,226 @@ def build_parts(workspace: Workspace, catalog: gr.State) -> None:
         workspace: What all sessions share.
         catalog: Catalog of the session.
     """
-    gr.Markdown(f"Generator {workspace.generator.name}.", elem_id="parts-empty")
+    _PartsTab(workspace, catalog)
+
+
+def colours_of(catalog: Catalog) -> dict[str, Colour]:
+    """Return the colour of every part. The colour for "" is that of a new part."""
+    return dict(zip((*catalog.parts, ""), distinct_colours(len(catalog.parts) + 1), strict=True))
+
+
+def legend(naming: Naming) -> str:
+    """Return a list of the parts with their colours and clusters, as HTML."""
+    if not naming.catalog.parts:
+        return f"<p class='hint'>No part has a name yet. {START}</p>"
+    rows = []
+    for part, colour in colours_of(naming.catalog).items():
+        if part:
+            ids = naming.catalog.parts[part]
+            text = ", ".join(map(str, ids)) if ids else "no cluster"
+            swatch = f"<i style='background:rgb{colour}'></i>"
+            rows.append(f"<li>{swatch}<b>{html.escape(part)}</b><span>{text}</span></li>")
+    return f"<ul class='legend'>{''.join(rows)}</ul>"
+
+
+class _PartsTab:
+    """Elements of the tab, and the handlers of their events.
+
+    Args:
+        workspace: What all sessions share.
+        catalog: Catalog of the session.
+    """
+
+    def __init__(self, workspace: Workspace, catalog: gr.State) -> None:
+        self._workspace, self._views, self._catalog = workspace, Views(workspace), catalog
+        self._session = gr.State(None)  # a Naming, from the load event on
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=6, min_width=480):
+                self._add_image()
+                build = add_build(workspace)
+            with gr.Column(scale=5, min_width=420):
+                self._add_names()
+                self._add_faces()
+        self._shown = [self._source, self._seed, self._numbers, self._first]
+        self._outputs = [self._session, catalog, self._image, self._message, self._choice, self._name, self._legend]
+        self._outputs += [self._undo, self._redo, self._remove, self._save, self._conflict, self._faces, self._caption]
+        self._connect()
+        build.connect(self._session, self._adopt, self._shown, self._outputs)
+
+    def _add_image(self) -> None:
+        with gr.Row(elem_classes="bar"):
+            self._source = gr.Radio(
+                [MEAN, SEED], value=MEAN, container=False, elem_id="parts-source", min_width=220, scale=0
+            )
+            self._seed = seed_input("Seed", 0, "parts-seed", container=False, min_width=90, scale=2)
+            self._random = gr.Button("Random", size="md", elem_id="parts-random", min_width=100, scale=1)
+        with gr.Row(elem_classes="bar"):
+            self._click = gr.Radio(
+                [SELECT, BOX], value=SELECT, container=False, elem_id="parts-click", min_width=280, scale=4
+            )
+            self._numbers = gr.Checkbox(
+                True, label="Numbers", container=False, elem_id="parts-numbers", min_width=90, scale=1
+            )
+        self._image = gr.Image(
+            elem_id="parts-image", show_label=False, interactive=False, buttons=[], format="jpeg", container=False
+        )
+
+    def _add_names(self) -> None:
+        self._message = gr.HTML(elem_id="parts-message", elem_classes="message", padding=False)
+        with gr.Row(elem_classes="bar"):
+            self._choice = gr.Dropdown([NEW], value=NEW, label="Part", elem_id="parts-choice", min_width=130)
+            self._name = gr.Textbox(
+                label="Name", placeholder="such as eyes", elem_id="parts-name", max_lines=1, min_width=130
+            )
+        with gr.Row():
+            self._set = gr.Button("Name part", variant="primary", size="md", elem_id="parts-set", min_width=90)
+            self._clear = gr.Button("Clear", size="md", elem_id="parts-clear", min_width=70)
+            self._remove = gr.Button("Remove part", size="md", elem_id="parts-remove", min_width=110)
+        gr.Markdown("Start from the boxes of aligned faces:", elem_classes="hint")
+        with gr.Row():
+            self._suggestions = {
+                part: gr.Button(part, size="sm", elem_id=f"parts-suggest-{part}", min_width=64) for part in FFHQ_REGIONS
+            }
+        self._legend = gr.HTML(elem_id="parts-legend", padding=False)
+        with gr.Row():
+            self._undo = gr.Button("Undo", size="md", elem_id="parts-undo", min_width=70)
+            self._redo = gr.Button("Redo", size="md", elem_id="parts-redo", min_width=70)
+            self._save = gr.Button("Save catalog", size="md", elem_id="parts-save", min_width=120)
+        with gr.Row(visible=False, elem_id="parts-conflict") as self._conflict:
+            self._overwrite = gr.Button(
+                "Replace the file", variant="stop", size="md", elem_id="parts-overwrite", min_width=120
+            )
+            self._reload = gr.Button("Load the file", size="md", elem_id="parts-reload", min_width=120)
+
+    def _add_faces(self) -> None:
+        self._caption = gr.Markdown(elem_id="parts-caption", elem_classes="hint")
+        self._faces = gr.Image(
+            elem_id="parts-faces", show_label=False, interactive=False, buttons=[], format="jpeg", container=False
+        )
+        with gr.Row(elem_classes="bar"):
+            gr.Markdown("First seed", elem_classes="hint")
+            self._first = seed_input("First seed", 0, "parts-first", container=False, min_width=90)
+            self._others = gr.Button(f"Next {N_FACES} images", size="md", elem_id="parts-others", min_width=130)
+
+    def _connect(self) -> None:
+        """Connect the events to their handlers."""
+        shown, workspace = self._shown, self._workspace
+        load = guarded(lambda *shown: self._render(Naming.load(workspace), shown, name=""))
+        page = cast(gr.Blocks, Context.root_block)
+        page.load(load, shown, self._outputs, concurrency_id="parts")
+        self._image.select(guarded(self._clicked), [self._session, self._click, *shown], self._outputs, **QUICK)
+        for event in (self._numbers.input, self._source.input, self._seed.submit, self._seed.blur):
+            self._on(event, lambda naming: naming)
+        for event in (self._first.submit, self._first.blur):
+            self._on(event, lambda naming: naming)
+        self._on(self._choice.input, lambda naming, part: naming.edit("" if part == NEW else part), self._choice)
+        self._on(self._set.click, Naming.name, self._name)
+        self._on(self._name.submit, Naming.name, self._name)
+        self._on(self._clear.click, lambda naming: naming.edit(""))
+        self._on(self._remove.click, Naming.remove)
+        for part, button in self._suggestions.items():
+            self._on(button.click, partial(Naming.suggest_part, part=part), name=part)
+        self._on(self._undo.click, Naming.undo)
+        self._on(self._redo.click, Naming.redo)
+        self._save.click(guarded(self._save_catalog), [self._session, *shown], self._outputs, **QUICK)
+        self._on(self._overwrite.click, lambda naming: naming.save(workspace, overwrite=True))
+        self._on(self._reload.click, lambda naming: naming.reload(workspace))
+        refresh = guarded(lambda naming, *shown: self._render(naming, shown))
+        draw = {"fn": refresh, "inputs": [self._session, *shown], "outputs": self._outputs, "concurrency_id": "parts"}
+        self._random.click(lambda: (SEED, random.randint(0, MAX_SEED)), None, [self._source, self._seed]).then(**draw)
+        self._others.click(lambda first: (first or 0) + N_FACES, self._first, self._first).then(**draw)
+
+    def _on(self, event: Any, step: Callable[..., Naming], *inputs: Any, name: str | None = None) -> None:
+        """Let an event take a step: a function of the state and the inputs that returns the next state.
+
+        Args:
+            event: Event of an element.
+            step: The function.
+            *inputs: Elements whose values are inputs.
+            name: Text for the input of the name. The default is the edited part, if another part is edited now.
+        """
+        n = len(inputs)
+
+        def handle(naming: Naming, *values: Any) -> dict[Any, Any]:
+            after = step(naming, *values[:n])
+            is_other = (after.draft.part, after.catalog) != (naming.draft.part, naming.catalog)
+            text = name if name is not None and not naming.draft.part else after.draft.part if is_other else None
+            return self._render(after, values[n:], name=text)
+
+        event(guarded(handle), [self._session, *inputs, *self._shown], self._outputs, **QUICK)
+
+    def _adopt(self, naming: Naming, catalog: Catalog, message: str, shown: Sequence[Any]) -> dict[Any, Any]:
+        """Take a catalog that was built while the user may have taken further steps."""
+        return self._render(naming.use(catalog, message), shown, name="")
+
+    def _clicked(self, naming: Naming, event: gr.SelectData, click: str, *shown: Any) -> dict[Any, Any]:
+        """Toggle the cluster at a position of the image, or set a corner of a box there."""
+        view, (x, y) = self._view(naming, *shown[:2]), event.index
+        if click == SELECT:
+            return self._render(naming.toggle(view.cluster_at(x, y)), shown)
+        height, width = view.labels.shape
+        return self._render(naming.corner(min(x / width, 1.0), min(y / height, 1.0)), shown)
+
+    def _save_catalog(self, naming: Naming, *shown: Any) -> dict[Any, Any]:
+        """Save the catalog, or offer a choice if the file has changed."""
+        try:
+            return self._render(naming.save(self._workspace), shown)
+        except ChangedFileError as error:
+            return self._render(replace(naming, message=sentence(error)), shown, is_conflict=True)
+
+    def _view(self, naming: Naming, source: str, seed: int | None) -> View:
+        if source == SEED and seed is None:
+            raise ValueError("seed must be an integer in [0, 2**32)")
+        return self._views(naming.catalog, seed if source == SEED else None)
+
+    def _render(
+        self, naming: Naming, shown: Sequence[Any], *, name: str | None = None, is_conflict: bool = False
+    ) -> dict[Any, Any]:
+        """Return the values of all elements.
+
+        Args:
+            naming: State of the tab.
+            shown: Values of the elements that say what to show.
+            name: Text for the input of the name, or None to keep it.
+            is_conflict: Whether the file has changed, so that the user must choose.
+        """
+        source, seed, numbers, first = shown
+        draft, colours = naming.draft, colours_of(naming.catalog)
+        tints = {k: colours[part] for part, ids in reversed(naming.catalog.parts.items()) for k in ids}
+        image = draw_clusters(
+            self._view(naming, source, seed),
+            tints,
+            draft.clusters,
+            colours[draft.part],
+            numbers=numbers,
+            box=naming.box,
+        )
+        faces, caption = self._draw_faces(naming, first)
+        values = {
+            self._session: naming,
+            self._catalog: naming.catalog,
+            self._image: image,
+            self._message: f"<p>{html.escape(naming.message or START)}</p>",
+            self._choice: gr.Dropdown([NEW, *naming.catalog.parts], value=draft.part or NEW),
+            self._legend: legend(naming),
+            self._undo: gr.Button(interactive=bool(naming.past)),
+            self._redo: gr.Button(interactive=bool(naming.future)),
+            self._remove: gr.Button(interactive=bool(draft.part)),
+            self._save: gr.Button(interactive=not naming.is_saved),
+            self._conflict: gr.Row(visible=is_conflict),
+            self._faces: faces,
+            self._caption: caption,
+        }
+        return values if name is None else values | {self._name: name}
+
+    def _draw_faces(self, naming: Naming, first: int | None) -> tuple[np.ndarray, str]:
+        """Return several images with the picked cluster, or with the selected ones, and a caption."""
+        if first is None or first > MAX_SEED - N_FACES:
+            raise ValueError(f"first seed must be an integer in [0, 2**32 - {N_FACES})")
+        seeds = range(first, first + N_FACES)
+        views = [self._views(naming.catalog, seed, TILE) for seed in seeds]
+        picked = naming.draft.clusters if naming.picked is None else (naming.picked,)
+        what = f"Cluster {naming.picked}" if naming.picked is not None else f"The {count(picked)} selected"
+        images = f"the images of the seeds {seeds[0]} to {seeds[-1]}"
+        caption = f"{what} in {images}:" if picked else f"{images.capitalize()}. Click a cluster to see it in them."
+        return sheet([spotlight(view, picked) for view in views], COLUMNS), caption

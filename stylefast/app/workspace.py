@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -26,6 +27,10 @@ from .memo import Memo
 DEFAULT_IMAGES, DEFAULT_MEASURED = 160, 24  # images of the catalog that is built if there is none
 CACHE_BYTES = 1 << 28  # bound of the cached images, and of the cached styles
 WAIT = 0.2  # seconds between two looks at the lock of heavy tasks
+
+
+class ChangedFileError(ValueError):
+    """The file of the catalog has changed since a page read it."""
 
 
 class Workspace:
@@ -58,7 +63,7 @@ class Workspace:
         self.generator, self.network, self.truncation = generator, network, truncation
         self.catalog_path, self.outdir = Path(catalog_path), Path(outdir)
         self.catalog: Catalog = self.read_catalog()[0]
-        self._busy, self._task = threading.Lock(), ""
+        self._busy, self._task, self._writing = threading.Lock(), "", threading.Lock()
         n_images = max(8, CACHE_BYTES // (3 * math.prod(generator.image_size)))
         n_rows = max(64, CACHE_BYTES // (4 * (generator.style_width + math.prod(generator.w_shape))))
         self._w, self._styles = Memo(self._compute_w, n_rows), Memo(self._compute_styles, n_rows)
@@ -72,6 +77,7 @@ class Workspace:
         *,
         truncation: float = 0.7,
         device: str = "cpu",
+        precision: Literal["float32", "float16"] = "float32",
         engine: str = "auto",
         outdir: Path = Path("stylefast-app"),
         progress: bool = True,
@@ -84,6 +90,7 @@ class Workspace:
                 that is built if it does not exist.
             truncation: Truncation psi of the latents of seeds.
             device: Device of the generator.
+            precision: Precision of the network, as `generators.load` accepts it.
             engine: Engine that makes the images, as in `Generator.use_engine`.
             outdir: Folder in which batches make their folders.
             progress: Whether a build shows a progress bar.
@@ -94,7 +101,7 @@ class Workspace:
         """
         if catalog_path is not None:
             check_catalog_path(Path(catalog_path), network)
-        generator = generators.load(network, device=device, engine=engine)
+        generator = generators.load(network, device=device, precision=precision, engine=engine)
         if catalog_path is None:
             catalog_path = cache_folder() / f"catalog-{generator.fingerprint['weights'][:16]}.safetensors"
             if not catalog_path.exists():
@@ -116,6 +123,25 @@ class Workspace:
             return hashlib.sha256(self.catalog_path.read_bytes()).hexdigest()
         except FileNotFoundError:
             return ""
+
+    def save_catalog(self, catalog: Catalog, expected: str | None) -> str:
+        """Write the file of the catalog, atomically, and return its digest.
+
+        Args:
+            catalog: Catalog to write.
+            expected: Digest of the file that is replaced. None replaces any file.
+
+        Raises:
+            ChangedFileError: If the file has another digest.
+        """
+        with self._writing:
+            if expected is not None and self.digest() != expected:
+                raise ChangedFileError(
+                    f"{self.catalog_path} was not saved, because another page or program has changed it since this "
+                    "page read it"
+                )
+            catalog.save(self.catalog_path)
+            return self.digest()
 
     def w(self, seed: int | None) -> Tensor:
         """Return the latent of a seed, or of the mean image if there is none: [1, D] or [1, rows, D], not to change."""

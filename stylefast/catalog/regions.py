@@ -54,9 +54,8 @@ def name_clusters(
             empty, or an id belongs to two parts.
     """
     part_of = _listed(regions, len(occupancy), threshold)
-    mass = occupancy.flatten(1).double()  # [K, h w]
-    for part, weights in area_weights(regions, occupancy.shape[1:]).items():
-        fraction = (mass @ weights.flatten() / mass.sum(1)).nan_to_num()  # 0 for a cluster without mass
+    for part, area in ((part, region) for part, region in regions.items() if not _is_ids(region)):
+        fraction = fractions_inside(part, area, occupancy).nan_to_num()  # 0 for a cluster without mass
         fraction[list(part_of)] = 0
         chosen = (fraction > threshold).nonzero().flatten().tolist()
         if nearest and not chosen and fraction.max() > 0:
@@ -114,6 +113,23 @@ def _listed(regions: Mapping[str, Region], n_clusters: int, threshold: float) ->
             if part_of.setdefault(k, part) != part:
                 raise ValueError(f"cluster {k} must belong to one part, got {part_of[k]!r} and {part!r}")
     return part_of
+
+
+def fractions_inside(part: str, area: Region, occupancy: Tensor) -> Tensor:
+    """Return the fraction of the mass of every cluster that lies in an area, [K] float64.
+
+    The fraction of a cluster without mass is NaN, which exceeds no threshold.
+
+    Args:
+        part: Name of the area in messages.
+        area: Boxes or a mask.
+        occupancy: Fraction of images in which a position has the label of a cluster, [K, h, w].
+
+    Raises:
+        ValueError: If a box or a mask is out of range.
+    """
+    mass = occupancy.flatten(1).double()  # [K, h w]
+    return mass @ _weights(part, area, occupancy.shape[1:]).flatten() / mass.sum(1)
 
 
 def clusters_of(part: str, parts: Mapping[str, list[int]]) -> list[int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of `stylefast`: edit, demo, convert, bench, info and the group catalog."""
+"""The commands of `stylefast`: app, edit, faces, gallery, demo, convert, bench, info and the group catalog."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from . import catalog
 from . import demo as demonstration
 from .arguments import example
 from .edit import edit
+from .faces import faces
+from .gallery import gallery
+from .page import page
 from .report import report
 from .terminal import drop_output, print_whole_text, say
 
@@ -52,6 +55,12 @@ def options(
 
 
 app.command(epilog=example("stylefast edit --catalog my.safetensors --seeds 1 --references 2 --parts eyes"))(edit)
+app.command(epilog=example("stylefast gallery out"))(gallery)
+app.command("faces", epilog=example("stylefast faces --seeds 0-63 --out faces.jpg"))(faces)
+app.command("samples", epilog=example("stylefast samples --network cats.safetensors --seeds 0-63"))(faces)
+
+
+app.command("app", epilog=example("stylefast app --catalog my.safetensors"))(page)
 
 
 @app.command(epilog=example("stylefast demo --outdir demo"))

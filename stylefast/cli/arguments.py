@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -20,6 +20,7 @@ from typer.models import OptionInfo
 from .. import generators
 from ..backends.native import instruction_set
 from ..core.checks import SEEDS
+from ..core.lists import seeds, split
 from ..distributed import process_group
 from ..editing import Job
 from ..editing.sources import ImageSource, SeedLatents, StoredLatents
@@ -34,7 +35,6 @@ FLAGS = {  # field of an option dataclass -> its flags, where they differ from t
     "truncation": "--trunc",
 }
 SYNONYMS = {"jpeg": "jpg"}  # other names of choices
-MAX_LISTED = 10_000_000  # seeds that a list may hold; a single range may be longer
 PANELS = {  # option dataclass, or a field that is not in the panel of its dataclass -> panel of the help page
     "BuildOptions": "Run",
     "Clustering": "Clustering",
@@ -45,6 +45,7 @@ PANELS = {  # option dataclass, or a field that is not in the panel of its datac
     "QueryOptions": "Query",
     "image_format": "Output",
     "measure": "Output",
+    "originals": "Output",
     "roi_mode": "Output",
 }
 
@@ -221,33 +222,6 @@ def example(command: str) -> str:
     return f"Example:\n\n{command}"
 
 
-def seeds(name: str, text: str) -> Sequence[int]:
-    """Parse seeds in the notation of NVlabs' tools: "0,1,4-6" is 0, 1, 4, 5, 6. A single range takes no memory."""
-    ranges: list[range] = []
-    for item in split(text):
-        if not (match := re.fullmatch(r"(\d{1,20})(?:-(\d{1,20}))?", item)):
-            raise ValueError(f"{name} must look like 0,1,4-6, got {text!r}")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ValueError(f"{name} must rise from first to last, got {item!r}")
-        if last not in SEEDS:
-            raise ValueError(f"{name} must be in [0, 2**32), got {item!r}")
-        ranges.append(range(first, last + 1))
-    if len(ranges) == 1:
-        return ranges[0]
-    if (n := sum(map(len, ranges))) > MAX_LISTED:
-        raise ValueError(f"{name} must be one range, or a list of at most {MAX_LISTED:,} seeds, got {n:,}")
-    listed = [seed for each in ranges for seed in each]
-    if len(set(listed)) < n:
-        raise ValueError(f"{name} must be different, got {text!r}")
-    return listed
-
-
-def split(text: str) -> list[str]:
-    """Split a list at commas. Blanks around the items do not count."""
-    return [item.strip() for item in text.split(",")]
-
-
 def utf8(text: str) -> str:
     """Return a name in an argument. In a locale without its characters, its bytes are taken as UTF-8.
 
@@ -272,14 +246,6 @@ def images(name: str, text: str | None, generator: Generator, truncation: float)
     if (files := image_files(text)) is not None:
         return StoredLatents.load(files, generator)
     return SeedLatents(generator, SEEDS if text is None else seeds(name, text), truncation=truncation)
-
-
-def numbers(name: str, text: str) -> list[float]:
-    """Parse numbers that are separated by commas."""
-    try:
-        return [float(item) for item in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{name} must be numbers separated by commas, such as 0.25,1, got {text!r}") from None
 
 
 def shard(text: str) -> tuple[int, int]:

@@ -14,15 +14,17 @@ from .. import figures
 from ..catalog import FFHQ_REGIONS, BuildOptions, Catalog, Clustering, LatentBatches, Region, read_clusters
 from ..catalog.pickled import Clusters
 from ..catalog.regions import check_part_name
+from ..core.lists import seeds, split
 from ..distributed import Ranks
 from ..figures.figures import require_matplotlib
 from ..generators import Generator
 from ..io.outputs import check_output_file, check_output_folder
-from .arguments import NetworkOptions, choice, example, option_groups, seeds, split, utf8
+from .arguments import NetworkOptions, choice, example, option_groups, utf8
 from .interrupts import report_interrupt
 from .terminal import remark, say
 
 MAX_DRAWN = 100  # images of a figure
+CELL = 384  # pixels of an image in a figure
 TITLES = {  # key in a file -> title
     "contribution_images": "images of the contributions",
     "n_reseeded": "relocated clusters",
@@ -219,8 +221,9 @@ def _choice(provenance: dict[str, Any]) -> str:
 
 
 def _draw(catalog: Catalog, generator: Generator, w: torch.Tensor, outdir: Path) -> None:
-    images, labels = generator.synthesize(generator.styles(w), w), catalog.labels(generator, w)
-    overlay = figures.cluster_overlay(images, labels, n_clusters=catalog.n_clusters, cell=384)
+    images = generator.synthesize(generator.styles(w), w)
+    labels = catalog.labels(generator, w, size=figures.label_size(generator.image_size, CELL))
+    overlay = figures.cluster_overlay(images, labels, n_clusters=catalog.n_clusters, cell=CELL)
     figures.save(overlay, outdir / "clusters.png")
     sites = [(site.name, site.start, site.stop) for site in catalog.sites]
     parts = [part for part, ids in catalog.parts.items() if ids]

@@ -18,13 +18,16 @@ from torch import Tensor
 from .. import figures, generators
 from ..catalog import FFHQ_REGIONS, BuildOptions, Catalog, Clustering
 from ..editing import EditBatch, Grid, Job, JobOptions, Random, SeedLatents, Sequential, Simultaneous, StyleEditor
+from ..figures import canvas
 from ..figures.figures import require_matplotlib
 from ..generators import Generator
 from ..io.atomic import atomic_write
+from ..locality import roi
 
 QUERIES = (Sequential(1.0), Sequential(), Simultaneous(1.0), Random())
 PARTS = ("eyes", "nose", "mouth")
 SHOWN = Sequential().name  # of the strategy that the figures show
+EPSILONS = (0.25, 1.0, 4.0, 16.0)  # of epsilon.jpg
 
 
 def load(network: str) -> Generator:
@@ -50,7 +53,7 @@ def run(
     """Build a catalog, edit every target with every reference, part and strategy, draw figures, and measure locality.
 
     The files in `directory` are catalog.safetensors, `edits/*.jpg` with edits/manifest.jsonl, clusters.png,
-    contributions.png, grid.jpg, heat.png and summary.json.
+    contributions.png, grid.jpg, epsilon.jpg, heat.png and summary.json.
 
     Returns:
         The contents of summary.json: `locality[part][query] = {inside, outside, ratio}` with mean CIELAB differences
@@ -81,8 +84,10 @@ def run(
         result.add(batch)
     times.append(time.perf_counter())
 
-    reference_images = generator.synthesize(generator.styles(w_references), w_references)
-    _draw(directory, catalog, editor, w_targets, reference_images, result)
+    draw = _Figures(directory, editor, (w_targets, w_references), (targets, references), result)
+    draw.clusters()
+    draw.edits()
+    draw.epsilons()
     times.append(time.perf_counter())
 
     stages = zip(("load", "catalog", "edits", "figures"), pairwise(times), strict=True)
@@ -107,16 +112,16 @@ class Result:
     def __init__(self, n_targets: int, n_references: int) -> None:
         self.size: tuple[int, int] = (n_targets, n_references)
         self.targets: dict[int, Tensor] = {}
-        self.shown: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}  # image, region of interest
+        self.shown: dict[tuple[str, int, int], Tensor] = {}  # images
         self._differences: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
 
     def add(self, batch: EditBatch) -> None:
         """Add the edits of a batch."""
-        assert batch.locality is not None and batch.targets is not None and batch.roi is not None
+        assert batch.locality is not None and batch.targets is not None
         for i, edit in enumerate(batch.edits):
             self.targets[edit.target] = batch.targets[i]
             if edit.query.name == SHOWN:
-                self.shown[edit.part, edit.target, edit.reference] = batch.images[i], batch.roi[i]
+                self.shown[edit.part, edit.target, edit.reference] = batch.images[i]
             pair = float(batch.locality.delta_e_inside[i]), float(batch.locality.delta_e_outside[i])
             self._differences[edit.part, edit.query.name].append(pair)
 
@@ -135,27 +140,84 @@ class Result:
 
     def grid(self) -> Tensor:
         """Return the images of the shown edits, [P, T, R, C, H, W]."""
-        rows = [self.shown[p, t, r][0] for p in PARTS for t in range(self.size[0]) for r in range(self.size[1])]
+        rows = [self.shown[p, t, r] for p in PARTS for t in range(self.size[0]) for r in range(self.size[1])]
         return torch.stack(rows).unflatten(0, (len(PARTS), *self.size))
 
 
-def _draw(
-    directory: Path, catalog: Catalog, editor: StyleEditor, w: Tensor, references: Tensor, result: Result
-) -> None:
-    targets = torch.stack([result.targets[t] for t in range(result.size[0])])
-    labels = catalog.labels(editor.generator, w)
-    named = {part: ids for part, ids in catalog.parts.items() if ids}
-    overlay = figures.cluster_overlay(targets, labels, parts=named, n_clusters=catalog.n_clusters)
-    figures.save(overlay, directory / "clusters.png")
-    sites = [(site.name, site.start, site.stop) for site in catalog.sites]
-    m = torch.stack([catalog.contribution(part) for part in named])  # [P, S]
-    figures.save(figures.contribution_map(m, list(named), sites), directory / "contributions.png")
-    grid = figures.edit_grid(targets, references, result.grid(), part_names=PARTS)
-    figures.save(grid, directory / "grid.jpg")
-    shown = [(result.shown[part, t, t % result.size[1]], t) for part in PARTS for t in range(result.size[0])]
-    edited, masks = (torch.stack([pair[i] for pair, _ in shown]) for i in (0, 1))
-    heat = figures.heat_map(edited, targets[[t for _, t in shown]], mask=masks)
-    figures.save(heat, directory / "heat.png")
+class _Figures:
+    """Figures of the demo, which each method writes to the directory."""
+
+    def __init__(
+        self,
+        directory: Path,
+        editor: StyleEditor,
+        w: tuple[Tensor, Tensor],
+        seeds: tuple[Sequence[int], Sequence[int]],
+        result: Result,
+    ) -> None:
+        self.directory, self.editor, self.w, self.result = directory, editor, w, result
+        self.names = [[f"seed {seed}" for seed in some] for some in seeds]  # of targets and references
+        generator, catalog = editor.generator, editor.catalog
+        self.targets = torch.stack([result.targets[t] for t in range(result.size[0])])
+        self.references = generator.synthesize(generator.styles(w[1]), w[1])
+        size = figures.label_size(generator.image_size, 256)
+        self.labels = [catalog.labels(generator, latents, size=size) for latents in w]  # of targets and references
+
+    def region(self, part: str, t: int, r: int) -> Tensor:
+        """Return the region of interest of an edit, [1, h, w] bool."""
+        target, reference = (self.editor.catalog.part_map(labels, part) for labels in self.labels)
+        return roi(target[t : t + 1], reference[r : r + 1])
+
+    def clusters(self) -> None:
+        """Draw the parts on the targets, and the contributions to the parts."""
+        catalog = self.editor.catalog
+        named = {part: ids for part, ids in catalog.parts.items() if ids}
+        overlay = figures.cluster_overlay(self.targets, self.labels[0], parts=named, n_clusters=catalog.n_clusters)
+        figures.save(overlay, self.directory / "clusters.png")
+        sites = [(site.name, site.start, site.stop) for site in catalog.sites]
+        m = torch.stack([catalog.contribution(part) for part in named])  # [P, S]
+        figures.save(figures.contribution_map(m, list(named), sites), self.directory / "contributions.png")
+
+    def edits(self) -> None:
+        """Draw the grid of the shown edits, and the heat maps of some of them."""
+        T, R = self.result.size
+        pairs = [(t, r) for t in range(T) for r in range(R)]
+        mean = [torch.cat([self.region(part, *pair) for pair in pairs]).float().mean(0) for part in PARTS]
+        grid = figures.edit_grid(
+            self.targets,
+            self.references,
+            self.result.grid(),
+            part_names=PARTS,
+            boxes=figures.mask_boxes(torch.stack(mean)),
+            target_names=self.names[0],
+            reference_names=self.names[1],
+        )
+        figures.save(grid, self.directory / "grid.jpg")
+        shown = [(part, t, t % R) for part in PARTS for t in range(T)]
+        edited = torch.stack([self.result.shown[edit] for edit in shown])
+        masks = torch.cat([self.region(*edit) for edit in shown])
+        heat = figures.heat_map(edited, self.targets[[t for _, t, _ in shown]], mask=masks)
+        figures.save(heat, self.directory / "heat.png")
+
+    def epsilons(self) -> None:
+        """Draw one edit of each part with several budgets."""
+        rows = []
+        for i, part in enumerate(PARTS):
+            t, r = (i % n for n in self.result.size)
+            queries = [Sequential(epsilon) for epsilon in EPSILONS]
+            w = self.w[0][t : t + 1], self.w[1][r : r + 1]
+            edited = torch.cat([batch.images for batch in self.editor.edit(*w, part, queries=queries, progress=False)])
+            row = figures.epsilon_row(
+                self.targets[t : t + 1],
+                self.references[r : r + 1],
+                edited,
+                epsilons=EPSILONS,
+                mask=self.region(part, t, r),
+                part=part,
+                names=(self.names[0][t], self.names[1][r]),
+            )
+            rows.append(row)
+        figures.save(canvas.stack(rows), self.directory / "epsilon.jpg")
 
 
 def table(summary: dict[str, Any]) -> str:

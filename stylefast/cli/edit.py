@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from ..core.lists import numbers, seeds, split
 from ..editing import Grid, Job, JobOptions, Pairs, Plan, Sequential, Strategy, StyleEditor
 from ..editing.strategies import STRATEGIES
 from ..generators import Generator
 from ..io.outputs import check_output_folder
-from .arguments import SynthesisOptions, image_files, images, numbers, option_groups, seeds, shard, split, utf8
+from .arguments import SynthesisOptions, image_files, images, option_groups, shard, utf8
 from .catalog import check_generator, read_catalog
 from .interrupts import report_interrupt
 from .terminal import remark, say
@@ -124,7 +126,7 @@ def edit(
             help="Folder for the images and manifest.jsonl. It is created if necessary.", rich_help_panel="Output"
         ),
     ] = Path("out"),
-    options: JobOptions = JobOptions(measure=True),
+    options: JobOptions = JobOptions(measure=True, originals=True),
     shard_: Annotated[
         str,
         typer.Option(
@@ -180,6 +182,7 @@ def _print_result(job: Job, shard: str) -> None:
     existing = f" ({n_existing} {'was' if n_existing == 1 else 'were'} there)" if n_existing else ""
     if job.shard[1] == 1:
         say(f"{_count(n_edits, 'edit')}{existing} and manifest.jsonl are in {job.directory}/")
+        remark(f"`stylefast gallery {shlex.quote(str(job.directory))}` shows {'it' if n_edits == 1 else 'them'}")
         return
     say(f"{_count(n_edits, 'edit')}{existing} of shard {shard} {'is' if n_edits == 1 else 'are'} in {job.directory}/")
     say("After all shards, the same command without --shard checks all edits and writes manifest.jsonl")

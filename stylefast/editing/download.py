@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ..io.images import to_uint8, to_uint8_tensor
 from ..locality import Locality
+from ..core.boxes import box_around
 from .renderer import EditBatch
 
 
 class Download:
-    """Copy of the images and the locality of a batch to the host.
+    """Copy of the images, the locality and the regions of a batch to the host.
 
     Images on a GPU become bytes there, which are a quarter of the data, and are copied into pinned memory. The
     constructor starts the copies without waiting for them. Images on a CPU are not copied.
@@ -32,6 +33,9 @@ class Download:
         self._locality = (
             None if measured is None else torch.stack(list(measured)).to("cpu", non_blocking=True)
         )  # [5, E]
+        self._region = (
+            None if batch.roi is None else [batch.roi.sum(axis).to("cpu", non_blocking=True) for axis in (1, 2)]
+        )  # [E, w], [E, h]
         self.is_asynchronous: bool = images.is_cuda
         self._images = images
         if self.is_asynchronous:
@@ -64,6 +68,18 @@ class Download:
         values = dict(zip(Locality._fields, self._locality[:, i].tolist(), strict=True))
         return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
+    def box(self, i: int) -> list[float] | None:
+        """Wait for the copies and return the box around the region of edit i, as `box_around` does.
+
+        It is None if the region is unknown or empty.
+        """
+        if self._region is None:
+            return None
+        if self.is_asynchronous:
+            self._copied.synchronize()
+        columns, rows = (weights[i].tolist() for weights in self._region)
+        return box_around(columns, rows)
+
 
 class DownloadedImage(NamedTuple):
     """Image i of a batch that is copied to the host."""
@@ -75,6 +91,7 @@ class DownloadedImage(NamedTuple):
         """Return the pixels as `Download.pixels` does."""
         return self.download.pixels(self.i)
 
-    def locality(self) -> dict[str, float | None] | None:
-        """Return the locality as `Download.locality` does."""
-        return self.download.locality(self.i)
+    def measured(self) -> dict[str, Any]:
+        """Return the fields of an entry that are measured: `locality`, and `box` if the region is known."""
+        locality = self.download.locality(self.i)
+        return {"locality": locality} if locality is None else {"locality": locality, "box": self.download.box(self.i)}

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import partial
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,10 @@ from .editor import StyleEditor
 from .journal import Journal, difference
 from .manifest import PER_EDIT, REQUIRED, RESULTS, Entries, Entry, is_intact, merge, read_entries
 from .options import JobOptions
+from .originals import Originals
 from .plan import Edit, Plan
 from .renderer import EditBatch, EditRenderer
+from .settings import engine_notes, pixel_settings
 from .writer import ImageWriter
 
 
@@ -154,13 +155,18 @@ class Job:
         make_folder(self.directory)
         if self.ranks.rank == 0:
             remove_leftovers(self.directory)
-        with Journal(self.directory, settings) as journal, read_entries(self.directory, settings) as entries:
+        with (
+            Journal(self.directory, settings) as journal,
+            read_entries(self.directory, settings) as entries,
+            Originals(self.directory, self.plan, self.editor.generator, self.options) as originals,
+        ):
             self._choose_batch_size(entries)
             self._has_begun = True
-            self._check_existing(entries, settings)
-            yield from self._run(entries, journal, settings)
+            self._check_existing(entries, originals, settings)
+            yield from self._run(entries, originals, journal, settings)
         self.ranks.gather(None)
         if self.shard[1] == 1 and self.ranks.rank == 0:
+            originals.merge()
             merge(self.directory, map(self._file, self.plan), len(self.plan))
 
     def _choose_batch_size(self, entries: Entries) -> None:
@@ -175,17 +181,18 @@ class Job:
             self.batch_size = entries.batch_size or choose(self.editor.generator)
         self.batch_size = self.ranks.broadcast(self.batch_size)
 
-    def _check_existing(self, entries: Entries, settings: dict[str, Any]) -> None:
+    def _check_existing(self, entries: Entries, originals: Originals, settings: dict[str, Any]) -> None:
         """Raise ValueError if the images of the plan would replace images with other settings.
 
         No rank returns before every rank has read the entries.
         """
         conflict = None
-        if entries.have_other_settings and not self.options.overwrite:
+        if (entries.have_other_settings or originals.have_other_settings) and not self.options.overwrite:
             batches = self.plan.batches(self.batch_size, self._shard_of(self.ranks.rank))
             for edit in chain.from_iterable(batches):
+                conflict = originals.conflict(edit)
                 if (entry := entries.find(self._file(edit))) is not None:
-                    conflict = self._conflict(entry, self._describe(edit, settings))
+                    conflict = self._conflict(entry, self._describe(edit, settings)) or conflict
                 if conflict is not None:
                     break
         for message in filter(None, self.ranks.gather(conflict)):
@@ -202,9 +209,11 @@ class Job:
             "(--overwrite)"
         )
 
-    def _run(self, entries: Entries, journal: Journal, settings: dict[str, Any]) -> Iterator[EditBatch]:
+    def _run(
+        self, entries: Entries, originals: Originals, journal: Journal, settings: dict[str, Any]
+    ) -> Iterator[EditBatch]:
         shard, options = self._shard_of(self.ranks.rank), self.options
-        n_edits = self.plan.count(self.batch_size, shard)
+        n_edits, notes = self.plan.count(self.batch_size, shard), engine_notes(self.editor.generator)
 
         def on_written() -> None:
             self.n_written += 1  # counted first, because the update of the bar may raise
@@ -214,20 +223,25 @@ class Job:
             progress_bar(n_edits, "edits", "image", shown=self._progress) as bar,
             ImageWriter(self.directory, journal, f".{options.image_format}", options.writers, on_written) as writer,
         ):
-            for edits in self.plan.batches(self.batch_size, shard):
+            for number, edits in enumerate(self.plan.batches(self.batch_size)):
+                unedited = originals.first_needed(edits)
+                if number % shard[1] != shard[0]:
+                    continue
                 descriptions = [self._describe(edit, settings) for edit in edits]
                 missing = self._missing(descriptions, entries, journal, writer)
                 self.n_existing += len(edits) - len(missing)
                 bar.update(len(edits) - len(missing))
                 if not missing:
+                    originals.keep(unedited, self.render)
                     continue
                 batch = self.render(edits)
                 download = Download(batch)
+                results = dict.fromkeys(REQUIRED) | {"batch_size": self.batch_size} | notes
                 for i in missing:
-                    entry = descriptions[i] | dict.fromkeys(REQUIRED) | {"batch_size": self.batch_size} | self._notes()
-                    writer.submit(DownloadedImage(download, i), entry)
+                    writer.submit(DownloadedImage(download, i), descriptions[i] | results)
                 # A GPU computes this batch while the host prepares the next one.
                 writer.wait(2 * options.writers + (len(missing) if download.is_asynchronous else 0))
+                originals.keep(unedited, self.render)
                 yield batch
             writer.wait(0)
 
@@ -272,17 +286,9 @@ class Job:
         The field "job" is a hash of every input that determines the pixels and has no field of its own.
         """
         plan, editor = self.plan, self.editor
-        identity = json.dumps([*editor.identity, plan.targets.identity, plan.references.identity])
-        digest = blake2b(identity.encode(), digest_size=8).hexdigest()
-        name = editor.generator.engine.name
-        engine = {} if name == "eager" else {"engine": name}
-        settings = {**self.metadata, **editor.generator.precision, **engine, "job": digest}
+        identity = [*editor.identity, plan.targets.identity, plan.references.identity]
+        settings = self.metadata | pixel_settings(editor.generator, identity)
         return json.loads(json.dumps(settings, allow_nan=False))
-
-    def _notes(self) -> dict[str, Any]:
-        """Return the measured difference of the engine, which varies with the machine and is not compared."""
-        engine = self.editor.generator.engine
-        return {} if engine.name == "eager" else {"engine_difference": engine.difference}
 
     def _describe(self, edit: Edit, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of an entry that describe the edit."""

@@ -24,7 +24,7 @@ from . import journal
 
 NAME = "manifest.jsonl"
 REQUIRED = ("bytes", "sha256", "locality")
-RESULTS = (*REQUIRED, "batch_size", "engine_difference")  # the last fields of an entry; those before describe the edit
+RESULTS = (*REQUIRED, "box", "batch_size", "engine_difference")  # last fields; those before describe the edit
 UNRECORDED = 4  # batch size of an entry of version 1, which does not record it: the default of that version
 PER_EDIT = ("file", "target", "reference", "part", "query", "strength")  # all other fields are settings of the job
 MAX_LINE = 1 << 24  # bytes
@@ -115,6 +115,10 @@ class Entries(DiskIndex):
             modified, _, line = value.partition(" ")
             yield file, int(modified), line
 
+    def in_order(self) -> Iterator[Entry]:
+        """Yield all entries in the order of the file names."""
+        return (Entry(json.loads(line), modified) for _, modified, line in self.lines())
+
     def _add(self, fields: dict[str, Any], modified: int, line: str) -> None:
         """Add an entry unless the image has an entry of a later time."""
         if self._settings is not None:
@@ -131,7 +135,7 @@ class Entries(DiskIndex):
             self[file] = value
 
 
-def read_entries(directory: Path, settings: dict[str, Any]) -> Entries:
+def read_entries(directory: Path, settings: dict[str, Any] | None = None) -> Entries:
     """Return the entries of a folder, in which no other process merges entries meanwhile."""
     with folder_lock(directory, shared=True):
         return Entries(directory, settings)
@@ -225,7 +229,7 @@ def is_intact(directory: Path, entry: Entry, verify: bool) -> int | None:
     return status.st_mtime_ns if sha256(Path(path).read_bytes()).hexdigest() == entry.fields["sha256"] else None
 
 
-def merge(directory: Path, files: Iterable[str], n_files: int) -> None:
+def merge(directory: Path, files: Iterable[str] = (), n_files: int = 0) -> None:
     """Write `manifest.jsonl` with the entries of all images of a folder, and remove the journals of ended processes.
 
     If the folder has no other entries, the lines are in the order of `files`, otherwise in the order of the file names.

@@ -22,6 +22,8 @@ class JobOptions:
             union of both.
         writers: Threads that encode and write images. At most twice as many images wait for them.
         resume: Whether to keep the existing images that the manifest lists. Otherwise all edits are made again.
+        originals: Whether to keep the unedited images of the edits in the folders `originals/targets` and
+            `originals/references`. References of which only styles are known have no image of their own.
         overwrite: Whether to replace existing images of the same names that were made with other settings. Otherwise
             the first such image is an error, before any edit is made.
         verify: Whether to compare the checksum of every existing image with the manifest. Otherwise an image with the
@@ -34,5 +36,6 @@ class JobOptions:
     roi_mode: Literal["union", "target", "reference"] = "union"
     writers: int = 2
     resume: bool = True
+    originals: bool = False
     overwrite: bool = False
     verify: bool = False

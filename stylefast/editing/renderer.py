@@ -146,10 +146,18 @@ class EditRenderer:
             return (edit.target,)
         return edit.target, edit.reference, digest, edit.strength
 
+    def original(self, source: ImageSource, row: int) -> Tensor:
+        """Return the unedited image of a row, [1, C, H, W], which is synthesised alone.
+
+        The image of a target of the latest batch is not synthesised again if that batch needed it.
+        """
+        if source is self._plan.targets and row in self._originals:
+            return self._originals[row]
+        return self._generator.synthesize(source.styles(row), source.w(row))
+
     def _original(self, row: int) -> Tensor:
         if row not in self._originals:
-            source = self._plan.targets
-            self._originals[row] = self._generator.synthesize(source.styles(row), source.w(row))
+            self._originals[row] = self.original(self._plan.targets, row)
         return self._originals[row]
 
     def _measured(self, batch: EditBatch) -> EditBatch:

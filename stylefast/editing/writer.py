@@ -87,7 +87,7 @@ class ImageWriter:
         with atomic_write(self._directory / file) as temporary:
             temporary.write_bytes(encoded)
             modified = temporary.stat().st_mtime_ns
-        results = {"bytes": len(encoded), "sha256": sha256(encoded).hexdigest(), "locality": image.locality()}
+        results = {"bytes": len(encoded), "sha256": sha256(encoded).hexdigest(), **image.measured()}
         return _Written(results, modified)
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
 
-from ..core.images import to_rgb
+from ..core.images import check_images, to_rgb
 from ..io.images import to_pillow, to_uint8
 from ..locality import rgb_to_lab
 
@@ -66,11 +66,23 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.round().byte().cpu().numpy())
 
 
+def check_not_empty(name: str, images: Tensor) -> None:
+    """Raise TypeError or ValueError unless `images` holds at least one image."""
+    check_images(name, images)
+    if not images.numel():
+        raise ValueError(f"{name} must hold at least one image, got {tuple(images.shape)}")
+
+
+def to_pictures(images: Tensor) -> Iterator[Image.Image]:
+    """Convert images [N, C, H, W] in [0, 1] to N RGB images of the same size."""
+    rgb = (to_rgb(image[None].clamp(0, 1)) for image in images)
+    return (to_pillow(to_uint8(image)[0]) for image in rgb)
+
+
 def to_tiles(images: Tensor, cell: int) -> list[Image.Image]:
     """Convert images [N, C, H, W] in [0, 1] to N RGB tiles whose longer side has `cell` pixels, resized by Lanczos."""
     size = scaled_size(images.shape[2:], cell)
-    rgb = (to_rgb(image[None].clamp(0, 1)) for image in images)
-    return [to_pillow(to_uint8(image)[0]).resize(size, Image.Resampling.LANCZOS) for image in rgb]
+    return [picture.resize(size, Image.Resampling.LANCZOS) for picture in to_pictures(images)]
 
 
 def scaled_size(size: Sequence[int], longer_side: int) -> tuple[int, int]:
@@ -148,3 +160,39 @@ def write_numbers(tile: Image.Image, regions: Tensor) -> None:
             min(max((i + 0.5) / 32 * side, size), side - size) for i, side in zip((x, y), tile.size, strict=True)
         )
         draw.text((left, top), str(k), PAPER, font, anchor="mm", stroke_width=2, stroke_fill=INK)
+
+
+def write_caption(tile: Image.Image, text: str) -> None:
+    """Write a text into a dark strip at the bottom of a tile, shortened to its width."""
+    size = max(11, min(TEXT, max(tile.size) // 12))
+    font, height = ImageFont.load_default(size), int(1.5 * size)
+    strip = (0, tile.height - height, tile.width, tile.height)
+    tile.paste(Image.blend(tile.crop(strip), Image.new("RGB", (tile.width, height), INK), 0.75), strip)
+    place = tile.width / 2, tile.height - height / 2
+    ImageDraw.Draw(tile).text(place, shorten(text, font, tile.width - 6), PAPER, font, anchor="mm")
+
+
+def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """Return a text that is at most `width` pixels long. A text that is cut ends in an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    end = next((n for n in range(len(text) - 1, 0, -1) if font.getlength(text[:n] + "…") <= width), 0)
+    return text[:end].rstrip() + "…"
+
+
+def stack(figures: Sequence[Image.Image]) -> Image.Image:
+    """Arrange figures below each other."""
+    column = Image.new("RGB", (max(f.width for f in figures), sum(f.height for f in figures)), PAPER)
+    y = 0
+    for figure in figures:
+        column.paste(figure, (0, y))
+        y += figure.height
+    return column
+
+
+def write_upright(figure: Image.Image, text: str, place: tuple[int, int], length: int, size: int = TEXT) -> None:
+    """Write a text from the bottom to the top, in the middle of a column of a length below a place."""
+    font, line = ImageFont.load_default(size), int(1.6 * size)
+    column = Image.new("L", (length, line))
+    ImageDraw.Draw(column).text((length / 2, 0), shorten(text, font, length), 255, font, anchor="ma")
+    figure.paste(INK, place, column.rotate(90, expand=True))

@@ -266,9 +266,7 @@ class SphericalKMeans:
         centroids = initial_centroids(points, self.init, self.n_clusters, self.n_init, rng)
         return points.ranks.broadcast(centroids.cpu()).to(points.device)
 
-    def _lloyd(
-        self, points: Points, rng: torch.Generator, checkpoint: PathLike | None, progress: Progress
-    ) -> list[Run]:
+    def _lloyd(self, points: Points, rng: torch.Generator, checkpoint: PathLike | None, shown: Progress) -> list[Run]:
         """Run the Lloyd iterations of all restarts in lockstep, from the checkpoint if it exists."""
         names = ("n_clusters", "n_init", "max_iter", "tol", "seed", "features")
         provenance: dict[str, Any] = {name: getattr(self, name) for name in names}
@@ -282,7 +280,7 @@ class SphericalKMeans:
             state = BatchedLloyd(self._initial_centroids(points, rng))
         pruned = with_pruning(points, self.n_clusters, len(state.runs))
         n_done = max(run.n_iter for run in state.runs)
-        with progress_bar(self.max_iter, "k-means", "step", shown=not ranks.rank and progress, done=n_done) as bar:
+        with progress_bar(self.max_iter, "k-means", "step", shown=not ranks.rank and shown, done=n_done) as bar:
             while state.active:
                 state.advance(pruned, self.tol, self.max_iter, ahead=points.can_run_ahead and checkpoint is None)
                 if state.needs_double(points):

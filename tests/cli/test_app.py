@@ -21,7 +21,7 @@ from stylefast.catalog import FFHQ_REGIONS, Catalog
 from stylefast.cli import app as cli
 from stylefast.editing import Edit, SeedLatents, Sequential, StyleEditor
 from stylefast.editing.writer import ImageWriter
-from stylefast.ops import LAYERS, OPS, STEPS
+from stylefast.ops import LAYERS, OPS, SOFT, STEPS
 
 
 def test_catalog_build_equals_a_build_in_python(built):
@@ -83,12 +83,14 @@ def test_edit_writes_the_images_of_the_same_edits_in_python(catalog, tmp_path):
         *["--epsilon", "0.5,2", "--rho", "0.05", "--strength", "0.75", "--trunc", "0.8", "--batch-size", "5"],
         *["--outdir", out, "--rgb"],
     )
-    assert text.endswith(f"12 edits and manifest.jsonl are in {out}/\n")
+    assert text.endswith(f"12 edits and manifest.jsonl are in {out}/\n`stylefast gallery {out}` shows them\n")
     lines = [strict(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     order = [Edit(t, 7, p, Sequential(e, 0.05), 0.75) for t in (1, 3, 4) for p in ("eyes", "nose") for e in (0.5, 2.0)]
     names = [f"seed{edit.target:04}_{edit.part}_seed0007_{edit.label}.png" for edit in order]
     assert [line["file"] for line in lines] == names and names[1].startswith("seed0001_eyes_seed0007_sequential_2-")
-    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", *(line["file"] for line in lines)}
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "originals", *(line["file"] for line in lines)}
+    originals = {str(path.relative_to(out / "originals")) for path in out.glob("originals/*/*.png")}
+    assert originals == {*(f"targets/seed{seed:04}.png" for seed in (1, 3, 4)), "references/seed0007.png"}
     generator = shared("sg2")
     targets, references = (SeedLatents(generator, seeds, truncation=0.8) for seeds in ([1, 3, 4], [7]))
     queries = [Sequential(0.5, 0.05), Sequential(2.0, 0.05)]
@@ -113,7 +115,7 @@ def test_edit_writes_the_images_of_the_same_edits_in_python(catalog, tmp_path):
 def test_edit_takes_another_query_and_format(catalog, tmp_path, query):
     base = ["edit", "--catalog", catalog, "--seeds", "1", "--references", "7", "--parts", "eyes", *NETWORK]
     text = run(*base, "--outdir", tmp_path / "out", "--query", query, "--format", "webp", "--no-measure")
-    assert text.endswith(f"1 edit and manifest.jsonl are in {tmp_path / 'out'}/\n")
+    assert f"1 edit and manifest.jsonl are in {tmp_path / 'out'}/\n" in text and text.endswith("shows it\n")
     (line,) = (strict(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
     assert line["query"]["kind"] == query and line["locality"] is None and line["rgb"] is False
     assert Image.open(tmp_path / "out" / line["file"]).format == "WEBP"
@@ -123,13 +125,15 @@ def test_edit_by_shards_keeps_existing_images(catalog, tmp_path):
     base = ["edit", "--catalog", catalog, "--seeds", "1-3", "--references", "7,8", "--parts", "eyes", *NETWORK]
     base += ["--no-measure", "--batch-size", "2"]
     single, sharded = tmp_path / "whole", tmp_path / "parts"
-    assert run(*base, "--outdir", single).endswith(f"6 edits and manifest.jsonl are in {single}/\n")
+    assert f"6 edits and manifest.jsonl are in {single}/\n" in run(*base, "--outdir", single)
     text = run(*base, "--outdir", sharded, "--shard", "2/3")
     assert f"2 edits of shard 2/3 are in {sharded}/\n" in text and "the same command without --shard" in text
     text = run(*base, "--outdir", sharded)
-    assert text.endswith(f"6 edits (2 were there) and manifest.jsonl are in {sharded}/\n")
-    contents = [[path.read_bytes() for path in sorted(folder.iterdir())] for folder in (sharded, single)]
-    assert contents[0] == contents[1]
+    assert f"6 edits (2 were there) and manifest.jsonl are in {sharded}/\n" in text
+    contents = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} for folder in (sharded, single)
+    ]
+    assert contents[0] == contents[1] and len(contents[0]) == 6 + 1 + (3 + 1) + (2 + 1)
 
 
 def test_edit_takes_a_file_of_pairs_and_a_file_of_latents(catalog, tmp_path):
@@ -181,7 +185,7 @@ def test_info_prints_the_table_of_ops_and_backends():
     text = run("info")
     assert __version__ in text and torch.__version__ in text
     header = next(line for line in text.splitlines() if line.split() == list(BACKENDS))
-    for op in (*OPS, *STEPS, *LAYERS):
+    for op in (*OPS, *SOFT, *STEPS, *LAYERS):
         (row,) = (line for line in text.splitlines() if line.split()[:1] == [op.name])
         marks = {name: row[header.index(name) :][: len(name)].strip() for name in BACKENDS}
         assert {name for name, mark in marks.items() if mark} == {*op.backends}

@@ -48,7 +48,7 @@ def check_demo(out, summary, targets, references):
     ]
     assert sorted(summary["seconds"]) == sorted(stages) and all(s >= 0 for s in summary["seconds"].values())
     assert summary["targets"] == list(targets) and summary["references"] == list(references)
-    for name in ("clusters.png", "contributions.png", "grid.jpg", "heat.png"):
+    for name in ("clusters.png", "contributions.png", "grid.jpg", "epsilon.jpg", "heat.png"):
         Image.open(out / name).load()
     edited = {line["file"] for line in lines}
     assert {path.name for path in (out / "edits").iterdir()} == {"manifest.jsonl", *edited}

@@ -3,8 +3,8 @@
 
 `make cuda` fails if a kernel spills, if matrix instructions or wide loads are missing, if generic loads or stores show
 that the compiler does not see which memory an array lies in, or if the table tests/kernels/cuda_resources.json differs
-from the binaries. For blend and contribution it also fails if the work of the kernels (`cuda_work.py`) differs from
-tests/kernels/cuda_work.json, or if a prediction of benchmarks/roofline.py differs from
+from the binaries. For blend, contribution and soft_contribution it also fails if the work of the kernels
+(`cuda_work.py`) differs from tests/kernels/cuda_work.json, or if a prediction of benchmarks/roofline.py differs from
 tests/kernels/cuda_predictions.json. This command writes the three files::
 
     PYTHONPATH=.:benchmarks python tests/kernels/cuda_aot.py --update
@@ -139,7 +139,7 @@ def faults(resources: dict[str, dict[str, int]]) -> list[str]:
                 messages.append(f"{name}: has no bulk load or no matrix instruction")
             if need.get("group_ends", 0) * PRODUCTS_PER_GROUP > need["matrix"]:
                 messages.append(f"{name}: waits for every matrix instruction: ptxas has serialized them")
-        reads_tiles = kernel in (*LABELLING, "moments_kernel", "statistics_kernel")
+        reads_tiles = kernel in (*LABELLING, "moments_kernel", "soft_kernel", "statistics_kernel")
         if (reads_tiles or (kernel == "blend_kernel" and arguments.endswith("true"))) and need["wide_loads"] == 0:
             messages.append(f"{name}: has no load of 16 bytes")
     return messages

@@ -41,7 +41,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TABLE = HERE / "cuda_shared.json"
 ADDRESS = SANITIZERS[0]
-BATTERY = ("battery", "edge_cases", "assign_laws", "contribution_laws", "blend_laws")
+BATTERY = ("battery", "edge_cases", "assign_laws", "contribution_laws", "membership_laws", "blend_laws")
 # Tests that `battery` leaves out: slow tests, tests that `order` covers, and tests that need only run for one backend,
 # such as the registration of the ops.
 OMITTED = (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work of the CUDA kernels of blend and contribution per element.
+"""The work of the CUDA kernels of blend, contribution and soft_contribution per element.
 
 tests/kernels/cuda_aot.py compares it with tests/kernels/cuda_work.json, and benchmarks/roofline.py predicts times.
 
@@ -33,7 +33,7 @@ from tqdm import tqdm
 from triton_aot import DEVICES as DEVICES_TO_COMPILE_FOR
 
 ROOT = Path(__file__).resolve().parents[2]
-UNITS = ("contribution", "blend")
+UNITS = ("contribution", "soft_contribution", "blend")
 DEVICES = {name: device for name, device in DEVICES_TO_COMPILE_FOR.items() if name.startswith("sm_")}
 WORKLOADS = tuple(workload for workload in GPU_WORKLOADS if workload.op.name in UNITS)
 ACCESS = re.compile(r"(?:LDG|STG|LDGSTS|LD|ST|RED|ATOMG)\.(?P<options>\S+)")

@@ -71,7 +71,7 @@ DEVICES = {
     "sm_100": Device(GPUTarget("cuda", 100, 32), 232_448, 148),
     "gfx942": Device(GPUTarget("hip", "gfx942", 64), 65_536, 304),
 }
-MULTIPLYING = ("assign_kernel", "lloyd_kernel", "moments_kernel", "streamed_kernel", "sum_kernel")
+MULTIPLYING = ("assign_kernel", "lloyd_kernel", "moments_kernel", "soft_kernel", "streamed_kernel", "sum_kernel")
 # Bytes that a kernel may spill. They hold addresses and offsets, which are loaded again from the L1 cache.
 SPILLS = {
     "sm_80 assign_kernel": 16,

@@ -23,7 +23,7 @@ from gpu.workloads import KEY_WORKLOADS, MAIN, GpuWorkload
 from layers import LAYER_WORKLOADS
 from triton_aot import faults, table_of
 
-from stylefast.ops import LLOYD_STEP
+from stylefast.ops import LLOYD_STEP, SOFT_CONTRIBUTION
 
 DEVICE = "sm_90"
 # Each kernel with a loop is in one of them.
@@ -31,6 +31,7 @@ WORKLOADS = (
     *KEY_WORKLOADS,
     GpuWorkload(LLOYD_STEP, MAIN, torch.bfloat16, 128),
     GpuWorkload(LLOYD_STEP, MAIN, torch.float32, 32, features="standardized"),
+    GpuWorkload(SOFT_CONTRIBUTION, MAIN, torch.bfloat16, 32),
     *LAYER_WORKLOADS,
 )
 LOSS = 0.0301  # how much lower than the stored share of the bandwidth a predicted one may be

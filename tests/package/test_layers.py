@@ -16,8 +16,10 @@ ROOT = Path(stylefast.__file__).parent
 LAYERS = (
     {"cli"},
     {"app"},
+    {"gallery"},
     {"compat", "editing", "figures", "sklearn"},
     {"catalog"},
+    {"factorization"},
     {"generators", "kmeans"},
     {"locality", "query", "retrieval"},
     {"ops"},

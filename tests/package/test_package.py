@@ -213,9 +213,9 @@ def test_a_required_backend_that_cannot_run_fails_the_session(
 
 def test_public_names_are_frozen():
     assert stylefast.__all__ == [
-        "Assignment", "Catalog", "LabelsAndContribution", "LloydStep", "SphericalKMeans", "StyleEditor", "assign",
-        "assign_contribution", "backends", "blend", "catalog", "compat", "contribution", "distributed", "editing",
-        "figures", "generators", "kmeans", "lloyd_step", "locality", "query", "retrieval",
+        "Assignment", "Catalog", "LabelsAndContribution", "LloydStep", "NMF", "SphericalKMeans", "StyleEditor",
+        "assign", "assign_contribution", "backends", "blend", "catalog", "compat", "contribution", "distributed",
+        "editing", "factorization", "figures", "generators", "kmeans", "lloyd_step", "locality", "query", "retrieval",
     ]  # fmt: skip
     assert backends.__all__ == ["BACKENDS", "Backend", "available", "use"]
     assert [op.name for op in OPS] == ["lloyd_step", "assign", "contribution", "assign_contribution", "blend"]

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""View of "Build again" in the tab Parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from .building import BuildRequest, Cancellation, CancelledError, rebuild, resolutions
+from .components import guarded
+from .naming import Naming
+from .workspace import DEFAULT_IMAGES, Workspace
+
+CANCELLED = "The build was cancelled. The catalog is unchanged."
+
+
+class BuildView:
+    """Elements of "Build again".
+
+    Args:
+        workspace: What all sessions share.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace, catalog = workspace, workspace.catalog
+        sizes, (height, _) = resolutions(workspace.generator), catalog.occupancy.shape[1:]
+        self._cancellation, self._built = gr.State(Cancellation()), gr.State(None)
+        with gr.Accordion("Build again with other clusters", open=False, elem_id="parts-build"):
+            with gr.Row(elem_classes="bar"):
+                self._clusters = gr.Number(
+                    catalog.n_clusters, label="Clusters K", precision=0, minimum=1, elem_id="parts-k", min_width=90
+                )
+                self._resolution = gr.Dropdown(
+                    sizes, value=height, label="Resolution", elem_id="parts-resolution", min_width=90
+                )
+                self._restarts = gr.Number(
+                    len(catalog.runs), label="Restarts", precision=0, minimum=1, elem_id="parts-restarts", min_width=90
+                )
+                self._images = gr.Number(
+                    min(DEFAULT_IMAGES, catalog.provenance.get("images", DEFAULT_IMAGES)),
+                    label="Images",
+                    precision=0,
+                    minimum=1,
+                    elem_id="parts-images",
+                    min_width=90,
+                )
+            with gr.Row():
+                self._start = gr.Button("Build", elem_id="parts-build-start", min_width=90)
+                self._cancel = gr.Button("Cancel", elem_id="parts-build-cancel", min_width=90, interactive=False)
+            self._status = gr.Markdown(
+                "A build clusters the images of the first seeds. The parts keep their names where the new clusters "
+                "overlap them. The file changes only when you save.",
+                elem_id="parts-build-status",
+                elem_classes="hint status",
+            )
+
+    def connect(
+        self,
+        session: gr.State,
+        adopt: Callable[[Naming, Any, str, Sequence[Any]], dict[Any, Any]],
+        shown: list[Any],
+        outputs: list[Any],
+    ) -> None:
+        """Connect the events.
+
+        Args:
+            session: State of the tab.
+            adopt: Function of the state, the new catalog, a message and the values of `shown` that returns the values
+                of `outputs`.
+            shown: Elements that say what the tab shows.
+            outputs: Elements of the tab.
+        """
+        inputs = [session, self._cancellation, self._clusters, self._resolution, self._restarts, self._images]
+        buttons = [self._start, self._cancel]
+
+        def take(naming: Naming, built: tuple[Any, str] | None, *values: Any) -> dict[Any, Any]:
+            return {self._built: None, **adopt(naming, *built, values)} if built else {self._built: None}
+
+        def start(cancellation: Cancellation) -> tuple[gr.Button, gr.Button]:
+            cancellation.requested = False
+            return gr.Button(interactive=False), gr.Button(interactive=True)
+
+        def end() -> tuple[gr.Button, gr.Button]:
+            return gr.Button(interactive=True), gr.Button(interactive=False)
+
+        started = self._start.click(start, self._cancellation, buttons, show_progress="hidden")
+        ended = started.then(
+            guarded(self._run), inputs, [self._built, self._status], show_progress_on=self._status, concurrency_limit=4
+        )
+        ended.then(end, None, buttons, show_progress="hidden")
+        ended.success(guarded(take), [session, self._built, *shown], [self._built, *outputs], concurrency_id="parts")
+        self._cancel.click(cancel, self._cancellation, self._cancel, show_progress="hidden")
+
+    def _run(
+        self,
+        naming: Naming,
+        cancellation: Cancellation,
+        n_clusters: int,
+        resolution: int,
+        n_init: int,
+        n_images: int,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds the progress by this default
+    ) -> tuple[tuple[Any, str] | None, str]:
+        """Build a catalog, and return it with a message for the tab, and the status."""
+        request = BuildRequest(n_clusters, resolution, n_init, n_images)
+        try:
+            catalog = rebuild(
+                self._workspace, naming.catalog, request, cancellation, lambda share, text: progress(share, desc=text)
+            )
+        except CancelledError:
+            return None, CANCELLED
+        message = (
+            f"The new catalog has {n_clusters} clusters, and {len(catalog.parts)} of {len(naming.catalog.parts)} parts "
+            "kept their names. Undo returns to the former catalog."
+        )
+        return (catalog, message), "The build is complete."
+
+
+def add_build(workspace: Workspace) -> BuildView:
+    """Add the elements of "Build again" to the tab."""
+    return BuildView(workspace)
+
+
+def cancel(cancellation: Cancellation) -> gr.Button:
+    """Ask the build to end after the current batch or step, and return the button, which works once per build."""
+    cancellation.requested = True
+    return gr.Button(interactive=False)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run of a batch in a thread, with its progress, and the prediction of its time."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from threading import Event, Thread
+
+import torch
+
+from ..editing import Grid, Job, Plan
+from ..io.images import encode, to_uint8
+from .batching import Batch
+from .workspace import Workspace
+
+INTERVAL = 0.5  # seconds between two looks at the progress of a run
+
+
+class Stopwatch:
+    """Times of edits on this machine, each measured when it is needed first.
+
+    Args:
+        workspace: What all pages share.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._seconds: dict[tuple[int, str, str], tuple[float, float]] = {}
+
+    def predict(self, batch: Batch, job: Job) -> float:
+        """Return the predicted duration of a job in seconds. If necessary, measure one forward pass of its edits.
+
+        The duration is that of an edit times the number of edits, plus that of a new image times the number of targets
+        and references, whose styles and labels are computed once.
+        """
+        key = batch.batch_size, batch.image_format, self._workspace.generator.engine.name
+        if len(job.plan) == 0:
+            return 0.0
+        if key not in self._seconds:
+            self._seconds[key] = _measure(job, batch)
+        per_edit, per_image = self._seconds[key]
+        return per_edit * len(job.plan) + per_image * n_images(job.plan)
+
+
+def n_images(plan: Plan) -> int:
+    """Return the number of different targets and references of a checked plan."""
+    if isinstance(plan, Grid):
+        return len(plan.targets) + len(plan.references)
+    targets, references = zip(*((edit.target, edit.reference) for edit in plan), strict=True)
+    return len({*targets}) + len({*references})
+
+
+def _measure(job: Job, batch: Batch) -> tuple[float, float]:
+    """Return the seconds of an edit, and those of a target or reference that is used for the first time."""
+    edits, times = list(itertools.islice(job.plan, batch.batch_size)), [time.perf_counter()]
+    for _ in range(2):  # the second time, styles, labels and targets are cached
+        for image in to_uint8(job.render(edits).images):
+            encode(image, f".{batch.image_format}")
+        times.append(time.perf_counter())
+    first, second = times[1] - times[0], times[2] - times[1]
+    n_new = len({edit.target for edit in edits}) + len({edit.reference for edit in edits})
+    return second / len(edits), max(0.0, first - second) / n_new
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a batch that is being made.
+
+    Args:
+        n_done: Number of edits whose images are there.
+        n_edits: Number of all edits.
+        seconds: Predicted seconds until the end, or None if no edit has been made.
+        message: Why the batch waits, or "".
+        is_complete: Whether all images and the manifest have been written.
+    """
+
+    n_done: int
+    n_edits: int
+    seconds: float | None = None
+    message: str = ""
+    is_complete: bool = False
+
+
+class Run:
+    """Run of a job in a thread of its own, because a job must stay in one thread.
+
+    Args:
+        job: Checked job.
+        workspace: What all pages share. Only one heavy task runs at a time.
+    """
+
+    def __init__(self, job: Job, workspace: Workspace) -> None:
+        self._job, self._workspace, self._stop = job, workspace, Event()
+        self._progress, self._error = Progress(0, job.total), None
+        self._thread = Thread(target=self._work, name="stylefast-batch", daemon=True)
+
+    def cancel(self) -> None:
+        """End the run after the current batch. A later run of the same job makes the rest."""
+        self._stop.set()
+
+    def states(self) -> Iterator[Progress]:
+        """Start the run, and yield its progress a few times per second until it has ended.
+
+        Closing the iterator cancels the run.
+        """
+        self._thread.start()
+        try:
+            while self._thread.is_alive():
+                yield self._progress
+                self._thread.join(INTERVAL)
+        finally:
+            self.cancel()
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+        yield self._progress
+
+    def _work(self) -> None:
+        try:
+            with self._workspace.heavy_task("the batch of another page", self._wait):
+                self._make()
+        except _Cancelled:
+            pass
+        except BaseException as error:  # raised again by `states`
+            self._error = error
+
+    def _wait(self, sentence: str) -> None:
+        self._progress = replace(self._progress, message=sentence)
+        if self._stop.is_set():
+            raise _Cancelled
+
+    def _make(self) -> None:
+        torch.get_num_threads()  # a new thread takes the number of the process only now
+        job, begin = self._job, time.perf_counter()
+        with closing(iter(job)) as batches:  # type: ignore[arg-type]
+            for _ in batches:
+                seconds = (time.perf_counter() - begin) / job.n_written * self._n_missing if job.n_written else None
+                self._progress = Progress(job.total - self._n_missing, job.total, seconds)
+                if self._stop.is_set() and self._n_missing:
+                    break
+            else:
+                self._progress = Progress(job.total, job.total, is_complete=True)
+                return
+        self._progress = Progress(job.total - self._n_missing, job.total)
+
+    @property
+    def _n_missing(self) -> int:
+        return self._job.total - self._job.n_existing - self._job.n_written
+
+
+class _Cancelled(Exception):
+    """The run was cancelled while it waited for another task."""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people, such as "40 s", "12 min" or "3.5 h"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`stylefast app`."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ..backends.native import instruction_set
+from ..io.outputs import check_output_folder
+from .arguments import SynthesisOptions, option_groups
+from .terminal import say
+
+HOST = "127.0.0.1"
+PORTS = range(7860, 7960)  # the first one is the default port of Gradio
+
+
+@option_groups
+def page(
+    catalog: Annotated[
+        Path | None,
+        typer.Option(
+            help="Catalog of the generator, a .safetensors file. The default is a catalog in the cache, which is built "
+            "as in the demo if there is none."
+        ),
+    ] = None,
+    outdir: Annotated[
+        Path, typer.Option(help="Folder in which every batch of edits has a folder. It is created if necessary.")
+    ] = Path("batches"),
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port of the page. The default is 7860 or, if that is in use, the next free port."),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Whether to open the page in a browser.")] = True,
+    network: SynthesisOptions = SynthesisOptions(engine="auto"),
+) -> None:
+    """Name parts, try edits and make batches of edits in a web page, which only this machine can open.
+
+    The page needs no internet. Ctrl-C ends it. With --engine auto, the page uses the fastest engine.
+    """
+    check_output_folder("outdir", outdir)
+    chosen = choose_port(port)
+    if find_spec("gradio") is None:
+        raise ImportError('the page needs Gradio: pip install "stylefast[app]"')
+    instruction_set()  # raises before the work if the environment asks for one that does not exist
+    torch.backends.cudnn.allow_tf32 = network.tf32
+    from ..app.page import create_page, serve
+    from ..app.workspace import Workspace
+
+    workspace = Workspace.open(
+        network.network,
+        catalog,
+        truncation=network.truncation,
+        device=network.device,
+        precision=network.precision,
+        engine=network.engine,
+        outdir=outdir,
+    )
+    blocks = create_page(workspace)
+    address = serve(blocks, chosen, open_browser=open_, wait=False)
+    say(f"The page is at {address} until you press Ctrl-C")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        blocks.close(verbose=False)
+
+
+def choose_port(port: int | None) -> int:
+    """Return a port that is free now: the given one, or else the first one from 7860.
+
+    Raises:
+        ValueError: If the port is out of range or in use.
+    """
+    if port is not None and not 1 <= port < 1 << 16:
+        raise ValueError(f"port must be in [1, 65535], got {port}")
+    reason = ""
+    for candidate in PORTS if port is None else [port]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            try:
+                probe.bind((HOST, candidate))
+                return candidate
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+    raise ValueError(f"port must be free, got {port or f'{PORTS[0]} to {PORTS[-1]}'}: {reason}")

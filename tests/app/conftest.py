@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of `stylefast app` in this process, and pages of a headless browser that shows it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+
+import browsers
+import pytest
+from editors import catalog_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from stylefast.app.workspace import Workspace
+
+WIDTH, HEIGHT = 1280, 900
+_CONNECTED: list[str] = []  # hosts to which this process has opened connections
+
+
+def _record(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        _CONNECTED.append(str(arguments[1][0]))
+    elif event == "socket.getaddrinfo":
+        _CONNECTED.append(str(arguments[0]))
+
+
+@pytest.fixture(scope="session")
+def catalog_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog of toy:sg2 with the parts eyes, nose and mouth."""
+    path = tmp_path_factory.mktemp("catalog") / "toy.safetensors"
+    catalog_of("sg2").save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def workspace(catalog_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The state that all browser pages share."""
+    from stylefast.app.workspace import Workspace
+
+    return Workspace.open("toy:sg2", catalog_file, engine="eager", outdir=tmp_path_factory.mktemp("batches"))
+
+
+@pytest.fixture(scope="session")
+def connected_hosts() -> list[str]:
+    """Hosts to which the server has opened connections."""
+    if not _CONNECTED:
+        sys.addaudithook(_record)
+    return _CONNECTED
+
+
+@pytest.fixture(scope="session")
+def address(workspace: Workspace, connected_hosts: list[str]) -> Iterator[str]:
+    """Address of the page, which is served by a thread of this process on a free port."""
+    if (reason := browsers.missing()) is not None:
+        pytest.skip(reason)
+    from stylefast.app.page import create_page, serve
+
+    page = create_page(workspace)
+    yield serve(page, 0, open_browser=False, wait=False)
+    page.close()
+
+
+@pytest.fixture
+def open_page(address: str, browser: Browser) -> Iterator[Callable[[], Page]]:
+    """Function that opens the page as a new user, and returns it when it is complete.
+
+    At the end, the test fails if a page has written an error to the console or has requested another host.
+    """
+    watched = []
+
+    def open_() -> Page:
+        context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, accept_downloads=True)
+        watched.append((context, browsers.Watch(context)))
+        page = context.new_page()
+        page.goto(address)
+        page.get_by_role("tab", name="Batch").wait_for()
+        return page
+
+    yield open_
+    for context, watch in watched:
+        context.close()
+        watch.check()
+
+
+@pytest.fixture
+def page(open_page: Callable[[], Page]) -> Page:
+    """The page in a browser window of 1280 x 900 pixels."""
+    return open_page()

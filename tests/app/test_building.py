@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds of the tab Parts: progress, cancellation, and names that are carried over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from editors import catalog_of
+from networks import shared
+
+from stylefast import Catalog
+from stylefast.app import building
+from stylefast.app.building import BuildRequest, Cancellation, CancelledError, carry_parts, rebuild, resolutions
+from stylefast.app.workspace import Workspace
+
+REQUEST = BuildRequest(n_clusters=4, resolution=16, n_init=2, n_images=6)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    catalog_of("sg2").save(tmp_path / "toy.safetensors")
+    return Workspace(shared("sg2"), tmp_path / "toy.safetensors", network="toy:sg2", truncation=0.7)
+
+
+def build(workspace: Workspace, request: BuildRequest = REQUEST, **options) -> tuple[Catalog, list[tuple[float, str]]]:
+    reports: list[tuple[float, str]] = []
+    report = options.get("report", lambda share, text: reports.append((share, text)))
+    return rebuild(workspace, workspace.catalog, request, options.get("stop", Cancellation()), report), reports
+
+
+def test_a_build_reports_its_progress(workspace: Workspace):
+    catalog, reports = build(workspace)
+    assert catalog.n_clusters == 4 and len(catalog.runs) == 2
+    assert catalog.provenance["seeds"] == "0-5" and catalog.provenance["truncation"] == 0.7
+    shares = [share for share, _ in reports]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert reports[0][1] == "2 of 12 images" and any(text.startswith("k-means, step") for _, text in reports)
+    assert workspace.catalog.n_clusters == 6
+
+
+@pytest.mark.parametrize("n_steps", [1, 4])
+def test_a_cancelled_build_stops_at_once(workspace: Workspace, n_steps: int):
+    stop, reports = Cancellation(), []
+
+    def report(share: float, text: str) -> None:
+        reports.append(text)
+        stop.requested = len(reports) == n_steps
+
+    with pytest.raises(CancelledError):
+        build(workspace, stop=stop, report=report)
+    assert len(reports) == n_steps
+    assert build(workspace)[0].n_clusters == 4  # the lock is free
+
+
+@pytest.mark.parametrize("field", ["n_clusters", "n_init", "n_images"])
+def test_bad_numbers_are_refused(workspace: Workspace, field: str):
+    with pytest.raises(ValueError, match="must be an integer >= 1, got 0"):
+        build(workspace, replace(REQUEST, **{field: 0}))
+
+
+def test_an_unknown_resolution_is_refused(workspace: Workspace):
+    assert resolutions(workspace.generator) == [4, 8, 16, 32]
+    with pytest.raises(ValueError, match="resolution must be that of a layer"):
+        build(workspace, replace(REQUEST, resolution=5))
+
+
+def test_equal_clusters_keep_the_names_of_their_parts(workspace: Workspace):
+    former, order = workspace.catalog, [3, 0, 5, 1, 2, 4]
+    shuffled = replace(former, centroids=former.centroids[order], parts={})
+    parts = carry_parts(former, shuffled, workspace.generator, workspace.generator.latents(range(3)))
+    assert parts == {part: sorted(order.index(k) for k in ids) for part, ids in former.parts.items()}
+
+
+def test_a_new_cluster_belongs_to_the_part_with_most_of_it(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+    labels = {2: torch.tensor([[[0, 0, 0, 1], [1, 1, 1, 1]]]), 6: torch.tensor([[[0, 0, 2, 1], [4, 5, 5, 3]]])}
+    monkeypatch.setattr(Catalog, "labels", lambda catalog, *arguments, **options: labels[catalog.n_clusters])
+    new = replace(workspace.catalog, centroids=workspace.catalog.centroids[:2])
+    parts = carry_parts(workspace.catalog, new, workspace.generator, workspace.generator.latents([0]))
+    assert parts == {"eyes": [0]}  # cluster 1 lies in nose by two of five positions
+    assert building.MOST == 0.5

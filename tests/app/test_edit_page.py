@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tab Edit in a browser: edits follow the controls, and bad inputs are explained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from jobs import run
+
+from stylefast.editing import Grid, SeedLatents, Sequential
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from stylefast.app.workspace import Workspace
+
+EDITED = "#edit-images .edit .whole .over"
+TIMEOUT = 60_000  # milliseconds
+
+
+@pytest.fixture
+def tab(page: Page) -> Page:
+    """The tab Edit with its first edit."""
+    page.set_default_timeout(TIMEOUT)
+    page.get_by_role("tab", name="Edit").click()
+    page.locator("#edit-figures dd").first.wait_for()
+    return page
+
+
+def address_of(tab: Page, selector: str = EDITED) -> str:
+    return tab.locator(selector).get_attribute("src") or ""
+
+
+def digest_of(address: str) -> str:
+    """Digest of the bytes of an image, which is in its address."""
+    return address.split("/")[-2]
+
+
+def wait_for_another(tab: Page, address: str, selector: str = EDITED) -> str:
+    """Wait until an image has another address, and return it."""
+    tab.wait_for_function(
+        "([selector, address]) => document.querySelector(selector)?.getAttribute('src') != address",
+        arg=[selector, address],
+    )
+    return address_of(tab, selector)
+
+
+def figures(tab: Page) -> dict[str, str]:
+    names, values = (tab.locator(f"#edit-figures {tag}").all_inner_texts() for tag in ("dt", "dd"))
+    return dict(zip(names, values, strict=True))
+
+
+def saved(tab: Page, folder: Path) -> Path:
+    """Save the edit with the button, and return its file."""
+    with tab.expect_download() as download:
+        tab.click("#edit-save")
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def test_an_edit_appears_with_its_figures_and_is_saved(tab: Page, workspace: Workspace, tmp_path: Path):
+    assert re.fullmatch(r"\d+\.\d\d s( \(cached\))?", figures(tab)["time of the edit"])
+    assert int(figures(tab)["channels moved"].split()[0]) > 0
+    assert float(figures(tab)["ΔE inside"]) > 0
+    shown = tab.evaluate("[...document.querySelectorAll('#edit-stage img')].map(image => image.naturalWidth)")
+    assert len(shown) == 2 * 5 and all(shown)
+    path = saved(tab, tmp_path)
+    sources = (SeedLatents(workspace.generator, [seed], truncation=workspace.truncation) for seed in (1, 7))
+    run(tmp_path / "job", Grid(*sources, "eyes", Sequential(1.0, 0.1)), batch_size=1)
+    assert path.read_bytes() == (tmp_path / "job" / path.name).read_bytes()
+
+
+def test_the_image_follows_epsilon(tab: Page):
+    first, channels = address_of(tab), figures(tab)["channels moved"]
+    slider = tab.locator("#edit-log-epsilon input[type=range]")
+    slider.focus()
+    tab.keyboard.press("End")
+    second = wait_for_another(tab, first)
+    assert tab.input_value("#edit-epsilon input") == "100"
+    tab.wait_for_function("text => document.querySelector('#edit-figures dd').innerText != text", arg=channels)
+    tab.fill("#edit-epsilon input", "1")
+    wait_for_another(tab, second)
+    assert address_of(tab) == first
+    assert float(slider.input_value()) == 0
+    assert "(cached)" in tab.locator("#edit-images .edit figcaption").inner_text()
+
+
+def test_bad_seeds_are_explained_in_the_page(tab: Page):
+    first = address_of(tab)
+    error = tab.locator("#edit-message .error")
+    for seed in ("-5", "4294967296", "1.5"):
+        tab.fill("#edit-target-seed input", seed)
+        error.get_by_text(f"seed of target must be an integer in [0, 2**32), got {seed}.", exact=True).wait_for()
+    assert address_of(tab) == first
+    tab.fill("#edit-target-seed input", "3")
+    wait_for_another(tab, first)
+    error.wait_for(state="detached")
+
+
+def test_a_part_without_channels_is_explained_in_the_page(tab: Page):
+    first = address_of(tab)
+    tab.fill("#edit-rho input[type=number]", "1")
+    tab.keyboard.press("Enter")
+    note = tab.locator("#edit-message .note")
+    note.wait_for()
+    text = "No channel of 'eyes' has a contribution above rho = 1 within epsilon = 1; lower rho or raise epsilon."
+    assert note.inner_text() == text
+    assert digest_of(wait_for_another(tab, first)) == digest_of(address_of(tab, "#edit-images .target .whole img"))
+
+
+def test_neighbours_and_random_seeds_are_other_targets(tab: Page):
+    first = address_of(tab, "#edit-images .target .whole img")
+    tab.locator("#edit-target-seed-slider input[type=range]").focus()
+    tab.keyboard.press("ArrowRight")
+    second = wait_for_another(tab, first, "#edit-images .target .whole img")
+    assert tab.input_value("#edit-target-seed input") == "2"
+    tab.click("#edit-target-seed-random")
+    wait_for_another(tab, second, "#edit-images .target .whole img")
+    seed = int(tab.input_value("#edit-target-seed input"))
+    assert tab.locator("#edit-images .target figcaption span").inner_text() == f"seed{seed:04}"
+    slider = tab.locator("#edit-target-seed-slider input[type=range]")
+    tab.wait_for_function(f"document.querySelector('#edit-target-seed-slider input[type=range]').value == {seed}")
+    assert float(slider.get_attribute("min") or 0) <= seed <= float(slider.get_attribute("max") or 0)
+
+
+def test_several_parts_are_edited_at_once_and_magnified(tab: Page):
+    first = address_of(tab)
+    tab.click("#edit-add")
+    second = wait_for_another(tab, first)
+    assert tab.input_value("#edit-part-1 input") == "nose"
+    tab.wait_for_function("document.querySelector('#edit-figures dd').innerText.includes('nose')")
+    reference = address_of(tab, "#edit-images .reference .whole img")
+    tab.locator("#edit-look label", has_text="nose").click()
+    wait_for_another(tab, reference, "#edit-images .reference .whole img")
+    assert tab.locator("#edit-images .reference figcaption span").inner_text() == "seed0008"
+    tab.click("#edit-remove-0")
+    third = wait_for_another(tab, second)
+    assert third != first and not tab.locator("#edit-row-0").is_visible()
+
+
+def test_the_target_is_shown_while_the_edit_is_pressed(tab: Page):
+    def is_edit_visible() -> bool:
+        return tab.locator(EDITED).is_visible()
+
+    for selector in ("#edit-images .edit .whole", "#edit-images .edit .zoom", "#edit-hold"):
+        tab.hover(selector)
+        assert is_edit_visible()
+        tab.mouse.down()
+        assert not is_edit_visible()
+        assert tab.locator("#edit-images .edit figcaption").inner_text() == "target"
+        tab.mouse.up()
+        assert is_edit_visible()
+
+
+def test_files_of_latents_are_targets_or_are_refused(tab: Page, workspace: Workspace, tmp_path: Path):
+    first = address_of(tab, "#edit-images .target .whole img")
+    np.save(tmp_path / "people.npy", workspace.generator.latents([5, 6]).numpy())
+    (tmp_path / "bad.npy").write_bytes(b"no latents")
+    upload = tab.locator("#edit-target-file").locator("xpath=..").locator("input[type=file]").first
+    upload.set_input_files(tmp_path / "bad.npy")
+    error = tab.locator("#edit-message .error")
+    error.wait_for()
+    assert error.inner_text().startswith("bad.npy cannot be used: it is a text file, not latents")
+    upload.set_input_files(tmp_path / "people.npy")
+    second = wait_for_another(tab, first, "#edit-images .target .whole img")
+    assert tab.locator("#edit-images .target figcaption span").inner_text() == "people-0000"
+    tab.click("#edit-target-file-seeds")
+    assert wait_for_another(tab, second, "#edit-images .target .whole img") == first

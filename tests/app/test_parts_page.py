@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tab Parts in a browser: naming by clicks, saving, undo, builds, and pages that do not share their state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import browsers
+import pytest
+from editors import catalog_of
+
+from stylefast import Catalog
+from stylefast.catalog.label_maps import smooth_labels
+
+if browsers.missing() is None:
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=20_000)
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from stylefast.app.workspace import Workspace
+
+
+@pytest.fixture(autouse=True)
+def unchanged_file(catalog_file: Path) -> Iterator[None]:
+    """Write the catalog again after a test that saves another one."""
+    yield
+    catalog_of("sg2").save(catalog_file)
+
+
+def positions(workspace: Workspace) -> dict[int, tuple[float, float]]:
+    """Positions in the mean image, as fractions of the frame, where the clusters are wide."""
+    from stylefast.app.overlays import find_anchors
+
+    catalog, generator = workspace.catalog, workspace.generator
+    (activations,) = generator.activations(workspace.w(None), [catalog.layer]).values()
+    labels = smooth_labels(activations, catalog.centroids, catalog.features, (64, 64))[0]
+    return {k: (x / 64, y / 64) for k, (x, y) in find_anchors(labels).items()}
+
+
+def ready(page: Page) -> Page:
+    """Wait until the image is drawn."""
+    page.wait_for_function("document.querySelector('#parts-image img')?.naturalWidth > 0")
+    return page
+
+
+def click_at(page: Page, x: float, y: float) -> None:
+    """Click the image at a position, given as fractions of the frame."""
+    image = page.locator("#parts-image img")
+    image.scroll_into_view_if_needed()
+    box: Any = image.bounding_box()
+    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+
+def message(page: Page, text: str) -> None:
+    expect(page.locator("#parts-message")).to_contain_text(text)
+
+
+def name(page: Page, text: str) -> None:
+    """Name the selected clusters."""
+    page.locator("#parts-name input, #parts-name textarea").fill(text)
+    page.locator("#parts-set").click()
+    message(page, f"{text} has ")
+
+
+def test_a_part_is_named_by_clicks_and_saved(page: Page, workspace: Workspace):
+    ready(page)
+    places = positions(workspace)
+    first, second = list(places)[:2]
+    before = page.locator("#parts-image img").get_attribute("src")
+    click_at(page, *places[first])
+    message(page, f"Cluster {first} was added.")
+    assert page.locator("#parts-image img").get_attribute("src") != before
+    expect(page.locator("#parts-caption")).to_contain_text(f"Cluster {first} in the images of the seeds 0 to 5")
+    click_at(page, *places[second])
+    message(page, f"Cluster {second} was added.")
+    name(page, "my part")
+    expect(page.locator("#parts-legend")).to_contain_text("my part")
+    assert "my part" not in Catalog.load(workspace.catalog_path).parts
+    page.locator("#parts-save").click()
+    message(page, "parts were saved")
+    expect(page.locator("#parts-save")).to_be_disabled()
+    assert Catalog.load(workspace.catalog_path).parts["my part"] == sorted((first, second))
+
+
+def test_steps_are_undone_in_the_page(page: Page, workspace: Workspace):
+    ready(page)
+    (cluster, place), *_ = positions(workspace).items()
+    drawn = page.locator("#parts-image img")
+    before = drawn.get_attribute("src")
+    click_at(page, *place)
+    message(page, f"Cluster {cluster} was added.")
+    name(page, "part <b>")
+    expect(page.locator("#parts-legend b", has_text="part <b>")).to_be_visible()  # text, not an element
+    for text in ("Undone.", "Undone."):
+        page.locator("#parts-undo").click()
+        message(page, text)
+    expect(page.locator("#parts-undo")).to_be_disabled()
+    expect(drawn).to_have_attribute("src", str(before))
+    page.locator("#parts-redo").click()
+    message(page, "Redone.")
+    expect(drawn).not_to_have_attribute("src", str(before))
+
+
+def test_impossible_steps_show_one_sentence(page: Page):
+    ready(page)
+    page.locator("#parts-set").click()
+    expect(page.get_by_text("names of parts must be texts")).to_be_visible()
+    page.locator("#parts-name input, #parts-name textarea").fill("eyes")
+    page.locator("#parts-set").click()
+    expect(page.get_by_text("a part must have at least one cluster: click clusters in the image.")).to_be_visible()
+    assert page.get_by_text("Traceback").count() == 0
+
+
+def test_two_pages_do_not_mix_their_parts(open_page: Callable[[], Page], workspace: Workspace):
+    first, second = ready(open_page()), ready(open_page())
+    (cluster, place), *_ = positions(workspace).items()
+    click_at(first, *place)
+    message(first, f"Cluster {cluster} was added.")
+    name(first, "mine")
+    second.locator("#parts-suggest-nose").click()
+    message(second, "selected")
+    name(second, "theirs")
+    expect(second.locator("#parts-legend")).not_to_contain_text("mine")
+    expect(first.locator("#parts-legend")).not_to_contain_text("theirs")
+    first.locator("#parts-save").click()
+    message(first, "saved")
+    second.locator("#parts-save").click()
+    message(second, "another page or program has changed it")
+    assert "mine" in Catalog.load(workspace.catalog_path).parts
+    second.locator("#parts-overwrite").click()
+    message(second, "saved")
+    assert "theirs" in Catalog.load(workspace.catalog_path).parts
+
+
+def test_a_box_of_two_clicks_suggests_clusters(page: Page):
+    ready(page)
+    page.get_by_label("Draw a box").check()
+    click_at(page, 0.02, 0.02)
+    message(page, "Click the opposite corner")
+    click_at(page, 0.98, 0.98)
+    message(page, "clusters of the box are selected.")
+
+
+def test_other_tabs_offer_the_new_parts(page: Page):
+    ready(page)
+    page.locator("#parts-suggest-nose").click()
+    message(page, "selected")
+    name(page, "snout")
+    page.get_by_role("tab", name="Batch", exact=True).click()
+    expect(page.locator("#batch-parts").get_by_text("snout")).to_be_visible()
+    assert page.get_by_test_id("toast-body").count() == 0  # no error of a tab that still offers former parts
+
+
+def test_a_build_gives_new_clusters_and_can_be_cancelled(page: Page, workspace: Workspace):
+    ready(page)
+    page.get_by_text("Build again with other clusters").click()
+    for field, value in (("k", 3), ("restarts", 1), ("images", 4000)):
+        page.locator(f"#parts-{field} input").fill(str(value))
+    page.locator("#parts-build-start").click()
+    page.locator("#parts-build-cancel").click()
+    expect(page.locator("#parts-build-status")).to_contain_text("The build was cancelled.")
+    expect(page.locator("#parts-build-start")).to_be_enabled()
+    page.locator("#parts-images input").fill("6")
+    page.locator("#parts-build-start").click()
+    message(page, "The new catalog has 3 clusters")
+    assert Catalog.load(workspace.catalog_path).n_clusters == 6
+    page.locator("#parts-undo").click()
+    message(page, "Undone.")

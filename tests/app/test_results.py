@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results of batches: what a folder lists, filters, orders, and pictures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stylefast.app.batching import Batch
+from stylefast.app.results import ORDERS, Result, figure, original, picture, read_results, select, thumbnail
+from stylefast.app.running import Run
+from stylefast.app.workspace import Workspace
+from stylefast.gallery.shown import shown_edit
+
+ROOT = Path("absent")
+BOX = [0.0, 0.0, 0.4, 0.3]
+BATCH = Batch(targets="1-3", references="7", parts=("nose", "eyes"), epsilon="2", image_format="png", folder="results")
+
+
+def result(
+    file: str,
+    part: str = "eyes",
+    inside: float | None = 1.0,
+    outside: float | None = 1.0,
+    *,
+    folder: Path = Path("absent"),
+) -> Result:
+    ratio = inside / outside if inside and outside else None
+    fields = {"file": f"{file}.png", "target": "seed0001", "reference": "seed0002", "part": part, "box": BOX}
+    locality = {"delta_e_inside": inside, "delta_e_outside": outside, "ratio": ratio}
+    return Result(shown_edit(folder, fields | {"locality": locality}), "toy:sg2", 0.7)
+
+
+RESULTS = [result("a", inside=3.0, outside=2.0), result("b", "nose", 1.0, 0.0), result("c", inside=None, outside=None)]
+RESULTS += [result("d", inside=2.0, outside=0.5)]
+
+
+@pytest.fixture(scope="module")
+def folder(workspace: Workspace) -> Path:
+    """Folder of a batch that was cancelled after some of its edits."""
+    run = Run(BATCH.job(workspace, workspace.catalog), workspace)
+    for _ in run.states():
+        run.cancel()
+    return BATCH.directory(workspace)
+
+
+def test_results_of_a_cancelled_batch_are_listed(folder: Path, workspace: Workspace):
+    found = read_results(folder)
+    assert {each.file for each in found} == {path.name for path in folder.glob("*.png")} and found
+    first = min(found, key=lambda each: each.file)
+    assert (
+        first.caption.startswith(f"{first.part} · seed0001 ← seed0007\nsequential, ε 2, ρ 0.1\nIn ") and first.seed == 1
+    )
+    assert first.inside is not None and first.outside is not None and first.network == workspace.generator.name
+    assert read_results(folder / "absent") == []
+
+
+@pytest.mark.parametrize(
+    "options, files",
+    [
+        ({}, "abcd"),
+        ({"parts": ["nose"]}, "b"),
+        ({"min_inside": 2.0}, "ad"),
+        ({"max_outside": 0.5}, "bd"),
+        ({"order": "In, high first"}, "adbc"),
+        ({"order": "Out, low first"}, "bdac"),
+        ({"order": "ratio, high first"}, "bdac"),
+    ],
+)
+def test_results_are_filtered_and_sorted(options: dict[str, Any], files: str):
+    assert "".join(each.edit.stem for each in select(reversed(RESULTS), **options)) == files
+
+
+def test_every_order_is_a_field():
+    assert all(hasattr(RESULTS[0], name) for name, _ in ORDERS.values())
+    assert [each.ratio for each in RESULTS] == [1.5, math.inf, None, 4.0]
+    assert [figure(each.ratio) for each in RESULTS] == ["1.50", "∞", "–", "4.00"]
+
+
+def test_the_original_is_that_of_the_same_network(folder: Path, workspace: Workspace):
+    found = read_results(folder)[0]
+    assert found.seed is not None
+    unedited = original(found, workspace)
+    assert np.array_equal(np.asarray(unedited), workspace.image(found.seed))
+    absent = replace(found, edit=replace(found.edit, originals=(None, None)))
+    assert np.array_equal(np.asarray(original(absent, workspace)), workspace.image(found.seed))
+    assert original(replace(absent, truncation=0.1), workspace) is None
+    other = replace(absent.edit, names=("ann", *absent.edit.names[1:]))
+    assert original(replace(absent, edit=other), workspace) is None
+
+
+def test_thumbnails_show_the_part_before_and_after(tmp_path: Path):
+    size = (12, 9)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    assert thumbnail(tmp_path, result("a", folder=tmp_path), size).size == size
+    (tmp_path / "originals" / "targets").mkdir(parents=True)
+    target = Image.new("RGB", (8, 8), "blue")
+    target.paste("white", (6, 6, 8, 8))  # outside of the box
+    target.save(tmp_path / "originals" / "targets" / "seed0001.png")
+    one = result("a", folder=tmp_path)
+    pair = thumbnail(tmp_path, one, size)
+    assert pair.size == (26, 9) and pair.getpixel((25, 8)) == (255, 0, 0)
+    assert {pair.getpixel((x, y)) for x in range(12) for y in range(9)} == {(0, 0, 255)}
+    (tmp_path / "a.png").write_bytes(b"damaged")
+    assert picture(tmp_path / "a.png") is None
+    assert thumbnail(tmp_path, one, size).getpixel((25, 8)) == (216, 220, 227)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`stylefast app`: the address that it prints, its end, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from commands import NETWORK
+from typer.testing import CliRunner
+
+import stylefast
+from stylefast.cli import app as cli
+from stylefast.cli import page
+
+HOST = "127.0.0.1"
+
+
+def refusal(*arguments: object) -> str:
+    """Return the message of the error that ends the command."""
+    result = CliRunner().invoke(cli.app, ["app", *NETWORK, "--no-open", *map(str, arguments)])
+    assert isinstance(result.exception, (ValueError, OSError, ImportError)), result.output
+    return str(result.exception)
+
+
+@pytest.mark.skipif(find_spec("gradio") is None, reason="the page needs gradio")
+def test_the_page_is_served_until_an_interrupt(catalog: Path, tmp_path: Path):
+    arguments = [*NETWORK, "--catalog", str(catalog), "--outdir", str(tmp_path / "out"), "--engine", "eager"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "stylefast", "app", *arguments, "--no-open"],
+        env=os.environ | {"PYTHONPATH": str(Path(stylefast.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+", line := process.stdout.readline())
+        assert address, line
+        with urllib.request.urlopen(address[0], timeout=30) as answer:
+            assert b"stylefast" in answer.read()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and not output and not errors
+
+
+def test_a_port_that_is_in_use_is_refused():
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert refusal("--port", port) == f"--port must be free, got {port}: address already in use"
+
+
+def test_the_next_free_port_is_taken(monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as other, socket.socket() as next_:
+        other.bind((HOST, 0))
+        other.listen()
+        next_.bind((HOST, 0))
+        ports = [other.getsockname()[1], next_.getsockname()[1]]
+        next_.close()
+        monkeypatch.setattr(page, "PORTS", ports)
+        assert page.choose_port(None) == ports[1]
+        monkeypatch.setattr(page, "PORTS", ports[:1])
+        with pytest.raises(ValueError, match=f"port must be free, got {ports[0]} to {ports[0]}"):
+            page.choose_port(None)
+
+
+def test_a_port_out_of_range_is_refused():
+    assert refusal("--port", 70000) == "--port must be in [1, 65535], got 70000"
+
+
+def test_a_catalog_that_is_missing_names_the_command(tmp_path: Path):
+    pytest.importorskip("gradio")
+    assert "stylefast catalog build" in refusal("--catalog", tmp_path / "absent.safetensors")
+
+
+def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    assert 'pip install "stylefast[app]"' in refusal()

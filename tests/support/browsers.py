@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The browser that tests the page of `stylefast app`: Chromium or Chrome as the distribution installs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import urlsplit
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+PACKAGES = ("gradio", "playwright")
+LOCAL = ("127.0.0.1", "localhost")
+
+
+def missing() -> str | None:
+    """Return why the page cannot be tested here, or None if it can."""
+    packages = [name for name in PACKAGES if find_spec(name) is None]
+    if packages:
+        return f"the page needs {' and '.join(packages)}, and `pip install 'stylefast[test]'` installs them"
+    if program() is None:
+        return f"no browser is on PATH, which is one of {', '.join(PROGRAMS)}"
+    return None
+
+
+def program() -> str | None:
+    """Return the path of the browser, or None if there is none."""
+    return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+def arguments() -> list[str]:
+    """Return the arguments of the browser: no name of another host is resolved, and root needs no sandbox."""
+    hosts = f"--host-resolver-rules=MAP * ~NOTFOUND , {' , '.join(f'EXCLUDE {host}' for host in LOCAL)}"
+    return [hosts, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+
+
+class Watch:
+    """Errors of a browser page, and its requests to other hosts.
+
+    Args:
+        context: Browser context of Playwright, whose later pages are watched.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self.errors: list[str] = []
+        self.foreign: list[str] = []
+        context.on("page", self._watch)
+
+    def check(self) -> None:
+        """Fail if there was an error in the console or a request to another host."""
+        assert not self.errors, self.errors
+        assert not self.foreign, self.foreign
+
+    def _watch(self, page: Any) -> None:
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self._judge(request.url))
+        page.on("websocket", lambda socket: self._judge(socket.url))
+
+    def _judge(self, url: str) -> None:
+        address = urlsplit(url)
+        if address.scheme not in ("data", "blob", "about") and address.hostname not in LOCAL:
+            self.foreign.append(url)
