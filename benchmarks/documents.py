@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import curves
 import edit_tables
 import roofline
 from gpu import table as gpu_table
@@ -33,6 +34,7 @@ PAGES = {  # page of each block
     "cuda predictions": "docs/performance.md",
     "gpu": "docs/performance.md",
     "recipes": "docs/guides/drop_in.md",
+    "defaults": "docs/design.md",
 }
 FIT = "SphericalKMeans.fit"
 HEADLINES: dict[tuple[str, str, int | None], str] = {  # op, workload, K -> task in README.md
@@ -57,6 +59,7 @@ def blocks() -> dict[str, str]:
         "cuda predictions": roofline.markdown(json.loads(roofline.CUDA_PREDICTIONS.read_text(encoding="utf-8"))),
         "gpu": gpu_table.table(gpu_table.read(RESULTS / "gpu")),
         "recipes": markdown(record for record in records if record["op"] == "recipe"),
+        "defaults": curves.table(curves.read()),
     }
 
 

@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 import stylefast
-from stylefast.catalog import FFHQ_REGIONS, Clustering
-from stylefast.editing import SeedLatents, Sequential
+from stylefast.catalog import FFHQ_REGIONS
+from stylefast.editing import SeedLatents
 from stylefast.figures import save, to_pil
 
 
@@ -26,15 +26,14 @@ def main() -> None:
     # Learn where the parts are, and which style channels act on them. This takes most of the time, once per generator.
     generator = stylefast.generators.load(arguments.network)
     w = generator.latents(range(arguments.images), truncation=0.7)
-    catalog = stylefast.Catalog.build(generator, w, Clustering(n_clusters=32), contribution_images=min(24, len(w)))
-    catalog.annotate(FFHQ_REGIONS)
+    catalog = stylefast.Catalog.build(generator, w, regions=FFHQ_REGIONS, contribution_images=min(24, len(w)))
     catalog.save(arguments.outdir / "faces.safetensors")
 
     # Edit every target with every reference and part. Image sources name the images; tensors of latents work, too.
     targets = SeedLatents(generator, [1004, 1011], truncation=0.7)
     references = SeedLatents(generator, [1002, 1016], truncation=0.7)
     editor = stylefast.StyleEditor(generator, catalog)
-    for batch in editor.edit(targets, references, ["eyes", "mouth"], queries=Sequential(epsilon=1.0), measure=True):
+    for batch in editor.edit(targets, references, ["eyes", "mouth"], measure=True):
         assert batch.locality is not None
         for edit, image, ratio in zip(batch.edits, to_pil(batch.images), batch.locality.ratio, strict=True):
             name = f"{targets.name(edit.target)}-{edit.part}-{references.name(edit.reference)}"

@@ -14,14 +14,12 @@
 import torch
 
 import stylefast
-from stylefast.catalog import FFHQ_REGIONS, Clustering
-from stylefast.editing import Sequential
+from stylefast.catalog import FFHQ_REGIONS
 from stylefast.figures import cluster_overlay, contribution_map, edit_grid, heat_map, label_size, mask_boxes
 
 generator = stylefast.generators.load("random-face")  # faces of 1024 x 1024 pixels; downloaded once, research only
 w = generator.latents(range(160), truncation=0.7)
-catalog = stylefast.Catalog.build(generator, w, Clustering(n_clusters=32), contribution_images=24)
-catalog.annotate(FFHQ_REGIONS)
+catalog = stylefast.Catalog.build(generator, w, regions=FFHQ_REGIONS, contribution_images=24)
 
 # %% [markdown]
 # The parts: each is a set of clusters of the activations at 16 x 16.
@@ -31,7 +29,7 @@ w_targets = generator.latents([1004, 1011], truncation=0.7)
 w_references = generator.latents([1002, 1016], truncation=0.7)
 targets, references = (generator.synthesize(generator.styles(x), x) for x in (w_targets, w_references))
 labels = catalog.labels(generator, w_targets, size=label_size(generator.image_size, 256))  # for smooth outlines
-cluster_overlay(targets, labels, parts=catalog.parts, n_clusters=32)
+cluster_overlay(targets, labels, parts=catalog.parts, n_clusters=catalog.n_clusters)
 
 # %% [markdown]
 # M: which style channels act on which part. A light column is a channel that acts mostly there.
@@ -46,7 +44,7 @@ contribution_map(M, parts, [(site.name, site.start, site.stop) for site in gener
 
 # %%
 editor = stylefast.StyleEditor(generator, catalog)
-batches = list(editor.edit(w_targets, w_references, parts, queries=Sequential(epsilon=5.0), measure=True))
+batches = list(editor.edit(w_targets, w_references, parts, measure=True))
 images, regions = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("images", "roi"))
 size = len(targets), len(references), len(parts)  # parts vary fastest
 edits, maps = (x.unflatten(0, size).movedim(2, 0) for x in (images, regions))  # [P, T, R, ...]

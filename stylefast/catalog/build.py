@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,30 +21,15 @@ from ..core.progress import Progress, progress_bar
 from ..distributed import Ranks
 from ..generators import Generator
 from ..io.atomic import make_folder
-from ..io.budget import Budget
 from ..io.private import folder_lock
-from ..io.schema import TensorSpec, check_tensor_table
-from ..io.tensors import checksum, read_tensors, write_tensors
+from ..io.schema import TensorSpec
+from ..io.tensors import checksum, write_tensors
 from ..kmeans import SphericalKMeans
 from ..ops.assign import assign
 from ..ops.contribution import contribution
 from .latents import LatentShards
 from .options import BuildOptions
-
-FORMAT = "stylefast-shard-1"
-_SUMS = {"contributions": TensorSpec("K S", (torch.float64,)), "occupancy": TensorSpec("K h w", (torch.int64,))}
-
-
-class Sums(NamedTuple):
-    """Sums over images.
-
-    Attributes:
-        contributions: Sum of M, [K, S] float64.
-        occupancy: Number of images in which a position has the label of a cluster, [K, h, w] int64.
-    """
-
-    contributions: Tensor
-    occupancy: Tensor
+from .sums import FORMAT, SUMS, Sums, count_labels, read_shard
 
 
 class Build:
@@ -135,6 +120,23 @@ class Build:
         with self._timed("clustering"):
             self._kmeans.fit(data, progress=self._progress, checkpoint=checkpoint, group=self._ranks.group)
 
+    def occupancies(self, runs: Tensor) -> Tensor:
+        """Return the fraction of images, of all ranks, in which a position has the label of a cluster.
+
+        Args:
+            runs: Centroids of several runs, [B, K, C].
+
+        Returns:
+            Fractions of shape [B, K, h, w], float64.
+        """
+        counts = torch.zeros(*runs.shape[:2], *self._shape[1:], dtype=torch.int64, device="cpu")
+        batches: Iterable[Tensor] = _StoredActivations(self) if self._activations is None else [self._activations]
+        with self._timed("clustering"):
+            for activations in batches:
+                for run, centroids in enumerate(runs):
+                    counts[run] += count_labels(self._assign(activations, centroids), len(centroids)).cpu()
+        return self._ranks.total(counts)[0].double() / self._latents.n_images
+
     def measure(self, centroids: Tensor) -> Sums:
         """Label the activations, run the generator to its end, and return the sums over the images of all ranks."""
         if self._activations is not None:
@@ -167,7 +169,7 @@ class Build:
         channels, h, w = self._shape
         spec = TensorSpec("n C h w", (self._dtype,), finite=False)  # k-means checks the values
         lengths = {"n": n, "C": channels, "h": h, "w": w}
-        return _read(path, {"activations": spec}, lengths, **options)["activations"]
+        return read_shard(path, {"activations": spec}, lengths, **options)["activations"]
 
     def _check_memory(self) -> None:
         """Raise ValueError if main memory cannot hold the activations of all images of this rank."""
@@ -209,7 +211,7 @@ class Build:
         if path.exists():
             self._bar.update(self._count_measured(shard))
             lengths = {"K": len(centroids), "S": self._generator.style_width, "h": self._shape[1], "w": self._shape[2]}
-            return Sums(**_read(path, _SUMS, lengths, provenance=provenance))
+            return Sums(**read_shard(path, SUMS, lengths, provenance=provenance))
         sums = self._measure(shard, w, centroids)
         write_tensors(path, FORMAT, sums._asdict(), provenance=provenance)
         return sums
@@ -220,7 +222,6 @@ class Build:
             labels = self._assign(self.read(shard), centroids)
         else:
             labels = self._labels[self._latents.local_slice(shard)]
-        occupancy = torch.stack([(labels == i).sum(0) for i in range(k)])  # [K, h, w]
         sites = self._generator.sites
         sums = torch.zeros(k, self._generator.style_width, dtype=torch.float64, device=self._generator.device)
         for start in range(0, n, self._batch_size):
@@ -246,7 +247,7 @@ class Build:
                     f"activations of site {site.name} must be finite, got NaN or Inf in the batch of {images}"
                 )
             self._bar.update(len(batch))
-        return Sums(sums.cpu(), occupancy.cpu())
+        return Sums(sums.cpu(), count_labels(labels, k).cpu())
 
     def _count_measured(self, shard: int) -> int:
         """Return the number of images of a shard on which M is measured."""
@@ -284,13 +285,3 @@ class _StoredActivations:
 
     def __iter__(self) -> Iterator[Tensor]:
         return map(self._build.read, self._build.local_shards)
-
-
-def _read(path: Path, specs: Mapping[str, TensorSpec], lengths: Mapping[str, int], **options: Any) -> dict[str, Tensor]:
-    """Read the tensors of a file in the workdir, whose size the build determines."""
-    tensors, _ = read_tensors(path, FORMAT, budget=Budget(math.inf), **options)
-    try:
-        check_tensor_table(specs, tensors, **lengths)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
-    return tensors

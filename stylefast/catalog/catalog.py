@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ..core.checks import as_tensor, check_choice, check_integer, check_type, to_tensor
+from ..core.checks import to_tensor
 from ..core.dtypes import Array
 from ..core.progress import Progress
 from ..distributed import Ranks
@@ -22,11 +22,13 @@ from ..kmeans import SphericalKMeans
 from ..ops.assign import assign
 from .build import Build
 from .files import read_catalog, write_catalog
+from .inputs import check_options, directions, layer_of
 from .label_maps import check_size, smooth_labels
 from .latents import LatentShards
 from .match import check_match
 from .options import BuildOptions, Clustering
 from .regions import Region, clusters_of, name_clusters
+from .runs import THRESHOLD, choose_run
 
 
 @dataclass(eq=False, repr=False)
@@ -71,6 +73,7 @@ class Catalog:
         clustering: Clustering = Clustering(),
         options: BuildOptions = BuildOptions(),
         *,
+        regions: Mapping[str, Region] | None = None,
         centroids: Array | None = None,
         contribution_images: int | None = None,
         backend: str | None = None,
@@ -91,6 +94,11 @@ class Catalog:
                 yields the same batches whenever it is read. Each of these batches is a shard.
             clustering: Options of the clustering.
             options: Options of the build.
+            regions: Regions of the parts, with which the catalog is annotated. Their areas also choose among the
+                restarts of k-means, unless `clustering.run` does: the restart in which most parts have clusters and,
+                among several, the parts have the largest mean overlap with their areas. `provenance["overlaps"]` has
+                the overlaps of every restart, `intersection / union` of the occupancy of a part and of its area.
+                Areas that contain another area, such as the skin, do not count. Lists of ids do not choose.
             centroids: Centroids of known clusters, [K, C]. They are normalised, and k-means is not run.
             contribution_images: Number of images on which M is measured, from the start of `w`. The default is N.
             backend: Name of a backend, as in `stylefast.assign`.
@@ -101,7 +109,7 @@ class Catalog:
                 same catalog, which equals the catalog of a single process up to rounding.
 
         Returns:
-            The catalog, without parts.
+            The catalog, with the parts of `regions`.
 
         Raises:
             TypeError: If `w` is an iterator, which cannot be read again, or `clustering` or `options` has another type.
@@ -112,13 +120,13 @@ class Catalog:
         References:
             Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 3.
         """
-        _check_options(clustering, options, contribution_images)
+        check_options(clustering, options, contribution_images)
         ranks = Ranks(group)
         latents = LatentShards.scan(w, options.shard_images, ranks)
         n_measured = latents.n_images if contribution_images is None else contribution_images
         if n_measured > latents.n_images:
             raise ValueError(f"contribution_images must be at most {latents.n_images}, got {n_measured}")
-        layer = _layer(generator, clustering)
+        layer = layer_of(generator, clustering)
         kmeans = SphericalKMeans(
             clustering.n_clusters,
             n_init=clustering.n_init,
@@ -126,7 +134,7 @@ class Catalog:
             features=clustering.features,
             backend=backend,
         )
-        runs = None if centroids is None else _directions(centroids, generator, layer)[None]  # [1, K, C]
+        runs = None if centroids is None else directions(centroids, generator, layer)[None]  # [1, K, C]
         with Build(generator, latents, layer, kmeans, n_measured, options, ranks=ranks, progress=progress) as build:
             build.collect()
             provenance: dict[str, Any] = {"images": latents.n_images, "contribution_images": n_measured}
@@ -134,12 +142,12 @@ class Catalog:
             if runs is None:
                 build.cluster()
                 objectives = [restart.objective for restart in kmeans.runs_]
-                run = objectives.index(max(objectives)) if clustering.run is None else clustering.run
                 runs = torch.stack([to_tensor("centroids", restart.centroids).float() for restart in kmeans.runs_])
-                provenance |= {"seed": clustering.seed, "run": run, "objectives": objectives}
-                provenance["n_reseeded"] = kmeans.n_relocated_
+                choice = choose_run(runs, objectives, clustering.run, regions, build.occupancies)
+                run = choice["run"]
+                provenance |= {"seed": clustering.seed, **choice, "n_reseeded": kmeans.n_relocated_}
             contributions, occupancy = build.measure(runs[run].clone())
-        return cls(
+        catalog = cls(
             generator=generator.name,
             fingerprint=dict(generator.fingerprint),
             sites=generator.sites,
@@ -152,6 +160,7 @@ class Catalog:
             provenance={**provenance, "torch": torch.__version__, **generator.precision},
             seconds=build.seconds,
         )
+        return catalog if regions is None else catalog.annotate(regions)
 
     @property
     def n_clusters(self) -> int:
@@ -161,13 +170,15 @@ class Catalog:
     def __repr__(self) -> str:
         return f"Catalog({self.generator!r}, layer={self.layer!r}, K={self.n_clusters}, parts={list(self.parts)})"
 
-    def annotate(self, regions: Mapping[str, Region], *, threshold: float = 0.5) -> Catalog:
+    def annotate(self, regions: Mapping[str, Region], *, threshold: float = THRESHOLD) -> Catalog:
         """Name clusters. The new names replace all previous names.
 
         The region of a part is either a list of cluster ids, or an area of the mean image: boxes (x from, y from,
         x to, y to) as fractions of the frame, or a mask [h', w'] of weights in [0, 1]. The mass of a cluster is the
         number of positions with its label, over all images. A cluster belongs to the first area that contains more than
-        the fraction `threshold` of its mass, unless its id is listed for a part.
+        the fraction `threshold` of its mass, unless its id is listed for a part. An area without such a cluster gets
+        the one of which it contains the largest fraction, among those without a name. So a part is empty only if its
+        area contains nothing of them.
 
         Args:
             regions: Region of each part, by the name of the part.
@@ -260,41 +271,3 @@ class Catalog:
             except ValueError as error:
                 raise ValueError(f"{os.fspath(path)} cannot be used: {error}") from error
         return catalog
-
-
-def _check_options(clustering: Clustering, options: BuildOptions, contribution_images: int | None) -> None:
-    check_type("clustering", clustering, Clustering, "Clustering(n_clusters=32)")
-    check_type("options", options, BuildOptions, "BuildOptions(batch_size=8)")
-    check_integer("batch_size", options.batch_size, 1)
-    check_integer("shard_images", options.shard_images, 1)
-    check_choice("dtype", options.dtype, ("float32", "float16", "bfloat16"))
-    if contribution_images is not None:
-        check_integer("contribution_images", contribution_images, 1)
-    if clustering.run is not None and not 0 <= clustering.run < clustering.n_init:
-        raise ValueError(f"run must be in [0, {clustering.n_init}), got {clustering.run}")
-
-
-def _directions(centroids: Array, generator: Generator, layer: str) -> Tensor:
-    """Return the user's centroids with unit norm, [K, C] float32."""
-    channels = next(site.channels for site in generator.sites if site.tensor == layer)
-    vectors = as_tensor("centroids", centroids, "[K, C]", 2, 2).double()
-    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    if vectors.shape[1] != channels or not (norms.isfinite() & (norms > 0)).all():
-        expected = f"[K, C] with C = {channels} to match layer {layer}, finite and not zero"
-        raise ValueError(f"centroids must have shape {expected}, got {tuple(centroids.shape)}")
-    return (vectors / norms).float().to(generator.device)
-
-
-def _layer(generator: Generator, clustering: Clustering) -> str:
-    """Return the key of the tensor to cluster."""
-    if clustering.layer is not None:
-        check_choice("layer", clustering.layer, tuple(site.name for site in generator.sites))
-        return generator.select([clustering.layer])[0].tensor
-    convs = [site for site in generator.sites if site.kind == "conv"]
-    tensors = [site.tensor for site in convs if site.size[0] == clustering.resolution]
-    if not tensors:
-        sizes = ", ".join(f"{h}x{w}" for h, w in sorted({site.size for site in convs}))
-        raise ValueError(
-            f"resolution must be that of a layer of {generator.name} ({sizes}), got {clustering.resolution}"
-        )
-    return tensors[-1]

@@ -21,11 +21,11 @@ class Clustering:
             channel (standardized), or squared (squared).
         n_init: Number of k-means restarts from different initial centroids.
         seed: Random seed of the k-means initialisation.
-        run: Index of the restart whose clusters the catalog uses, counted from 0. The default is the restart with the
-            best objective.
+        run: Index of the restart whose clusters the catalog uses, counted from 0. The default is the restart that fits
+            the boxes of the parts best or, without boxes, the restart with the best objective.
     """
 
-    n_clusters: int = 32
+    n_clusters: int = 64
     layer: str | None = None
     resolution: int = 16
     features: Literal["raw", "standardized", "squared"] = "raw"

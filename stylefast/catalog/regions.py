@@ -30,7 +30,9 @@ FFHQ_REGIONS: dict[str, list[Box]] = {
 }
 
 
-def name_clusters(regions: Mapping[str, Region], occupancy: Tensor, threshold: float) -> dict[str, list[int]]:
+def name_clusters(
+    regions: Mapping[str, Region], occupancy: Tensor, threshold: float, *, nearest: bool = True
+) -> dict[str, list[int]]:
     """Return the ids of the clusters of each part, as `Catalog.annotate` defines them.
 
     A cluster k belongs to an area with the weights `weight[p]` at the positions p if this fraction of its mass exceeds
@@ -38,32 +40,79 @@ def name_clusters(regions: Mapping[str, Region], occupancy: Tensor, threshold: f
 
         fraction[k] = sum_p occupancy[k, p] weight[p] / sum_p occupancy[k, p]
 
+    If no cluster that is still without a name exceeds it, the area gets the one with the largest positive fraction,
+    unless `nearest` is False.
+
     Args:
         regions: Region of each part, by the name of the part.
         occupancy: Fraction of images in which a position has the label of a cluster, [K, h, w].
         threshold: Threshold of the fraction, in [0, 1).
+        nearest: Whether an area without a cluster above the threshold gets the nearest one.
 
     Raises:
         ValueError: If a name cannot be used, the threshold, an id, a box or a mask is out of range, a list of ids is
             empty, or an id belongs to two parts.
     """
+    part_of = _listed(regions, len(occupancy), threshold)
+    for part, area in ((part, region) for part, region in regions.items() if not _is_ids(region)):
+        fraction = fractions_inside(part, area, occupancy).nan_to_num()  # 0 for a cluster without mass
+        fraction[list(part_of)] = 0
+        chosen = (fraction > threshold).nonzero().flatten().tolist()
+        if nearest and not chosen and fraction.max() > 0:
+            chosen = [int(fraction.argmax())]
+        part_of |= dict.fromkeys(chosen, part)
+    return {part: sorted(k for k, name in part_of.items() if name == part) for part in regions}
+
+
+def overlaps(regions: Mapping[str, Region], occupancy: Tensor, threshold: float) -> dict[str, float]:
+    """Return how well clusters cover the area of each part: intersection over union, in [0, 1].
+
+    With the occupancy `u[p]` of all clusters of the part together and the weights `w[p]` of its area::
+
+        overlap = sum_p u[p] w[p] / sum_p (u[p] + w[p] - u[p] w[p])
+
+    It is 0 if no cluster exceeds the threshold. Areas that contain another area, such as the skin and the background,
+    are left out, because the parts inside them take clusters away.
+
+    Args:
+        regions, occupancy, threshold: As in `name_clusters`.
+    """
+    areas = area_weights(regions, occupancy.shape[1:])
+    named = name_clusters(regions, occupancy, threshold, nearest=False)
+    covers = {part: occupancy[named[part]].sum(0).double() for part in areas}
+    inner = [part for part, w in areas.items() if not any((w >= v).all() for name, v in areas.items() if name != part)]
+    return {part: _overlap(covers[part], areas[part]) for part in inner}
+
+
+def _overlap(u: Tensor, w: Tensor) -> float:
+    return ((u * w).sum() / (u + w - u * w).sum().clamp_min(torch.finfo(torch.float64).tiny)).item()
+
+
+def has_areas(regions: Mapping[str, Region]) -> bool:
+    """Return whether a region is an area and not a list of cluster ids."""
+    return not all(map(_is_ids, regions.values()))
+
+
+def area_weights(regions: Mapping[str, Region], size: Sequence[int]) -> dict[str, Tensor]:
+    """Return the fraction of every position of a grid that an area covers, [h, w] float64, by the name of the part.
+
+    Raises:
+        ValueError: If a box or a mask is out of range.
+    """
+    return {part: _weights(part, region, size) for part, region in regions.items() if not _is_ids(region)}
+
+
+def _listed(regions: Mapping[str, Region], n_clusters: int, threshold: float) -> dict[int, str]:
+    """Return the part of every cluster whose id is listed. Raise ValueError as `name_clusters` does."""
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold must be in [0, 1), got {threshold}")
-    for part in regions:
-        check_part_name(part)
     part_of: dict[int, str] = {}
-    fractions_of: dict[str, Tensor] = {}
     for part, region in regions.items():
-        if _is_ids(region):
-            for k in _check_ids(part, region, len(occupancy)):
-                if part_of.setdefault(k, part) != part:
-                    raise ValueError(f"cluster {k} must belong to one part, got {part_of[k]!r} and {part!r}")
-        else:
-            fractions_of[part] = fractions_inside(part, region, occupancy)
-    for part, fraction in fractions_of.items():
-        for k in (fraction > threshold).nonzero().flatten().tolist():
-            part_of.setdefault(k, part)
-    return {part: sorted(k for k, name in part_of.items() if name == part) for part in regions}
+        check_part_name(part)
+        for k in _check_ids(part, region, n_clusters) if _is_ids(region) else ():
+            if part_of.setdefault(k, part) != part:
+                raise ValueError(f"cluster {k} must belong to one part, got {part_of[k]!r} and {part!r}")
+    return part_of
 
 
 def fractions_inside(part: str, area: Region, occupancy: Tensor) -> Tensor:
@@ -112,7 +161,7 @@ def _check_ids(part: str, ids: Any, n_clusters: int) -> list[int]:
     return [int(k) for k in ids]
 
 
-def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
+def _weights(part: str, region: Any, size: Sequence[int]) -> Tensor:
     """Return the fraction of every position of the grid that a region covers, [h, w] float64."""
     if isinstance(region, (Tensor, np.ndarray)):
         mask = to_tensor(f"part {part!r}", region)
@@ -121,8 +170,8 @@ def _weights(part: str, region: Any, size: torch.Size) -> Tensor:
         if not bool(((mask >= 0) & (mask <= 1)).all()):
             low, high = mask.double().aminmax()
             raise ValueError(f"part {part!r} must be a mask of weights in [0, 1], got {low:g} to {high:g}")
-        return F.interpolate(mask.double()[None, None], size=size, mode="area")[0, 0]
-    total = torch.zeros(size, dtype=torch.float64, device="cpu")
+        return F.interpolate(mask.double()[None, None], size=tuple(size), mode="area")[0, 0]
+    total = torch.zeros(tuple(size), dtype=torch.float64, device="cpu")
     for box in region:
         if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise ValueError(f"part {part!r} must have boxes (x from, y from, x to, y to) in [0, 1], got {tuple(box)}")

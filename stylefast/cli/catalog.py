@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -29,6 +29,7 @@ TITLES = {  # key in a file -> title
     "contribution_images": "images of the contributions",
     "n_reseeded": "relocated clusters",
     "objectives": "objectives of the restarts",
+    "overlaps": "overlaps of the parts with their boxes, by restart",
     "run": "chosen restart",
     "seed": "seed of k-means",
     "seeds": "seeds of the images",
@@ -44,7 +45,7 @@ def build(
     boxes: Annotated[
         Literal["ffhq", "none"],
         typer.Option(
-            help="Boxes that name the clusters: the parts of aligned faces (ffhq), or no boxes (none).",
+            help="Boxes that name the clusters and choose the restart: the parts of aligned faces (ffhq), or none.",
             **choice("ffhq", "none"),
         ),
     ] = "ffhq",
@@ -80,6 +81,7 @@ def build(
     _check_outputs(out, options.workdir)
     rows = seeds("--seeds", seeds_)
     pickled = None if centroids is None else _read_clusters(centroids, clustering)
+    named = pickled.parts if pickled is not None else {}
     workdir = options.workdir
     hint = "without --workdir nothing is kept" if workdir is None else f"the same command resumes from {workdir}/"
     with network.load() as (generator, group), report_interrupt(lambda: hint):
@@ -90,16 +92,15 @@ def build(
             LatentBatches(generator, rows, truncation=network.truncation, size=options.shard_images),
             clustering,
             options,
+            regions=named or (FFHQ_REGIONS if boxes == "ffhq" else None),
             centroids=None if pickled is None else pickled.centroids,
             contribution_images=contribution_images,
             group=group,
         )
         catalog.provenance |= {"seeds": seeds_, "truncation": network.truncation}
-        if pickled is not None and pickled.parts:
-            catalog.annotate(pickled.parts)
-        elif boxes == "ffhq":
-            catalog.annotate(FFHQ_REGIONS)
         if Ranks(group).rank == 0:
+            if "overlaps" in catalog.provenance:
+                remark(_choice(catalog.provenance))
             catalog.save(out)
             say(f"{out}: K = {catalog.n_clusters}, parts: {_parts(catalog)}")
 
@@ -207,6 +208,16 @@ def _read_clusters(path: Path, clustering: Clustering) -> Clusters:
     for part in pickled.parts:
         check_part_name(part)
     return pickled
+
+
+def _choice(provenance: dict[str, Any]) -> str:
+    """Return which restart was chosen by the boxes, with the overlaps of its parts."""
+    run, overlaps = provenance["run"], provenance["overlaps"]
+    parts = ", ".join(f"{part} {overlap:.2f}" for part, overlap in overlaps[run].items())
+    return (
+        f"restart {run} of 0 to {len(overlaps) - 1} fits the boxes best, with the overlaps {parts}; "
+        "--run chooses another"
+    )
 
 
 def _draw(catalog: Catalog, generator: Generator, w: torch.Tensor, outdir: Path) -> None:

@@ -24,9 +24,9 @@ from ..generators import Generator
 from ..io.atomic import atomic_write
 from ..locality import roi
 
-QUERIES = (Sequential(0.25), Sequential(1.0), Simultaneous(1.0), Random(Sequential(1.0)))
+QUERIES = (Sequential(1.0), Sequential(), Simultaneous(1.0), Random())
 PARTS = ("eyes", "nose", "mouth")
-SHOWN = "sequential_1"  # the strategy that the figures show
+SHOWN = Sequential().name  # of the strategy that the figures show
 EPSILONS = (0.25, 1.0, 4.0, 16.0)  # of epsilon.jpg
 
 
@@ -66,9 +66,9 @@ def run(
 
     is_toy = generator.name.startswith("toy")
     w = generator.latents(range(images), truncation=truncation)
-    clustering, options = Clustering(n_clusters=8 if is_toy else 32), BuildOptions(batch_size=batch_size)
-    catalog = Catalog.build(generator, w, clustering, options, contribution_images=contribution_images)
-    catalog.annotate({part: [i] for i, part in enumerate(PARTS)} if is_toy else FFHQ_REGIONS)
+    clustering, options = Clustering(n_clusters=8) if is_toy else Clustering(), BuildOptions(batch_size=batch_size)
+    regions = {part: [i] for i, part in enumerate(PARTS)} if is_toy else FFHQ_REGIONS
+    catalog = Catalog.build(generator, w, clustering, options, regions=regions, contribution_images=contribution_images)
     catalog.save(directory / "catalog.safetensors")
     times.append(time.perf_counter())
 

@@ -29,21 +29,21 @@ class QueryOptions:
         query: Strategy that selects the channels: those with the largest contribution to the part until a budget is
             spent (sequential), all in proportion to their contribution (simultaneous), or those that belong to the
             part clearly more than to any other part (softmax).
-        epsilon: Budgets of the sequential strategy, separated by commas. Each budget gives an edit of its own. Other
-            strategies ignore this option.
+        epsilon: Budgets of the sequential strategy, separated by commas. Each budget gives an edit of its own. Without
+            this option and --rho, budget and threshold adapt to the part. Other strategies ignore this option.
         rho: Threshold of the sequential strategy, from 0 to 1. Channels whose contribution is not above it keep the
-            style of the target. Other strategies ignore this option.
+            style of the target. With --epsilon, it is 0.1 by default. Other strategies ignore this option.
         strength: Factor of every query.
     """
 
     query: Literal["sequential", "simultaneous", "softmax"] = "sequential"
-    epsilon: str = "1"
-    rho: float = 0.1
+    epsilon: str | None = None
+    rho: float | None = None
     strength: float = 1.0
 
     def strategies(self) -> list[Strategy]:
         """Return one sequential strategy per budget, or the other strategy."""
-        budgets = numbers("epsilon", self.epsilon)
+        budgets = [None] if self.epsilon is None else numbers("epsilon", self.epsilon)
         if self.query == "sequential":
             return [Sequential(budget, self.rho) for budget in budgets]
         return [STRATEGIES[self.query]()]

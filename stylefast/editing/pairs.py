@@ -207,6 +207,8 @@ class Pairs(Plan):
         if budget and not isinstance(strategy, Sequential):
             names, allowed = ", ".join(budget), "the sequential strategy only"
             raise ValueError(f"{names} can be given for {allowed}, not for {strategy.name}")
+        if budget and strategy == Sequential():
+            return Sequential(**budget)  # a number replaces the defaults that adapt to the part
         return replace(strategy, **budget) if budget else strategy
 
 

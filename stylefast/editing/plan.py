@@ -42,7 +42,11 @@ class Edit:
     def label(self) -> str:
         """Name of the strategy, with a hash if the name does not imply all parameters and the strength."""
         implied: Strategy = type(self.query)()
-        if isinstance(self.query, Sequential) and isinstance(self.query.epsilon, (int, float)):
+        if (
+            self.query != implied
+            and isinstance(self.query, Sequential)
+            and isinstance(self.query.epsilon, (int, float))
+        ):
             implied = Sequential(float(f"{self.query.epsilon:g}"))
         if (self.query, self.strength) == (implied, 1):
             return self.query.name
@@ -51,7 +55,8 @@ class Edit:
     @property
     def parameters(self) -> dict[str, Any]:
         """JSON-serialisable description of the strategy, its parameters and the strength."""
-        strategy = {"kind": type(self.query).__name__.lower(), **asdict(self.query)}
+        fields = asdict(self.query, dict_factory=lambda items: {name: x for name, x in items if x is not None})
+        strategy = {"kind": type(self.query).__name__.lower(), **fields}
         return {"query": strategy, "strength": self.strength}
 
 

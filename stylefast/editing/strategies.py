@@ -15,34 +15,58 @@ from ..catalog import Catalog
 from ..core.checks import check_seed
 from ..generators import Site
 
+DEFAULT_EPSILON, DEFAULT_SHARE = 16.0, 0.55  # docs/design.md has the measurement
+
 
 @dataclass(frozen=True)
 class Sequential:
     """Strategy that takes the channels with the largest contribution until the budget ε is spent.
 
-    It is equation 5 of "Editing in Style", site by site; see `stylefast.query.sequential`.
+    It is equation 5 of "Editing in Style", site by site; see `stylefast.query.sequential`. `Sequential()` adapts to the
+    part: with ε = 16, it takes the channels whose contribution exceeds 0.55 times that of the best channel, so at least
+    one. With a number for ε or ρ, the other one is ε = 1 or ρ = 0.1 by default, for every part.
 
     Args:
         epsilon: Budget ε, a number or one value per edited site.
         rho: Threshold ρ, a number or one value per edited site.
         fractional: Whether the first channel over the budget moves by the fraction that fits into the remaining budget.
+        share: Threshold ρ as a multiple of the largest contribution of the part to a channel of the edited sites.
+            It excludes `rho`.
+
+    Raises:
+        ValueError: If both `rho` and `share` are given, or `share` is not in [0, 1].
     """
 
-    epsilon: float | tuple[float, ...] = 1.0
-    rho: float | tuple[float, ...] = 0.1
+    epsilon: float | tuple[float, ...] | None = None
+    rho: float | tuple[float, ...] | None = None
     fractional: bool = False
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.share is not None and (self.rho is not None or not 0 <= self.share <= 1):
+            raise ValueError(f"share must be in [0, 1], without rho, got {self.share} and rho = {self.rho}")
+        if self.epsilon is None and self.rho is None and self.share is None:
+            object.__setattr__(self, "share", DEFAULT_SHARE)
+        if self.epsilon is None:
+            object.__setattr__(self, "epsilon", 1.0 if self.share is None else DEFAULT_EPSILON)
+        if self.rho is None and self.share is None:
+            object.__setattr__(self, "rho", 0.1)
 
     @property
     def name(self) -> str:
-        return f"sequential_{self.epsilon:g}" if isinstance(self.epsilon, (int, float)) else "sequential"
+        is_numbered = isinstance(self.epsilon, (int, float)) and self != Sequential()
+        return f"sequential_{self.epsilon:g}" if is_numbered else "sequential"
 
     def __call__(self, catalog: Catalog, part: str, sites: Sequence[Site]) -> Tensor:
         """Return the query of a part, q [S]; it is zero outside `sites`."""
         m = catalog.contribution(part)
         q = torch.zeros_like(m, dtype=torch.float32)
-        budgets, thresholds = (_per_site(value, sites) for value in (self.epsilon, self.rho))
-        for site, epsilon, rho in zip(sites, budgets, thresholds, strict=True):
-            q[site.slice] = query.sequential(m[site.slice], epsilon, rho, fractional=self.fractional)
+        rho = self.rho
+        if self.share is not None:
+            rho = self.share * max((m[site.slice].max().item() for site in sites), default=0.0)
+        budgets, thresholds = (_per_site(value, sites) for value in (self.epsilon, rho))
+        for site, budget, threshold in zip(sites, budgets, thresholds, strict=True):
+            q[site.slice] = query.sequential(m[site.slice], budget, threshold, fractional=self.fractional)
         return q
 
 
@@ -130,7 +154,8 @@ STRATEGIES: dict[str, type[Sequential] | type[Simultaneous] | type[Softmax]] = {
 }
 
 
-def _per_site(value: float | tuple[float, ...], sites: Sequence[Site]) -> tuple[float, ...]:
+def _per_site(value: float | tuple[float, ...] | None, sites: Sequence[Site]) -> tuple[float, ...]:
+    assert value is not None  # `Sequential` replaces None
     if isinstance(value, (int, float)):
         return (value,) * len(sites)
     if len(value) != len(sites):

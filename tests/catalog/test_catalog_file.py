@@ -23,7 +23,7 @@ TENSORS = ("centroids", "runs", "contributions", "occupancy")
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "faces.safetensors"
-    replace(built("sg2")).annotate({"second": [3, 1], "first": [0], "none": [(0, 0, 0.01, 0.01)]}).save(path)
+    replace(built("sg2")).annotate({"second": [3, 1], "first": [0], "none": torch.zeros(1, 1)}).save(path)
     return path
 
 
