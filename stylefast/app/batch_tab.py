@@ -68,6 +68,8 @@ class Form:
                 raise ValueError("parts must name at least one part")
         elif fields["pairs"] is None:
             raise ValueError("pairs must be a file with one edit per line: choose a .csv or .jsonl file")
+        else:
+            fields["pairs"] = Path(fields["pairs"])
         return Batch(**fields | {"parts": tuple(fields["parts"]), "batch_size": int(fields["batch_size"])})
 
 

@@ -33,6 +33,7 @@ LAYOUT = """
 #edit-query { align-items: stretch; gap: 20px !important; }
 #edit-query :is(#edit-strategy, .card-part) input { height: 32px; }
 #edit-log-epsilon .slider_input_container { height: 36px; }
+#edit-rgb { flex: none; min-width: 124px !important; }
 #edit-rgb { align-self: flex-end; padding-bottom: 8px; white-space: nowrap; }
 #edit-stage { flex-wrap: nowrap; align-items: flex-start; gap: 12px; }
 #edit-images { flex: none; width: calc(75% - 3px); }
