@@ -11,7 +11,17 @@ from typer.testing import CliRunner
 
 from stylefast.cli import app as cli
 
-COMMANDS = ("catalog build", "catalog show", "catalog annotate", "edit", "gallery", "faces", "samples", "app", "convert")
+COMMANDS = (
+    "catalog build",
+    "catalog show",
+    "catalog annotate",
+    "edit",
+    "gallery",
+    "faces",
+    "samples",
+    "app",
+    "convert",
+)
 COMMANDS += ("demo", "bench", "info")
 
 
