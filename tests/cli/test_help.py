@@ -11,18 +11,8 @@ from typer.testing import CliRunner
 
 from stylefast.cli import app as cli
 
-COMMANDS = (
-    "catalog build",
-    "catalog show",
-    "catalog annotate",
-    "edit",
-    "gallery",
-    "faces",
-    "samples",
-    "app",
-    "convert",
-)
-COMMANDS += ("demo", "bench", "info")
+COMMANDS = ("catalog build", "catalog show", "catalog annotate", "edit", "gallery", "faces", "samples", "app")
+COMMANDS += ("convert", "demo", "bench", "info")
 
 
 def help_page(command: str, width: int) -> list[str]:
