@@ -74,6 +74,7 @@ def write(records: Sequence[Record]) -> None:
 def draw(records: Sequence[Record]) -> None:
     """Draw one panel per part, with both axes logarithmic."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     parts = list(dict.fromkeys(record["part"] for record in records))
     figure = Figure(figsize=(3.2 * len(parts), 2.9), layout="constrained")
@@ -87,8 +88,9 @@ def draw(records: Sequence[Record]) -> None:
             axes.plot(chosen["outside"], chosen["inside"], "o", color=colour, markersize=9, fillstyle="none")
         axes.set(xscale="log", yscale="log", title=part, xlabel="mean ΔE outside", ylabel="mean ΔE inside")
         for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
         axes.tick_params(which="both", labelsize=7)
         axes.grid(which="both", alpha=0.25)
         axes.legend(fontsize=8)

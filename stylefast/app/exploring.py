@@ -91,10 +91,11 @@ class Explorer:
         Raises:
             ValueError: If the part is unknown, or a parameter of the strategy is out of range.
         """
-        if not isinstance(strategy, Sequential) or strategy.fractional:
+        if not isinstance(strategy, Sequential) or strategy.fractional or strategy.share is not None:
             return StyleEditor(self.generator, catalog, rgb=rgb).query(part, strategy).to(self.generator.device)
         m, cost = self._cost(catalog, tuple(catalog.clusters(part)), rgb)
         epsilon, rho = strategy.epsilon, strategy.rho
+        assert epsilon is not None and rho is not None
         return query.sequential(m, epsilon, rho, cost=cost).to(self.generator.device)
 
     def edit(self, catalog: Catalog, request: EditRequest) -> Edited:

@@ -208,7 +208,7 @@ class Pairs(Plan):
             names, allowed = ", ".join(budget), "the sequential strategy only"
             raise ValueError(f"{names} can be given for {allowed}, not for {strategy.name}")
         if budget and strategy == Sequential():
-            return Sequential(**budget)  # a number replaces the defaults that adapt to the part
+            return Sequential(budget.get("epsilon"), budget.get("rho"))  # not the default share of the largest
         return replace(strategy, **budget) if budget else strategy
 
 

@@ -72,17 +72,6 @@ def test_channels_of_torgb_sites_count_only_with_rgb():
 def test_a_part_that_hardly_contributes_gets_channels(scale):
     catalog = replace(catalog_of("sg2"), contributions=catalog_of("sg2").contributions * scale)
     editor = StyleEditor(shared("sg2"), catalog)
-    for part in catalog.parts:
-        for epsilon in (1.0, 16.0):
-            assert editor.query(part, Sequential(epsilon)).any()
-    assert (
-        not StyleEditor(shared("sg2"), replace(catalog, contributions=catalog.contributions * 0))
-        .query("eyes", Sequential())
-        .any()
-    )
-
-
-def test_a_given_threshold_is_used_as_it_is():
-    editor = editor_of("sg2")
-    assert not editor.query("eyes", Sequential(16.0, 1.0)).any()
-    assert editor.query("eyes", Sequential(1e9, 0.0)).sum() > editor.query("eyes", Sequential(1e9)).sum()
+    assert all(editor.query(part, Sequential()).any() for part in catalog.parts)
+    silent = StyleEditor(shared("sg2"), replace(catalog, contributions=catalog.contributions * 0))
+    assert not silent.query("eyes", Sequential()).any()
