@@ -13,11 +13,11 @@ from typing import Any
 import gradio as gr
 
 from ..catalog import Catalog
-from ..editing.strategies import STRATEGIES
 from ..generators.engines import default_batch_size
 from ..io.images import FORMATS
 from .batching import Batch, is_saved, keep_pairs, write_pairs
 from .components import EXPECTED, guarded, sentence
+from .queries import ADAPTIVE, QUERIES
 from .results_view import build_results
 from .running import Progress, Run, Stopwatch, duration
 from .workspace import Workspace
@@ -120,7 +120,7 @@ def _form(workspace: Workspace) -> Form:
     upload = gr.File(label="pairs.csv or .jsonl", file_types=[".csv", ".jsonl"], visible=False, elem_id="batch-pairs")
     pairs = gr.State(None)
     with gr.Group():
-        query = gr.Radio(list(STRATEGIES), value="sequential", label="Query", elem_id="batch-query")
+        query = gr.Radio([*QUERIES], value=ADAPTIVE, label="Query", elem_id="batch-query")
         with gr.Row():
             epsilon = gr.Textbox("1", label="ε", info="Budgets", min_width=96, elem_id="batch-epsilon")
             rho = gr.Number(0.1, label="ρ", info="Threshold", step=0.05, min_width=80, elem_id="batch-rho")

@@ -18,10 +18,10 @@ import torch
 from ..catalog import Catalog
 from ..core.checks import SEEDS
 from ..core.lists import numbers, seeds
-from ..editing import Grid, Job, JobOptions, Pairs, Plan, SeedLatents, Sequential, Strategy, StyleEditor
-from ..editing.strategies import STRATEGIES
+from ..editing import Grid, Job, JobOptions, Pairs, Plan, SeedLatents, Strategy, StyleEditor
 from ..io.atomic import atomic_write
 from ..io.outputs import check_output_folder
+from .queries import ADAPTIVE, strategy_of
 from .workspace import Workspace
 
 MAX_EXPORTED = 1_000_000  # lines of an exported file of pairs
@@ -36,7 +36,7 @@ class Batch:
         targets: Seeds of the targets, such as 0,1,4-6.
         references: Seeds of the references.
         parts: Names of the parts.
-        query: Name of the strategy: sequential, simultaneous or softmax.
+        query: One of `QUERIES`.
         epsilon: Budgets of the sequential strategy, separated by commas. Each budget gives an edit of its own.
         rho: Threshold of the sequential strategy.
         strength: Factor of every query.
@@ -49,7 +49,7 @@ class Batch:
     targets: str = ""
     references: str = ""
     parts: tuple[str, ...] = ()
-    query: str = "sequential"
+    query: str = ADAPTIVE
     epsilon: str = "1"
     rho: float = 0.1
     strength: float = 1.0
@@ -61,11 +61,11 @@ class Batch:
     def strategies(self) -> list[Strategy]:
         """Return one sequential strategy per budget, or the other strategy."""
         if self.query != "sequential":
-            return [STRATEGIES[self.query]()]
+            return [strategy_of(self.query, 0, 0)]
         budgets = numbers("epsilon", self.epsilon)
         if self.pairs is not None and len(budgets) > 1:
             raise ValueError(f"epsilon must be one budget for a file of pairs, got {self.epsilon!r}")
-        return [Sequential(budget, self.rho) for budget in budgets]
+        return [strategy_of(self.query, budget, self.rho) for budget in budgets]
 
     def plan(self, workspace: Workspace) -> Plan:
         """Return the plan of the edits, unchecked."""
@@ -110,7 +110,7 @@ class Batch:
         else:
             options |= {"seeds": _without_blanks(self.targets), "references": _without_blanks(self.references)}
             options["parts"] = ",".join(self.parts)
-        options["query"] = self.query
+        options["query"] = "sequential" if self.query == ADAPTIVE else self.query
         if self.query == "sequential":
             options |= {"epsilon": ",".join(map(_text, numbers("epsilon", self.epsilon))), "rho": _text(self.rho)}
         options["strength"] = _text(self.strength)
@@ -152,7 +152,8 @@ def write_pairs(plan: Plan, path: Path) -> None:
         lines.writerow(COLUMNS)
         for edit in plan:
             query = edit.parameters["query"]
-            budget = [_text(query[name]) if name in query else "" for name in ("epsilon", "rho")]
+            is_adaptive = query.get("share") is not None
+            budget = ["" if is_adaptive or name not in query else _text(query[name]) for name in ("epsilon", "rho")]
             names = plan.targets.name(edit.target), plan.references.name(edit.reference), edit.part
             lines.writerow([*names, query["kind"], *budget, _text(edit.strength)])
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..catalog import Catalog
-from ..editing import Sequential, StoredLatents, Strategy
-from ..editing.strategies import STRATEGIES
+from ..editing import StoredLatents, Strategy
 from .edits import EditRequest, PartEdit, Picture
 from .exploring import Explorer
+from .queries import strategy_of
 
 BLOCK = 20  # neighbouring seeds on a slider
 
@@ -34,7 +34,7 @@ class Controls:
         target_file: Latents from which targets come; None for seeds.
         reference_file: Latents from which references come; None for seeds.
         parts: Controls of the parts of the edit.
-        strategy: Name of a strategy.
+        strategy: One of `QUERIES`.
         epsilon: Budget of the sequential strategy.
         rho: Threshold of the sequential strategy.
         rgb: Whether to edit the toRGB sites too.
@@ -57,8 +57,8 @@ class Controls:
             ValueError: If a value that it needs is missing.
         """
         if self.strategy != "sequential":
-            return STRATEGIES[self.strategy]()
-        return Sequential(_number("epsilon", self.epsilon), _number("rho", self.rho))
+            return strategy_of(self.strategy, 0, 0)
+        return strategy_of(self.strategy, _number("epsilon", self.epsilon), _number("rho", self.rho))
 
     def request(self, explorer: Explorer) -> EditRequest:
         """Return the edit.

@@ -14,12 +14,12 @@ from gradio.processing_utils import save_bytes_to_cache
 
 from ..catalog import Catalog
 from ..editing import StyleEditor
-from ..editing.strategies import STRATEGIES
 from . import stage
 from .components import EXPECTED, sentence
 from .controls import Controls, PartControls, part_names
 from .exploring import Explorer
 from .picture_inputs import QUIET, LatentsInput, NumberInput, PartRow, show_error
+from .queries import ADAPTIVE, QUERIES
 from .workspace import Workspace
 
 MAX_PARTS = 5  # parts of one edit
@@ -68,8 +68,8 @@ class EditTab:
     def _build_query(self) -> None:
         with gr.Row(elem_id="edit-query", elem_classes="card"):
             self.strategy = gr.Dropdown(
-                [*STRATEGIES],
-                value="sequential",
+                [*QUERIES],
+                value=ADAPTIVE,
                 label="query",
                 scale=2,
                 min_width=130,
@@ -117,6 +117,7 @@ class EditTab:
             row.reference.connect(self.reference_file.state)
         self.reference_file.connect([row.reference for row in self.rows], self.message)
         sequential = [self.log_epsilon, self.epsilon, self.rho]
+        gr.on([element.input for element in sequential], None, None, self.strategy, js="() => 'sequential'", **QUIET)
         self.strategy.change(_enable_budget, self.strategy, sequential, **QUIET)
         self._connect_rows()
         state = [self.target.number, self.target_file.state, self.reference_file.state, self.is_shown]
@@ -197,8 +198,8 @@ def _controls(catalog: Catalog, *state: Any) -> Controls:
 
 
 def _enable_budget(strategy: str) -> list[Any]:
-    """Enable the controls that only the sequential strategy has."""
-    return [gr.update(interactive=strategy == "sequential")] * 3
+    """Enable the controls of the sequential strategy. To move one of them replaces the adaptive query."""
+    return [gr.update(interactive=strategy in ("sequential", ADAPTIVE))] * 3
 
 
 def _change_rows(removed: int | None, catalog: Catalog, is_shown: list[bool], *parts: str | None) -> list[Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import query
 from ..catalog import Catalog
 from ..editing import Sequential, StoredLatents, Strategy, StyleEditor
+from ..generators import Generator
 from ..io.images import encode, to_uint8
 from ..locality import Locality, lab_locality, rgb_to_lab, roi
 from ..ops.blend import blend
@@ -46,7 +47,8 @@ class Explorer:
     """
 
     def __init__(self, workspace: Workspace) -> None:
-        self.workspace, self.generator = workspace, workspace.generator
+        self.workspace: Workspace = workspace
+        self.generator: Generator = workspace.generator
         pixels = math.prod(self.generator.image_size)
         self._cost = Memo(self._compute_cost, MAX_CATALOGS)
         self._labels = Memo(self._compute_labels, 64)

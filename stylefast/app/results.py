@@ -137,7 +137,7 @@ def original(result: Result, workspace: Workspace) -> Image.Image | None:
 def kept_original(result: Result) -> Image.Image | None:
     """Return the unedited target that is kept beside the edits, or None."""
     path = result.edit.originals[0]
-    return None if path is None else picture(path)
+    return None if path is None else picture(Path(path))
 
 
 def picture(path: Path) -> Image.Image | None:

@@ -62,8 +62,13 @@ class Workspace:
         truncation: float = 0.7,
         outdir: Path = Path("stylefast-app"),
     ) -> None:
-        self.generator, self.network, self.truncation = generator, network, truncation
-        self.catalog_path, self.outdir = Path(catalog_path), Path(outdir)
+        self.generator: Generator = generator
+        self.network: str = network
+        self.truncation: float = truncation
+        self.catalog_path: Path = Path(catalog_path)
+        self.outdir: Path = Path(outdir)
+        self.catalog: Catalog
+        self.opened_digest: str
         self.catalog, self.opened_digest = self.read_catalog()
         self._busy, self._task, self._writing = threading.Lock(), "", threading.Lock()
         n_images = max(8, CACHE_BYTES // (3 * math.prod(generator.image_size)))
@@ -214,6 +219,10 @@ def build_default(generator: Generator, truncation: float, *, progress: bool) ->
     nearest = min(sizes, key=lambda size: abs(math.log2(size / Clustering().resolution)))
     w = generator.latents(range(DEFAULT_IMAGES), truncation=truncation)
     clustering, options = Clustering(resolution=nearest), BuildOptions(batch_size=2)
-    catalog = Catalog.build(generator, w, clustering, options, contribution_images=DEFAULT_MEASURED, progress=progress)
+    regions = FFHQ_REGIONS if generator.name == RANDOM_FACE else None
+    measured = DEFAULT_MEASURED
+    catalog = Catalog.build(
+        generator, w, clustering, options, regions=regions, contribution_images=measured, progress=progress
+    )
     catalog.provenance |= {"seeds": f"0-{DEFAULT_IMAGES - 1}", "truncation": truncation}
-    return catalog.annotate(FFHQ_REGIONS) if generator.name == RANDOM_FACE else catalog
+    return catalog
