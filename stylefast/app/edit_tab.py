@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
 from gradio.context import Context
-from gradio.processing_utils import save_bytes_to_cache
 
 from ..catalog import Catalog
 from ..editing import StyleEditor
+from ..io.atomic import atomic_write
 from . import stage
 from .components import EXPECTED, sentence
 from .controls import Controls, PartControls, part_names
@@ -184,9 +186,12 @@ class EditTab:
 
     def _url(self, png: bytes, name: str) -> str:
         """Return an address under which the page serves a file, relative to the page."""
-        path = save_bytes_to_cache(png, name, self.images.GRADIO_CACHE)
-        self.images.temp_files.add(path)
-        return f"gradio_api/file={quote(path)}"
+        path = Path(self.images.GRADIO_CACHE).resolve() / sha256(png).hexdigest() / name
+        if not path.is_file():  # a file must not be replaced, because a browser may be reading it
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(png)
+        self.images.temp_files.add(str(path))
+        return f"gradio_api/file={quote(str(path))}"
 
 
 def _controls(catalog: Catalog, *state: Any) -> Controls:

@@ -81,7 +81,7 @@ def test_results_are_filtered_and_enlarged(page: Page, expect):
     expect(page.locator("#batch-status")).to_contain_text("0 of 4 edits")
     fill(page, **{"min-in": ""})
     thumbnails.first.click()
-    expect(page.locator("#batch-detail")).to_contain_text("_nose_seed0007_sequential_1.jpg")
+    expect(page.locator("#batch-detail")).to_contain_text("_nose_seed0007_sequential.jpg")
     for name in ("original", "edit"):
         expect(page.locator(f"#batch-{name} img").first).to_be_visible()
     page.locator("#batch-gallery-page").click()
@@ -129,7 +129,7 @@ def test_a_file_of_pairs_is_read_and_exported(page: Page, expect, tmp_path: Path
     with page.expect_download() as download:
         page.locator("#batch-exported a").first.click()
     rows = Path(download.value.path()).read_text().splitlines()
-    assert rows[1:] == ["seed0001,seed0007,eyes,sequential,1,0.1,1", "seed0002,seed0007,mouth,sequential,0.25,0.1,1"]
+    assert rows[1:] == ["seed0001,seed0007,eyes,sequential,,,1", "seed0002,seed0007,mouth,sequential,0.25,0.1,1"]
 
 
 def test_errors_are_one_sentence_in_the_page(page: Page, expect):

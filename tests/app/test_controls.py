@@ -49,7 +49,9 @@ def test_controls_become_a_request(explorer: Explorer):
     ]
 
 
-@pytest.mark.parametrize("name, strategy", [("simultaneous", Simultaneous()), ("softmax", Softmax())])
+@pytest.mark.parametrize(
+    "name, strategy", [("adaptive", Sequential()), ("simultaneous", Simultaneous()), ("softmax", Softmax())]
+)
 def test_only_the_sequential_strategy_reads_the_budget(name: str, strategy):
     assert controls(strategy=name, epsilon=None, rho=None).query() == strategy
 

@@ -71,7 +71,7 @@ def test_an_edit_appears_with_its_figures_and_is_saved(tab: Page, workspace: Wor
     assert len(shown) == 2 * 5 and all(shown)
     path = saved(tab, tmp_path)
     sources = (SeedLatents(workspace.generator, [seed], truncation=workspace.truncation) for seed in (1, 7))
-    run(tmp_path / "job", Grid(*sources, "eyes", Sequential(1.0, 0.1)), batch_size=1)
+    run(tmp_path / "job", Grid(*sources, "eyes", Sequential()), batch_size=1)
     assert path.read_bytes() == (tmp_path / "job" / path.name).read_bytes()
 
 
@@ -82,11 +82,14 @@ def test_the_image_follows_epsilon(tab: Page):
     tab.keyboard.press("End")
     second = wait_for_another(tab, first)
     assert tab.input_value("#edit-epsilon input") == "100"
+    assert tab.input_value("#edit-strategy input") == "sequential"  # no longer adaptive
     tab.wait_for_function("text => document.querySelector('#edit-figures dd').innerText != text", arg=channels)
     tab.fill("#edit-epsilon input", "1")
-    wait_for_another(tab, second)
-    assert address_of(tab) == first
+    third = wait_for_another(tab, second)
     assert float(slider.input_value()) == 0
+    tab.fill("#edit-epsilon input", "100")
+    wait_for_another(tab, third)
+    assert address_of(tab) == second
     assert "(cached)" in tab.locator("#edit-images .edit figcaption").inner_text()
 
 
