@@ -122,8 +122,12 @@ def _form(workspace: Workspace) -> Form:
     with gr.Group():
         query = gr.Radio([*QUERIES], value=ADAPTIVE, label="Query", elem_id="batch-query")
         with gr.Row():
-            epsilon = gr.Textbox("1", label="ε", info="Budgets", min_width=96, elem_id="batch-epsilon")
-            rho = gr.Number(0.1, label="ρ", info="Threshold", step=0.05, min_width=80, elem_id="batch-rho")
+            epsilon = gr.Textbox(
+                "1", label="ε", info="Budgets", interactive=False, min_width=96, elem_id="batch-epsilon"
+            )
+            rho = gr.Number(
+                0.1, label="ρ", info="Threshold", step=0.05, interactive=False, min_width=80, elem_id="batch-rho"
+            )
             strength = gr.Number(1, label="Strength", info="Factor", step=0.1, min_width=80, elem_id="batch-strength")
     with gr.Group():
         folder = gr.Textbox("batch", label="Folder", info=f"In {workspace.outdir}/", elem_id="batch-folder")
