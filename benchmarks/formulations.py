@@ -152,6 +152,32 @@ def pooled_by_adjoint(x: Tensor, labels: Tensor, k: int) -> Tensor:
     return total / (x.shape[0] * x.shape[2] * x.shape[3])
 
 
+def soft_by_einsum(x: Tensor, u: Tensor) -> Tensor:
+    """Return M of memberships, by torch's own operators on the whole batch."""
+    resized = u if u.shape[2:] == x.shape[2:] else F.interpolate(u, size=x.shape[2:], mode="bilinear")
+    squares = F.instance_norm(x).square_()
+    return torch.einsum("nchw,nkhw->kc", squares, resized) / (x.shape[0] * x.shape[2] * x.shape[3])
+
+
+def soft_by_image(x: Tensor, u: Tensor) -> Tensor:
+    """Return M of memberships of the layer's size, one image at a time, so that the image stays in the cache."""
+    total, squares = torch.zeros(x.shape[1], u.shape[1]), torch.empty_like(x[0].flatten(1))  # [C, K], [C, P]
+    for image, shares in zip(x.flatten(2), u.flatten(2), strict=True):
+        torch.sub(image, image.mean(1, keepdim=True), out=squares).square_()
+        total += (squares @ shares.t()) / (squares.mean(1, keepdim=True) + 1e-5)
+    return total.t() / (len(x) * x.shape[2] * x.shape[3])
+
+
+def soft_by_adjoint(x: Tensor, u: Tensor) -> Tensor:
+    """Return M of memberships on a smaller grid, by the adjoint of the resize, as `pooled_by_adjoint` does."""
+    down, across = (_resize(u.shape[2 + i], x.shape[2 + i], x) for i in range(2))  # [H, h], [W, w]
+    total = torch.zeros(u.shape[1], x.shape[1])
+    for image, shares in zip(x, u.flatten(2), strict=True):
+        squares = standardized_squares(image[None])[0].view(image.shape)  # [C, H, W]
+        total += shares @ torch.matmul(down.t(), torch.matmul(squares, across)).flatten(1).t()
+    return total / (x.shape[0] * x.shape[2] * x.shape[3])
+
+
 def _resize(small: int, large: int, x: Tensor) -> Tensor:
     """Return the bilinear resize of a row as a matrix, on the device and in the dtype of x."""
     return F.interpolate(torch.eye(small, device=x.device)[None], size=large, mode="linear")[0].t().to(x.dtype)

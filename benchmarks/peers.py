@@ -31,7 +31,15 @@ from verify import verify, verify_centroids, verify_scores
 from workloads import HALVES, WORKLOADS, Workload
 
 import stylefast
-from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
+from stylefast.ops import (
+    ASSIGN,
+    ASSIGN_CONTRIBUTION,
+    ASSIGN_SOFT_CONTRIBUTION,
+    BLEND,
+    CONTRIBUTION,
+    LLOYD_STEP,
+    SOFT_CONTRIBUTION,
+)
 from stylefast.ops.op import Op
 
 Calls = dict[str, Callable[[], Any]]
@@ -105,6 +113,27 @@ def contributing(inputs: dict[str, Any], threads: int) -> Calls:
     return {name: partial(peer, x, labels, k) for name, peer in peers.items()}
 
 
+def sharing(inputs: dict[str, Any], threads: int) -> Calls:
+    x, u = inputs["activations"], inputs["memberships"]
+    calls: Calls = {"torch, instance_norm and einsum": partial(formulations.soft_by_einsum, x, u)}
+    if u.shape[2:] == x.shape[2:]:
+        return {**calls, "torch, one matmul per image": partial(formulations.soft_by_image, x, u)}
+    return {**calls, "torch, adjoint by matmul": partial(formulations.soft_by_adjoint, x, u)}
+
+
+def assigning_and_sharing(inputs: dict[str, Any], threads: int) -> Calls:
+    """Return every peer of assign, each followed by the fastest peer of soft_contribution."""
+    x, u = inputs["activations"], inputs["memberships"]
+
+    def sequence(assign: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        return assign()[0].view(len(x), *x.shape[2:]), formulations.soft_by_image(x, u)
+
+    return {
+        f"{name}; then one matmul per image": partial(sequence, call)
+        for name, call in assigning(inputs, threads).items()
+    }
+
+
 def blending(inputs: dict[str, Any], threads: int) -> Calls:
     t, r, q = inputs["target"], inputs["reference"], inputs["query"]
     out = BLEND.fake(*inputs.values())
@@ -140,6 +169,8 @@ PEERS = {
     ASSIGN.name: assigning,
     ASSIGN_CONTRIBUTION.name: assigning_and_contribution,
     CONTRIBUTION.name: contributing,
+    SOFT_CONTRIBUTION.name: sharing,
+    ASSIGN_SOFT_CONTRIBUTION.name: assigning_and_sharing,
     BLEND.name: blending,
 }
 

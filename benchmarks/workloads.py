@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stylefast.ops import ASSIGN, ASSIGN_CONTRIBUTION, BLEND, CONTRIBUTION, LLOYD_STEP
+from stylefast.ops import (
+    ASSIGN,
+    ASSIGN_CONTRIBUTION,
+    ASSIGN_SOFT_CONTRIBUTION,
+    BLEND,
+    CONTRIBUTION,
+    LLOYD_STEP,
+    SOFT_CONTRIBUTION,
+)
 from stylefast.ops.op import Op
 
 CLUSTERS = (8, 16, 32, 64, 128)
@@ -111,6 +119,23 @@ def labelled(size: tuple[int, int, int], k: int, dtype: torch.dtype, layout: str
     }  # fmt: skip
 
 
+def shared(size: tuple[int, int, int], k: int, grid: int) -> dict[str, Any]:
+    """Return the arguments of soft_contribution, with memberships of sum 1 on a square grid of this side."""
+    x, _, _ = activations(*size, k, torch.float32, "nchw")
+    u = torch.randn(size[0], k, grid, grid, generator=torch.Generator().manual_seed(k)).softmax(1)
+    return {"activations": x, "memberships": u, "standardize": True, "resize": "bilinear", "per_image": False}
+
+
+def clustered_and_shared(size: tuple[int, int, int], k: int) -> dict[str, Any]:
+    """Return the arguments of assign_soft_contribution, with memberships of the size of the layer."""
+    x, centroids, _ = activations(*size, k, torch.float32, "nchw")
+    u = shared(size, k, size[2])["memberships"]
+    return {
+        "activations": x, "centroids": centroids, "memberships": u, "features": "raw", "standardize": True,
+        "per_image": False,
+    }  # fmt: skip
+
+
 def edited(gathered: bool, dtype: torch.dtype, grid: tuple[int, int] | None = None) -> dict[str, Any]:
     """Return the arguments of blend: every reference on every target, gathered by index or already in pairs."""
     targets, references = grid = grid or EDITS
@@ -144,6 +169,11 @@ def _workloads() -> Iterator[Workload]:
     yield Workload(LLOYD_STEP, f"{main} 8 restarts of 16", 128, restarts)
     yield from _layers(CONTRIBUTION, MAIN, main, labelled)
     yield from _layers(CONTRIBUTION, LARGE, f"{large} from 32x32", labelled)
+    for k in VARIED:
+        for size, name, grid in ((MAIN, main, MAIN[2]), (MAIN, main, 16), (LARGE, large, 16)):
+            name = name if grid == size[2] else f"{name} from {grid}x{grid}"
+            yield Workload(SOFT_CONTRIBUTION, name, k, partial(shared, size, k, grid), peers=True)
+        yield Workload(ASSIGN_SOFT_CONTRIBUTION, main, k, partial(clustered_and_shared, MAIN, k), peers=True)
     yield Workload(BLEND, "4096x9088 gathered", None, partial(edited, True, torch.float32), peers=True)
     yield Workload(BLEND, "4096x9088 pairs", None, partial(edited, False, torch.float32), peers=True)
     for dtype in HALVES:

@@ -46,6 +46,7 @@ Isa isa();
 #endif
 #undef STYLEFAST_ISA
 #undef STYLEFAST_BYTES
+#undef STYLEFAST_SIMD
 
 #define STYLEFAST_ISA avx2
 #define STYLEFAST_BYTES 32
@@ -63,6 +64,7 @@ Isa isa();
 #endif
 #undef STYLEFAST_ISA
 #undef STYLEFAST_BYTES
+#undef STYLEFAST_SIMD
 #endif
 
 #define STYLEFAST_ISA portable
@@ -70,6 +72,7 @@ Isa isa();
 #include STYLEFAST_KERNEL
 #undef STYLEFAST_ISA
 #undef STYLEFAST_BYTES
+#undef STYLEFAST_SIMD
 
 // Address of a function in the namespace of the instruction set in use, for example STYLEFAST_PICK(kernel<float>).
 #if defined(STYLEFAST_X86)

@@ -10,21 +10,21 @@ namespace STYLEFAST_ISA {
 inline constexpr int kPositions = STYLEFAST_BYTES == 64 ? 12 : 6;
 inline constexpr int kVectors = 2;
 
-// Adds the products of kPositions rows of inputs and kWidth vectors of output channels.
+// Adds the products of kRows rows of inputs, at most kPositions, and kWidth vectors of output channels.
 //
 // x: slabs of kLanes channels, `x_step` elements apart, in which a position has kLanes consecutive channels.
 // weights: one row of output channels per input channel, `weights_step` elements apart.
 // ahead: weights of a later call, of which a cache line is prefetched per slab, or nullptr.
-template <typename T, int kWidth>
+template <typename T, int kWidth, int kRows>
 STYLEFAST_INLINE void add_products(const T* x, int64_t x_step, const T* weights, int64_t weights_step, const T* ahead,
-                                   int64_t channels, Vec<T> (&sum)[kPositions][kWidth]) {
+                                   int64_t channels, Vec<T> (&sum)[kRows][kWidth]) {
   constexpr int L = kLanes<T>;
   const auto add_channel = [&](int64_t i) __attribute__((always_inline)) {
     Vec<T> y[kWidth];
     for (int j = 0; j < kWidth; ++j) y[j] = load(weights + j * L);
     weights += weights_step;
 #pragma GCC unroll 16
-    for (int r = 0; r < kPositions; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       for (int j = 0; j < kWidth; ++j) sum[r][j] += x[r * L + i] * y[j];
     }
   };

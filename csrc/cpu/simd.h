@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vectors of one instruction set. There is no include guard, because isa.h includes this file once per instruction set.
+// Vectors of one instruction set. isa.h includes this file once per instruction set: it undefines the guard in between.
 //
 // load() and store() convert between the element type and the computing type T, float or double. The lanes of a vector
 // hold either positions or channels.
+#ifndef STYLEFAST_SIMD
+#define STYLEFAST_SIMD
 
 namespace stylefast {
 namespace STYLEFAST_ISA {
@@ -199,3 +201,4 @@ STYLEFAST_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
 
 }  // namespace STYLEFAST_ISA
 }  // namespace stylefast
+#endif

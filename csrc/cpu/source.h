@@ -18,6 +18,13 @@ inline Source source(const Tensor& a) {
                                          : Element::kFloat};
 }
 
+// The images [begin, begin + count).
+inline Source images(Source a, int64_t begin, int64_t count) {
+  a.data = static_cast<const char*>(a.data) + begin * a.stride_n * a.element_size();
+  a.n = count;
+  return a;
+}
+
 // Calls f(Type<T>{}), where T is the type in which kernels compute for the elements of the tensor.
 template <typename F>
 auto dispatch_computing(const Tensor& tensor, F&& f) {

@@ -141,14 +141,37 @@ struct Axis {
   Buffer<T> area;             // [cells]: sum of a cell's weights over all positions
 };
 
+// Activations that are pooled onto a grid of cells.
 template <typename S, typename T = typename Compute<S>::type>
-struct PoolTask {
+struct Pooling {
   Activations<S> a;
-  const int32_t* labels;  // [N, y.cells, x.cells]
-  int64_t clusters;
-  bool standardize;
+  bool standardize;  // whether values are taken about a shift
   const Axis<T>& y;
   const Axis<T>& x;
+};
+
+template <typename S, typename T = typename Compute<S>::type>
+struct PoolTask : Pooling<S> {
+  const int32_t* labels;  // [N, y.cells, x.cells]
+  int64_t clusters;
+  Contributions<T> output;
+};
+
+// Memberships U of the layer's own size, or of another size that the axes resize.
+template <typename T>
+struct SoftTask {
+  Source a;
+  const T* memberships;  // [N, K, H, W], or [N, K, y->cells, x->cells]
+  int64_t clusters;
+  bool standardize;
+  const Axis<T>*y, *x;  // nullptr for the layer's own size
+  Contributions<T> output;
+};
+
+template <typename S, typename T = typename Compute<S>::type>
+struct SoftPoolTask : Pooling<S> {
+  const T* memberships;  // [N, K, y.cells, x.cells]
+  int64_t clusters;
   Contributions<T> output;
 };
 

@@ -10,7 +10,7 @@ from .. import __version__
 from ..backends import BACKENDS, available
 from ..backends.native import instruction_set
 from ..core.private_torch import has_kernel
-from ..ops import LAYERS, OPS, STEPS
+from ..ops import LAYERS, OPS, SOFT, STEPS
 from ..ops.op import Op
 
 
@@ -20,7 +20,7 @@ def report() -> str:
     versions = {"stylefast": __version__, "Python": platform.python_version(), "torch": torch.__version__}
     versions |= {"numpy": numpy.__version__, "CPU kernels": instruction_set() or "none"}
     lines = [f"{name:<12} {version}" for name, version in versions.items()]
-    ops = (*OPS, *STEPS, *LAYERS)
+    ops = (*OPS, *SOFT, *STEPS, *LAYERS)
     width = max(len(op.name) for op in ops)
     lines += ["", " ".join([" " * width, *BACKENDS])]
     for op in ops:

@@ -4,32 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from ..core.dtypes import DTYPES, in_accumulator
 from . import assign as assignment
+from . import assign_soft_contribution as soft
 from . import contribution
+from .assign_soft_contribution import LabelsAndContribution
 from .op import BadCall, Cost, Op
-
-
-class LabelsAndContribution(NamedTuple):
-    """Result of `assign_contribution`.
-
-    Attributes:
-        labels: Label of every point, [N, H, W] int32.
-        contribution: M, [K, C] or, per image, [N, K, C]; float32 or float64.
-    """
-
-    labels: Tensor
-    contribution: Tensor
 
 
 def assign_contribution(
     activations: Tensor,
     centroids: Tensor,
     *,
+    memberships: Tensor | None = None,
     features: str = "raw",
     standardize: bool = True,
     per_image: bool = False,
@@ -42,9 +33,14 @@ def assign_contribution(
         labels = assign(A, c).labels
         M = contribution(A, labels, K)
 
+    With memberships U, M is that of U instead of the labels: `M = contribution(A, U, K')`. The activations are then
+    read once from memory if an image fits into the caches.
+
     Args:
         activations: Activations of shape [N, C, H, W]; float32, float64, float16 or bfloat16, any strides.
         centroids: Centroids of shape [K, C], in any of these dtypes.
+        memberships: Memberships U >= 0 of shape [N, K', h, w], as in `stylefast.contribution`. K' may differ from K. A
+            bilinear resize gives them the size of the activations.
         features: Kind of points that are assigned, as in `stylefast.assign`. M does not depend on it except through
             the labels.
         standardize: Whether M standardises the activations, as in `stylefast.contribution`.
@@ -53,11 +49,12 @@ def assign_contribution(
 
     Returns:
         `LabelsAndContribution(labels, contribution)`. Labels have shape [N, H, W], int32. M has shape [K, C], or
-        [N, K, C] if `per_image` is set, and is float32 (float64 for float64 activations).
+        [N, K, C] if `per_image` is set, and is float32 (float64 for float64 activations). With memberships, K' takes
+        the place of K.
 
     Raises:
-        TypeError: If `activations` or `centroids` is not a dense tensor of one of these dtypes.
-        ValueError: If a shape, the device of `centroids`, `features` or the name of the backend is invalid.
+        TypeError: If `activations`, `centroids` or `memberships` is not a dense tensor of one of these dtypes.
+        ValueError: If a shape, a device, a membership, `features` or the name of the backend is invalid.
         RuntimeError: If `backend` cannot run on this machine or on the device of the tensors.
 
     References:
@@ -71,6 +68,9 @@ def assign_contribution(
         >>> labels.shape, m.shape
         (torch.Size([2, 16, 16]), torch.Size([8, 512]))
     """
+    if memberships is not None:
+        options = {"features": features, "standardize": standardize, "per_image": per_image, "backend": backend}
+        return soft.assign_soft_contribution(activations, centroids, memberships, **options)
     assignment.check(activations, centroids, features)
     centroids = in_accumulator(centroids, activations.dtype)
     return LabelsAndContribution(
@@ -119,6 +119,9 @@ def samples() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def errors() -> Iterator[BadCall]:
     yield from assignment.errors()
+    for bad in soft.errors():
+        *args, memberships = bad.args
+        yield BadCall(tuple(args), {**bad.kwargs, "memberships": memberships}, bad.error, bad.match)
 
 
 ASSIGN_CONTRIBUTION = Op(

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..backends.native import out_of_range
-from ..core.checks import check_activations, check_choice
+from ..core.checks import check_activations, check_choice, check_shape
 from ..core.dtypes import DTYPES, accumulator
 from . import assign as assignment
+from . import soft_contribution as soft
 from .op import BadCall, Cost, Op
+from .soft_contribution import RESIZES
 
-RESIZES = ("bilinear", "nearest")
 INTEGERS = (torch.int32, torch.int64, torch.int16, torch.uint8, torch.int8)
 
 
@@ -32,11 +32,13 @@ def contribution(
 ) -> Tensor:
     """Measure how much each channel of a layer contributes to each cluster.
 
-    For activations A and the one-hot encoding U of the labels, resized to H x W as by
-    `torch.nn.functional.interpolate` with `align_corners=False`::
+    For activations A and memberships U, which are the one-hot encoding of the labels unless they are given, resized to
+    H x W as by `torch.nn.functional.interpolate` with `align_corners=False`::
 
         M[k, c] = 1 / (N H W) · sum_{n, h, w} A'[n, c, h, w]^2 · U[n, k, h, w]
         A' = (A - mean) / sqrt(var + 1e-5)    (per image and channel, biased variance)
+
+    M is linear in U.
 
     To combine batches, add `N * M` of all batches and divide by the total number of images. To get M of a part, add
     the rows of its clusters.
@@ -48,25 +50,27 @@ def contribution(
         activations: Activations of shape [N, C, H, W]; float32, float64, float16 or bfloat16, any strides.
         labels: Labels in [0, K) of shape [N, h, w], for any h and w; int64, int32, int16, int8 or uint8. Under
             `torch.compile` and on devices other than the CPU the values are not checked; a label outside [0, K) then
-            belongs to no cluster.
+            belongs to no cluster. Or memberships U >= 0 of shape [N, K, h, w], float32, float64, float16 or bfloat16,
+            any strides; the op computes with them in float32 (float64 for float64 activations).
         n_clusters: Number of clusters K.
         standardize: Whether to standardise the activations. False sets A' = A, for activations that are already
             normalised (StyleGAN1).
-        resize: Interpolation of the labels: "bilinear" or "nearest".
+        resize: Interpolation of the memberships: "bilinear" or "nearest".
         per_image: Whether to return one M per image instead of the mean over the N images.
         backend: Name of a backend, as in `stylefast.assign`.
 
     Returns:
         M of shape [K, C], or [N, K, C] if `per_image` is set; float32 (float64 for float64 activations). All values are
-        >= 0; without images they are 0. With `standardize`, the sum over k is the mean over n of `var / (var + 1e-5)`.
+        >= 0; without images they are 0. With `standardize`, the sum over k is the mean over n of `var / (var + 1e-5)`
+        for labels, and for memberships whose sum over k is 1.
         With `standardize`, NaN or Inf in a channel makes its M NaN in all clusters. Without it, M is NaN or Inf at
         least in the clusters that contain the value.
 
     Raises:
-        TypeError: If `activations` is not a dense tensor of one of these dtypes, `labels` is not an integer tensor, or
-            `n_clusters` is not an int.
-        ValueError: If a shape, the device of `labels`, a label, `n_clusters`, `resize` or the name of the backend is
-            invalid.
+        TypeError: If `activations` is not a dense tensor of one of these dtypes, `labels` is neither an integer tensor
+            nor a dense floating-point tensor, or `n_clusters` is not an int.
+        ValueError: If a shape, the device of `labels`, a label, a membership, `n_clusters`, `resize` or the name of the
+            backend is invalid.
         RuntimeError: If `backend` cannot run on this machine or on the device of the tensors.
 
     References:
@@ -78,7 +82,16 @@ def contribution(
         >>> activations, labels = torch.randn(2, 64, 32, 32), torch.randint(8, (2, 16, 16))
         >>> stylefast.contribution(activations, labels, n_clusters=8).shape
         torch.Size([8, 64])
+        >>> memberships = torch.rand(2, 8, 16, 16)
+        >>> stylefast.contribution(activations, memberships, n_clusters=8).shape
+        torch.Size([8, 64])
     """
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        _check_clusters(n_clusters)
+        if labels.dim() == 4:
+            check_shape("memberships", labels, N=None, K=n_clusters, h=None, w=None)
+        options = {"standardize": standardize, "resize": resize, "per_image": per_image, "backend": backend}
+        return soft.soft_contribution(activations, labels, **options)
     check(activations, labels, n_clusters, resize)
     labels = labels if labels.dtype == torch.int32 else labels.to(torch.int32)
     return CONTRIBUTION(backend, activations, labels, int(n_clusters), bool(standardize), resize, bool(per_image))
@@ -87,35 +100,33 @@ def contribution(
 def check(activations: Tensor, labels: Tensor, n_clusters: int, resize: str) -> None:
     check_activations(activations)
     if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
-        raise TypeError(f"labels must be an integer tensor [N, h, w], got {getattr(labels, 'dtype', type(labels))}")
+        kind = getattr(labels, "dtype", type(labels))
+        raise TypeError(f"labels must be an integer tensor [N, h, w] or memberships [N, K, h, w], got {kind}")
     n = activations.shape[0]
     if labels.dim() != 3 or labels.shape[0] != n or 0 in labels.shape[1:]:
         raise ValueError(f"labels must have shape [N, h, w] with N = {n} and h, w >= 1, got {tuple(labels.shape)}")
     if labels.device != activations.device:
         raise ValueError(f"labels must be on {activations.device} like the first argument, got {labels.device}")
-    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int):
-        raise TypeError(f"n_clusters must be an int, got {type(n_clusters).__name__}")
-    if n_clusters < 1:
-        raise ValueError(f"n_clusters must be >= 1, got {n_clusters}")
+    _check_clusters(n_clusters)
     check_choice("resize", resize, RESIZES)
     if (limits := out_of_range(labels, n_clusters)) is not None:
         (low,), (high,) = limits
         raise ValueError(f"labels must lie in [0, {n_clusters}), got values from {low} to {high}")
 
 
+def _check_clusters(n_clusters: int) -> None:
+    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int):
+        raise TypeError(f"n_clusters must be an int, got {type(n_clusters).__name__}")
+    if n_clusters < 1:
+        raise ValueError(f"n_clusters must be >= 1, got {n_clusters}")
+
+
 def reference(
     activations: Tensor, labels: Tensor, n_clusters: int, standardize: bool, resize: str, per_image: bool
 ) -> Tensor:
-    n, _, h, w = activations.shape
-    x = assignment.points(activations, "standardized" if standardize else "raw")
-    clusters = torch.arange(n_clusters, device=x.device).view(1, -1, 1, 1)
-    one_hot = (labels.unsqueeze(1) == clusters).to(x.dtype)  # [N, K, h, w]
-    if resize == "nearest":  # in float32 for every dtype, because torch's choice of the nearest cell depends on it
-        resized = F.interpolate(one_hot.float(), size=(h, w), mode=resize).to(x.dtype)  # [N, K, H, W]
-    else:
-        resized = F.interpolate(one_hot, size=(h, w), mode=resize)
-    m = torch.einsum("nchw,nkhw->nkc", x.square(), resized) / (h * w)
-    return m if per_image else m.sum(0) / max(1, n)
+    clusters = torch.arange(n_clusters, device=labels.device).view(1, -1, 1, 1)
+    one_hot = (labels.unsqueeze(1) == clusters).to(accumulator(activations.dtype))  # [N, K, h, w]
+    return soft.reference(activations, one_hot, standardize, resize, per_image)
 
 
 def fake(
@@ -176,7 +187,13 @@ def _sample(
 def errors() -> Iterator[BadCall]:
     x, labels = torch.ones(2, 4, 3, 3), torch.zeros(2, 3, 3, dtype=torch.int32)
     yield BadCall((x[0], labels, 2), {}, ValueError, r"activations must have shape \[N, C, H, W\]")
-    yield BadCall((x, labels.float(), 2), {}, TypeError, "labels must be an integer tensor .* got torch.float32")
+    yield BadCall((x, labels.bool(), 2), {}, TypeError, "labels must be an integer tensor .* got torch.bool")
+    yield BadCall(
+        (x, x, 5), {}, ValueError, r"memberships must have shape \[N, K, h, w\] with K = 5, got \(2, 4, 3, 3\)"
+    )
+    for bad in soft.membership_errors(x):
+        if bad.args[1].is_floating_point():
+            yield BadCall((*bad.args, 5), {}, bad.error, bad.match)
     yield BadCall((x, labels[0], 2), {}, ValueError, r"labels must have shape \[N, h, w\] with N = 2 .* got \(3, 3\)")
     yield BadCall((x, labels[:1], 2), {}, ValueError, r"with N = 2 .* got \(1, 3, 3\)")
     yield BadCall((x, labels.to("meta"), 2), {}, ValueError, "labels must be on cpu")

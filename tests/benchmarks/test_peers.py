@@ -13,14 +13,15 @@ from small_workloads import arguments
 from verify import verify
 from workloads import WORKLOADS, clustered
 
-from stylefast.ops import BLEND, CONTRIBUTION, LLOYD_STEP, OPS
+from stylefast.ops import BLEND, CONTRIBUTION, LLOYD_STEP, OPS, SOFT, SOFT_CONTRIBUTION
 
 
-@pytest.mark.parametrize("name", [*(op.name for op in OPS), "pooled", "pairs"])
+@pytest.mark.parametrize("name", [*(op.name for op in (*OPS, *SOFT)), "pooled", "soft-pooled", "pairs"])
 def test_alternatives_agree_with_the_reference(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    op = {"pooled": CONTRIBUTION, "pairs": BLEND}.get(name) or next(op for op in OPS if op.name == name)
+    named = {"pooled": CONTRIBUTION, "soft-pooled": SOFT_CONTRIBUTION, "pairs": BLEND}
+    op = named.get(name) or next(op for op in (*OPS, *SOFT) if op.name == name)
     inputs = arguments(name)
     calls = peers.PEERS[op.name](inputs, 2)
     assert len(calls) >= 2

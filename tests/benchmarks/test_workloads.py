@@ -7,11 +7,11 @@ import torch
 import workloads
 from small_workloads import arguments
 
-from stylefast.ops import BLEND, OPS
+from stylefast.ops import BLEND, OPS, SOFT
 
 
 def test_every_op_has_workloads_and_every_id_is_unique():
-    assert {w.op.name for w in workloads.WORKLOADS} == {op.name for op in OPS}
+    assert {w.op.name for w in workloads.WORKLOADS} == {op.name for op in (*OPS, *SOFT)}
     assert len({w.id for w in workloads.WORKLOADS}) == len(workloads.WORKLOADS)
 
 

@@ -21,7 +21,7 @@ from stylefast.catalog import FFHQ_REGIONS, Catalog
 from stylefast.cli import app as cli
 from stylefast.editing import Edit, SeedLatents, Sequential, StyleEditor
 from stylefast.editing.writer import ImageWriter
-from stylefast.ops import LAYERS, OPS, STEPS
+from stylefast.ops import LAYERS, OPS, SOFT, STEPS
 
 
 def test_catalog_build_equals_a_build_in_python(built):
@@ -181,7 +181,7 @@ def test_info_prints_the_table_of_ops_and_backends():
     text = run("info")
     assert __version__ in text and torch.__version__ in text
     header = next(line for line in text.splitlines() if line.split() == list(BACKENDS))
-    for op in (*OPS, *STEPS, *LAYERS):
+    for op in (*OPS, *SOFT, *STEPS, *LAYERS):
         (row,) = (line for line in text.splitlines() if line.split()[:1] == [op.name])
         marks = {name: row[header.index(name) :][: len(name)].strip() for name in BACKENDS}
         assert {name for name, mark in marks.items() if mark} == {*op.backends}

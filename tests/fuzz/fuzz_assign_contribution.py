@@ -31,4 +31,4 @@ def run(rng: Generator, sizes: Sizes, backend: str, check: Check) -> None:
     with np.errstate(all="ignore"):
         x = truth.points(truth.exact(a), features, truth.epsilon(a.dtype))
         check_labels(check, labels.numpy(), k, truth.scores(x, truth.exact(c.to(accumulator))), truth.norms(x))
-    check_m(check, m, a, labels.numpy(), k, resize="nearest", **options)
+    check_m(check, m, a, truth.one_hot(labels.numpy(), k), resize="nearest", **options)

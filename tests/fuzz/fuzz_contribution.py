@@ -29,17 +29,20 @@ def run(rng: Generator, sizes: Sizes, backend: str, check: Check) -> None:
     check.note(activations=a, labels=labels, n_clusters=k, **options)
     m = stylefast.contribution(a, labels, k, backend=backend, **options)
     check.form("M", m, (n, k, channels) if per_image else (k, channels), drawing.accumulator(a.dtype))
-    check_m(check, m, a, labels.numpy(), k, **options)
+    check_m(check, m, a, truth.one_hot(labels.numpy(), k), **options)
 
 
-def check_m(check: Check, m: torch.Tensor, a: torch.Tensor, labels: np.ndarray, k: int, **options: bool | str) -> None:
-    """Compare M with its definition. Channels with NaN or Inf are compared with what the documentation says of them."""
+def check_m(check: Check, m: torch.Tensor, a: torch.Tensor, u: np.ndarray, **options: bool | str) -> None:
+    """Compare M of memberships u [N, K, h, w] with its definition.
+
+    Channels with NaN or Inf are compared with what the documentation says of them.
+    """
     values, per_image = truth.exact(a), options["per_image"]
     bad: np.ndarray = np.any(~np.isfinite(values), (2, 3))  # [N, C]
     finite = np.where(bad[:, :, None, None], 0, values)
     eps = truth.epsilon(a.dtype)
     want, budget = truth.contribution(
-        finite, labels, k, bool(options["standardize"]), str(options["resize"]), bool(per_image), eps
+        finite, u, bool(options["standardize"]), str(options["resize"]), bool(per_image), eps
     )
     bad = np.broadcast_to(bad[:, None] if per_image else bad.any(0), want.shape)
     got = torch.where(torch.from_numpy(bad.copy()), 0, m)

@@ -17,9 +17,9 @@ from check import Check
 from numpy.random import Generator
 
 import stylefast
-from stylefast.ops import LAYERS, OPS, STEPS
+from stylefast.ops import LAYERS, OPS, SOFT, STEPS
 
-ROWS = (*OPS, *STEPS, *LAYERS)
+ROWS = (*OPS, *SOFT, *STEPS, *LAYERS)
 Case = Callable[[Generator, Check], None]
 
 

@@ -77,6 +77,8 @@ def _findings(name: str, n_cases: int = N_CASES) -> int:
         *(("lloyd_step", field) for field in range(4)),
         ("contribution", None),
         *(("assign_contribution", field) for field in range(2)),
+        ("soft_contribution", None),
+        *(("assign_soft_contribution", field) for field in range(2)),
         ("blend", None),
         *(("pruned_step", field) for field in range(5)),
         ("inverse_haar", None),
@@ -87,8 +89,9 @@ def _findings(name: str, n_cases: int = N_CASES) -> int:
 def test_planted_faults_are_found(
     name: str, field: int | None, fault: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ):
-    integers = (("assign", 0), ("lloyd_step", 0), ("lloyd_step", 2), ("assign_contribution", 0))
-    if (name, field) in (*integers, ("pruned_step", 0), ("pruned_step", 3)) and fault is _scaled:
+    integers = {("assign", 0), ("lloyd_step", 0), ("lloyd_step", 2), ("assign_contribution", 0), ("pruned_step", 0)}
+    integers |= {("assign_soft_contribution", 0), ("pruned_step", 3)}
+    if (name, field) in integers and fault is _scaled:
         pytest.skip("scaling leaves integers as they are")
     module = stylefast if hasattr(stylefast, name) else import_module(f"fuzz_{name}")
     monkeypatch.setattr(module, name, _planted(getattr(module, name), fault, field))

@@ -140,22 +140,27 @@ def nearest_weights(size: int, cells: int) -> ndarray:
     return np.eye(cells)[np.minimum(cell, cells - 1)]
 
 
+def one_hot(labels: ndarray, k: int) -> ndarray:
+    """Return the memberships [N, K, h, w] of labels [N, h, w]."""
+    return (labels[:, None] == np.arange(k)[:, None, None]).astype(np.float64)
+
+
 def contribution(
-    a: ndarray, labels: ndarray, k: int, standardize: bool, resize: str, per_image: bool, eps: float
+    a: ndarray, u: ndarray, standardize: bool, resize: str, per_image: bool, eps: float
 ) -> tuple[ndarray, ndarray]:
-    """Return M, [K, C] or [N, K, C], and bounds on its errors."""
+    """Return M of memberships u [N, K, h, w], which is [K, C] or [N, K, C], and bounds on its errors."""
     x = points(a, "standardized" if standardize else "raw", eps)
     n, _, h, w = a.shape
     weights = bilinear_weights if resize == "bilinear" else nearest_weights
-    one_hot = (labels[:, None] == np.arange(k)[:, None, None]).astype(np.float64)  # [N, K, h, w]
-    rows, columns = weights(h, labels.shape[1]), weights(w, labels.shape[2])
-    resized = np.einsum("nkij,hi,wj->nkhw", one_hot, rows, columns, optimize=True)
+    rows, columns = weights(h, u.shape[2]), weights(w, u.shape[3])
+    resized = np.einsum("nkij,hi,wj->nkhw", u, rows, columns, optimize=True)
     squares = x.values * x.values
     noise = 2 * np.abs(x.values) * x.noise + x.noise * x.noise
     m = np.einsum("nchw,nkhw->nkc", squares, resized, optimize=True) / (h * w)
     budget = np.einsum("nchw,nkhw->nkc", noise, resized, optimize=True) / (h * w) + long_sum(n * h * w) * eps * m
-    if resize == "bilinear" and labels.shape[1:] != (h, w):  # errors of positions between cells
-        budget = budget + 2 * eps * sum(labels.shape[1:]) * squares.mean((2, 3))[:, None]
+    if resize == "bilinear" and u.shape[2:] != (h, w):  # errors of positions between cells
+        largest = u.max((2, 3))[:, :, None]  # [N, K, 1]
+        budget = budget + 2 * eps * sum(u.shape[2:]) * largest * squares.mean((2, 3))[:, None]
     if per_image:
         return m, budget
     return m.sum(0) / max(1, n), budget.sum(0) / max(1, n)

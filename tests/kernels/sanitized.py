@@ -22,10 +22,12 @@ from cells import Cell, invoke
 from torch import Tensor
 
 from stylefast.backends import native
-from stylefast.ops import LAYERS, OPS, STEPS
+from stylefast.ops import LAYERS, OPS, SOFT, STEPS
 
 EDGES = "many_clusters or large_layers or outside or caches"  # tests of test_edge_cases.py
+SIZES = "all_sizes or sequence"  # tests of test_membership_laws.py
 THREADS = {"address": (1, 2), "thread": (2,)}  # of the calls under each sanitizer: one thread has no race
+FILES = ("test_edge_cases.py", "test_membership_laws.py", "test_pruned_step.py")
 STEPS_IN_SEQUENCE = "keep_the_bits"  # tests of test_pruned_step.py, because no sample has a former step
 
 
@@ -80,7 +82,7 @@ def overwrite(cell: Cell) -> None:
 
 def cells() -> Iterator[tuple[str, dict[str, Cell]]]:
     """Yield every cell of the `cpu` backend, with all samples."""
-    for op in (*OPS, *STEPS, *LAYERS):
+    for op in (*OPS, *SOFT, *STEPS, *LAYERS):
         for key in op.cells:
             if key.startswith("cpu"):
                 yield f"{op.name} {key}", {name: Cell(op, key, inputs) for name, inputs in op.samples()}
@@ -138,8 +140,8 @@ def main(sanitizer: str, library: str) -> None:
                     read(cell, place)
                     calls += 1
     agreement.agree = lambda *_, **__: None  # `make test` compares the results; their reference takes most of the time
-    files = [str(Path(__file__).parents[1] / "ops" / name) for name in ("test_edge_cases.py", "test_pruned_step.py")]
-    chosen = f"cpu and ({EDGES}) or {STEPS_IN_SEQUENCE}"
+    files = [str(Path(__file__).parents[1] / "ops" / name) for name in FILES]
+    chosen = f"cpu and ({EDGES} or {SIZES}) or {STEPS_IN_SEQUENCE}"
     assert pytest.main(["-qs", "-p", "no:cacheprovider", *files, "-k", chosen]) == 0
     print(f"{planted} planted faults reported; no fault in {calls} calls and the tests {chosen}")
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from stylefast.backends import BACKENDS, available
-from stylefast.ops import LAYERS, OPS
+from stylefast.ops import LAYERS, OPS, SOFT
 from stylefast.ops.op import Op
 
-ROWS = (*OPS, *LAYERS)
+ROWS = (*OPS, *SOFT, *LAYERS)
 Sample = tuple[str, dict[str, Any]]
 
 
