@@ -51,7 +51,7 @@ def nmf_step(activations: Tensor, components: Tensor, sweeps: int, *, backend: s
         backend: "cpu", "reference" or None.
 
     Returns:
-        `NMFStep(memberships, products, gram, energy)`. NaN or Inf in a point makes its memberships NaN.
+        `NMFStep(memberships, products, gram, energy)`. NaN or +Inf in a point makes its memberships NaN.
 
     Raises:
         TypeError: If a tensor is not a dense tensor of one of these dtypes.
@@ -62,7 +62,7 @@ def nmf_step(activations: Tensor, components: Tensor, sweeps: int, *, backend: s
     """
     check_activations(activations)
     check_tensor("components", components, "[K, C]", 2, like=activations)
-    if components.shape[1] != activations.shape[1] or not len(components):
+    if components.shape[1] != activations.shape[1] or 0 in components.shape:
         raise ValueError(
             f"components must have shape [K, C] with K >= 1 and C = {activations.shape[1]} to match activations "
             f"[N, C, H, W], got {tuple(components.shape)}"
@@ -123,6 +123,7 @@ def errors() -> Iterator[BadCall]:
     yield BadCall((x, components[0], 1), {}, ValueError, r"components must have shape \[K, C\], got \(4,\)")
     yield BadCall((x, components[:, :3], 1), {}, ValueError, r"with K >= 1 and C = 4 .* got \(2, 3\)")
     yield BadCall((x, components[:0], 1), {}, ValueError, r"with K >= 1 and C = 4 .* got \(0, 4\)")
+    yield BadCall((x[:, :0], components[:, :0], 1), {}, ValueError, r"got \(2, 0\)")
     yield BadCall((x, components.to("meta"), 1), {}, ValueError, "components must be on cpu")
     yield BadCall((x, components.int(), 1), {}, TypeError, "components must be float32, .* got torch.int32")
     yield BadCall((x, components, 0), {}, ValueError, "sweeps must be an integer >= 1, got 0")
@@ -137,5 +138,5 @@ NMF_STEP = Op(
     cost=cost,
     samples=samples,
     errors=errors,
-    backends=("reference",),
+    backends=("cpu", "reference"),
 )
