@@ -26,7 +26,7 @@ struct Compute<double> {
   using type = double;
 };
 
-enum class Features { kRaw, kStandardized, kSquared };
+enum class Features { kRaw, kStandardized, kSquared, kRectified };
 
 inline constexpr double kVarianceEpsilon = 1e-5;  // as in torch.nn.functional.instance_norm
 

@@ -50,9 +50,9 @@ int64_t scores_size(int64_t pixels, int64_t clusters) {
 template <typename T>
 void pack_centroids(const T* from, int64_t clusters, int64_t channels, T* to);
 
-// Packs positions [first, first + count) into `tile`, computes `features` (the same tile for raw features), and writes
-// their squared norms [pixels] and, unless `scores` is nullptr, their scores against all centroids
-// [pixels, score_columns].
+// Packs positions [first, first + count) into `tile`, computes `features` (the same tile for raw and rectified
+// features), and writes their squared norms [pixels] and, unless `scores` is nullptr, their scores against all
+// centroids [pixels, score_columns].
 template <typename T>
 void score_tile(const Points<T>& points, int64_t first, int64_t count, const Tile<T>& tile, const Tile<T>& features,
                 T* norm, T* scores);

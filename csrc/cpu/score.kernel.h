@@ -97,16 +97,16 @@ void score_tile(const Points<T>& points, int64_t first, int64_t count, const Til
                 T* norm, T* scores) {
   constexpr int L = kLanes<T>;
   const int64_t columns = score_columns<T>(points.clusters), stretch = kStretch / L;
-  const bool raw = points.features == Features::kRaw;
+  const bool rectify = points.features == Features::kRectified, packed = rectify || points.features == Features::kRaw;
   const T* centroids = points.centroids;
   std::fill(norm, norm + tile.pixels, T(0));
   for (int64_t s = 0; s < tile.slabs; s += stretch) {
     const int64_t end = std::min(s + stretch, tile.slabs);
     if (!points.a.channels_last() || s == 0) {  // channels_last: all channels are packed at once
       pack<T>(points.a, first, count, s, points.a.channels_last() ? tile.slabs : end, tile.slab(s), tile.stride,
-              raw ? norm : nullptr);
+              packed ? norm : nullptr, L, rectify);
     }
-    if (!raw) make_features<T>(points, first, count, s, end, tile, features, norm);
+    if (!packed) make_features<T>(points, first, count, s, end, tile, features, norm);
     if (scores != nullptr) centroids = score_stretch<T>(features, s, end, count, centroids, columns, scores);
   }
 }

@@ -56,6 +56,15 @@ struct LloydTask {
   double* objective;           // [parts, B]
 };
 
+template <typename T>
+struct FactorTask {
+  Points<T> points;      // the activations, and the components as centroids
+  Points<T> components;  // the components [K, C] as points
+  int64_t sweeps;
+  T* memberships;                    // [N, K, H, W]
+  double *products, *gram, *energy;  // [parts, K, padded C], [parts, K, padded K], [parts]
+};
+
 // Bounds [2, B, N, H, W] are lower bounds on the cosine to the centroid of the label, and upper bounds on the cosines
 // to all other centroids.
 template <typename T>

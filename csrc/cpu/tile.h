@@ -41,10 +41,11 @@ struct Tile {
 
 // Fills slabs [begin, end), stored at `to`, with positions [first, first + count), counted over all images. Positions
 // from count to stride become zero. Adds the squares of the values to norm [pixels] unless it is nullptr. Prefetches
-// the first `ahead` channels of the slab that follows each slab, if channels lie in planes.
+// the first `ahead` channels of the slab that follows each slab, if channels lie in planes. With `rectify`, negative
+// values become zero, and Inf becomes NaN.
 template <typename T>
 void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride, T* norm,
-          int64_t ahead = kLanes<T>);
+          int64_t ahead = kLanes<T>, bool rectify = false);
 
 // Computes standardised or squared features from slabs [begin, end) of raw activations, and adds their squares to norm
 // [pixels].

@@ -16,9 +16,17 @@ struct PackTask {
   int64_t stride;  // positions from one slab to the next
   T* norm;         // [pixels], to which squares are added, or nullptr
   int64_t ahead;   // rows of the next slab to prefetch
+  bool rectify;
 
   T* line(int64_t s, int64_t p) const { return to + ((s - begin) * stride + offset + p) * kLanes<T>; }
 };
+
+// max(x, 0), but NaN for NaN and Inf.
+template <typename T>
+STYLEFAST_INLINE Vec<T> rectified(Vec<T> x) {
+  const Vec<T> positive = x < 0 ? Vec<T>{} : x;  // keeps NaN
+  return positive <= std::numeric_limits<T>::max() ? positive : splat(std::numeric_limits<T>::quiet_NaN());
+}
 
 // Packs channels that lie in planes: loads kLanes channels x kLanes positions and transposes them. The processor
 // cannot predict the next rows, so the first `ahead` rows of the next slab are prefetched, one cache line at a time.
@@ -34,6 +42,10 @@ void pack_planes(const PackTask<S, T>& task) {
     const S* middle = row + L / 2 * stride_c;
     T* line = task.line(s, 0);
     const auto finish = [&](Vec<T>(&block)[L], int64_t p) {
+      if (task.rectify) {
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) block[i] = rectified<T>(block[i]);
+      }
       if (task.norm != nullptr) {
         T* norm = task.norm + task.offset + p;
         Vec<T> square = load(norm);
@@ -77,7 +89,8 @@ void pack_pixels(const PackTask<S, T>& task) {
   for (int64_t p = 0; p < task.count; ++p) {
     Vec<T> square{};
     for (int64_t s = task.begin; s < task.end; ++s) {
-      const Vec<T> x = gather(task.from + p * task.stride_w + s * L, 1, std::min<int64_t>(L, task.channels - s * L));
+      Vec<T> x = gather(task.from + p * task.stride_w + s * L, 1, std::min<int64_t>(L, task.channels - s * L));
+      if (task.rectify) x = rectified<T>(x);
       square += x * x;
       store(task.line(s, p), x);
     }
@@ -89,13 +102,14 @@ void pack_pixels(const PackTask<S, T>& task) {
 // other at the same stride.
 template <typename S, typename T>
 void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride, T* norm,
-             int64_t ahead) {
+             int64_t ahead, bool rectify) {
   constexpr int L = kLanes<T>;
   const int64_t run = a.rows_join() ? a.plane() : a.w;
   for (int64_t offset = 0; offset < count;) {
     const int64_t length = std::min(count - offset, run - (first + offset) % run);
     const S* from = reinterpret_cast<const S*>(a.address(first + offset, 0));
-    const PackTask<S, T> task{from, a.stride_c, a.stride_w, a.c, length, begin, end, offset, to, stride, norm, ahead};
+    const PackTask<S, T> task{from,   a.stride_c, a.stride_w, a.c,  length, begin,  end,
+                              offset, to,         stride,     norm, ahead,  rectify};
     if (a.channels_last()) {
       pack_pixels(task);
     } else {
@@ -110,15 +124,15 @@ void pack_as(const Source& a, int64_t first, int64_t count, int64_t begin, int64
 
 template <typename T>
 void pack(const Source& a, int64_t first, int64_t count, int64_t begin, int64_t end, T* to, int64_t stride, T* norm,
-          int64_t ahead) {
+          int64_t ahead, bool rectify) {
   if constexpr (std::is_same_v<T, double>) {
-    pack_as<double>(a, first, count, begin, end, to, stride, norm, ahead);
+    pack_as<double>(a, first, count, begin, end, to, stride, norm, ahead, rectify);
   } else if (a.element == Element::kHalf) {
-    pack_as<half>(a, first, count, begin, end, to, stride, norm, ahead);
+    pack_as<half>(a, first, count, begin, end, to, stride, norm, ahead, rectify);
   } else if (a.element == Element::kBfloat16) {
-    pack_as<bfloat16>(a, first, count, begin, end, to, stride, norm, ahead);
+    pack_as<bfloat16>(a, first, count, begin, end, to, stride, norm, ahead, rectify);
   } else {
-    pack_as<float>(a, first, count, begin, end, to, stride, norm, ahead);
+    pack_as<float>(a, first, count, begin, end, to, stride, norm, ahead, rectify);
   }
 }
 
@@ -185,7 +199,7 @@ void plane_statistics(const Source& a, int64_t begin, int64_t end, T* statistics
 }
 
 #define STYLEFAST_INSTANTIATE(T)                                                                                    \
-  template void pack(const Source&, int64_t, int64_t, int64_t, int64_t, T*, int64_t, T*, int64_t);                  \
+  template void pack(const Source&, int64_t, int64_t, int64_t, int64_t, T*, int64_t, T*, int64_t, bool);            \
   template void make_features(const Points<T>&, int64_t, int64_t, int64_t, int64_t, const Tile<T>&, const Tile<T>&, \
                               T*);                                                                                  \
   template void plane_statistics(const Source&, int64_t, int64_t, T*);

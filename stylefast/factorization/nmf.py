@@ -42,7 +42,8 @@ class NMF:
         n_components: Number of components K, from 1 to C.
         max_iter: Maximum number of epochs.
         tol: The fit ends when an epoch reduces the squared error by less than `tol` times the squared norm of the data.
-        sweeps: Sweeps of the coordinate descent over the memberships of a point per epoch.
+        sweeps: Sweeps of the coordinate descent over the memberships of a point per epoch. With fewer than 5, the fit
+            may end with a larger error; more than 8 hardly reduce the number of epochs.
         backend: Name of a backend, as in `stylefast.assign`; the op exists on "cpu" and "reference".
 
     Attributes:
@@ -75,7 +76,7 @@ class NMF:
         *,
         max_iter: int = 100,
         tol: float = 1e-4,
-        sweeps: int = 20,
+        sweeps: int = 8,
         backend: str | None = None,
     ) -> None:
         if not isinstance(tol, Real) or not (0 <= tol < math.inf):

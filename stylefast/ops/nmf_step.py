@@ -51,7 +51,7 @@ def nmf_step(activations: Tensor, components: Tensor, sweeps: int, *, backend: s
         backend: "cpu", "reference" or None.
 
     Returns:
-        `NMFStep(memberships, products, gram, energy)`. NaN or Inf in a point makes its memberships NaN.
+        `NMFStep(memberships, products, gram, energy)`. NaN or +Inf in a point makes its memberships NaN.
 
     Raises:
         TypeError: If a tensor is not a dense tensor of one of these dtypes.
@@ -83,7 +83,7 @@ def reference(activations: Tensor, components: Tensor, sweeps: int) -> tuple[Ten
             gain = score[:, k] - torch.einsum("k,nkhw->nhw", gram[k], u)
             u[:, k] = (u[:, k] + gain / torch.where(diagonal[k] > 0, diagonal[k], 1)).clamp(min=0)
     products = torch.einsum("nkhw,nchw->kc", u, x)
-    return u, products.double(), torch.einsum("njhw,nkhw->jk", u, u).double(), x.double().square().sum()
+    return u.contiguous(), products.double(), torch.einsum("njhw,nkhw->jk", u, u).double(), x.double().square().sum()
 
 
 def fake(activations: Tensor, components: Tensor, sweeps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -137,5 +137,5 @@ NMF_STEP = Op(
     cost=cost,
     samples=samples,
     errors=errors,
-    backends=("reference",),
+    backends=("cpu", "reference"),
 )

@@ -81,6 +81,7 @@ def _findings(name: str, n_cases: int = N_CASES) -> int:
         *(("assign_soft_contribution", field) for field in range(2)),
         ("blend", None),
         *(("pruned_step", field) for field in range(5)),
+        *(("nmf_step", field) for field in range(4)),
         ("inverse_haar", None),
         ("separable_conv", None),
         ("winograd_conv", None),

@@ -25,9 +25,9 @@ from stylefast.backends import native
 from stylefast.ops import LAYERS, OPS, SOFT, STEPS
 
 EDGES = "many_clusters or large_layers or outside or caches"  # tests of test_edge_cases.py
-SIZES = "all_sizes or sequence"  # tests of test_membership_laws.py
+SIZES = "all_sizes or sequence or many_components"  # tests of test_membership_laws.py and test_nmf_step.py
 THREADS = {"address": (1, 2), "thread": (2,)}  # of the calls under each sanitizer: one thread has no race
-FILES = ("test_edge_cases.py", "test_membership_laws.py", "test_pruned_step.py")
+FILES = ("test_edge_cases.py", "test_membership_laws.py", "test_nmf_step.py", "test_pruned_step.py")
 STEPS_IN_SEQUENCE = "keep_the_bits"  # tests of test_pruned_step.py, because no sample has a former step
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from stylefast.backends import BACKENDS, available
-from stylefast.ops import LAYERS, OPS, SOFT
+from stylefast.ops import LAYERS, NMF_STEP, OPS, SOFT
 from stylefast.ops.op import Op
 
-ROWS = (*OPS, *SOFT, *LAYERS)
+ROWS = (*OPS, *SOFT, NMF_STEP, *LAYERS)
 Sample = tuple[str, dict[str, Any]]
 
 
