@@ -18,8 +18,8 @@ class Clustering:
             of the given resolution.
         resolution: Height of the tensor to cluster, if no layer is given.
         method: Spherical k-means, whose labels give each position to one cluster (kmeans), or a non-negative
-            factorisation, whose memberships divide each position among the clusters (nmf). The options below are
-            those of k-means only.
+            factorisation, whose memberships divide each position among the clusters (nmf). A factorisation
+            excludes the options of k-means: the kind of points, the restarts, the seed and the run.
         features: Kind of points: the activations as they are (raw), with zero mean and unit variance per image and
             channel (standardized), or squared (squared).
         n_init: Number of k-means restarts from different initial centroids.

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..core.boxes import box_around
 from ..io.images import to_uint8, to_uint8_tensor
 from ..locality import Locality
-from ..core.boxes import box_around
 from .renderer import EditBatch
 
 

@@ -92,8 +92,8 @@ class NMF:
         Args:
             activations: Data of shape [N, C, H, W] or [M, C], or a stream that gives the same batches on every pass.
                 Memory holds K·(C + K) numbers per mini-batch.
-            progress: Whether to show a progress bar, which appears after two seconds; or a function of ("factorisation",
-                epochs that are done, `max_iter`) that is called after every epoch.
+            progress: Whether to show a progress bar, which appears after two seconds; or a function that is called
+                after every epoch with "factorisation", the number of epochs that are done, and `max_iter`.
 
         Returns:
             The fitted estimator itself.
