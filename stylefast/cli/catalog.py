@@ -83,9 +83,7 @@ def build(
 
     If the command was stopped, run it again: with --workdir, it resumes where it was stopped.
     """
-    _check_outputs(out, options.workdir)
-    if clustering.method == "nmf" and (given := _given(clustering, KMEANS_OPTIONS)):
-        raise ValueError(f"--method nmf does not run k-means: leave out {', '.join(given)}")
+    _check_build(out, options.workdir, clustering)
     rows = seeds("--seeds", seeds_)
     pickled = None if centroids is None else _read_clusters(centroids, clustering)
     named = pickled.parts if pickled is not None else {}
@@ -202,10 +200,13 @@ def check_generator(path: Path, catalog: Catalog, generator: Generator) -> None:
         raise ValueError(f"{path} cannot be used: {error}") from None
 
 
-def _check_outputs(out: Path, workdir: Path | None) -> None:
+def _check_build(out: Path, workdir: Path | None, clustering: Clustering) -> None:
+    """Raise ValueError if the outputs of a build cannot be written, or options exclude each other."""
     check_output_file("out", out, ".safetensors")
     if workdir is not None:
         check_output_folder("workdir", workdir)
+    if clustering.method == "nmf" and (given := _given(clustering, KMEANS_OPTIONS)):
+        raise ValueError(f"--method nmf does not run k-means: leave out {', '.join(given)}")
 
 
 def _read_clusters(path: Path, clustering: Clustering) -> Clusters:
