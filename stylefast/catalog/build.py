@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,20 @@ from torch import Tensor
 
 from ..core.progress import Progress, progress_bar
 from ..distributed import Ranks
+from ..factorization import NMF
 from ..generators import Generator
 from ..io.atomic import make_folder
 from ..io.private import folder_lock
 from ..io.schema import TensorSpec
 from ..io.tensors import checksum, write_tensors
-from ..kmeans import SphericalKMeans
 from ..ops.assign import assign
 from ..ops.contribution import contribution
+from .clusters import Clusters, Estimator, MiniBatches, StoredActivations, fitted_clusters
 from .latents import LatentShards
-from .options import BuildOptions
-from .sums import FORMAT, SUMS, Sums, count_labels, read_shard
+from .memberships import normalized_memberships
+from .options import BuildOptions, Clustering
+from .regions import Region
+from .sums import FORMAT, Sums, read_shard, sum_over_images, sums_specs
 
 
 class Build:
@@ -42,7 +45,7 @@ class Build:
         generator: Generator that computes the activations.
         latents: Latents of all images.
         layer: Key of the tensor to cluster.
-        kmeans: Estimator that clusters the tensor.
+        estimator: Estimator that clusters or factorises the tensor.
         n_measured: Number of images on which M is measured, from the start of the latents.
         options: Options of the build.
         ranks: Ranks that share the build.
@@ -60,14 +63,14 @@ class Build:
         generator: Generator,
         latents: LatentShards,
         layer: str,
-        kmeans: SphericalKMeans,
+        estimator: Estimator,
         n_measured: int,
         options: BuildOptions,
         *,
         ranks: Ranks,
         progress: Progress,
     ) -> None:
-        self._generator, self._latents, self._layer, self._kmeans = generator, latents, layer, kmeans
+        self._generator, self._latents, self._layer, self._estimator = generator, latents, layer, estimator
         self._n_measured, self._batch_size, self._ranks, self._progress = (
             n_measured,
             options.batch_size,
@@ -76,6 +79,7 @@ class Build:
         )
         self._workdir = None if options.workdir is None else Path(options.workdir)
         self._dtype: torch.dtype = getattr(torch, options.dtype)
+        self._occupancy_dtype = torch.float64 if isinstance(estimator, NMF) else torch.int64
         self.seconds: dict[str, float] = {}
         self._lock = ExitStack()
         total = latents.n_local_images + sum(map(self._count_measured, latents.local))
@@ -83,7 +87,7 @@ class Build:
         site = next(site for site in generator.sites if site.tensor == layer)
         self._shape = (site.channels, *site.size)
         self._activations: Tensor | None = None  # of this rank's images, without a workdir
-        self._labels: Tensor | None = None  # [N, h, w] of this rank's images, after their activations are dropped
+        self._assigned: Tensor | None = None  # of this rank's images, after their activations are dropped
 
     def __enter__(self) -> Build:
         locked = None
@@ -113,12 +117,18 @@ class Build:
                 activations = self._run(shard, w, self._empty(len(w)))
                 write_tensors(path, FORMAT, {"activations": activations}, provenance=self._provenance(w))
 
-    def cluster(self) -> None:
-        """Fit k-means to the activations of all ranks."""
+    def cluster(self, clustering: Clustering, regions: Mapping[str, Region] | None) -> Clusters:
+        """Fit k-means to the activations of all ranks, or factorise those of this process, and return the clusters."""
+        data = self._stored() if self._activations is None else self._activations
         checkpoint = None if self._workdir is None else self._workdir / "kmeans.safetensors"
-        data = _StoredActivations(self) if self._activations is None else self._activations
         with self._timed("clustering"):
-            self._kmeans.fit(data, progress=self._progress, checkpoint=checkpoint, group=self._ranks.group)
+            if not isinstance(self._estimator, NMF):
+                self._estimator.fit(data, progress=self._progress, checkpoint=checkpoint, group=self._ranks.group)
+            elif isinstance(data, Tensor):
+                self._estimator.fit(data, progress=self._progress)
+            else:
+                self._estimator.fit(MiniBatches(data, math.prod(self._shape[1:])), progress=self._progress)
+        return fitted_clusters(self._estimator, clustering, regions, self.occupancies)
 
     def occupancies(self, runs: Tensor) -> Tensor:
         """Return the fraction of images, of all ranks, in which a position has the label of a cluster.
@@ -130,22 +140,30 @@ class Build:
             Fractions of shape [B, K, h, w], float64.
         """
         counts = torch.zeros(*runs.shape[:2], *self._shape[1:], dtype=torch.int64, device="cpu")
-        batches: Iterable[Tensor] = _StoredActivations(self) if self._activations is None else [self._activations]
+        batches: Iterable[Tensor] = self._stored() if self._activations is None else [self._activations]
         with self._timed("clustering"):
             for activations in batches:
                 for run, centroids in enumerate(runs):
-                    counts[run] += count_labels(self._assign(activations, centroids), len(centroids)).cpu()
+                    counts[run] += sum_over_images(self._assign(activations, centroids), len(centroids)).cpu()
         return self._ranks.total(counts)[0].double() / self._latents.n_images
 
     def measure(self, centroids: Tensor) -> Sums:
-        """Label the activations, run the generator to its end, and return the sums over the images of all ranks."""
+        """Label the activations, or compute their memberships, and measure M in a second pass of the generator.
+
+        Args:
+            centroids: Centroids or components, [K, C].
+
+        Returns:
+            The sums over the images of all ranks.
+        """
         if self._activations is not None:
             with self._timed("clustering"):
-                self._labels, self._activations = self._assign(self._activations, centroids), None
+                self._assigned, self._activations = self._assign(self._activations, centroids), None
         k = len(centroids)
         zeros = torch.zeros(k, self._generator.style_width, dtype=torch.float64, device="cpu")
-        total = Sums(zeros, torch.zeros(k, *self._shape[1:], dtype=torch.int64, device="cpu"))
-        clusters = {"centroids": checksum({"": centroids}), "features": self._kmeans.features}
+        total = Sums(zeros, torch.zeros(k, *self._shape[1:], dtype=self._occupancy_dtype, device="cpu"))
+        kind = {"method": "nmf"} if isinstance(self._estimator, NMF) else {"features": self._estimator.features}
+        clusters = {"centroids": checksum({"": centroids}), **kind}
         for shard, w in self._latents:
             sums = self._shard_sums(shard, w, centroids, clusters)
             total = Sums(*(a + b for a, b in zip(total, sums, strict=True)))
@@ -154,10 +172,8 @@ class Build:
             self.seconds["generator"] -= self.seconds["contribution"]
         return Sums(*self._ranks.total(*total))
 
-    @property
-    def local_shards(self) -> range:
-        """Indices of the shards of this rank."""
-        return self._latents.local
+    def _stored(self) -> StoredActivations:
+        return StoredActivations(self.read, self._latents.local)
 
     def read(self, shard: int) -> Tensor:
         """Return the stored activations of a shard, [n, C, h, w]."""
@@ -199,8 +215,11 @@ class Build:
         return out
 
     def _assign(self, activations: Tensor, centroids: Tensor) -> Tensor:
-        features, backend = self._kmeans.features, self._kmeans.backend
-        return assign(activations, centroids, features=features, backend=backend).labels
+        """Return the labels of activations, [N, h, w], or their memberships, [N, K, h, w]."""
+        backend = self._estimator.backend
+        if isinstance(self._estimator, NMF):
+            return normalized_memberships(activations, centroids, backend=backend)
+        return assign(activations, centroids, features=self._estimator.features, backend=backend).labels
 
     def _shard_sums(self, shard: int, w: Tensor, centroids: Tensor, clusters: dict[str, Any]) -> Sums:
         """Return the sums of a shard, from the workdir if it has them."""
@@ -211,29 +230,29 @@ class Build:
         if path.exists():
             self._bar.update(self._count_measured(shard))
             lengths = {"K": len(centroids), "S": self._generator.style_width, "h": self._shape[1], "w": self._shape[2]}
-            return Sums(**read_shard(path, SUMS, lengths, provenance=provenance))
+            return Sums(**read_shard(path, sums_specs(self._occupancy_dtype), lengths, provenance=provenance))
         sums = self._measure(shard, w, centroids)
         write_tensors(path, FORMAT, sums._asdict(), provenance=provenance)
         return sums
 
     def _measure(self, shard: int, w: Tensor, centroids: Tensor) -> Sums:
         k, n = len(centroids), self._count_measured(shard)
-        if self._labels is None:
-            labels = self._assign(self.read(shard), centroids)
+        if self._assigned is None:
+            assigned = self._assign(self.read(shard), centroids)
         else:
-            labels = self._labels[self._latents.local_slice(shard)]
+            assigned = self._assigned[self._latents.local_slice(shard)]
         sites = self._generator.sites
         sums = torch.zeros(k, self._generator.style_width, dtype=torch.float64, device=self._generator.device)
         for start in range(0, n, self._batch_size):
             batch = w[start : min(n, start + self._batch_size)]
-            batch_labels = labels[start : start + len(batch)]
+            batch_assigned = assigned[start : start + len(batch)]
 
-            def add(key: str, tensor: Tensor, labels: Tensor = batch_labels) -> None:
+            def add(key: str, tensor: Tensor, assigned: Tensor = batch_assigned) -> None:
                 with self._timed("contribution"):
                     readers = [site for site in sites if site.tensor == key]
                     standardize = not readers[0].normalized
-                    m = contribution(tensor, labels, k, standardize=standardize, backend=self._kmeans.backend)
-                    weighted = m.double() * len(labels)
+                    m = contribution(tensor, assigned, k, standardize=standardize, backend=self._estimator.backend)
+                    weighted = m.double() * len(assigned)
                     for site in readers:
                         sums[:, site.slice] += weighted
 
@@ -247,7 +266,7 @@ class Build:
                     f"activations of site {site.name} must be finite, got NaN or Inf in the batch of {images}"
                 )
             self._bar.update(len(batch))
-        return Sums(sums.cpu(), count_labels(labels, k).cpu())
+        return Sums(sums.cpu(), sum_over_images(assigned, k).cpu())
 
     def _count_measured(self, shard: int) -> int:
         """Return the number of images of a shard on which M is measured."""
@@ -275,13 +294,3 @@ class Build:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-class _StoredActivations:
-    """Stream of the activations that this rank has written, one batch per shard."""
-
-    def __init__(self, build: Build) -> None:
-        self._build = build
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return map(self._build.read, self._build.local_shards)

@@ -11,24 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.nn.functional import interpolate
 
-from ..core.checks import to_tensor
 from ..core.dtypes import Array
 from ..core.progress import Progress
 from ..distributed import Ranks
 from ..generators import Generator, Site
 from ..io.atomic import PathLike
-from ..kmeans import SphericalKMeans
 from ..ops.assign import assign
 from .build import Build
+from .clusters import Clusters, estimator_of
 from .files import read_catalog, write_catalog
-from .inputs import check_options, directions, layer_of
-from .label_maps import check_size, smooth_labels
+from .inputs import check_factorization, check_options, directions, layer_of
+from .label_maps import check_size, resized_argmax, smooth_labels
 from .latents import LatentShards
 from .match import check_match
+from .memberships import normalized_memberships
 from .options import BuildOptions, Clustering
 from .regions import Region, clusters_of, name_clusters
-from .runs import THRESHOLD, choose_run
+from .runs import THRESHOLD
 
 
 @dataclass(eq=False, repr=False)
@@ -43,13 +44,15 @@ class Catalog:
         sites: Sites of the generator.
         layer: Key of the tensor that is clustered.
         features: Kind of points, "raw", "standardized" or "squared", as in `stylefast.assign`.
-        centroids: Centroids of shape [K, C], float32, unit norm.
+        centroids: Centroids of shape [K, C], float32, unit norm. With `method="nmf"`, the components.
         runs: Centroids of every restart, [B, K, C] float32, in the order of `provenance["objectives"]`.
         contributions: M of shape [K, S], float32. The columns of a site are the same as in the row of styles.
         occupancy: Fraction of images in which a position of the layer has the label of the cluster, [K, h, w] float32.
+            With `method="nmf"`, the mean of the memberships.
         parts: Ids of the clusters of each part, by the name of the part.
         provenance: JSON-serialisable description of how the catalog was computed.
         seconds: Duration of each stage of the build, in seconds. It is not saved.
+        method: "kmeans", whose labels M measures, or "nmf", whose memberships M measures.
     """
 
     generator: str
@@ -64,6 +67,7 @@ class Catalog:
     parts: dict[str, list[int]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    method: str = "kmeans"
 
     @classmethod
     def build(
@@ -82,8 +86,9 @@ class Catalog:
     ) -> Catalog:
         """Cluster the activations of one layer, then run the generator again and measure M at every site.
 
-        M is the mean over images of equation 1, with labels that are resized bilinearly. Sites that read the same
-        tensor are measured once.
+        M is the mean over images of equation 1, with labels or memberships that are resized bilinearly. Sites that read
+        the same tensor are measured once. With `method="nmf"`, `provenance` has the relative squared error of the
+        factorisation and its number of epochs.
 
         Without a workdir, memory holds the activations of the clustered layer for all images. With a workdir, it holds
         the activations of three shards. The activations of other layers are held for one batch at a time.
@@ -99,23 +104,26 @@ class Catalog:
                 among several, the parts have the largest mean overlap with their areas. `provenance["overlaps"]` has
                 the overlaps of every restart, `intersection / union` of the occupancy of a part and of its area.
                 Areas that contain another area, such as the skin, do not count. Lists of ids do not choose.
-            centroids: Centroids of known clusters, [K, C]. They are normalised, and k-means is not run.
+            centroids: Centroids of known clusters, [K, C]. They are normalised, and k-means is not run. They
+                exclude `method="nmf"`.
             contribution_images: Number of images on which M is measured, from the start of `w`. The default is N.
             backend: Name of a backend, as in `stylefast.assign`.
             progress: Whether to show a progress bar; or a function of (stage, units that are done, total) that rank 0
                 calls after every batch and every step of k-means. An exception that it raises ends the build.
             group: Process group whose ranks share the build. The default is this process alone. All ranks call this
                 method with the same arguments and the same workdir, and work on different shards. All ranks return the
-                same catalog, which equals the catalog of a single process up to rounding.
+                same catalog, which equals the catalog of a single process up to rounding. A group of several ranks
+                excludes `method="nmf"`.
 
         Returns:
             The catalog, with the parts of `regions`.
 
         Raises:
             TypeError: If `w` is an iterator, which cannot be read again, or `clustering` or `options` has another type.
-            ValueError: If there is no such layer, there are no images or fewer points than clusters, an option is out
-                of range, `centroids` have another width, are zero or are not finite, activations are not finite or
-                too large for `options.dtype`, or a file in the workdir is damaged or belongs to another build.
+            ValueError: If there is no such layer, there are no images or fewer points than clusters (with "nmf",
+                fewer channels), an option is out of range or excludes another one, `centroids` have another width,
+                are zero or are not finite, activations are not finite or too large for `options.dtype`, or a file in
+                the workdir is damaged or belongs to another build.
 
         References:
             Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 3.
@@ -127,26 +135,14 @@ class Catalog:
         if n_measured > latents.n_images:
             raise ValueError(f"contribution_images must be at most {latents.n_images}, got {n_measured}")
         layer = layer_of(generator, clustering)
-        kmeans = SphericalKMeans(
-            clustering.n_clusters,
-            n_init=clustering.n_init,
-            seed=clustering.seed,
-            features=clustering.features,
-            backend=backend,
-        )
-        runs = None if centroids is None else directions(centroids, generator, layer)[None]  # [1, K, C]
-        with Build(generator, latents, layer, kmeans, n_measured, options, ranks=ranks, progress=progress) as build:
+        check_factorization(clustering, generator, layer, known=centroids is not None, ranks=ranks.size)
+        estimator = estimator_of(clustering, backend)
+        known = None if centroids is None else Clusters(directions(centroids, generator, layer)[None], 0, {})
+        with Build(generator, latents, layer, estimator, n_measured, options, ranks=ranks, progress=progress) as build:
             build.collect()
-            provenance: dict[str, Any] = {"images": latents.n_images, "contribution_images": n_measured}
-            run = 0
-            if runs is None:
-                build.cluster()
-                objectives = [restart.objective for restart in kmeans.runs_]
-                runs = torch.stack([to_tensor("centroids", restart.centroids).float() for restart in kmeans.runs_])
-                choice = choose_run(runs, objectives, clustering.run, regions, build.occupancies)
-                run = choice["run"]
-                provenance |= {"seed": clustering.seed, **choice, "n_reseeded": kmeans.n_relocated_}
+            runs, run, fitted = known or build.cluster(clustering, regions)
             contributions, occupancy = build.measure(runs[run].clone())
+        images = {"images": latents.n_images, "contribution_images": n_measured}
         catalog = cls(
             generator=generator.name,
             fingerprint=dict(generator.fingerprint),
@@ -157,8 +153,9 @@ class Catalog:
             runs=runs.cpu(),
             contributions=contributions.div(n_measured).float(),
             occupancy=occupancy.double().div(latents.n_images).float(),
-            provenance={**provenance, "torch": torch.__version__, **generator.precision},
+            provenance={**images, **fitted, "torch": torch.__version__, **generator.precision},
             seconds=build.seconds,
+            method=clustering.method,
         )
         return catalog if regions is None else catalog.annotate(regions)
 
@@ -217,7 +214,8 @@ class Catalog:
 
         With another size than that of the layer, label(i) is that of the point `sum_j r_ij x_j`, for the points x_j of
         the layer and the weights r_ij of the bilinear resize (`align_corners=False`). Outlines of clusters then follow
-        the image instead of the grid of the layer. A zero point has label 0, and ties go to the lowest label.
+        the image instead of the grid of the layer. A zero point has label 0, and ties go to the lowest label. With
+        `method="nmf"`, the label is the cluster with the largest membership after the resize.
 
         Args:
             generator: Generator of the catalog.
@@ -226,14 +224,43 @@ class Catalog:
             backend: Name of a backend, as in `stylefast.assign`. It computes labels at the size of the layer only.
 
         Raises:
-            ValueError: If `size` is not two integers >= 1.
+            ValueError: If `size` is not two integers >= 1, or an activation is not finite with `method="nmf"`.
         """
         size = None if size is None else check_size(size)
+        if self.method == "nmf":
+            u = self.memberships(generator, w, backend=backend)
+            return resized_argmax(u, size or (u.shape[2], u.shape[3]))
         (activations,) = generator.activations(w, [self.layer]).values()
         centroids = self.centroids.to(activations.device)
         if size not in (None, tuple(activations.shape[2:])):
             return smooth_labels(activations, centroids, self.features, size)
         return assign(activations, centroids, features=self.features, backend=backend).labels
+
+    def memberships(
+        self, generator: Generator, w: Tensor, *, size: tuple[int, int] | None = None, backend: str | None = None
+    ) -> Tensor:
+        """Return how much of each position belongs to each cluster, [N, K, h, w] float32.
+
+        With `method="nmf"`, they are the memberships of the factorisation, divided by their sum over the clusters and
+        then resized bilinearly; a position without membership has 0 in all clusters. With "kmeans", they are the
+        one-hot encoding of `labels` of the same size.
+
+        Args:
+            generator: Generator of the catalog.
+            w: Latents of the N images, as `Generator.latents` returns them.
+            size: Height and width of the result. The default is the size of the layer.
+            backend: Name of a backend, as in `labels`.
+
+        Raises:
+            ValueError: As in `labels`.
+        """
+        if self.method == "kmeans":
+            labels = self.labels(generator, w, size=size, backend=backend)
+            return torch.stack([labels == k for k in range(self.n_clusters)], dim=1).float()
+        size = None if size is None else check_size(size)
+        (activations,) = generator.activations(w, [self.layer]).values()
+        u = normalized_memberships(activations, self.centroids.to(activations.device), backend=backend)
+        return u if size is None else interpolate(u, size=size, mode="bilinear", align_corners=False)
 
     def part_map(self, labels: Tensor, part: str) -> Tensor:
         """Return the positions whose label belongs to a part, a bool tensor with the shape of `labels`."""

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_type_hints
 
 from torch import Tensor
 
@@ -27,9 +27,7 @@ TENSORS = {
 }
 
 
-class Header(TypedDict):
-    """Entries of the header. The fields of `Catalog` with the same names document them."""
-
+class _Required(TypedDict):
     generator: str
     fingerprint: dict[str, str]
     layer: str
@@ -39,13 +37,19 @@ class Header(TypedDict):
     sites: list[Site]
 
 
+class Header(_Required, total=False):
+    """Entries of the header. The fields of `Catalog` with the same names document them."""
+
+    method: Literal["kmeans", "nmf"]  # files of k-means lack it
+
+
 def write_catalog(path: PathLike, fields: Mapping[str, Any]) -> None:
     """Write the fields of a catalog to a file, atomically. Equal fields give equal bytes.
 
     Raises:
         ValueError: If the fields do not fit together, so that the file could not be read again.
     """
-    header = {name: fields[name] for name in Header.__annotations__}
+    header = {name: fields[name] for name in get_type_hints(Header) if (name, fields[name]) != ("method", "kmeans")}
     header["sites"] = [asdict(site) for site in fields["sites"]]
     tensors = {name: fields[name] for name in TENSORS}
     _check(json.loads(json.dumps(header)), tensors)
@@ -89,6 +93,8 @@ def _check(header: Any, tensors: Mapping[str, Tensor]) -> Header:
     if k < 1 or lengths != {**lengths, **expected}:
         got = {letter: lengths[letter] for letter in ("K", *expected)}
         raise ValueError(f"tensors must have the sizes {expected} of the sites and K >= 1, got {got}")
+    if fields.get("method") == "nmf" and bool((tensors["centroids"] < 0).any()):
+        raise ValueError('centroids must be >= 0 with method "nmf", got negative values')
     check_clusters("parts", fields["parts"], k)
     for part, ids in fields["parts"].items():
         if len(set(ids)) != len(ids):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from ..core.checks import as_tensor, check_choice, check_integer, check_type
 from ..core.dtypes import Array
 from ..generators import Generator
 from .options import BuildOptions, Clustering
+
+KMEANS_OPTIONS = ("features", "n_init", "seed", "run")  # of `Clustering`
 
 
 def check_options(clustering: Clustering, options: BuildOptions, contribution_images: int | None) -> None:
@@ -21,19 +25,53 @@ def check_options(clustering: Clustering, options: BuildOptions, contribution_im
     check_choice("dtype", options.dtype, ("float32", "float16", "bfloat16"))
     if contribution_images is not None:
         check_integer("contribution_images", contribution_images, 1)
+    check_choice("method", clustering.method, ("kmeans", "nmf"))
+    if clustering.method == "nmf" and (given := changed(clustering, KMEANS_OPTIONS)):
+        raise ValueError(f'method="nmf" does not run k-means: leave out {", ".join(given)}')
     if clustering.run is not None and not 0 <= clustering.run < clustering.n_init:
         raise ValueError(f"run must be in [0, {clustering.n_init}), got {clustering.run}")
 
 
+def check_factorization(clustering: Clustering, generator: Generator, layer: str, *, known: bool, ranks: int) -> None:
+    """Raise ValueError if the factorisation that the options ask for cannot run.
+
+    Args:
+        clustering: Options of the clustering.
+        generator: Generator whose activations are factorised.
+        layer: Key of the tensor to factorise.
+        known: Whether the centroids are known.
+        ranks: Number of processes that share the build.
+    """
+    if clustering.method != "nmf":
+        return
+    if known:
+        raise ValueError('centroids are those of k-means, which method="nmf" does not run: leave out one of both')
+    if ranks > 1:
+        raise ValueError(f'method="nmf" must run in a single process, got a process group of {ranks} ranks')
+    if clustering.n_clusters > (channels := _channels(generator, layer)):
+        expected = f'at most C = {channels} of layer {layer} with method="nmf"'
+        raise ValueError(f"n_clusters must be {expected}, got {clustering.n_clusters}")
+
+
+def changed(clustering: Clustering, names: Iterable[str]) -> list[str]:
+    """Return the options, out of some names, that differ from their defaults."""
+    default = Clustering()
+    return [name for name in names if getattr(clustering, name) != getattr(default, name)]
+
+
 def directions(centroids: Array, generator: Generator, layer: str) -> Tensor:
     """Return the user's centroids with unit norm, [K, C] float32."""
-    channels = next(site.channels for site in generator.sites if site.tensor == layer)
+    channels = _channels(generator, layer)
     vectors = as_tensor("centroids", centroids, "[K, C]", 2, 2).double()
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     if vectors.shape[1] != channels or not (norms.isfinite() & (norms > 0)).all():
         expected = f"[K, C] with C = {channels} to match layer {layer}, finite and not zero"
         raise ValueError(f"centroids must have shape {expected}, got {tuple(centroids.shape)}")
     return (vectors / norms).float().to(generator.device)
+
+
+def _channels(generator: Generator, layer: str) -> int:
+    return next(site.channels for site in generator.sites if site.tensor == layer)
 
 
 def layer_of(generator: Generator, clustering: Clustering) -> str:

@@ -42,9 +42,22 @@ def smooth_labels(activations: Tensor, centroids: Tensor, features: str, size: t
     x = points(activations, features)
     x = x.masked_fill(~torch.linalg.vector_norm(x, dim=1, keepdim=True).isfinite(), torch.nan)
     scores = torch.einsum("nchw,kc->nkhw", x, in_accumulator(centroids, x.dtype))
-    labels = torch.zeros((len(x), *size), dtype=torch.int32, device=x.device)
+    return resized_argmax(scores, size)
+
+
+def resized_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize scores bilinearly, and return the cluster with the largest score at every position.
+
+    Args:
+        scores: Scores of the clusters, [N, K, h, w].
+        size: Height H and width W of the result.
+
+    Returns:
+        Labels of shape [N, H, W], int32: the lowest on ties.
+    """
+    labels = torch.zeros((len(scores), *size), dtype=torch.int32, device=scores.device)
     best = _resize(scores[:, 0], size)
-    for k in range(1, len(centroids)):
+    for k in range(1, scores.shape[1]):
         score = _resize(scores[:, k], size)
         labels.masked_fill_(score > best, k)
         best = torch.maximum(best, score)

@@ -16,7 +16,6 @@ from ..io.schema import TensorSpec, check_tensor_table
 from ..io.tensors import read_tensors
 
 FORMAT = "stylefast-shard-1"
-SUMS = {"contributions": TensorSpec("K S", (torch.float64,)), "occupancy": TensorSpec("K h w", (torch.int64,))}
 
 
 class Sums(NamedTuple):
@@ -24,21 +23,32 @@ class Sums(NamedTuple):
 
     Attributes:
         contributions: Sum of M, [K, S] float64.
-        occupancy: Number of images in which a position has the label of a cluster, [K, h, w] int64.
+        occupancy: Number of images in which a position has the label of a cluster, [K, h, w] int64; or the sum of the
+            memberships of a position, [K, h, w] float64.
     """
 
     contributions: Tensor
     occupancy: Tensor
 
 
-def count_labels(labels: Tensor, n_clusters: int) -> Tensor:
-    """Return the number of images in which a position has the label of a cluster, [K, h, w] int64.
+def sums_specs(occupancy_dtype: torch.dtype) -> dict[str, TensorSpec]:
+    """Return the declarations of the tensors of `Sums`."""
+    return {
+        "contributions": TensorSpec("K S", (torch.float64,)),
+        "occupancy": TensorSpec("K h w", (occupancy_dtype,)),
+    }
+
+
+def sum_over_images(assigned: Tensor, n_clusters: int) -> Tensor:
+    """Return `Sums.occupancy` of some images.
 
     Args:
-        labels: Labels of shape [N, h, w], in [0, K).
+        assigned: Labels in [0, K) of shape [N, h, w], or memberships of shape [N, K, h, w].
         n_clusters: Number of clusters K.
     """
-    return torch.stack([(labels == k).sum(0) for k in range(n_clusters)])
+    if assigned.is_floating_point():
+        return assigned.sum(0, dtype=torch.float64)
+    return torch.stack([(assigned == k).sum(0) for k in range(n_clusters)])
 
 
 def read_shard(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,14 +13,16 @@ import typer
 
 from .. import figures
 from ..catalog import FFHQ_REGIONS, BuildOptions, Catalog, Clustering, LatentBatches, Region, read_clusters
+from ..catalog.inputs import KMEANS_OPTIONS, changed
 from ..catalog.pickled import Clusters
 from ..catalog.regions import check_part_name
 from ..core.lists import seeds, split
 from ..distributed import Ranks
 from ..figures.figures import require_matplotlib
+from ..figures.memberships import MAX_MAPS
 from ..generators import Generator
 from ..io.outputs import check_output_file, check_output_folder
-from .arguments import NetworkOptions, choice, example, option_groups, utf8
+from .arguments import FLAGS, NetworkOptions, choice, example, option_groups, utf8
 from .interrupts import report_interrupt
 from .terminal import remark, say
 
@@ -27,9 +30,11 @@ MAX_DRAWN = 100  # images of a figure
 CELL = 384  # pixels of an image in a figure
 TITLES = {  # key in a file -> title
     "contribution_images": "images of the contributions",
+    "epochs": "epochs of the factorisation",
     "n_reseeded": "relocated clusters",
     "objectives": "objectives of the restarts",
     "overlaps": "overlaps of the parts with their boxes, by restart",
+    "relative_error": "squared error of the factorisation, relative to the squared norm of the data",
     "run": "chosen restart",
     "seed": "seed of k-means",
     "seeds": "seeds of the images",
@@ -66,8 +71,8 @@ def build(
         Path | None,
         typer.Option(
             help="Pickle file with a k-means estimator of scikit-learn or a catalog of the paper's authors. Its "
-            "clusters and their names are used, and k-means is not run: it excludes --clusters, --restarts, --seed and "
-            "--run. If the file names clusters, --boxes is ignored.",
+            "clusters and their names are used, and k-means is not run: it excludes --clusters, --method, --restarts, "
+            "--seed and --run. If the file names clusters, --boxes is ignored.",
             rich_help_panel="Clustering",
         ),
     ] = None,
@@ -78,7 +83,7 @@ def build(
 
     If the command was stopped, run it again: with --workdir, it resumes where it was stopped.
     """
-    _check_outputs(out, options.workdir)
+    _check_build(out, options.workdir, clustering)
     rows = seeds("--seeds", seeds_)
     pickled = None if centroids is None else _read_clusters(centroids, clustering)
     named = pickled.parts if pickled is not None else {}
@@ -111,7 +116,10 @@ def show(
     catalog: Annotated[Path, typer.Argument(help="Catalog to show, a .safetensors file.")],
     outdir: Annotated[
         Path | None,
-        typer.Option(help="Folder for clusters.png and contributions.png. By default no figures are drawn."),
+        typer.Option(
+            help="Folder for clusters.png, contributions.png and, if the catalog was built with --method nmf, "
+            "memberships.png. By default no figures are drawn."
+        ),
     ] = None,
     seeds_: Annotated[
         str, typer.Option("--seeds", help="Seeds of the images on which the clusters are drawn, such as 0,1,4-6.")
@@ -136,8 +144,8 @@ def show(
     if outdir is not None:
         with network.load() as (generator, _):
             check_generator(catalog, loaded, generator)
-            _draw(loaded, generator, generator.latents(rows, truncation=network.truncation), outdir)
-        say(f"clusters.png and contributions.png are in {outdir}/")
+            drawn = _draw(loaded, generator, generator.latents(rows, truncation=network.truncation), outdir)
+        say(f"{', '.join(drawn[:-1])} and {drawn[-1]} are in {outdir}/")
 
 
 @app.command(epilog=example("stylefast catalog annotate my.safetensors --boxes ffhq --part eyes=3,17"))
@@ -192,22 +200,28 @@ def check_generator(path: Path, catalog: Catalog, generator: Generator) -> None:
         raise ValueError(f"{path} cannot be used: {error}") from None
 
 
-def _check_outputs(out: Path, workdir: Path | None) -> None:
+def _check_build(out: Path, workdir: Path | None, clustering: Clustering) -> None:
+    """Raise ValueError if the outputs of a build cannot be written, or options exclude each other."""
     check_output_file("out", out, ".safetensors")
     if workdir is not None:
         check_output_folder("workdir", workdir)
+    if clustering.method == "nmf" and (given := _given(clustering, KMEANS_OPTIONS)):
+        raise ValueError(f"--method nmf does not run k-means: leave out {', '.join(given)}")
 
 
 def _read_clusters(path: Path, clustering: Clustering) -> Clusters:
     """Read clusters of other tools. Raise ValueError if options of k-means were given, or a part has a bad name."""
-    pickled, default = read_clusters(path), Clustering()
-    options = {"--clusters": "n_clusters", "--restarts": "n_init", "--seed": "seed", "--run": "run"}
-    given = [flag for flag, name in options.items() if getattr(clustering, name) != getattr(default, name)]
-    if given:
+    pickled = read_clusters(path)
+    if given := _given(clustering, ("n_clusters", "method", "n_init", "seed", "run")):
         raise ValueError(f"--centroids gives the clusters, and k-means is not run: leave out {', '.join(given)}")
     for part in pickled.parts:
         check_part_name(part)
     return pickled
+
+
+def _given(clustering: Clustering, names: Iterable[str]) -> list[str]:
+    """Return the flags of the options, out of some fields, that differ from their defaults."""
+    return [FLAGS.get(name, f"--{name}") for name in changed(clustering, names)]
 
 
 def _choice(provenance: dict[str, Any]) -> str:
@@ -220,7 +234,8 @@ def _choice(provenance: dict[str, Any]) -> str:
     )
 
 
-def _draw(catalog: Catalog, generator: Generator, w: torch.Tensor, outdir: Path) -> None:
+def _draw(catalog: Catalog, generator: Generator, w: torch.Tensor, outdir: Path) -> list[str]:
+    """Draw the figures of a catalog, and return the names of their files."""
     images = generator.synthesize(generator.styles(w), w)
     labels = catalog.labels(generator, w, size=figures.label_size(generator.image_size, CELL))
     overlay = figures.cluster_overlay(images, labels, n_clusters=catalog.n_clusters, cell=CELL)
@@ -230,6 +245,16 @@ def _draw(catalog: Catalog, generator: Generator, w: torch.Tensor, outdir: Path)
     names = parts or [str(k) for k in range(catalog.n_clusters)]
     m = torch.stack([catalog.contribution(part) for part in parts]) if parts else catalog.contributions  # [P, S]
     figures.save(figures.contribution_map(m, names, sites), outdir / "contributions.png")
+    if catalog.method == "kmeans":
+        return ["clusters.png", "contributions.png"]
+    shown = catalog.occupancy.mean((1, 2)).argsort(descending=True)[:MAX_MAPS].sort().values.tolist()
+    if len(shown) < catalog.n_clusters:
+        remark(f"memberships.png shows the {MAX_MAPS} clusters with the largest memberships")
+    part_of = {k: part for part, ids in catalog.parts.items() for k in ids}
+    titles = [f"{k} {part_of.get(k, '')}".strip() for k in shown]
+    maps = figures.membership_maps(images, catalog.memberships(generator, w)[:, shown], names=titles)
+    figures.save(maps, outdir / "memberships.png")
+    return ["clusters.png", "contributions.png", "memberships.png"]
 
 
 def _parts(catalog: Catalog) -> str:

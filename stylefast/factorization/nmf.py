@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.checks import as_tensor, check_integer, to_tensor
 from ..core.dtypes import Array, accumulator
-from ..core.progress import progress_bar
+from ..core.progress import Progress, progress_bar
 from ..kmeans.prefetch import Stream, array_of, check_stream, prefetch
 from ..ops.nmf_step import NMFStep, nmf_step
 from .nndsvd import initial_components
@@ -87,13 +87,14 @@ class NMF:
         self.sweeps: int = check_integer("sweeps", sweeps, 1)
         self.backend = backend
 
-    def fit(self, activations: Array | Stream, *, progress: bool = True) -> NMF:
+    def fit(self, activations: Array | Stream, *, progress: Progress = True) -> NMF:
         """Factorise the data from scratch.
 
         Args:
             activations: Data of shape [N, C, H, W] or [M, C], or a stream that gives the same batches on every pass.
                 Memory holds K·(C + K) numbers per mini-batch.
-            progress: Whether to show a progress bar, which appears after two seconds.
+            progress: Whether to show a progress bar, which appears after two seconds; or a function that is called
+                after every epoch with "factorisation", the number of epochs that are done, and `max_iter`.
 
         Returns:
             The fitted estimator itself.

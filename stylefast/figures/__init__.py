@@ -10,6 +10,7 @@ from .edits import edit_grid
 from .epsilon import epsilon_row
 from .figures import cluster_overlay, contribution_map, save, to_pil
 from .heat import heat_map
+from .memberships import membership_maps
 from .outlines import label_size
 from .sheets import image_sheet
 
@@ -22,6 +23,7 @@ __all__ = [
     "image_sheet",
     "label_size",
     "mask_boxes",
+    "membership_maps",
     "save",
     "to_pil",
 ]

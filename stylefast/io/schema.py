@@ -35,7 +35,7 @@ def decode(hint: Any, value: Any, name: str) -> Any:
 
     Args:
         hint: str, int, float, bool, None, Any, a `Literal`, a union with None, or a list, tuple, dict, `TypedDict` or
-            dataclass of them.
+            dataclass of them. Keys of a `TypedDict` that is not total may be missing.
         value: Value as `json.loads` returns it.
         name: Name of the value in error messages.
 
@@ -115,7 +115,8 @@ def _decode_fields(hint: Any, value: Any, name: str) -> Any:
         hints = {field.name: hints[field.name] for field in fields(hint)}
     if not isinstance(value, dict):
         raise ValueError(f"{name} must be a JSON object, got {reprlib.repr(value)}")
-    if missing := [key for key in hints if key not in value]:
+    optional = getattr(hint, "__optional_keys__", frozenset())
+    if missing := [key for key in hints if key not in value and key not in optional]:
         raise ValueError(f"{name} lacks {missing[0]}")
     if unknown := [key for key in value if key not in hints]:
         raise ValueError(f"{name} has the unknown entry {reprlib.repr(unknown[0])}")

@@ -68,6 +68,17 @@ def test_catalog_show_prints_and_draws_the_catalog(catalog, tmp_path):
     assert Image.open(tmp_path / "unnamed" / "contributions.png").height > named["contributions.png"].height
 
 
+def test_a_catalog_of_a_factorisation_is_built_and_drawn(tmp_path):
+    out, expected = tmp_path / "nmf.safetensors", shared("sg2").latents(range(3), truncation=0.7)
+    options = ["--method", "nmf", "--clusters", "5", "--seeds", "0-2", "--out", out]
+    run("catalog", "build", *NETWORK, *options, "--boxes", "none")
+    catalog = build_catalog(shared("sg2"), expected, n_clusters=5, method="nmf")
+    assert Catalog.load(out).method == "nmf" and torch.equal(Catalog.load(out).centroids, catalog.centroids)
+    text = run("catalog", "show", out, *NETWORK, "--outdir", tmp_path / "figures", "--seeds", "0,1")
+    assert "clusters.png, contributions.png and memberships.png are in" in text and "method: nmf" in text
+    assert Image.open(tmp_path / "figures" / "memberships.png").width > 6 * 128  # the image and five maps
+
+
 def test_catalog_annotate_replaces_the_names(catalog):
     text = run("catalog", "annotate", catalog, "--part", "eyes=5", "--part", "hair=1,2")
     assert Catalog.load(catalog).parts == {"eyes": [5], "hair": [1, 2]} and text == "eyes [5], hair [1, 2]\n"

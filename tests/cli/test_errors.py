@@ -18,6 +18,10 @@ PAIRS = ["edit", "--catalog", "toy.safetensors", *NETWORK, "--pairs"]
         (["catalog", "build", "--out", "x.safetensors", "--network", "toy:sg9"], "--network must be one of"),
         ([*BUILD, "--out", "x.safetensors", "--clusters", "0"], "--clusters must be"),
         ([*BUILD, "--out", "x.safetensors", "--restarts", "100000000000000"], "there is not enough memory: you tried"),
+        (
+            [*BUILD, "--out", "x.safetensors", "--method", "nmf", "--features", "squared"],
+            "--method nmf does not run k-means: leave out --features, --restarts$",
+        ),
         ([*BUILD, "--out", "x.safetensors", "--resolution", "999"], "--resolution must be"),
         ([*BUILD, "--out", "toy.safetensors/x.safetensors"], "toy.safetensors"),
         ([*BUILD, "--out", "x.safetensors", "--workdir", "text"], "--workdir must be in a folder .* is not a folder"),
