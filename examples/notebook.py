@@ -22,11 +22,11 @@ w = generator.latents(range(160), truncation=0.7)
 catalog = stylefast.Catalog.build(generator, w, regions=FFHQ_REGIONS, contribution_images=24)
 
 # %% [markdown]
-# The parts: each is a set of clusters of the activations at 16 x 16.
+# The parts: each is a set of some of the 64 clusters of the activations at 16 x 16.
 
 # %%
-w_targets = generator.latents([1004, 1011], truncation=0.7)
-w_references = generator.latents([1002, 1016], truncation=0.7)
+w_targets = generator.latents([1004, 1027], truncation=0.7)
+w_references = generator.latents([1002, 1001], truncation=0.7)
 targets, references = (generator.synthesize(generator.styles(x), x) for x in (w_targets, w_references))
 labels = catalog.labels(generator, w_targets, size=label_size(generator.image_size, 256))  # for smooth outlines
 cluster_overlay(targets, labels, parts=catalog.parts, n_clusters=catalog.n_clusters)
@@ -40,7 +40,8 @@ M = torch.stack([catalog.contribution(part) for part in parts])
 contribution_map(M, parts, [(site.name, site.start, site.stop) for site in generator.sites])
 
 # %% [markdown]
-# The edits: targets at the left, references at the top. The close-ups show the target and the edit.
+# The edits: targets at the left, references at the top. The close-ups show the target and the edit. The strategy is the
+# default, `Sequential()`, which adapts to the part.
 
 # %%
 editor = stylefast.StyleEditor(generator, catalog)
