@@ -159,8 +159,8 @@ def test_a_rank_that_dies_ends_the_job_and_another_resumes_it(tmp_path: Path, ca
     os.kill(max(children(job.pid)), signal.SIGKILL)
     text, _ = job.communicate(timeout=SECONDS)
     assert job.returncode != 0 and "SIGKILL" in text
-    left = {name: content for name, content in files_of(tmp_path / "out").items() if name[0] != "."}
-    journals = [name for name in left if name.startswith("manifest.0")]
+    left = {name: content for name, content in files_of(tmp_path / "out").items() if Path(name).name[0] != "."}
+    journals = [name for name in left if Path(name).name.startswith("manifest.0")]
     assert {name: x for name, x in left.items() if name not in journals}.items() < expected.items()
     assert "manifest.jsonl" not in left and journals
     written = {path: path.stat().st_mtime_ns for path in images_in(tmp_path / "out")}

@@ -13,7 +13,7 @@ from stylefast.editing import Grid, Job, Pairs, SeedLatents, Sequential, StoredL
 CATALOG = "Catalog('toy:sg2', layer='torgbs.2', K=6, parts=['eyes', 'nose', 'mouth'])"
 SEEDS = "SeedLatents('toy:sg2', seeds=[1, 2], truncation=1.0)"
 STORED = "StoredLatents('toy:sg2', w=[2, 8, 32], names=['0', '1'])"
-QUERY = "Sequential(epsilon=1.0, rho=0.1, fractional=False)"
+QUERY = "Sequential(epsilon=16.0, rho=None, fractional=False, share=0.55)"
 
 
 def test_repr_is_one_line_without_tensors(tmp_path: Path):

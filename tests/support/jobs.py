@@ -50,7 +50,8 @@ def run(directory: Path, plan: Plan | None = None, **options: Any) -> Job:
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    """Contents of all files of a folder and its subfolders, by their paths in it."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def without_journals(directory: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
