@@ -71,17 +71,22 @@ struct SoftSums {
   __device__ void add(const SoftMemory<S>& memory) {
     using Four = Vector<T, 4>;
     T part[8][4]{};
-#pragma unroll 4
-    for (int p = 0; p < SoftMemory<S>::kChunk; ++p) {
-      const T* from = memory.energies + p * SoftMemory<S>::kEnergies;
-      const Four low = *reinterpret_cast<const Four*>(from + channel(0));
-      const Four high = *reinterpret_cast<const Four*>(from + channel(4));
-      const Four u = *reinterpret_cast<const Four*>(memory.memberships + p * SoftMemory<S>::kMemberships + cluster());
+    constexpr int kStep = 4;
+    static_assert(SoftMemory<S>::kChunk % kStep == 0);
+#pragma unroll 1
+    for (int first = 0; first < SoftMemory<S>::kChunk; first += kStep) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const T energy = i < 4 ? low.values[i] : high.values[i - 4];
+      for (int p = first; p < first + kStep; ++p) {
+        const T* from = memory.energies + p * SoftMemory<S>::kEnergies;
+        const Four low = *reinterpret_cast<const Four*>(from + channel(0));
+        const Four high = *reinterpret_cast<const Four*>(from + channel(4));
+        const Four u = *reinterpret_cast<const Four*>(memory.memberships + p * SoftMemory<S>::kMemberships + cluster());
 #pragma unroll
-        for (int k = 0; k < 4; ++k) part[i][k] = fma(energy, u.values[k], part[i][k]);
+        for (int i = 0; i < 8; ++i) {
+          const T energy = i < 4 ? low.values[i] : high.values[i - 4];
+#pragma unroll
+          for (int k = 0; k < 4; ++k) part[i][k] = fma(energy, u.values[k], part[i][k]);
+        }
       }
     }
 #pragma unroll
