@@ -10,6 +10,8 @@
 
 namespace stylefast {
 
+inline constexpr int kSummed = 128;  // rows of moments that are summed on their own first, for precision
+
 // Both moments of one channel over one cluster.
 template <typename T>
 struct alignas(2 * sizeof(T)) Sums {
@@ -79,7 +81,11 @@ __device__ void finish_image(const MomentsTask<S>& task, int64_t n, int64_t grou
     T d = 0, scale = share;
     if (task.standardize) {
       Sums<T> total{};
-      for (int k = 0; k < counted; ++k) total.add(from[k * moments.width]);
+      for (int first = 0; first < counted; first += kSummed) {
+        Sums<T> part{};
+        for (int k = first; k < min(first + kSummed, counted); ++k) part.add(from[k * moments.width]);
+        total.add(part);
+      }
       d = total.sum * share;
       const T variance = total.square * share - d * d;
       scale /= (variance < 0 ? T(0) : variance) + static_cast<T>(kVarianceEpsilon);  // NaN stays NaN

@@ -71,17 +71,22 @@ struct SoftSums {
   __device__ void add(const SoftMemory<S>& memory) {
     using Four = Vector<T, 4>;
     T part[8][4]{};
-#pragma unroll 4
-    for (int p = 0; p < SoftMemory<S>::kChunk; ++p) {
-      const T* from = memory.energies + p * SoftMemory<S>::kEnergies;
-      const Four low = *reinterpret_cast<const Four*>(from + channel(0));
-      const Four high = *reinterpret_cast<const Four*>(from + channel(4));
-      const Four u = *reinterpret_cast<const Four*>(memory.memberships + p * SoftMemory<S>::kMemberships + cluster());
+    constexpr int kStep = 4;
+    static_assert(SoftMemory<S>::kChunk % kStep == 0);
+#pragma unroll 1
+    for (int first = 0; first < SoftMemory<S>::kChunk; first += kStep) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const T energy = i < 4 ? low.values[i] : high.values[i - 4];
+      for (int p = first; p < first + kStep; ++p) {
+        const T* from = memory.energies + p * SoftMemory<S>::kEnergies;
+        const Four low = *reinterpret_cast<const Four*>(from + channel(0));
+        const Four high = *reinterpret_cast<const Four*>(from + channel(4));
+        const Four u = *reinterpret_cast<const Four*>(memory.memberships + p * SoftMemory<S>::kMemberships + cluster());
 #pragma unroll
-        for (int k = 0; k < 4; ++k) part[i][k] = fma(energy, u.values[k], part[i][k]);
+        for (int i = 0; i < 8; ++i) {
+          const T energy = i < 4 ? low.values[i] : high.values[i - 4];
+#pragma unroll
+          for (int k = 0; k < 4; ++k) part[i][k] = fma(energy, u.values[k], part[i][k]);
+        }
       }
     }
 #pragma unroll
@@ -94,7 +99,7 @@ struct SoftSums {
   T values[8][4]{};
 };
 
-// Writes the energies of the positions of a tile from `first`, of which `count` exist, by their index in the tile.
+// Writes the energies of the positions of a tile from `first`, of which `count` exist.
 template <typename S, bool kPooled>
 __device__ void set_energies(const SoftMemory<S>& memory, int first, int64_t count,
                              const Energy<typename Row<S>::T>& energy) {
@@ -104,7 +109,7 @@ __device__ void set_energies(const SoftMemory<S>& memory, int first, int64_t cou
   for (int i = 0; i < SoftMemory<S>::kChunk; ++i) {
     const T x = Row<S>::pixel(row, first + i);
     const T value = kPooled ? x : energy.of(x);
-    memory.energies[i * SoftMemory<S>::kEnergies + threadIdx.x] = first + i < count ? value : T(0);
+    memory.energies[i * SoftMemory<S>::kEnergies + threadIdx.x] = i < count ? value : T(0);
   }
 }
 
@@ -145,16 +150,17 @@ __global__ void __launch_bounds__(kSlice) soft_kernel(SoftTask<S> task) {
     }
     const T* memberships = task.memberships + (n * task.clusters + cluster) * plane;
     SoftSums<T> sums;
-    for (int64_t p = 0; p < plane; p += R::kPixels) {
-      __syncthreads();  // the tile of the statistics is no longer used
-      load_tile(task.a, n, span_of<S>(p), channel, rows, kSlice, memory.tile);
-      for (int first = 0; first < R::kPixels; first += SoftMemory<S>::kChunk) {
-        __syncthreads();  // the tile has been loaded, and the previous energies are no longer used
-        set_energies<S, kPooled>(memory, first, plane - p, energy);
-        set_memberships<S>(memory, memberships + p + first, task.clusters - cluster, plane, plane - p - first);
+    for (int64_t p = 0; p < plane; p += SoftMemory<S>::kChunk) {
+      const int first = static_cast<int>(p % R::kPixels);
+      __syncthreads();  // the tile and the energies are no longer used
+      if (first == 0) {
+        load_tile(task.a, n, span_of<S>(p), channel, rows, kSlice, memory.tile);
         __syncthreads();
-        sums.add(memory);
       }
+      set_energies<S, kPooled>(memory, first, plane - p, energy);
+      set_memberships<S>(memory, memberships + p, task.clusters - cluster, plane, plane - p);
+      __syncthreads();
+      sums.add(memory);
     }
     const bool adds = !task.per_image && n != group;  // the first image of a group initialises the sum
     T* to = task.contributions + ((task.per_image ? n : group) * task.clusters + cluster) * task.a.c + channel;
