@@ -48,7 +48,9 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_a_batch_runs_and_its_command_makes_the_same_bytes(page: Page, expect, workspace: Workspace, tmp_path: Path):
-    fill(page, targets="1,2", references="7, 8", epsilon="0.5,2", folder="page")
+    fill(page, targets="1,2", references="7, 8", folder="page")
+    page.locator("#batch-query").get_by_label("sequential", exact=True).check()
+    fill(page, epsilon="0.5,2")
     page.locator("#batch-parts").get_by_label("nose").check()
     expect(page.locator("#batch-summary")).to_contain_text("16 edits into")
     expect(page.locator("#batch-seconds")).to_contain_text("on this machine")
