@@ -19,7 +19,7 @@ from stylefast.app.running import Run, Stopwatch, duration, n_images
 from stylefast.app.workspace import Workspace
 from stylefast.editing import Pairs, StyleEditor
 
-SMALL = Batch(targets="1,2", references="7", parts=("nose", "eyes"), epsilon="0.5, 2", rho=0.2, folder="small")
+SMALL = Batch("1,2", "7", ("nose", "eyes"), query="sequential", epsilon="0.5, 2", rho=0.2, folder="small")
 
 
 def make(batch: Batch, workspace: Workspace) -> running.Progress:
@@ -43,10 +43,11 @@ def run_in(folder: Path, command: str) -> None:
     "changes",
     [
         {},
+        {"query": "adaptive"},
         {"query": "softmax", "image_format": "webp", "strength": -1.5, "batch_size": 2},
         {"epsilon": "1", "image_format": "png", "pairs": "target,reference,part,epsilon\n3,8,mouth,\n4,8,eyes,0.3\n"},
     ],
-    ids=["grid", "softmax", "pairs"],
+    ids=["grid", "adaptive", "softmax", "pairs"],
 )
 def test_the_command_makes_the_same_bytes(changes: dict[str, Any], workspace: Workspace, tmp_path: Path):
     if "pairs" in changes:
