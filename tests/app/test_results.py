@@ -20,7 +20,15 @@ from stylefast.gallery.shown import shown_edit
 
 ROOT = Path("absent")
 BOX = [0.0, 0.0, 0.4, 0.3]
-BATCH = Batch(targets="1-3", references="7", parts=("nose", "eyes"), epsilon="2", image_format="png", folder="results")
+BATCH = Batch(
+    query="sequential",
+    targets="1-3",
+    references="7",
+    parts=("nose", "eyes"),
+    epsilon="2",
+    image_format="png",
+    folder="results",
+)
 
 
 def result(
