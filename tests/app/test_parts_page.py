@@ -128,12 +128,12 @@ def test_two_pages_do_not_mix_their_parts(open_page: Callable[[], Page], workspa
     expect(second.locator("#parts-legend")).not_to_contain_text("mine")
     expect(first.locator("#parts-legend")).not_to_contain_text("theirs")
     first.locator("#parts-save").click()
-    message(first, "saved")
+    message(first, "saved to")
     second.locator("#parts-save").click()
     message(second, "another page or program has changed it")
     assert "mine" in Catalog.load(workspace.catalog_path).parts
     second.locator("#parts-overwrite").click()
-    message(second, "saved")
+    message(second, "saved to")
     assert "theirs" in Catalog.load(workspace.catalog_path).parts
 
 

@@ -20,7 +20,7 @@ import triton_oldest
 from gpu.workloads import GPU_WORKLOADS
 from layers import LAYER_WORKLOADS, LayerWorkload
 
-from stylefast.ops import INVERSE_HAAR, LAYERS, OPS, STEPS
+from stylefast.ops import INVERSE_HAAR, LAYERS, OPS, SOFT, STEPS
 from stylefast.ops.op import Op
 
 NEEDS = {"registers": 200, "shared": 65536, "spills": 0, "matrix": 8, "wide_loads": 4}
@@ -151,7 +151,7 @@ def test_layer_workloads_cover_the_other_triton_kernels():
 
 def test_gpu_workloads_have_unique_names_and_cover_all_ops():
     names = [(workload.op.name, workload.name) for workload in GPU_WORKLOADS]
-    assert len(set(names)) == len(names) and {op for op, _ in names} == {op.name for op in OPS}
+    assert len(set(names)) == len(names) and {op for op, _ in names} == {op.name for op in (*OPS, *SOFT)}
     for workload in GPU_WORKLOADS:
         inputs = workload.make("meta", 1024)
         assert workload.op.cost(*inputs.values()).bytes > 0 and workload.op.fake(*inputs.values()) is not None
