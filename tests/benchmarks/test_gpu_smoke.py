@@ -12,12 +12,14 @@ from timing import WrongResult
 
 from stylefast.backends import available
 from stylefast.core.dtypes import DTYPES
-from stylefast.ops import ASSIGN, OPS
+from stylefast.ops import ASSIGN, OPS, SOFT
 
 
 def test_smoke_covers_every_op_dtype_and_backend():
     rows = {(op.name, backend, dtype) for op, backend, dtype in smoke.ROWS.values()}
-    assert rows == {(op.name, backend, dtype) for op in OPS for backend in ("cuda", "triton") for dtype in DTYPES}
+    assert rows == {
+        (op.name, backend, dtype) for op in (*OPS, *SOFT) for backend in ("cuda", "triton") for dtype in DTYPES
+    }
 
 
 def test_only_a_right_result_is_recorded(monkeypatch: pytest.MonkeyPatch):
