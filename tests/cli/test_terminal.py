@@ -70,7 +70,7 @@ def test_names_survive_a_locale_without_their_characters(catalog, tmp_path):
     process = subprocess.run(command, env=os.environ | ASCII, capture_output=True)
     assert process.returncode == 1 and b"stylefast: names of files must exist in this locale" in process.stderr
     run(*edit, "--outdir", tmp_path / "out")
-    assert (tmp_path / "out" / "seed0001_bouche_é_seed0002_sequential_1.png").exists()
+    assert (tmp_path / "out" / "seed0001_bouche_é_seed0002_sequential.png").exists()
 
 
 def test_formats_are_found_in_any_case(catalog, tmp_path):
