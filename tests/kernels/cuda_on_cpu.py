@@ -35,7 +35,7 @@ from cuda_emulation import build, load
 from sanitize import SANITIZERS, runtime
 from sanitized import read, report, short, tight
 
-from stylefast.ops import CONTRIBUTION, OPS
+from stylefast.ops import CONTRIBUTION, OPS, SOFT
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -65,7 +65,7 @@ def battery(library: str, shard: str) -> int:
 
 def samples() -> Iterator[tuple[str, Cell]]:
     """Yield every cell of the `cuda` backend, with every sample that is not large."""
-    for op in OPS:
+    for op in (*OPS, *SOFT):
         for key in op.cells:
             for name, inputs in op.samples():
                 if key.startswith("cuda") and next(iter(inputs.values())).numel() < 20_000:
