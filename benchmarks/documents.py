@@ -82,10 +82,10 @@ def with_block(text: str, page: str, name: str, block: str) -> str:
 
 
 def headline(records: Iterable[Record]) -> str:
-    """Return the tables of README.md: edits per second and the rows of HEADLINES, from the newest machine."""
-    machine = next(iter(by_machine(records).values()))
+    """Return the tables of README.md: edits per second and the rows of HEADLINES, from the newest machine with them."""
+    machine = next(m for m in by_machine(records).values() if any(map(_is_headline, m)))
+    chosen = {_key(record): record for record in machine}
     last = max(machine, key=lambda record: record["date"])
-    chosen = {(record["op"], record["workload"], record["k"]): record for record in machine}
     edits = edit_tables.headline(machine)
     lines = [
         f"Machine: {last['processor']}, {last['threads']} threads, torch {last['torch']}, {last['instruction_set']}."
@@ -105,8 +105,8 @@ def headline(records: Iterable[Record]) -> str:
 
 
 def summary(records: Iterable[Record]) -> str:
-    """Return the tables of edits per second (network x engine x batch) and of fits, of the newest machine."""
-    machine = next(iter(by_machine(records).values()))
+    """Return the tables of edits per second (network x engine x batch) and of fits, of the machine of the headline."""
+    machine = next(m for m in by_machine(records).values() if any(map(_is_headline, m)))
     fits = [
         f"| {r['workload']} | {r['peer']} | {_ratios(r)[0]} | {r['date'][:10]} |" for r in machine if r["op"] == FIT
     ]
@@ -119,18 +119,29 @@ def table(records: Iterable[Record]) -> str:
     return "\n\n".join(_machine(*key, machine_records) for key, machine_records in by_machine(records).items())
 
 
-def by_machine(records: Iterable[Record]) -> dict[tuple[str, int, int], list[Record]]:
-    """Return the records by processor, cores and threads. The machine with the newest record comes first."""
-    machines: dict[tuple[str, int, int], list[Record]] = {}
+def by_machine(records: Iterable[Record]) -> dict[tuple[str, str, int, int], list[Record]]:
+    """Return the records by processor, instruction set, cores and threads, the machine with the newest record first."""
+    machines: dict[tuple[str, str, int, int], list[Record]] = {}
     for record in records:
         if record["op"] != "recipe":
-            machines.setdefault((record["processor"], record["cores"], record["threads"]), []).append(record)
+            key = record["processor"], record["instruction_set"], record["cores"], record["threads"]
+            machines.setdefault(key, []).append(record)
     newest_first = sorted(machines, key=lambda key: max(record["date"] for record in machines[key]), reverse=True)
     return {key: machines[key] for key in newest_first}
 
 
-def _machine(processor: str, cores: int, threads: int, records: list[Record]) -> str:
-    versions = ", ".join(sorted({f"torch {record['torch']}, {record['instruction_set']}" for record in records}))
+def _key(record: Record) -> tuple[str, str, int | None]:
+    return record["op"], record["workload"], record["k"]
+
+
+def _is_headline(record: Record) -> bool:
+    return record["op"] == edit_tables.OP or _key(record) in HEADLINES
+
+
+def _machine(processor: str, instruction_set: str, cores: int, threads: int, records: list[Record]) -> str:
+    parts = [processor, instruction_set, f"{cores} cores", "1 thread" if threads == 1 else f"{threads} threads"]
+    parts += sorted({f"torch {record['torch']}" for record in records})
+    parts.append(max(record["date"] for record in records)[:10])
     edits = edit_tables.table(records)
     rows: dict[tuple[str, str], dict[int | None, Record]] = {}
     for record in records:
@@ -138,9 +149,8 @@ def _machine(processor: str, cores: int, threads: int, records: list[Record]) ->
             rows.setdefault((record["op"], record["workload"]), {})[record["k"]] = record
     has_serial = any(record.get("to_serial_floor") is not None for record in records)
     bounds = "time / bound, time / serial bound" if has_serial else "time / bound"
-    date = max(record["date"] for record in records)[:10]
     lines = [
-        f"**{processor}, {cores} cores, {threads} threads, {versions}, {date}.** Cells by K are: speed-up ({bounds}).",
+        f"**{', '.join(parts)}.** Cells by K are: speed-up ({bounds}).",
         "",
         *([*edits, ""] if edits else []),
         "| op | workload | fastest alternative | " + " | ".join(f"K = {k}" for k in CLUSTERS) + " |",

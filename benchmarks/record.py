@@ -46,7 +46,9 @@ def newest(folder: Path = RESULTS) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*.jsonl")):
         for text in path.read_text().splitlines():
             entry = json.loads(text)
-            records[(path.stem, *(entry[name] for name in ("threads", "op", "workload", "k")))] = entry
+            records[(path.stem, *(entry[name] for name in ("instruction_set", "threads", "op", "workload", "k")))] = (
+                entry
+            )
     if not records:
         raise FileNotFoundError(f"no record in {folder}: run `make bench`")
     return list(records.values())

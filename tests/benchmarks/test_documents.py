@@ -26,10 +26,10 @@ def test_table_by_hand():
     records: list[dict[str, Any]] = [MACHINE | asdict(figure) for figure in figures]
     head = "| op | workload | fastest alternative | K = 8 | K = 16 | K = 32 | K = 64 | K = 128 |"
     others = ["| task | workload | fastest alternative | speed-up | time / bound |", "| --- " * 5 + "|"]
-    caption = "torch 2.13.0, avx512, 2026-02-01.** Cells by K are: speed-up (time / bound)."
-    other = records[0] | {"threads": 1, "to_floor": None, "date": "2026-01-01"}
+    caption = "torch 2.13.0, 2026-02-01.** Cells by K are: speed-up (time / bound)."
+    other = records[0] | {"threads": 1, "instruction_set": "avx2", "to_floor": None, "date": "2026-01-01"}
     assert documents.table([other, *records]).splitlines() == [
-        f"**Abacus, 4 cores, 2 threads, {caption}",
+        f"**Abacus, avx512, 4 cores, 2 threads, {caption}",
         "",
         head,
         "| --- " * 8 + "|",
@@ -38,7 +38,7 @@ def test_table_by_hand():
         *others,
         "| `blend` | 2x3x4x4 |  |  | 2.00 |",
         "",
-        f"**Abacus, 4 cores, 1 threads, {caption.replace('02-01', '01-01')}",
+        f"**Abacus, avx2, 4 cores, 1 thread, {caption.replace('02-01', '01-01')}",
         "",
         head,
         "| --- " * 8 + "|",
@@ -64,7 +64,8 @@ def test_headline_by_hand(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(documents, "HEADLINES", {("fit", "2x3x4x4", None): "a fit", ("lloyd_step", "2x3x4x4", 8): "a"})
     records = [MACHINE | asdict(figure) for figure in (FIGURE, replace(FIGURE, k=16), fit)]
     older = records[0] | {"date": "2026-01-01", "processor": "Quipu", "to_peer": 9.0}
-    lines = documents.headline([*records, older]).splitlines()
+    without_headline = MACHINE | asdict(replace(FIGURE, k=32)) | {"date": "2026-03-01", "instruction_set": "avx2"}
+    lines = documents.headline([*records, older, without_headline]).splitlines()
     assert lines[0] == "Machine: Abacus, 2 threads, torch 2.13.0, avx512."
     assert lines[-2:] == ["| `fit` | a fit | torch | 7.0x |  |", "| `lloyd_step` | a | torch | 4.0x | 2.0 |"]
 
