@@ -9,7 +9,8 @@ Usage::
 
     python benchmarks/bench_defaults.py [--quick] [--folder build/defaults] [--record]
 
-The folder keeps the catalogs and the measured edits. A run that was stopped resumes from it.
+The alternatives have other clusters than the defaults, and the same queries. The folder keeps the catalogs and the
+measured edits. A run that was stopped resumes from it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import curves
 import torch
+from joint_layers import joint_catalog
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from tqdm import tqdm
@@ -50,22 +52,26 @@ class Setting:
     Args:
         name: Name of the setting in records.
         clustering: Options of the clustering.
-        by_boxes: Whether the boxes choose the restart. Otherwise it is the restart with the best objective.
         values: Parameters of the queries.
         default: The parameter that is the default.
         query: Function from a parameter to a strategy.
+        by_boxes: Whether the boxes choose the restart. Otherwise it is the restart with the best objective.
+        is_joint: Whether the points are those of two layers together.
     """
 
     name: str
     clustering: Clustering
-    by_boxes: bool
-    values: tuple[float, ...]
-    default: float
-    query: Callable[[float], Sequential]
+    values: tuple[float, ...] = (0.7, 0.55, 0.4)  # rho as a multiple of the largest contribution
+    default: float = 0.55
+    query: Callable[[float], Sequential] = lambda share: Sequential(share=share)
+    by_boxes: bool = True
+    is_joint: bool = False
 
     def catalog(self, generator: Generator, n_images: int, n_measured: int) -> Catalog:
         """Build the catalog."""
         w = generator.latents(range(n_images), truncation=TRUNCATION)
+        if self.is_joint:
+            return joint_catalog(generator, w, self.clustering, n_measured).annotate(FFHQ_REGIONS)
         regions = FFHQ_REGIONS if self.by_boxes else None
         built = Catalog.build(generator, w, self.clustering, regions=regions, contribution_images=n_measured)
         return built.annotate(FFHQ_REGIONS)
@@ -75,19 +81,18 @@ SETTINGS = (
     Setting(
         "former",
         Clustering(n_clusters=32, resolution=16, features="raw", n_init=8, seed=0),
-        by_boxes=False,
         values=(0.5, 1.0, 4.0),  # epsilon
         default=1.0,
         query=lambda epsilon: Sequential(epsilon, rho=0.1),
+        by_boxes=False,
     ),
-    Setting(
-        "default",
-        Clustering(),
-        by_boxes=True,
-        values=(0.7, 0.55, 0.4),  # rho as a multiple of the largest contribution
-        default=0.55,
-        query=lambda share: Sequential(share=share),
-    ),
+    Setting("default", Clustering()),
+    Setting("restart with the best objective", Clustering(), by_boxes=False),
+    Setting("K = 32", Clustering(n_clusters=32)),
+    Setting("K = 96", Clustering(n_clusters=96)),
+    Setting("layer of 32 x 32", Clustering(resolution=32)),
+    Setting("layers of 16 x 16 and 32 x 32 together", Clustering(), is_joint=True),
+    Setting("method nmf", Clustering(method="nmf")),
 )
 
 

@@ -59,6 +59,21 @@ def table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def alternatives(records: Sequence[Record]) -> str:
+    """Return the Markdown of the other settings: their gains over the defaults at equal change outside."""
+    by_setting: dict[str, dict[str, Record]] = {}
+    for record in records:
+        by_setting.setdefault(record["setting"], {})[record["part"]] = record
+    defaults = by_setting.pop("default")
+    del by_setting["former"]
+    lines = [f"| clusters | {' | '.join(defaults)} |", "| --- " * (1 + len(defaults)) + "|"]
+    for setting, by_part in by_setting.items():
+        gains = [gain(r, by_part[part], default_point(r)["outside"]) for part, r in defaults.items()]
+        texts = ["" if value is None else f"{value:.2f}x" for value in gains]
+        lines.append(f"| {setting} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
 def read() -> list[Record]:
     """Return the recorded curves."""
     return json.loads(RECORDS.read_text(encoding="utf-8"))["curves"]

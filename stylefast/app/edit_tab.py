@@ -25,7 +25,7 @@ from .queries import ADAPTIVE, QUERIES
 from .workspace import Workspace
 
 MAX_PARTS = 5  # parts of one edit
-TARGET, REFERENCE = 1, 7  # seeds at the start; the reference of each further part has the next seed
+TARGET, REFERENCE = 1, 10  # seeds at the start; the reference of each further part has the next seed
 NO_PARTS = "This catalog has no named parts. Name one in the tab Parts, then edit it here."
 TO_LOG = "x => Math.log10(Math.min(Math.max(x, 0.1), 100))"
 FROM_LOG = "x => Number((10 ** x).toPrecision(2))"

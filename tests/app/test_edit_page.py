@@ -70,7 +70,9 @@ def test_an_edit_appears_with_its_figures_and_is_saved(tab: Page, workspace: Wor
     shown = tab.evaluate("[...document.querySelectorAll('#edit-stage img')].map(image => image.naturalWidth)")
     assert len(shown) == 2 * 5 and all(shown)
     path = saved(tab, tmp_path)
-    sources = (SeedLatents(workspace.generator, [seed], truncation=workspace.truncation) for seed in (1, 7))
+    sources = (
+        SeedLatents(workspace.generator, [seed], truncation=workspace.truncation) for seed in (TARGET, REFERENCE)
+    )
     run(tmp_path / "job", Grid(*sources, "eyes", Sequential()), batch_size=1)
     assert path.read_bytes() == (tmp_path / "job" / path.name).read_bytes()
 
@@ -140,7 +142,7 @@ def test_several_parts_are_edited_at_once_and_magnified(tab: Page):
     reference = address_of(tab, "#edit-images .reference .whole img")
     tab.locator("#edit-look label", has_text="nose").click()
     wait_for_another(tab, reference, "#edit-images .reference .whole img")
-    assert tab.locator("#edit-images .reference figcaption span").inner_text() == "seed0008"
+    assert tab.locator("#edit-images .reference figcaption span").inner_text() == f"seed{REFERENCE + 1:04}"
     tab.click("#edit-remove-0")
     third = wait_for_another(tab, second)
     assert third != first and not tab.locator("#edit-row-0").is_visible()

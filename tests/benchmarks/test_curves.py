@@ -40,6 +40,17 @@ def test_the_table_has_both_defaults_and_both_gains():
     assert row == expected + f"| {between:.2f}x | {3 / 2**0.5:.2f}x |"
 
 
+def test_alternatives_are_compared_with_the_defaults():
+    other = record("other", [(0.4, 9.0, 1.6, 50), (0.55, 1.5, 0.2, 20)], default=0.55)
+    far = record("far", [(0.55, 9.0, 1.6, 50)], default=0.55)
+    assert curves.alternatives([FORMER, CURRENT, other, far]).splitlines() == [
+        "| clusters | eyes |",
+        "| --- | --- |",
+        "| other | 0.50x |",
+        "| far |  |",
+    ]
+
+
 def test_the_figure_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "FIGURE", tmp_path / "folder" / "curves.png")
     curves.draw([FORMER, CURRENT])
