@@ -39,7 +39,7 @@ WORKLOADS = tuple(workload for workload in GPU_WORKLOADS if workload.op.name in 
 ACCESS = re.compile(r"(?:LDG|STG|LDGSTS|LD|ST|RED|ATOMG)\.(?P<options>\S+)")
 WIDTH = re.compile(r"^[US]?(8|16|64|128|256)$")
 STEP = re.compile(
-    r"(?:U?IADD3|VIADD) (?P<register>U?R\d+)(?:, U?P\w+)?, (?P=register)(?:\.reuse)?, 0x(?P<step>[0-9a-f]+)\b"
+    r"(?:U?IADD3|VIADD) (?P<register>U?R\d+)(?:, U?P\w+)*, (?P=register)(?:\.reuse)?, 0x(?P<step>[0-9a-f]+)\b"
 )
 MAX_JOINED = 16  # larger steps of a register are those of an address
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
