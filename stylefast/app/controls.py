@@ -13,6 +13,7 @@ from .edits import EditRequest, PartEdit, Picture
 from .exploring import Explorer
 from .queries import strategy_of
 
+TARGET, REFERENCE = 1, 10  # seeds at the start; the reference of each further part has the next seed
 BLOCK = 20  # neighbouring seeds on a slider
 
 

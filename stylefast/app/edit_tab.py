@@ -18,14 +18,13 @@ from ..editing import StyleEditor
 from ..io.atomic import atomic_write
 from . import stage
 from .components import EXPECTED, sentence
-from .controls import Controls, PartControls, part_names
+from .controls import REFERENCE, TARGET, Controls, PartControls, part_names
 from .exploring import Explorer
 from .picture_inputs import QUIET, LatentsInput, NumberInput, PartRow, show_error
 from .queries import ADAPTIVE, QUERIES
 from .workspace import Workspace
 
 MAX_PARTS = 5  # parts of one edit
-TARGET, REFERENCE = 1, 10  # seeds at the start; the reference of each further part has the next seed
 NO_PARTS = "This catalog has no named parts. Name one in the tab Parts, then edit it here."
 TO_LOG = "x => Math.log10(Math.min(Math.max(x, 0.1), 100))"
 FROM_LOG = "x => Number((10 ** x).toPrecision(2))"

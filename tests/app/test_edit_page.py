@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jobs import run
 
+from stylefast.app.controls import REFERENCE, TARGET
 from stylefast.editing import Grid, SeedLatents, Sequential
 
 if TYPE_CHECKING:
