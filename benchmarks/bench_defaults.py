@@ -87,7 +87,7 @@ SETTINGS = (
         by_boxes=False,
     ),
     Setting("default", Clustering()),
-    Setting("restart with the best objective", Clustering(), by_boxes=False),
+    Setting("restart 6, which fits the boxes least", Clustering(run=6)),
     Setting("K = 32", Clustering(n_clusters=32)),
     Setting("K = 96", Clustering(n_clusters=96)),
     Setting("layer of 32 x 32", Clustering(resolution=32)),
@@ -150,7 +150,7 @@ def measure(setting: Setting, catalog: Catalog, measurement: Measurement, genera
             point = {"value": value, "channels": int(q.count_nonzero()), "inside": inside, "outside": outside}
             points.append(point)
             print(f"{setting.name:8}{part:6}{json.dumps(point)}", flush=True)
-        run = {"run": catalog.provenance["run"], "clusters": len(catalog.clusters(part)), "K": catalog.n_clusters}
+        run = {"run": catalog.provenance.get("run"), "clusters": len(catalog.clusters(part)), "K": catalog.n_clusters}
         n_pairs = len(measurement.targets) * len(measurement.references)
         yield {"setting": setting.name, "part": part, "default": setting.default, "pairs": n_pairs, **run} | {
             "points": points

@@ -13,7 +13,7 @@ class Clustering:
     """Options of the clustering: the layer, the method, the kind of points, and k-means.
 
     Args:
-        n_clusters: Number of clusters K.
+        n_clusters: Number of clusters K. With the method nmf, at most the number of channels of the layer.
         layer: Name of a site that reads the tensor to cluster, such as convs.5. The default is the last convolution
             of the given resolution.
         resolution: Height of the tensor to cluster, if no layer is given.

@@ -74,6 +74,7 @@ def demo(
     check_output_folder("outdir", outdir)
     summary = demonstration.run(outdir, network=network)
     say("Mean CIELAB difference inside / outside the part:\n" + demonstration.table(summary))
+    say("sequential_1 has the budget 1 and the threshold 0.1. sequential, in the figures, adapts to the part.")
     say(f"Figures, edited images, manifest and summary.json are in {outdir}/")
 
 

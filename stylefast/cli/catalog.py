@@ -140,7 +140,7 @@ def show(
     say(f"{loaded.generator}, layer {loaded.layer}, K = {loaded.n_clusters}, {len(loaded.sites)} sites")
     say(f"parts: {_parts(loaded)}")
     for name, value in loaded.provenance.items():
-        say(f"{TITLES.get(name, name)}: {value}")
+        say(f"{TITLES.get(name, name)}: {_readable(value)}")
     if outdir is not None:
         with network.load() as (generator, _):
             check_generator(catalog, loaded, generator)
@@ -217,6 +217,17 @@ def _read_clusters(path: Path, clustering: Clustering) -> Clusters:
     for part in pickled.parts:
         check_part_name(part)
     return pickled
+
+
+def _readable(value: Any) -> str:
+    """Return the text of a value of the provenance. Numbers have five digits."""
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_readable(x)}" for name, x in value.items())
+    if isinstance(value, list):
+        return ("; " if any(isinstance(x, dict) for x in value) else ", ").join(map(_readable, value))
+    return str(value)
 
 
 def _given(clustering: Clustering, names: Iterable[str]) -> list[str]:

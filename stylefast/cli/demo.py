@@ -28,6 +28,7 @@ QUERIES = (Sequential(1.0), Sequential(), Simultaneous(1.0), Random())
 PARTS = ("eyes", "nose", "mouth")
 SHOWN = Sequential().name  # of the strategy that the figures show
 EPSILONS = (0.25, 1.0, 4.0, 16.0)  # of epsilon.jpg
+HEAT_END = 20.0  # of all heat maps, so that they can be compared
 
 
 def load(network: str) -> Generator:
@@ -196,7 +197,9 @@ class _Figures:
         shown = [(part, t, t % R) for part in PARTS for t in range(T)]
         edited = torch.stack([self.result.shown[edit] for edit in shown])
         masks = torch.cat([self.region(*edit) for edit in shown])
-        heat = figures.heat_map(edited, self.targets[[t for _, t, _ in shown]], mask=masks)
+        names = [f"{part}, {self.names[0][t]} from {self.names[1][r]}" for part, t, r in shown]
+        targets = self.targets[[t for _, t, _ in shown]]
+        heat = figures.heat_map(edited, targets, mask=masks, names=names, vmax=HEAT_END)
         figures.save(heat, self.directory / "heat.png")
 
     def epsilons(self) -> None:
@@ -215,6 +218,7 @@ class _Figures:
                 mask=self.region(part, t, r),
                 part=part,
                 names=(self.names[0][t], self.names[1][r]),
+                vmax=HEAT_END,
             )
             rows.append(row)
         figures.save(canvas.stack(rows), self.directory / "epsilon.jpg")

@@ -87,15 +87,17 @@ class ImageOptions:
         if self.pairs is not None and len(strategies) > 1:
             raise ValueError(f"with --pairs, edit takes one --epsilon, got {len(strategies)}")
 
-        files = [self.pairs] if self.pairs is not None else []
+        if self.pairs is not None and not self.pairs.exists():
+            raise FileNotFoundError(f"{self.pairs} does not exist")
         for flag, text in (("--seeds", self.targets), ("--references", self.references)):
             if (named := image_files(text)) is not None:
-                files += [Path(file) for file in ([named] if isinstance(named, str) else named)]
+                for file in [named] if isinstance(named, str) else named:
+                    if not Path(file).exists():
+                        raise FileNotFoundError(
+                            f"{flag} must be seeds such as 0,1,4-6 or files, and {file} does not exist"
+                        )
             elif text is not None:
                 seeds(flag, text)
-        for file in files:
-            if not file.exists():
-                raise FileNotFoundError(f"{file} does not exist")
 
     def plan(self, generator: Generator, truncation: float, strategies: list[Strategy], strength: float) -> Plan:
         """Return the plan of the edits."""

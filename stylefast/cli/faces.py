@@ -42,7 +42,7 @@ def faces(
 ) -> None:
     """Draw a sheet of images with their seeds, from which you choose targets and references.
 
-    The commands faces and samples are the same.
+    The commands faces and samples are the same: one name for faces, and one for other images.
     """
     rows = seeds("--seeds", seeds_)
     if len(rows) > MAX_IMAGES:

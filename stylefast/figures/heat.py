@@ -21,7 +21,13 @@ OUTLINE = (92, 224, 255)  # colour of a part's outline, a hue that the heat colo
 
 
 def heat_map(
-    edited: Tensor, target: Tensor, *, mask: Tensor | None = None, vmax: float | None = None, cell: int = 256
+    edited: Tensor,
+    target: Tensor,
+    *,
+    mask: Tensor | None = None,
+    names: Sequence[str] | None = None,
+    vmax: float | None = None,
+    cell: int = 256,
 ) -> Image.Image:
     """Show where and how visibly an edit changed its target, by CIELAB ΔE averaged over each pixel of the figure.
 
@@ -30,6 +36,7 @@ def heat_map(
         target: Target images of the same shape, dtype and device.
         mask: Region of the part, of shape [N, h, w]; bool, or floating-point weights in [0, 1]. The region of weights
             above one half is outlined. A mask with the resolution of the image has a smooth outline.
+        names: Names of the edits, which are written at the bottom of the maps.
         vmax: Smallest ΔE that has the lightest colour, > 0. The default is the 99.5th percentile of the pixels, rounded
             up to 1, 2 or 5 times a power of ten, and at least 1, which is just visible.
         cell: Longer side of a map in the figure, in pixels.
@@ -40,10 +47,14 @@ def heat_map(
     Raises:
         TypeError: If the images are not floating-point tensors or differ in dtype, or `mask` is neither bool nor
             floating-point.
-        ValueError: If a shape or a device does not match, there is no image, an image contains NaN, a weight is NaN or
-            outside [0, 1], or `vmax` is not a finite number > 0.
+        ValueError: If a shape, a device or the number of names does not match, there is no image, an image contains
+            NaN, a weight is NaN or outside [0, 1], or `vmax` is not a finite number > 0.
     """
+    if names is not None and len(names) != len(edited):
+        raise ValueError(f"names must be one per image, got {len(names)} for {len(edited)} images")
     tiles, ticks = heat_tiles(edited, target, mask, vmax, cell)
+    for tile, name in zip(tiles, names or (), strict=False):
+        canvas.write_caption(tile, name)
     return canvas.sheet(tiles, lambda width: canvas.colour_bar(ticks, "CIELAB difference", width))
 
 

@@ -68,6 +68,16 @@ def test_catalog_show_prints_and_draws_the_catalog(catalog, tmp_path):
     assert Image.open(tmp_path / "unnamed" / "contributions.png").height > named["contributions.png"].height
 
 
+def test_catalog_show_prints_lists_as_text(catalog):
+    loaded = Catalog.load(catalog)
+    overlaps = [{"eyes": 0.25, "nose": 0.123456789}, {"eyes": 0.5, "nose": 0.0}]
+    loaded.provenance |= {"objectives": [0.123456789, 1.0], "overlaps": overlaps}
+    loaded.save(catalog)
+    text = run("catalog", "show", catalog)
+    assert "objectives of the restarts: 0.12346, 1\n" in text
+    assert "by restart: eyes 0.25, nose 0.12346; eyes 0.5, nose 0\n" in text
+
+
 def test_a_catalog_of_a_factorisation_is_built_and_drawn(tmp_path):
     out, expected = tmp_path / "nmf.safetensors", shared("sg2").latents(range(3), truncation=0.7)
     options = ["--method", "nmf", "--clusters", "5", "--seeds", "0-2", "--out", out]

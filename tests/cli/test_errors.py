@@ -56,6 +56,7 @@ PAIRS = ["edit", "--catalog", "toy.safetensors", *NETWORK, "--pairs"]
         (["edit", "--rho", "2"], "--rho must be"),
         (["edit", "--seeds", "0,0"], "--seeds must be different, got '0,0'"),
         (["edit", "--seeds", "w.npy"], "w.npy"),
+        (["edit", "--seeds", "0..3"], "--seeds must be seeds such as 0,1,4-6 or files, and 0..3 does not exist"),
         (["edit", "--seeds", "text.npy"], "text.npy cannot be used"),
         (["edit", "--writers", "0"], "--writers must be"),
         (["edit", "--shard", "3/2"], "--shard must look like 1/8"),

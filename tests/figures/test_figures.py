@@ -183,6 +183,15 @@ def test_heat_map_is_the_colour_of_the_mean_difference():
     assert (cell == expected).all() and (cell[:, 4:] == canvas.heat_colours()[0].numpy()).all()
 
 
+def test_heat_maps_have_the_names_of_their_edits():
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.float32, device="cpu")
+    plain, named = (np.asarray(figures.heat_map(images, images, names=n, cell=64)) for n in (None, ["", "eyes"]))
+    differs = (plain != named).any(2)[MARGIN : MARGIN + 64, MARGIN : MARGIN + 2 * 64 + GAP]
+    assert differs[-10:, 64 + GAP :].any() and not differs[:40].any()
+    with pytest.raises(ValueError, match=r"names must be one per image, got 1 for 2 images"):
+        figures.heat_map(images, images, names=["eyes"])
+
+
 def test_heat_map_saturates_above_vmax():
     black, white = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
     for vmax in (50.0, 100.0, None):
