@@ -90,8 +90,8 @@ SETTINGS = (
     Setting("restart 6, which fits the boxes least", Clustering(run=6)),
     Setting("K = 32", Clustering(n_clusters=32)),
     Setting("K = 96", Clustering(n_clusters=96)),
-    Setting("layer of 32 x 32", Clustering(resolution=32)),
-    Setting("layers of 16 x 16 and 32 x 32 together", Clustering(), is_joint=True),
+    Setting("layer of 32 x 32", Clustering(resolution=32), values=(0.85, 0.7, 0.55, 0.4)),
+    Setting("layers of 16 x 16 and 32 x 32 together", Clustering(), values=(0.85, 0.7, 0.55, 0.4), is_joint=True),
     Setting("method nmf", Clustering(method="nmf")),
 )
 

@@ -35,6 +35,7 @@ PAGES = {  # page of each block
     "gpu": "docs/performance.md",
     "recipes": "docs/guides/drop_in.md",
     "defaults": "docs/design.md",
+    "alternatives": "docs/design.md",
 }
 FIT = "SphericalKMeans.fit"
 HEADLINES: dict[tuple[str, str, int | None], str] = {  # op, workload, K -> task in README.md
@@ -60,6 +61,7 @@ def blocks() -> dict[str, str]:
         "gpu": gpu_table.table(gpu_table.read(RESULTS / "gpu")),
         "recipes": markdown(record for record in records if record["op"] == "recipe"),
         "defaults": curves.table(curves.read()),
+        "alternatives": curves.alternatives(curves.read()),
     }
 
 
