@@ -122,7 +122,7 @@ def test_scaled_data_have_the_same_components():
 
 
 @pytest.mark.parametrize("exponent", [-60, 60])
-def test_data_in_the_range_of_their_squares_have_the_same_components(exponent: int):
+def test_data_scaled_by_large_powers_of_two_have_the_same_fit(exponent: int):
     x, _ = mixed()
     first, second = (NMF(3, max_iter=5).fit(data, progress=False) for data in (x, x * 2.0**exponent))
     torch.testing.assert_close(first.components_, second.components_)
