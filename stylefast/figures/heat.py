@@ -25,7 +25,7 @@ def heat_map(
     target: Tensor,
     *,
     mask: Tensor | None = None,
-    names: Sequence[str] | None = None,
+    names: Sequence[object] | None = None,
     vmax: float | None = None,
     cell: int = 256,
 ) -> Image.Image:
@@ -48,7 +48,7 @@ def heat_map(
         TypeError: If the images are not floating-point tensors or differ in dtype, or `mask` is neither bool nor
             floating-point.
         ValueError: If a shape, a device or the number of names does not match, there is no image, an image contains
-            NaN, a weight is NaN or outside [0, 1], or `vmax` is not a finite number > 0.
+            NaN, a weight is NaN or outside [0, 1], `vmax` is not a finite number > 0, or `cell` is not an integer >= 8.
     """
     if names is not None and len(names) != len(edited):
         raise ValueError(f"names must be one per image, got {len(names)} for {len(edited)} images")
@@ -65,7 +65,7 @@ def heat_tiles(
     canvas.check_not_empty("edited", edited)
     errors = delta_e(edited, target).detach().cpu()  # [N, H, W]
     check_no_nan("the difference of edited and target", errors)
-    width, height = canvas.scaled_size(errors.shape[1:], cell)
+    width, height = canvas.cell_size(errors.shape[1:], cell)
     errors = adaptive_avg_pool2d(errors[:, None], (height, width))[:, 0]
     if vmax is None:
         vmax = scale_end(float(np.quantile(errors.numpy(), 0.995)))
