@@ -88,6 +88,7 @@ class _PartsTab:
         self._outputs += [self._undo, self._redo, self._remove, self._save, self._conflict, self._faces, self._caption]
         self._connect()
         build.connect(self._session, self._adopt, self._shown, self._outputs)
+        build.follow(catalog)
 
     def _add_image(self) -> None:
         with gr.Row(elem_classes="bar"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import browsers
 import pytest
+from catalogs import build_catalog
 from editors import catalog_of
 
 from stylefast import Catalog
@@ -171,3 +172,19 @@ def test_a_build_gives_new_clusters_and_can_be_cancelled(page: Page, workspace: 
     assert Catalog.load(workspace.catalog_path).n_clusters == 6
     page.locator("#parts-undo").click()
     message(page, "Undone.")
+
+
+def test_the_method_of_the_catalog_is_shown(open_page: Callable[[], Page], workspace: Workspace):
+    w = workspace.generator.latents(range(4))
+    build_catalog(workspace.generator, w, n_clusters=3, resolution=16, method="nmf").save(workspace.catalog_path)
+    page = ready(open_page())
+    page.get_by_text("Build again with other clusters").click()
+    method = page.locator("#parts-method").locator("input, textarea")
+    expect(method).to_have_value("nmf")
+    expect(page.locator("#parts-restarts")).to_be_hidden()
+    page.locator("#parts-images input").fill("4")
+    page.locator("#parts-build-start").click()
+    message(page, "The new catalog has 6 clusters")
+    page.locator("#parts-save").click()
+    message(page, "saved to")
+    assert Catalog.load(workspace.catalog_path).method == "nmf"
