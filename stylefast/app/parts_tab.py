@@ -15,7 +15,6 @@ import numpy as np
 from gradio.context import Context
 
 from ..catalog import FFHQ_REGIONS, Catalog
-from ..figures.canvas import Colour, distinct_colours
 from .build_view import BuildView
 from .components import MAX_SEED, guarded, seed_input, sentence
 from .naming import Naming, count
@@ -46,17 +45,12 @@ def build_parts(workspace: Workspace, catalog: gr.State) -> None:
     _PartsTab(workspace, catalog)
 
 
-def colours_of(catalog: Catalog) -> dict[str, Colour]:
-    """Return the colour of every part. The colour for "" is that of a new part."""
-    return dict(zip((*catalog.parts, ""), distinct_colours(len(catalog.parts) + 1), strict=True))
-
-
 def legend(naming: Naming) -> str:
     """Return a list of the parts with their colours and clusters, as HTML."""
     if not naming.catalog.parts:
         return f"<p class='hint'>No part has a name yet. {START}</p>"
     rows = []
-    for part, colour in colours_of(naming.catalog).items():
+    for part, colour in naming.colours.items():
         if part:
             ids = naming.catalog.parts[part]
             text = ", ".join(map(str, ids)) if ids else "no cluster"
@@ -228,7 +222,7 @@ class _PartsTab:
             is_conflict: Whether the file has changed, so that the user must choose.
         """
         source, seed, numbers, first = shown
-        draft, colours = naming.draft, colours_of(naming.catalog)
+        draft, colours = naming.draft, naming.colours
         tints = {k: colours[part] for part, ids in reversed(naming.catalog.parts.items()) for k in ids}
         image = draw_clusters(
             self._view(naming, source, seed),

@@ -15,10 +15,7 @@ import pytest
 from editors import catalog_of
 from jobs import run
 
-from stylefast.app import edit_tab
 from stylefast.app.controls import REFERENCE, TARGET
-from stylefast.app.edit_tab import MAX_PARTS
-from stylefast.app.page import create_page
 from stylefast.editing import Grid, SeedLatents, Sequential
 
 if TYPE_CHECKING:
@@ -80,8 +77,10 @@ def other_file(catalog_file: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def slow_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def slow_server(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the handlers of the tab Edit take longer than those of the tab Parts, as on a busy machine."""
+    from stylefast.app import edit_tab
+
     fast = edit_tab.part_names
     monkeypatch.setattr(edit_tab, "part_names", lambda catalog: time.sleep(0.5) or fast(catalog))
 
@@ -226,6 +225,10 @@ def test_the_first_edit_has_a_part_of_the_file(other_file: Path, open_page: Call
 
 
 def test_inputs_of_parts_are_sent_by_their_own_events(workspace: Workspace):
+    pytest.importorskip("gradio")
+    from stylefast.app.edit_tab import MAX_PARTS
+    from stylefast.app.page import create_page
+
     page = create_page(workspace)  # Gradio refuses another event that sends a part that is gone
     names = ("parts-choice", "edit-look", *(f"edit-part-{number}" for number in range(MAX_PARTS)))
     inputs = [key for key, block in page.blocks.items() if block.elem_id in names]
