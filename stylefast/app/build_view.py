@@ -89,19 +89,25 @@ class BuildView:
         def take(naming: Naming, built: tuple[Any, str] | None, *values: Any) -> dict[Any, Any]:
             return {self._built: None, **adopt(naming, *built, values)} if built else {self._built: None}
 
-        def start(cancellation: Cancellation) -> tuple[gr.Button, gr.Button]:
+        def start(cancellation: Cancellation) -> tuple[gr.Button, gr.Button, str]:
             cancellation.requested = False
-            return gr.Button(interactive=False), gr.Button(interactive=True)
+            return gr.Button(interactive=False), gr.Button(interactive=True), ""  # the progress covers the status
 
         def end() -> tuple[gr.Button, gr.Button]:
             return gr.Button(interactive=True), gr.Button(interactive=False)
 
-        started = self._start.click(start, self._cancellation, buttons, show_progress="hidden")
+        started = self._start.click(start, self._cancellation, [*buttons, self._status], show_progress="hidden")
         ended = started.then(
             guarded(self._run), inputs, [self._built, self._status], show_progress_on=self._status, concurrency_limit=4
         )
         ended.then(end, None, buttons, show_progress="hidden")
-        ended.success(guarded(take), [session, self._built, *shown], [self._built, *outputs], concurrency_id="parts")
+        ended.success(
+            guarded(take),
+            [session, self._built, *shown],
+            [self._built, *outputs],
+            concurrency_id="parts",
+            show_progress="hidden",
+        )
         self._cancel.click(cancel, self._cancellation, self._cancel, show_progress="hidden")
 
     def follow(self, catalog: gr.State) -> None:

@@ -117,6 +117,18 @@ def test_impossible_steps_show_one_sentence(page: Page):
     assert page.get_by_text("Traceback").count() == 0
 
 
+@pytest.mark.parametrize("field, limit", [("seed", ""), ("first", " - 6")])
+def test_bad_seeds_are_explained_in_the_page(page: Page, field: str, limit: str):
+    ready(page)
+    if field == "seed":
+        page.get_by_role("radio", name="Seed").check()
+    for seed in ("1.5", "-1", "4294967296"):
+        page.locator(f"#parts-{field} input").fill(seed)
+        page.locator(f"#parts-{field} input").press("Enter")
+        text = f"seed must be an integer in [0, 2**32{limit}), got {seed}."
+        expect(page.get_by_test_id("toast-body").get_by_text(text).first).to_be_visible()
+
+
 def test_two_pages_do_not_mix_their_parts(open_page: Callable[[], Page], workspace: Workspace):
     first, second = ready(open_page()), ready(open_page())
     (cluster, place), *_ = positions(workspace).items()
