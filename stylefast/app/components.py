@@ -35,7 +35,7 @@ CSS = """
 .status { min-height: 60px; }
 .legend { list-style: none; margin: 0; padding: 0; font-size: 14px; }
 .legend li { display: flex; align-items: baseline; gap: 8px; padding: 3px 0; }
-.legend i { flex: none; width: 12px; height: 12px; border-radius: 3px; align-self: center; }
+.legend i { flex: none; width: 12px; height: 12px; border-radius: 3px; align-self: flex-start; margin-top: 5px; }
 .legend b { flex: none; font-weight: 600; width: 110px; overflow-wrap: anywhere; }
 .legend span { color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 footer { display: none !important; }

@@ -21,7 +21,7 @@ from .components import EXPECTED, sentence
 from .controls import REFERENCE, TARGET, Controls, PartControls, part_names
 from .exploring import Explorer
 from .picture_inputs import QUIET, LatentsInput, NumberInput, PartRow, show_error
-from .queries import ADAPTIVE, QUERIES
+from .queries import ADAPTIVE, EXPLANATIONS, QUERIES
 from .workspace import Workspace
 
 MAX_PARTS = 5  # parts of one edit
@@ -68,26 +68,35 @@ class EditTab:
                 self._build_outputs()
 
     def _build_query(self) -> None:
-        with gr.Row(elem_id="edit-query", elem_classes="card"):
-            self.strategy = gr.Dropdown(
-                [*QUERIES],
-                value=ADAPTIVE,
-                label="query",
-                scale=2,
-                min_width=130,
-                elem_id="edit-strategy",
-                elem_classes="card-part",
+        with gr.Column(elem_id="edit-query", elem_classes="card"):
+            with gr.Row():
+                self._build_strategy()
+            self.hint = gr.HTML(
+                stage.show_hint(EXPLANATIONS[ADAPTIVE], is_used=False), padding=False, elem_id="edit-hint"
             )
-            self.log_epsilon = gr.Slider(
-                -1, 2, 0, step=0.01, label="budget ε", buttons=[], scale=5, min_width=200, elem_id="edit-log-epsilon"
-            )
-            self.epsilon = gr.Number(
-                1.0, label="ε", scale=1, min_width=72, elem_id="edit-epsilon", elem_classes="card-number"
-            )
-            self.rho = gr.Slider(
-                0, 1, 0.1, step=0.01, label="threshold ρ", buttons=[], scale=3, min_width=150, elem_id="edit-rho"
-            )
-            self.rgb = gr.Checkbox(False, label="toRGB sites", scale=0, min_width=140, elem_id="edit-rgb")
+
+    def _build_strategy(self) -> None:
+        self.strategy = gr.Dropdown(
+            [*QUERIES],
+            value=ADAPTIVE,
+            label="query",
+            scale=2,
+            min_width=130,
+            elem_id="edit-strategy",
+            elem_classes="card-part",
+        )
+        self.log_epsilon = gr.Slider(
+            -1, 2, 0, step=0.01, label="budget ε", buttons=[], scale=4, min_width=180, elem_id="edit-log-epsilon"
+        )
+        self.epsilon = gr.Number(
+            1.0, label="ε", scale=1, min_width=72, elem_id="edit-epsilon", elem_classes="card-number"
+        )
+        self.rho = gr.Slider(
+            0, 1, 0.1, step=0.01, label="threshold ρ", buttons=[], scale=3, min_width=190, elem_id="edit-rho"
+        )
+        self.rgb = gr.Checkbox(
+            False, label="toRGB sites", info="They write the colours.", scale=0, min_width=150, elem_id="edit-rgb"
+        )
 
     def _build_outputs(self) -> None:
         options: dict[str, Any] = {"css_template": stage.CSS, "apply_default_css": False, "js_on_load": None}
@@ -96,7 +105,7 @@ class EditTab:
             self.message = gr.HTML(elem_id="edit-message", **options)
             self.look = gr.Radio(
                 [],
-                label="magnified part",
+                label="magnified part and its reference",  # read by screen readers; the style sheet shows it
                 show_label=False,
                 container=False,
                 visible=False,
@@ -120,7 +129,7 @@ class EditTab:
         self.reference_file.connect([row.reference for row in self.rows], self.message)
         sequential = [self.log_epsilon, self.epsilon, self.rho]
         gr.on([element.input for element in sequential], None, None, self.strategy, js="() => 'sequential'", **QUIET)
-        self.strategy.change(_enable_budget, self.strategy, sequential, **QUIET)
+        self.strategy.change(_explain_query, self.strategy, [self.hint, *sequential], **QUIET)
         self.look.input(lambda part: part, self.look, self.looked, **QUIET)
         self._connect_rows()
         state = [self.target.number, self.target_file.state, self.reference_file.state, self.parts]
@@ -204,9 +213,10 @@ def _controls(catalog: Catalog, *state: Any) -> Controls:
     return Controls(catalog, target, target_file, reference_file, rows, strategy, epsilon, rho, rgb)
 
 
-def _enable_budget(strategy: str) -> list[Any]:
-    """Enable the controls of the sequential strategy. To move one of them replaces the adaptive query."""
-    return [gr.update(interactive=strategy in ("sequential", ADAPTIVE))] * 3
+def _explain_query(query: str) -> list[Any]:
+    """Explain a query, and enable the controls of the sequential strategy, which replaces the adaptive query."""
+    hint = stage.show_hint(EXPLANATIONS[query], is_used=query == "sequential")
+    return [hint, *[gr.update(interactive=query in ("sequential", ADAPTIVE))] * 3]
 
 
 def fit_parts(names: list[str], parts: list[str | None]) -> list[str | None]:

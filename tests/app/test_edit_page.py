@@ -101,6 +101,7 @@ def test_an_edit_appears_with_its_figures_and_is_saved(tab: Page, workspace: Wor
     assert re.fullmatch(r"\d+\.\d\d s( \(cached\))?", figures(tab)["time of the edit"])
     assert int(figures(tab)["channels moved"].split()[0]) > 0
     assert float(figures(tab)["ΔE inside"]) > 0
+    assert tab.locator("#edit-figures dt[title]").count() == len(figures(tab))
     shown = tab.evaluate("[...document.querySelectorAll('#edit-stage img')].map(image => image.naturalWidth)")
     assert len(shown) == 2 * 5 and all(shown)
     path = saved(tab, tmp_path)
@@ -113,12 +114,15 @@ def test_an_edit_appears_with_its_figures_and_is_saved(tab: Page, workspace: Wor
 
 def test_the_image_follows_epsilon(tab: Page):
     first, channels = address_of(tab), figures(tab)["channels moved"]
+    hint = tab.locator("#edit-hint p")
+    assert hint.inner_text().startswith("adaptive uses ε = 16 and ρ = 0.55 × the largest contribution")
     slider = tab.locator("#edit-log-epsilon input[type=range]")
     slider.focus()
     tab.keyboard.press("End")
     second = wait_for_another(tab, first)
     assert tab.input_value("#edit-epsilon input") == "100"
     assert tab.input_value("#edit-strategy input") == "sequential"  # no longer adaptive
+    tab.locator("#edit-hint p", has_text="sequential takes").wait_for()
     tab.wait_for_function("text => document.querySelector('#edit-figures dd').innerText != text", arg=channels)
     tab.fill("#edit-epsilon input", "1")
     third = wait_for_another(tab, second)
