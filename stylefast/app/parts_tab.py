@@ -256,7 +256,7 @@ class _PartsTab:
 
     def _draw_faces(self, naming: Naming, first: Any) -> tuple[np.ndarray, str]:
         """Return several images with the picked cluster, or with the selected ones, and a caption."""
-        first = to_integer("first seed", first, MAX_SEED + 1 - N_FACES, f"[0, 2**32 - {N_FACES})")
+        first = to_integer("first seed", first, MAX_SEED + 2 - N_FACES, f"[0, 2**32 - {N_FACES}]")
         seeds = range(first, first + N_FACES)
         views = [self._views(naming.catalog, seed, TILE) for seed in seeds]
         picked = naming.draft.clusters if naming.picked is None else (naming.picked,)
