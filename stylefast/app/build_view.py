@@ -8,11 +8,13 @@ from typing import Any
 
 import gradio as gr
 
+from ..catalog import Catalog
 from .building import BuildRequest, Cancellation, CancelledError, rebuild, resolutions
 from .components import guarded
 from .naming import Naming
 from .workspace import DEFAULT_IMAGES, Workspace
 
+METHODS = {"kmeans": "k-means", "nmf": "nmf"}
 CANCELLED = "The build was cancelled. The catalog is unchanged."
 
 
@@ -29,6 +31,9 @@ class BuildView:
         self._cancellation, self._built = gr.State(Cancellation()), gr.State(None)
         with gr.Accordion("Build again with other clusters", open=False, elem_id="parts-build"):
             with gr.Row(elem_classes="bar"):
+                self._method = gr.Textbox(
+                    METHODS[catalog.method], label="Method", interactive=False, elem_id="parts-method", min_width=80
+                )
                 self._clusters = gr.Number(
                     catalog.n_clusters, label="Clusters K", precision=0, minimum=1, elem_id="parts-k", min_width=90
                 )
@@ -36,7 +41,13 @@ class BuildView:
                     sizes, value=height, label="Resolution", elem_id="parts-resolution", min_width=90
                 )
                 self._restarts = gr.Number(
-                    len(catalog.runs), label="Restarts", precision=0, minimum=1, elem_id="parts-restarts", min_width=90
+                    len(catalog.runs),
+                    label="Restarts",
+                    precision=0,
+                    minimum=1,
+                    visible=catalog.method == "kmeans",
+                    elem_id="parts-restarts",
+                    min_width=90,
                 )
                 self._images = gr.Number(
                     min(DEFAULT_IMAGES, catalog.provenance.get("images", DEFAULT_IMAGES)),
@@ -50,8 +61,8 @@ class BuildView:
                 self._start = gr.Button("Build", elem_id="parts-build-start", min_width=90)
                 self._cancel = gr.Button("Cancel", elem_id="parts-build-cancel", min_width=90, interactive=False)
             self._status = gr.Markdown(
-                "A build clusters the images of the first seeds. The parts keep their names where the new clusters "
-                "overlap them. The file changes only when you save.",
+                "A build clusters the images of the first seeds with the method of the catalog. The parts keep their "
+                "names where the new clusters overlap them. The file changes only when you save.",
                 elem_id="parts-build-status",
                 elem_classes="hint status",
             )
@@ -78,20 +89,34 @@ class BuildView:
         def take(naming: Naming, built: tuple[Any, str] | None, *values: Any) -> dict[Any, Any]:
             return {self._built: None, **adopt(naming, *built, values)} if built else {self._built: None}
 
-        def start(cancellation: Cancellation) -> tuple[gr.Button, gr.Button]:
+        def start(cancellation: Cancellation) -> tuple[gr.Button, gr.Button, str]:
             cancellation.requested = False
-            return gr.Button(interactive=False), gr.Button(interactive=True)
+            return gr.Button(interactive=False), gr.Button(interactive=True), ""  # the progress covers the status
 
         def end() -> tuple[gr.Button, gr.Button]:
             return gr.Button(interactive=True), gr.Button(interactive=False)
 
-        started = self._start.click(start, self._cancellation, buttons, show_progress="hidden")
+        started = self._start.click(start, self._cancellation, [*buttons, self._status], show_progress="hidden")
         ended = started.then(
             guarded(self._run), inputs, [self._built, self._status], show_progress_on=self._status, concurrency_limit=4
         )
         ended.then(end, None, buttons, show_progress="hidden")
-        ended.success(guarded(take), [session, self._built, *shown], [self._built, *outputs], concurrency_id="parts")
+        ended.success(
+            guarded(take),
+            [session, self._built, *shown],
+            [self._built, *outputs],
+            concurrency_id="parts",
+            show_progress="hidden",
+        )
         self._cancel.click(cancel, self._cancellation, self._cancel, show_progress="hidden")
+
+    def follow(self, catalog: gr.State) -> None:
+        """Show the method of the catalog of the session, and the restarts for k-means only."""
+
+        def show(catalog: Catalog) -> tuple[Any, Any]:
+            return gr.update(value=METHODS[catalog.method]), gr.update(visible=catalog.method == "kmeans")
+
+        catalog.change(show, catalog, [self._method, self._restarts], show_progress="hidden")
 
     def _run(
         self,

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -32,12 +33,12 @@ class Cancellation:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What "Build again" asks for.
+    """What "Build again" asks for. The method and the kind of points are those of the former catalog.
 
     Args:
         n_clusters: Number of clusters K.
         resolution: Height of the layer to cluster.
-        n_init: Number of restarts of k-means.
+        n_init: Number of restarts of k-means. A factorisation has none.
         n_images: Number of images to cluster, with the seeds from 0.
     """
 
@@ -76,10 +77,11 @@ def rebuild(
 
     Raises:
         CancelledError: If the user has cancelled the build.
-        ValueError: If an option is out of range.
+        ValueError: If an option is out of range, or a factorisation would have more clusters than the layer has
+            channels.
     """
     request.check()
-    fraction = 0.0
+    clustering, fraction = clustering_of(former, request), 0.0
 
     def stop() -> None:
         if cancellation.requested:
@@ -100,13 +102,27 @@ def rebuild(
     with workspace.heavy_task("the build of a catalog", wait):
         w = generator.latents(range(request.n_images), truncation=workspace.truncation)
         measured = min(DEFAULT_MEASURED, request.n_images)
-        clustering = Clustering(request.n_clusters, resolution=request.resolution, n_init=request.n_init)
         catalog = Catalog.build(
             generator, w, clustering, BuildOptions(batch_size=2), contribution_images=measured, progress=progress
         )
         catalog.provenance |= {"seeds": f"0-{request.n_images - 1}", "truncation": workspace.truncation}
         catalog.parts = carry_parts(former, catalog, generator, w[:COMPARED])
     return catalog
+
+
+def clustering_of(former: Catalog, request: BuildRequest) -> Clustering:
+    """Return options with the method and the kind of points of a catalog, and with its layer if that has the size.
+
+    Args:
+        former: The catalog.
+        request: What to build. Another resolution than that of the catalog means the last convolution of that size.
+    """
+    is_same_size = request.resolution == former.occupancy.shape[1]
+    layer = next(site.name for site in former.sites if site.tensor == former.layer) if is_same_size else None
+    clustering = Clustering(request.n_clusters, layer, request.resolution, method=cast(Any, former.method))
+    if former.method == "nmf":
+        return clustering
+    return replace(clustering, features=cast(Any, former.features), n_init=request.n_init)
 
 
 def carry_parts(former: Catalog, catalog: Catalog, generator: Generator, w: Tensor) -> dict[str, list[int]]:

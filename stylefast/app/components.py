@@ -28,13 +28,14 @@ CSS = """
 .message, .message p { font-size: 14px; line-height: 1.5; min-height: 42px; margin: 0; }
 .bar { align-items: center; }
 #page-title .html-container, #parts-legend .html-container { padding: 0 0 6px; }
-#parts-image img, #parts-faces img { width: 100%; }
+#parts-image img, #parts-faces img { width: 100%; object-fit: contain; }
+#parts-left { max-width: 880px; }
 #parts-image .image-frame, #parts-faces .image-frame { width: 100%; }
 #parts-image .icon-button-wrapper, #parts-faces .icon-button-wrapper { display: none; }
 .status { min-height: 60px; }
 .legend { list-style: none; margin: 0; padding: 0; font-size: 14px; }
 .legend li { display: flex; align-items: baseline; gap: 8px; padding: 3px 0; }
-.legend i { flex: none; width: 12px; height: 12px; border-radius: 3px; align-self: center; }
+.legend i { flex: none; width: 12px; height: 12px; border-radius: 3px; align-self: flex-start; margin-top: 5px; }
 .legend b { flex: none; font-weight: 600; width: 110px; overflow-wrap: anywhere; }
 .legend span { color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 footer { display: none !important; }
@@ -45,7 +46,14 @@ def theme() -> Base:
     """Return a light, quiet theme in the typefaces of the system, so that no typeface is fetched."""
     return Default(
         primary_hue="blue", neutral_hue="slate", radius_size="sm", spacing_size="sm", font=FONTS, font_mono=MONOSPACE
-    ).set(button_large_text_weight="500", button_medium_text_weight="500", button_small_text_weight="500")
+    ).set(
+        button_large_text_weight="500",
+        button_medium_text_weight="500",
+        button_small_text_weight="500",
+        body_text_color_subdued="*neutral_600",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
 
 
 def sentence(error: BaseException) -> str:
@@ -86,5 +94,5 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def seed_input(label: str, value: int, elem_id: str, **options: Any) -> gr.Number:
-    """Return an input for a seed in [0, 2**32)."""
-    return gr.Number(value, label=label, precision=0, minimum=0, maximum=MAX_SEED, elem_id=elem_id, **options)
+    """Return an input for a seed. It has no limits, because the handlers refuse bad seeds in a sentence."""
+    return gr.Number(value, label=label, elem_id=elem_id, **options)

@@ -21,7 +21,7 @@ from .components import EXPECTED, sentence
 from .controls import REFERENCE, TARGET, Controls, PartControls, part_names
 from .exploring import Explorer
 from .picture_inputs import QUIET, LatentsInput, NumberInput, PartRow, show_error
-from .queries import ADAPTIVE, QUERIES
+from .queries import ADAPTIVE, EXPLANATIONS, QUERIES
 from .workspace import Workspace
 
 MAX_PARTS = 5  # parts of one edit
@@ -51,8 +51,9 @@ class EditTab:
     def __init__(self, workspace: Workspace, catalog: gr.State) -> None:
         self.explorer, self.catalog = Explorer(workspace), catalog
         parts = part_names(workspace.catalog)
-        self.is_shown = gr.State([number == 0 for number in range(MAX_PARTS)])  # whether each row is part of the edit
-        self.n_refreshed = gr.State(0)
+        # The server keeps the chosen parts. A page may send parts that the catalog no longer has, which Gradio refuses.
+        self.parts = gr.State(fit_parts(parts, [None] * MAX_PARTS))  # part of each row, None for a row without a part
+        self.looked, self.n_refreshed = gr.State(""), gr.State(0)
         with gr.Row(elem_id="edit-tab"):
             with gr.Column(scale=0, min_width=300, elem_id="edit-inputs"):
                 with gr.Column(elem_classes="card"):
@@ -67,26 +68,35 @@ class EditTab:
                 self._build_outputs()
 
     def _build_query(self) -> None:
-        with gr.Row(elem_id="edit-query", elem_classes="card"):
-            self.strategy = gr.Dropdown(
-                [*QUERIES],
-                value=ADAPTIVE,
-                label="query",
-                scale=2,
-                min_width=130,
-                elem_id="edit-strategy",
-                elem_classes="card-part",
+        with gr.Column(elem_id="edit-query", elem_classes="card"):
+            with gr.Row():
+                self._build_strategy()
+            self.hint = gr.HTML(
+                stage.show_hint(EXPLANATIONS[ADAPTIVE], is_used=False), padding=False, elem_id="edit-hint"
             )
-            self.log_epsilon = gr.Slider(
-                -1, 2, 0, step=0.01, label="budget ε", buttons=[], scale=5, min_width=200, elem_id="edit-log-epsilon"
-            )
-            self.epsilon = gr.Number(
-                1.0, label="ε", scale=1, min_width=72, elem_id="edit-epsilon", elem_classes="card-number"
-            )
-            self.rho = gr.Slider(
-                0, 1, 0.1, step=0.01, label="threshold ρ", buttons=[], scale=3, min_width=150, elem_id="edit-rho"
-            )
-            self.rgb = gr.Checkbox(False, label="toRGB sites", scale=0, min_width=140, elem_id="edit-rgb")
+
+    def _build_strategy(self) -> None:
+        self.strategy = gr.Dropdown(
+            [*QUERIES],
+            value=ADAPTIVE,
+            label="query",
+            scale=2,
+            min_width=130,
+            elem_id="edit-strategy",
+            elem_classes="card-part",
+        )
+        self.log_epsilon = gr.Slider(
+            -1, 2, 0, step=0.01, label="budget ε", buttons=[], scale=4, min_width=180, elem_id="edit-log-epsilon"
+        )
+        self.epsilon = gr.Number(
+            1.0, label="ε", scale=1, min_width=72, elem_id="edit-epsilon", elem_classes="card-number"
+        )
+        self.rho = gr.Slider(
+            0, 1, 0.1, step=0.01, label="threshold ρ", buttons=[], scale=3, min_width=190, elem_id="edit-rho"
+        )
+        self.rgb = gr.Checkbox(
+            False, label="toRGB sites", info="They write the colours.", scale=0, min_width=150, elem_id="edit-rgb"
+        )
 
     def _build_outputs(self) -> None:
         options: dict[str, Any] = {"css_template": stage.CSS, "apply_default_css": False, "js_on_load": None}
@@ -95,7 +105,7 @@ class EditTab:
             self.message = gr.HTML(elem_id="edit-message", **options)
             self.look = gr.Radio(
                 [],
-                label="magnified part",
+                label="magnified part and its reference",  # read by screen readers; the style sheet shows it
                 show_label=False,
                 container=False,
                 visible=False,
@@ -119,27 +129,28 @@ class EditTab:
         self.reference_file.connect([row.reference for row in self.rows], self.message)
         sequential = [self.log_epsilon, self.epsilon, self.rho]
         gr.on([element.input for element in sequential], None, None, self.strategy, js="() => 'sequential'", **QUIET)
-        self.strategy.change(_enable_budget, self.strategy, sequential, **QUIET)
+        self.strategy.change(_explain_query, self.strategy, [self.hint, *sequential], **QUIET)
+        self.look.input(lambda part: part, self.look, self.looked, **QUIET)
         self._connect_rows()
-        state = [self.target.number, self.target_file.state, self.reference_file.state, self.is_shown]
+        state = [self.target.number, self.target_file.state, self.reference_file.state, self.parts]
         state += [self.strategy, self.epsilon, self.rho, self.rgb]
         state += [component for row in self.rows for component in row.inputs]
         gr.on(
-            [*(component.change for component in (*state, self.n_refreshed)), self.look.input],
+            [component.change for component in (*state, self.looked, self.n_refreshed)],
             self.run,
-            [self.catalog, self.look, *state],
+            [self.catalog, self.looked, *state],
             [self.message, self.look, self.images, self.heat, self.figures],
             trigger_mode="always_last",
             **QUIET,
         )
 
     def _connect_rows(self) -> None:
-        parts = [row.part for row in self.rows]
-        rows = [self.add, *(element for row in self.rows for element in (row.group, row.remove)), *parts]
-        inputs, outputs = [self.catalog, self.is_shown, *parts], [self.is_shown, *rows]
-        self.add.click(partial(_change_rows, None), inputs, outputs, **QUIET)
+        rows = [element for row in self.rows for element in (row.group, row.remove, row.part)]
+        inputs, outputs = [self.catalog, self.parts], [self.parts, self.add, *rows]
+        self.add.click(_add_row, inputs, outputs, **QUIET)
         for number, row in enumerate(self.rows):
-            row.remove.click(partial(_change_rows, number), inputs, outputs, **QUIET)
+            row.part.input(partial(_choose, number), [self.parts, row.part], self.parts, **QUIET)
+            row.remove.click(partial(_remove_row, number), inputs, outputs, **QUIET)
         page = Context.root_block
         assert page is not None
         gr.on(
@@ -147,10 +158,11 @@ class EditTab:
             _refresh,
             [self.n_refreshed, *inputs],
             [self.n_refreshed, *outputs],
+            trigger_mode="multiple",  # the catalog changes while the page is loaded
             **QUIET,
         )
 
-    def run(self, catalog: Catalog, look: str | None, *state: Any) -> Iterator[list[Any]]:
+    def run(self, catalog: Catalog, look: str, *state: Any) -> Iterator[list[Any]]:
         """Make the edit that the controls request, show it, then measure it.
 
         Yields:
@@ -195,47 +207,56 @@ class EditTab:
 
 def _controls(catalog: Catalog, *state: Any) -> Controls:
     """Return the values of the controls in the order in which the page sends them."""
-    target, target_file, reference_file, is_shown, strategy, epsilon, rho, rgb, *values = state
-    rows = [PartControls(*values[3 * number : 3 * number + 3]) for number in range(MAX_PARTS)]
-    parts = [row for row, shown in zip(rows, is_shown, strict=True) if shown]
-    return Controls(catalog, target, target_file, reference_file, parts, strategy, epsilon, rho, rgb)
+    target, target_file, reference_file, parts, strategy, epsilon, rho, rgb, *values = state
+    parts = fit_parts(part_names(catalog), parts)
+    rows = [PartControls(part, *values[2 * i : 2 * i + 2]) for i, part in enumerate(parts) if part is not None]
+    return Controls(catalog, target, target_file, reference_file, rows, strategy, epsilon, rho, rgb)
 
 
-def _enable_budget(strategy: str) -> list[Any]:
-    """Enable the controls of the sequential strategy. To move one of them replaces the adaptive query."""
-    return [gr.update(interactive=strategy in ("sequential", ADAPTIVE))] * 3
+def _explain_query(query: str) -> list[Any]:
+    """Explain a query, and enable the controls of the sequential strategy, which replaces the adaptive query."""
+    hint = stage.show_hint(EXPLANATIONS[query], is_used=query == "sequential")
+    return [hint, *[gr.update(interactive=query in ("sequential", ADAPTIVE))] * 3]
 
 
-def _change_rows(removed: int | None, catalog: Catalog, is_shown: list[bool], *parts: str | None) -> list[Any]:
-    """Remove a row, or else add one with a part that no other row has. Return the updates of all rows."""
-    is_shown, chosen = list(is_shown), list(parts)
-    if removed is not None:
-        is_shown[removed] = False
-    elif False in is_shown:
-        added = is_shown.index(False)
-        used = {part for part, shown in zip(chosen, is_shown, strict=True) if shown}
-        chosen[added] = next((part for part in part_names(catalog) if part not in used), None)
-        is_shown[added] = True
-    return _show_rows(catalog, is_shown, chosen)
+def fit_parts(names: list[str], parts: list[str | None]) -> list[str | None]:
+    """Return the part of each row for a catalog. A row whose part is gone gets another part, or loses it.
+
+    Args:
+        names: Parts of the catalog.
+        parts: Part of each row so far, None for a row without a part. The first row has a part if there is one.
+    """
+    unused = [name for name in names if name not in parts]
+    fitted = [part if part is None or part in names else unused.pop(0) if unused else None for part in parts]
+    return fitted if any(fitted) else [*names[:1], *fitted[len(names[:1]) :]]
 
 
-def _show_rows(catalog: Catalog, is_shown: list[bool], parts: list[str | None]) -> list[Any]:
-    names, n_shown = part_names(catalog), sum(is_shown)
-    add = gr.update(interactive=n_shown < min(MAX_PARTS, len(names)))
-    visible = [update for shown in is_shown for update in (gr.update(visible=shown), gr.update(visible=n_shown > 1))]
-    dropdowns = [gr.update(choices=names, value=part) for part in parts]
-    return [is_shown, add, *visible, *dropdowns]
+def _choose(number: int, parts: list[str | None], part: str) -> list[str | None]:
+    return [*parts[:number], part, *parts[number + 1 :]]
 
 
-def _refresh(n_refreshed: int, catalog: Catalog, is_shown: list[bool], *parts: str | None) -> list[Any]:
-    """Offer the parts of a catalog that has changed. A row whose part is gone gets another part, or is removed."""
-    names, is_shown = part_names(catalog), list(is_shown)
-    chosen = [part if part in names else None for part in parts]
-    unused = [
-        name for name in names if name not in [part for part, shown in zip(chosen, is_shown, strict=True) if shown]
-    ]
-    for number, shown in enumerate(is_shown):
-        if shown and chosen[number] is None:
-            chosen[number] = unused.pop(0) if unused else None
-            is_shown[number] = chosen[number] is not None or number == 0
-    return [n_refreshed + 1, *_show_rows(catalog, is_shown, chosen)]
+def _add_row(catalog: Catalog, parts: list[str | None]) -> list[Any]:
+    """Add a row with a part that no other row has."""
+    unused = [name for name in part_names(catalog) if name not in parts]
+    return _show_rows(catalog, _choose(parts.index(None), parts, unused[0]) if unused and None in parts else parts)
+
+
+def _remove_row(number: int, catalog: Catalog, parts: list[str | None]) -> list[Any]:
+    return _show_rows(catalog, [None if i == number else part for i, part in enumerate(parts)])
+
+
+def _refresh(n_refreshed: int, catalog: Catalog, parts: list[str | None]) -> list[Any]:
+    """Offer the parts of a catalog that has changed."""
+    return [n_refreshed + 1, *_show_rows(catalog, parts)]
+
+
+def _show_rows(catalog: Catalog, parts: list[str | None]) -> list[Any]:
+    """Return the parts of the rows, and the updates of the button and of all rows."""
+    names = part_names(catalog)
+    parts = fit_parts(names, parts)
+    n_parts = sum(part is not None for part in parts)
+    updates = [gr.update(interactive=n_parts < min(MAX_PARTS, len(names)))]
+    for number, part in enumerate(parts):
+        is_shown = part is not None or (number == 0 and not names)
+        updates += [gr.update(visible=is_shown), gr.update(visible=n_parts > 1), gr.update(choices=names, value=part)]
+    return [parts, *updates]

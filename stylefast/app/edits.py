@@ -77,10 +77,10 @@ class EditRequest:
     def check(self) -> None:
         """Raise ValueError if there is no part, a part is repeated, or a strength is not finite."""
         names = [edit.part for edit in self.parts]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(
-                f"parts must be at least one, each named once, got {', '.join(map(repr, names)) or 'none'}"
-            )
+        if not names:
+            raise ValueError("parts must be at least one, got none")
+        if len(set(names)) < len(names):
+            raise ValueError(f"parts must be different, got {', '.join(map(repr, names))}")
         if not all(math.isfinite(edit.strength) for edit in self.parts):
             raise ValueError(f"strength must be a finite number, got {[edit.strength for edit in self.parts]}")
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..catalog import FFHQ_REGIONS, Catalog
 from ..catalog.regions import Box, check_part_name, clusters_of, fractions_inside, name_clusters
+from ..figures.canvas import Colour, distinct_colours
 from .workspace import Workspace
 
 MAX_STEPS = 100  # steps that can be undone
@@ -43,6 +44,7 @@ class Naming:
         picked: Cluster that is shown on several images, or None for the selected clusters.
         box: First corner (x, y) of a box, or the last box (x from, y from, x to, y to), as fractions of the frame.
         message: Outcome of the last step, in a few sentences.
+        slots: Part of each colour, "" for a colour that is free. Every new state assigns the colours of its parts.
     """
 
     draft: Draft
@@ -53,6 +55,10 @@ class Naming:
     picked: int | None = None
     box: tuple[float, ...] = ()
     message: str = ""
+    slots: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", fit_slots(self.slots, self.draft.catalog.parts))
 
     @classmethod
     def load(cls, workspace: Workspace) -> Naming:
@@ -69,6 +75,13 @@ class Naming:
     def catalog(self) -> Catalog:
         """The catalog with the parts so far."""
         return self.draft.catalog
+
+    @property
+    def colours(self) -> dict[str, Colour]:
+        """The colour of every part, and that of a new part for ""."""
+        slots = (*self.slots, "")
+        palette = distinct_colours(len(slots))
+        return {part: palette[slots.index(part)] for part in (*self.catalog.parts, "")}
 
     @property
     def is_saved(self) -> bool:
@@ -217,6 +230,29 @@ class Naming:
         past = (*self.past, self.draft)[-MAX_STEPS:]
         draft = replace(self.draft, **changes)
         return replace(self, draft=draft, past=past, future=(), picked=picked, box=(), message=message)
+
+
+def fit_slots(slots: Sequence[str], parts: Iterable[str]) -> tuple[str, ...]:
+    """Return the part of each colour for other parts.
+
+    Parts keep their colours. New parts get the colours of parts that are gone, so that a renamed part keeps its colour,
+    then other free colours.
+
+    Args:
+        slots: Part of each colour so far, "" for a colour that is free.
+        parts: The parts.
+    """
+    parts = list(parts)
+    free = [i for i, part in enumerate(slots) if part and part not in parts]
+    free += [i for i, part in enumerate(slots) if not part]
+    fitted = [part if part in parts else "" for part in slots]
+    for part in parts:
+        if part not in fitted:
+            if free:
+                fitted[free.pop(0)] = part
+            else:
+                fitted.append(part)
+    return tuple(fitted)
 
 
 def count(clusters: Sequence[int]) -> str:

@@ -22,7 +22,7 @@ from .workspace import Workspace
 
 SIDE, TILE = 768, 256  # pixels of the longer side of the large image, and of the small images
 MAX_VIEWS = 96  # label maps and images in memory
-TINT, FILL = 0.24, 0.62  # fraction of the colour in a named cluster, and in a selected one
+TINT, FILL = 0.45, 0.7  # fraction of the colour in a named cluster, and in a selected one; the rest is grey
 LINE = 0.7  # opacity of the outlines
 GAP = 8  # pixels between the small images
 NUMBER = 13  # pixels
@@ -132,7 +132,7 @@ def draw_clusters(
     numbers: bool = True,
     box: Sequence[float] = (),
 ) -> np.ndarray:
-    """Draw the outlines of all clusters over an image, named clusters tinted and selected clusters filled.
+    """Draw the outlines of all clusters over an image. Named and selected clusters are tinted, without other colours.
 
     Args:
         view: The image and its clusters.
@@ -153,7 +153,8 @@ def draw_clusters(
         if k < n:
             palette[k], opacity[k] = torch.tensor(value, dtype=torch.float32, device="cpu"), strength
     alpha = opacity[view.labels][..., None]  # [H, W, 1]
-    pixels = view.pixels * (1 - alpha) + palette[view.labels] * alpha
+    base = torch.where(alpha > 0, view.pixels.mean(2, keepdim=True), view.pixels)  # colours of the image mix with tints
+    pixels = base.lerp(palette[view.labels], alpha)
     pixels = _over(pixels, WHITE, view.lines)
     if selected:
         inside = torch.isin(view.labels, torch.tensor(selected, device="cpu"))

@@ -15,9 +15,9 @@ import numpy as np
 from gradio.context import Context
 
 from ..catalog import FFHQ_REGIONS, Catalog
-from ..figures.canvas import Colour, distinct_colours
 from .build_view import BuildView
 from .components import MAX_SEED, guarded, seed_input, sentence
+from .edits import to_integer
 from .naming import Naming, count
 from .overlays import TILE, View, Views, draw_clusters, sheet, spotlight
 from .workspace import ChangedFileError, Workspace
@@ -46,17 +46,12 @@ def build_parts(workspace: Workspace, catalog: gr.State) -> None:
     _PartsTab(workspace, catalog)
 
 
-def colours_of(catalog: Catalog) -> dict[str, Colour]:
-    """Return the colour of every part. The colour for "" is that of a new part."""
-    return dict(zip((*catalog.parts, ""), distinct_colours(len(catalog.parts) + 1), strict=True))
-
-
 def legend(naming: Naming) -> str:
     """Return a list of the parts with their colours and clusters, as HTML."""
     if not naming.catalog.parts:
         return f"<p class='hint'>No part has a name yet. {START}</p>"
     rows = []
-    for part, colour in colours_of(naming.catalog).items():
+    for part, colour in naming.colours.items():
         if part:
             ids = naming.catalog.parts[part]
             text = ", ".join(map(str, ids)) if ids else "no cluster"
@@ -77,7 +72,7 @@ class _PartsTab:
         self._workspace, self._views, self._catalog = workspace, Views(workspace), catalog
         self._session = gr.State(lambda: Naming.start(workspace))  # called for each session
         with gr.Row(equal_height=False):
-            with gr.Column(scale=6, min_width=480):
+            with gr.Column(scale=7, min_width=480, elem_id="parts-left"):
                 self._add_image()
                 build = BuildView(workspace)
             with gr.Column(scale=5, min_width=420):
@@ -88,6 +83,7 @@ class _PartsTab:
         self._outputs += [self._undo, self._redo, self._remove, self._save, self._conflict, self._faces, self._caption]
         self._connect()
         build.connect(self._session, self._adopt, self._shown, self._outputs)
+        build.follow(catalog)
 
     def _add_image(self) -> None:
         with gr.Row(elem_classes="bar"):
@@ -149,7 +145,7 @@ class _PartsTab:
         shown, workspace = self._shown, self._workspace
         load = guarded(lambda *shown: self._render(Naming.load(workspace), shown, name=""))
         page = cast(gr.Blocks, Context.root_block)
-        page.load(load, shown, self._outputs, concurrency_id="parts")
+        page.load(load, shown, self._outputs, concurrency_id="parts", show_progress_on=self._image)
         self._image.select(guarded(self._clicked), [self._session, self._click, *shown], self._outputs, **QUICK)
         for event in (self._numbers.input, self._source.input, self._seed.submit, self._seed.blur):
             self._on(event, lambda naming: naming)
@@ -169,8 +165,12 @@ class _PartsTab:
         self._on(self._reload.click, lambda naming: naming.reload(workspace))
         refresh = guarded(lambda naming, *shown: self._render(naming, shown))
         draw = {"fn": refresh, "inputs": [self._session, *shown], "outputs": self._outputs, "concurrency_id": "parts"}
-        self._random.click(lambda: (SEED, random.randint(0, MAX_SEED)), None, [self._source, self._seed]).then(**draw)
-        self._others.click(lambda first: (first or 0) + N_FACES, self._first, self._first).then(**draw)
+        self._random.click(lambda: (SEED, random.randint(0, MAX_SEED)), None, [self._source, self._seed]).then(
+            **draw, show_progress_on=self._image
+        )
+        self._others.click(lambda first: (first or 0) + N_FACES, self._first, self._first).then(
+            **draw, show_progress_on=self._faces
+        )
 
     def _on(self, event: Any, step: Callable[..., Naming], *inputs: Any, name: str | None = None) -> None:
         """Let an event take a step: a function of the state and the inputs that returns the next state.
@@ -210,10 +210,9 @@ class _PartsTab:
         except ChangedFileError as error:
             return self._render(replace(naming, message=sentence(error)), shown, is_conflict=True)
 
-    def _view(self, naming: Naming, source: str, seed: int | None) -> View:
-        if source == SEED and seed is None:
-            raise ValueError("seed must be an integer in [0, 2**32)")
-        return self._views(naming.catalog, seed if source == SEED else None)
+    def _view(self, naming: Naming, source: str, seed: Any) -> View:
+        seed = None if source == MEAN else to_integer("seed", seed, MAX_SEED + 1, "[0, 2**32)")
+        return self._views(naming.catalog, seed)
 
     def _render(
         self, naming: Naming, shown: Sequence[Any], *, name: str | None = None, is_conflict: bool = False
@@ -227,7 +226,7 @@ class _PartsTab:
             is_conflict: Whether the file has changed, so that the user must choose.
         """
         source, seed, numbers, first = shown
-        draft, colours = naming.draft, colours_of(naming.catalog)
+        draft, colours = naming.draft, naming.colours
         tints = {k: colours[part] for part, ids in reversed(naming.catalog.parts.items()) for k in ids}
         image = draw_clusters(
             self._view(naming, source, seed),
@@ -255,10 +254,9 @@ class _PartsTab:
         }
         return values if name is None else values | {self._name: name}
 
-    def _draw_faces(self, naming: Naming, first: int | None) -> tuple[np.ndarray, str]:
+    def _draw_faces(self, naming: Naming, first: Any) -> tuple[np.ndarray, str]:
         """Return several images with the picked cluster, or with the selected ones, and a caption."""
-        if first is None or first > MAX_SEED - N_FACES:
-            raise ValueError(f"first seed must be an integer in [0, 2**32 - {N_FACES})")
+        first = to_integer("first seed", first, MAX_SEED + 2 - N_FACES, f"[0, 2**32 - {N_FACES}]")
         seeds = range(first, first + N_FACES)
         views = [self._views(naming.catalog, seed, TILE) for seed in seeds]
         picked = naming.draft.clusters if naming.picked is None else (naming.picked,)

@@ -121,7 +121,7 @@ class PartRow:
     """
 
     def __init__(self, number: int, parts: list[str], seed: int) -> None:
-        part = parts[number] if number < len(parts) else None
+        part = parts[0] if parts and number == 0 else None
         with gr.Column(visible=number == 0, elem_id=f"edit-row-{number}", elem_classes="card") as self.group:
             with gr.Row():
                 self.part = gr.Dropdown(
@@ -142,8 +142,8 @@ class PartRow:
 
     @property
     def inputs(self) -> list[Any]:
-        """The components whose values are the fields of `PartControls`."""
-        return [self.part, self.reference.number, self.strength]
+        """The components whose values are the fields of `PartControls` after the part."""
+        return [self.reference.number, self.strength]
 
 
 def show_error(text: str) -> str:

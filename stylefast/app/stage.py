@@ -26,15 +26,19 @@ LAYOUT = """
 .card button.sm { background: var(--background-fill-primary); }
 .card button.sm:hover { background: var(--background-fill-secondary); }
 .card :is(.card-number, .card-part) input { height: 32px; }
-.neighbours .head, #edit-log-epsilon :is(.tab-like-container, .min_value, .max_value) { display: none; }
-#edit-rho :is(.min_value, .max_value) { display: none; }
+.neighbours .head, #edit-log-epsilon .tab-like-container { display: none; }
+#edit-log-epsilon :is(.min_value, .max_value) { font-size: 0; }
+#edit-log-epsilon .min_value::after { content: "0.1"; font-size: 12px; }
+#edit-log-epsilon .max_value::after { content: "100"; font-size: 12px; }
 #edit-rho .slider_input_container { height: 24px; }
 .edit-html .html-container { padding: 0; }
-#edit-query { align-items: stretch; gap: 20px !important; }
+#edit-query .row { align-items: stretch; gap: 20px !important; }
+#edit-query:has(.unused) :is(#edit-log-epsilon, #edit-epsilon, #edit-rho) { opacity: 0.5; }
+#edit-hint, #edit-hint .html-container { padding: 0; }
+#edit-hint p { font-size: 13px; line-height: 1.5; margin: 0; color: var(--body-text-color-subdued); }
 #edit-query :is(#edit-strategy, .card-part) input { height: 32px; }
 #edit-log-epsilon .slider_input_container { height: 36px; }
-#edit-rgb { flex: none; min-width: 124px !important; }
-#edit-rgb { align-self: flex-end; padding-bottom: 8px; white-space: nowrap; }
+#edit-rgb { flex: none; width: auto; min-width: 124px !important; white-space: nowrap; }
 #edit-stage { flex-wrap: nowrap; align-items: flex-start; gap: 12px; }
 #edit-images { flex: none; width: calc(75% - 3px); }
 #edit-heat { flex: none; width: calc(25% - 9px); }
@@ -42,6 +46,8 @@ LAYOUT = """
 #edit-above { min-height: 28px; align-items: center; flex-wrap: nowrap; }
 #edit-message { flex: 1 1 0; }
 #edit-look { flex: none; width: auto; }
+#edit-look .wrap { align-items: center; }
+#edit-look .wrap::before { content: "Magnified part and its reference:"; font-size: 13px; }
 #edit-look label { padding: 2px 10px; font-size: 13px; }
 #edit-look .wrap { flex-wrap: nowrap; }
 #edit-figures { padding-top: 4px; }
@@ -75,7 +81,8 @@ figcaption span { color: var(--body-text-color-subdued); overflow: hidden; text-
 .error { margin: 0; color: #b91c1c; }
 .faint, .empty { color: var(--body-text-color-subdued); }
 dl { display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 0; min-height: 42px; }
-dt { color: var(--body-text-color-subdued); font-size: 12px; line-height: 1.4; }
+dt { color: var(--body-text-color-subdued); font-size: 12px; line-height: 1.4; cursor: help; }
+dt { text-decoration: underline dotted; text-underline-offset: 3px; }
 dd { margin: 0; font-size: 15px; font-variant-numeric: tabular-nums; }
 """
 
@@ -164,12 +171,18 @@ def show_figures(edited: Edited, change: Change, n_channels: int) -> str:
     channels = f"{edited.n_moved:,} of {n_channels:,}" + (f" ({per_part})" if len(edited.n_channels) > 1 else "")
     values = {"channels moved": channels, "time of the edit": edit_time(edited)}
     values |= {name: _number(change.locality, field, style) for name, (field, style) in _FIELDS.items()}
-    return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in values.items()) + "</dl>"
+    items = (f'<div><dt title="{TITLES[name]}">{name}</dt><dd>{value}</dd></div>' for name, value in values.items())
+    return f"<dl>{''.join(items)}</dl>"
 
 
 def edit_time(edited: Edited) -> str:
     """Return the time of an edit, as the page says it."""
     return f"{edited.seconds:.2f} s" + ("" if edited.is_new else " (cached)")
+
+
+def show_hint(text: str, *, is_used: bool) -> str:
+    """Explain a query in a few sentences, which also say whether it uses the budget and the threshold."""
+    return f'<p class="{"used" if is_used else "unused"}">{escape(text)}</p>'
 
 
 def show_note(text: str) -> str:
@@ -182,6 +195,15 @@ def show_empty(text: str) -> str:
     return f'<p class="empty">{escape(text)}</p>'
 
 
+TITLES = {
+    "channels moved": "Style channels whose query is not 0, of all channels of the edited sites.",
+    "time of the edit": "Time of the query, the blend, the synthesis and the encoding of the image.",
+    "ΔE inside": "Mean CIELAB difference inside the line around the part. A difference of 1 is just visible.",
+    "ΔE outside": "Mean CIELAB difference outside the line. It is low for a local edit.",
+    "inside / outside": "ΔE inside divided by ΔE outside. It is high for a local edit.",
+    "In-MSE": "Mean squared CIELAB difference inside the line. It is high for a good edit.",
+    "Out-MSE": "Mean squared CIELAB difference outside the line. It is low for a good edit.",
+}
 _FIELDS = {
     "ΔE inside": ("delta_e_inside", "{:.2f}"),
     "ΔE outside": ("delta_e_outside", "{:.2f}"),

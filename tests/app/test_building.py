@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from catalogs import build_catalog
 from editors import catalog_of
 from networks import shared
 
@@ -53,6 +54,30 @@ def test_a_cancelled_build_stops_at_once(workspace: Workspace, n_steps: int):
         build(workspace, stop=stop, report=report)
     assert len(reports) == n_steps
     assert build(workspace)[0].n_clusters == 4  # the lock is free
+
+
+def catalog_with(workspace: Workspace, **clustering) -> Catalog:
+    """A catalog of the generator of the workspace with other options of the clustering."""
+    w = workspace.generator.latents(range(4))
+    return build_catalog(workspace.generator, w, n_clusters=3, **clustering)
+
+
+def test_a_build_keeps_a_factorisation(workspace: Workspace):
+    former = catalog_with(workspace, method="nmf", layer="convs.4")
+    catalog = rebuild(workspace, former, REQUEST, Cancellation(), lambda share, text: None)
+    assert (catalog.method, catalog.layer, catalog.n_clusters) == ("nmf", former.layer, 4)
+    n_channels = former.centroids.shape[1]
+    many = replace(REQUEST, n_clusters=n_channels + 1)
+    with pytest.raises(ValueError, match=f"n_clusters must be at most C = {n_channels} .*, got {n_channels + 1}"):
+        rebuild(workspace, former, many, Cancellation(), lambda share, text: None)
+
+
+def test_a_build_keeps_the_kind_of_points_and_the_layer(workspace: Workspace):
+    former = catalog_with(workspace, features="standardized", layer="convs.4", n_init=1)
+    catalog = rebuild(workspace, former, REQUEST, Cancellation(), lambda share, text: None)
+    assert (catalog.method, catalog.features, catalog.layer) == ("kmeans", "standardized", former.layer)
+    other = rebuild(workspace, former, replace(REQUEST, resolution=8), Cancellation(), lambda share, text: None)
+    assert (other.features, other.occupancy.shape[1]) == ("standardized", 8)
 
 
 @pytest.mark.parametrize("field", ["n_clusters", "n_init", "n_images"])

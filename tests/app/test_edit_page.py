@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from editors import catalog_of
 from jobs import run
 
 from stylefast.app.controls import REFERENCE, TARGET
@@ -64,10 +68,40 @@ def saved(tab: Page, folder: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def other_file(catalog_file: Path) -> Iterator[Path]:
+    """The file of the catalog, with other parts than those with which the server started."""
+    replace(catalog_of("sg2"), parts={"mouth": [2], "ears": [3]}).save(catalog_file)
+    yield catalog_file
+    catalog_of("sg2").save(catalog_file)
+
+
+@pytest.fixture
+def slow_server(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the handlers of the tab Edit take longer than those of the tab Parts, as on a busy machine."""
+    from stylefast.app import edit_tab
+
+    fast = edit_tab.part_names
+    monkeypatch.setattr(edit_tab, "part_names", lambda catalog: time.sleep(0.5) or fast(catalog))
+
+
+def change_parts(page: Page, *buttons: str, name: str = "") -> None:
+    """Choose the part eyes in the tab Parts, enter a name if there is one, and press buttons."""
+    page.get_by_role("tab", name="Parts").click()
+    page.locator("#parts-choice input").click()
+    page.get_by_role("option", name="eyes").click()
+    page.locator("#parts-message", has_text="to change eyes").wait_for()
+    if name:
+        page.locator("#parts-name").locator("input, textarea").fill(name)
+    for button in buttons:
+        page.click(f"#parts-{button}")
+
+
 def test_an_edit_appears_with_its_figures_and_is_saved(tab: Page, workspace: Workspace, tmp_path: Path):
     assert re.fullmatch(r"\d+\.\d\d s( \(cached\))?", figures(tab)["time of the edit"])
     assert int(figures(tab)["channels moved"].split()[0]) > 0
     assert float(figures(tab)["ΔE inside"]) > 0
+    assert tab.locator("#edit-figures dt[title]").count() == len(figures(tab))
     shown = tab.evaluate("[...document.querySelectorAll('#edit-stage img')].map(image => image.naturalWidth)")
     assert len(shown) == 2 * 5 and all(shown)
     path = saved(tab, tmp_path)
@@ -80,12 +114,15 @@ def test_an_edit_appears_with_its_figures_and_is_saved(tab: Page, workspace: Wor
 
 def test_the_image_follows_epsilon(tab: Page):
     first, channels = address_of(tab), figures(tab)["channels moved"]
+    hint = tab.locator("#edit-hint p")
+    assert hint.inner_text().startswith("adaptive uses ε = 16 and ρ = 0.55 × the largest contribution")
     slider = tab.locator("#edit-log-epsilon input[type=range]")
     slider.focus()
     tab.keyboard.press("End")
     second = wait_for_another(tab, first)
     assert tab.input_value("#edit-epsilon input") == "100"
     assert tab.input_value("#edit-strategy input") == "sequential"  # no longer adaptive
+    tab.locator("#edit-hint p", has_text="sequential takes").wait_for()
     tab.wait_for_function("text => document.querySelector('#edit-figures dd').innerText != text", arg=channels)
     tab.fill("#edit-epsilon input", "1")
     third = wait_for_another(tab, second)
@@ -177,3 +214,36 @@ def test_files_of_latents_are_targets_or_are_refused(tab: Page, workspace: Works
     assert tab.locator("#edit-images .target figcaption span").inner_text() == "people-0000"
     tab.click("#edit-target-file-seeds")
     assert wait_for_another(tab, second, "#edit-images .target .whole img") == first
+
+
+@pytest.mark.usefixtures("slow_server")
+def test_the_first_edit_has_a_part_of_the_file(other_file: Path, open_page: Callable[[], Page]):
+    page = open_page()
+    page.set_default_timeout(TIMEOUT)
+    page.get_by_role("tab", name="Edit").click()
+    page.wait_for_function("document.querySelector('#edit-part-0 input').value == 'mouth'")
+    page.locator("#edit-save[href*='_mouth_']").wait_for()
+    assert page.locator("#edit-message .error").count() == 0
+    page.locator("#edit-part-0 input").click()
+    assert [option.inner_text().split()[-1] for option in page.get_by_role("option").all()] == ["mouth", "ears"]
+
+
+def test_inputs_of_parts_are_sent_by_their_own_events(workspace: Workspace):
+    pytest.importorskip("gradio")
+    from stylefast.app.edit_tab import MAX_PARTS
+    from stylefast.app.page import create_page
+
+    page = create_page(workspace)  # Gradio refuses another event that sends a part that is gone
+    names = ("parts-choice", "edit-look", *(f"edit-part-{number}" for number in range(MAX_PARTS)))
+    inputs = [key for key, block in page.blocks.items() if block.elem_id in names]
+    events = [(block._id, f.targets) for f in page.fns.values() for block in f.inputs if block._id in inputs]
+    assert sorted(events) == [(key, [(key, "input")]) for key in sorted(inputs)] and len(inputs) == len(names)
+
+
+@pytest.mark.parametrize("buttons, name, part", [(["set"], "gaze", "gaze"), (["remove"], "", "nose")])
+def test_an_edited_part_can_be_renamed_or_removed(tab: Page, buttons: list[str], name: str, part: str):
+    change_parts(tab, *buttons, name=name)
+    tab.get_by_role("tab", name="Edit").click()
+    tab.wait_for_function(f"document.querySelector('#edit-part-0 input').value == '{part}'")
+    tab.locator(f"#edit-save[href*='_{part}_']").wait_for()
+    assert tab.locator("#edit-message .error").count() == 0

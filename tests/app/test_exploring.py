@@ -166,7 +166,12 @@ def test_bad_rows_and_parts_are_named(explorer):
     styles = StoredLatents(explorer.generator, styles=torch.ones(1, explorer.generator.style_width))
     with pytest.raises(ValueError, match="latents w of these images must be known"):
         explorer.row("reference", styles, 0)
-    for parts, message in (((), "got none"), (("eyes", "eyes"), "got 'eyes', 'eyes'"), (("ears",), "part must be one")):
+    twice = "parts must be different, got 'eyes', 'eyes'"
+    for parts, message in (
+        ((), "got none"),
+        (("eyes",) * 2, twice),
+        (("ears",), "part must be one"),
+    ):
         with pytest.raises(ValueError, match=message):
             explorer.edit(catalog_of("sg2"), request_of(explorer, *parts))
     with pytest.raises(ValueError, match="strength must be a finite number"):

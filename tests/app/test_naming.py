@@ -172,6 +172,26 @@ def test_selected_clusters_are_filled_and_named_ones_tinted():
     assert changed[:, :20].any() and changed[:, 20:].any() and changed.mean() < 0.3
 
 
+def test_tints_keep_their_hue_on_skin():
+    view, blue = halves(), (47, 127, 230)
+    view.pixels[:] = torch.tensor([205.0, 150.0, 120.0])
+    drawn = draw_clusters(view, {0: blue}, [], blue, numbers=False)
+    assert np.diff(drawn[20, 5].astype(int)).min() > 30  # red < green < blue
+    assert drawn[20, 50].tolist() == [205, 150, 120]
+
+
+def test_parts_keep_their_colours(naming: Naming):
+    before = naming.colours
+    assert len(set(before.values())) == 4  # with that of a new part
+    after = naming.edit("eyes").remove()
+    assert {part: after.colours[part] for part in ("nose", "mouth")} == {p: before[p] for p in ("nose", "mouth")}
+    new = after.toggle(3).name("hair")
+    assert new.colours["hair"] == before["eyes"] == after.colours[""]
+    renamed = after.edit("mouth").name("lips")
+    assert renamed.colours["lips"] == before["mouth"] and renamed.colours["nose"] == before["nose"]
+    assert after.undo().colours == before
+
+
 def test_a_box_and_its_first_corner_are_drawn():
     view = halves()
     corner = draw_clusters(view, {}, [], (0, 0, 0), numbers=False, box=(0.5, 0.5))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import browsers
 import pytest
+from catalogs import build_catalog
 from editors import catalog_of
 
 from stylefast import Catalog
@@ -116,6 +117,18 @@ def test_impossible_steps_show_one_sentence(page: Page):
     assert page.get_by_text("Traceback").count() == 0
 
 
+@pytest.mark.parametrize("field, limit", [("seed", "2**32)"), ("first", "2**32 - 6]")])
+def test_bad_seeds_are_explained_in_the_page(page: Page, field: str, limit: str):
+    ready(page)
+    if field == "seed":
+        page.get_by_role("radio", name="Seed").check()
+    for seed in ("1.5", "-1", "4294967296"):
+        page.locator(f"#parts-{field} input").fill(seed)
+        page.locator(f"#parts-{field} input").press("Enter")
+        text = f"seed must be an integer in [0, {limit}, got {seed}."
+        expect(page.get_by_test_id("toast-body").get_by_text(text).first).to_be_visible()
+
+
 def test_two_pages_do_not_mix_their_parts(open_page: Callable[[], Page], workspace: Workspace):
     first, second = ready(open_page()), ready(open_page())
     (cluster, place), *_ = positions(workspace).items()
@@ -171,3 +184,19 @@ def test_a_build_gives_new_clusters_and_can_be_cancelled(page: Page, workspace: 
     assert Catalog.load(workspace.catalog_path).n_clusters == 6
     page.locator("#parts-undo").click()
     message(page, "Undone.")
+
+
+def test_the_method_of_the_catalog_is_shown(open_page: Callable[[], Page], workspace: Workspace):
+    w = workspace.generator.latents(range(4))
+    build_catalog(workspace.generator, w, n_clusters=3, resolution=16, method="nmf").save(workspace.catalog_path)
+    page = ready(open_page())
+    page.get_by_text("Build again with other clusters").click()
+    method = page.locator("#parts-method").locator("input, textarea")
+    expect(method).to_have_value("nmf")
+    expect(page.locator("#parts-restarts")).to_be_hidden()
+    page.locator("#parts-images input").fill("4")
+    page.locator("#parts-build-start").click()
+    message(page, "The new catalog has 6 clusters")
+    page.locator("#parts-save").click()
+    message(page, "saved to")
+    assert Catalog.load(workspace.catalog_path).method == "nmf"
