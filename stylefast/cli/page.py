@@ -70,6 +70,7 @@ def page(
     except KeyboardInterrupt:
         pass
     finally:
+        workspace.close()  # threads that compute while the interpreter ends would abort the process
         blocks.close(verbose=False)
 
 
