@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,3 +172,24 @@ def test_a_build_gives_new_clusters_and_can_be_cancelled(page: Page, workspace: 
     assert Catalog.load(workspace.catalog_path).n_clusters == 6
     page.locator("#parts-undo").click()
     message(page, "Undone.")
+
+
+def test_a_build_ends_with_its_page(page: Page, workspace: Workspace):
+    ready(page)
+    page.get_by_text("Build again with other clusters").click()
+    page.locator("#parts-images input").fill("20000")
+    page.locator("#parts-build-start").click()
+    expect(page.locator("#parts-build-status")).to_contain_text("of 20024 images")
+    page.close()
+    with workspace.heavy_task("a test", on_wait=waits_at_most(20)):
+        pass
+
+
+def waits_at_most(seconds: float) -> Callable[[str], None]:
+    """Return a function that fails if it is called later than this."""
+    end = time.monotonic() + seconds
+
+    def check(sentence: str) -> None:
+        assert time.monotonic() < end, sentence
+
+    return check

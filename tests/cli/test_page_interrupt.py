@@ -22,7 +22,7 @@ import stylefast
 
 pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="the page needs gradio")
 SESSION = "session"
-BUILD = {"parts-k": 3, "parts-resolution": 16, "parts-restarts": 1, "parts-images": 100_000}
+BUILD = {"parts-k": 3, "parts-resolution": 16, "parts-restarts": 1, "parts-images": 20_000}
 BATCH = {"batch-source": "Grid of seeds", "batch-targets": "0-9999", "batch-references": "1,2", "batch-parts": ["eyes"]}
 BATCH |= {"batch-query": "adaptive", "batch-epsilon": "1", "batch-rho": 0.1, "batch-strength": 1}
 BATCH |= {"batch-folder": "long", "batch-format": "jpg", "batch-size": 1}
