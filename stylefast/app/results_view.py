@@ -109,7 +109,7 @@ class _Handlers:
         self._workspace = workspace
 
     def load(self, folder: str, former: Path | None) -> tuple[Any, ...]:
-        """Return a folder, its results, the choices of parts, the first page, and no enlarged edit of another folder."""
+        """Return a folder, its results, the choices of parts, the first page, and no edit of another folder."""
         directory = self._directory(folder)
         found = read_results(directory)
         names = sorted({result.part for result in found})

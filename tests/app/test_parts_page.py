@@ -88,6 +88,31 @@ def test_a_part_is_named_by_clicks_and_saved(page: Page, workspace: Workspace):
     assert Catalog.load(workspace.catalog_path).parts["my part"] == sorted((first, second))
 
 
+def test_a_part_named_as_a_new_part_is_edited_and_removed(page: Page):
+    ready(page)
+    page.locator("#parts-suggest-nose").click()
+    message(page, "selected")
+    name(page, "New part")
+    page.locator("#parts-choice input").click()
+    page.get_by_role("option", name="New part").last.click()
+    message(page, "Click clusters to change New part")
+    page.locator("#parts-choice input").click()
+    page.get_by_role("option", name="New part").first.click()
+    expect(page.locator("#parts-remove")).to_be_disabled()
+    page.locator("#parts-undo").click()
+    message(page, "Undone.")
+    page.locator("#parts-remove").click()
+    message(page, "New part was removed.")
+    expect(page.locator("#parts-choice input")).to_have_value("New part")
+
+
+def test_the_last_images_end_at_the_largest_seed(page: Page):
+    ready(page)
+    page.locator("#parts-first input").fill("4294967289")
+    page.locator("#parts-others").click()
+    expect(page.locator("#parts-caption")).to_contain_text("The images of the seeds 4294967290 to 4294967295.")
+
+
 def test_steps_are_undone_in_the_page(page: Page, workspace: Workspace):
     ready(page)
     (cluster, place), *_ = positions(workspace).items()
