@@ -32,7 +32,7 @@ QUICK: dict[str, Any] = {
 }
 MEAN, SEED = "Mean image", "Seed"
 SELECT, BOX = "Select clusters", "Draw a box"
-NEW = "New part", ""  # name and value of a choice. No part has the value as its name.
+NEW = "New part", "/"  # name and value of a choice. No part has the value as its name.
 LAST = MAX_SEED - N_FACES + 1  # largest first seed of the images
 START = "Click clusters in the image, type a name, and press Name part."
 
@@ -166,7 +166,7 @@ class _PartsTab:
             self._on(event, lambda naming: naming)
         for event in (self._first.submit, self._first.blur):
             self._on(event, lambda naming: naming)
-        self._on(self._choice.input, lambda naming, part: naming.edit(part or ""), self._choice)
+        self._on(self._choice.input, lambda naming, part: naming.edit("" if part == NEW[1] else part), self._choice)
         self._on(self._set.click, Naming.name, self._name)
         self._on(self._name.submit, Naming.name, self._name)
         self._on(self._clear.click, lambda naming: naming.edit(""))
@@ -254,7 +254,7 @@ class _PartsTab:
             self._catalog: naming.catalog,
             self._image: image,
             self._message: f"<p>{html.escape(naming.message or START)}</p>",
-            self._choice: gr.Dropdown(choices(naming.catalog), value=draft.part),
+            self._choice: gr.Dropdown(choices(naming.catalog), value=draft.part or NEW[1]),
             self._legend: legend(naming),
             self._undo: gr.Button(interactive=bool(naming.past)),
             self._redo: gr.Button(interactive=bool(naming.future)),

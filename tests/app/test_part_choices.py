@@ -23,9 +23,15 @@ def test_a_part_can_have_the_name_of_the_choice_of_a_new_one(workspace: Workspac
     offered = choices(naming.catalog)
     assert offered == [(label, value), (label, label), ("eyes", "eyes")]
     assert naming.edit(offered[1][1]).remove().catalog.parts == {"eyes": [1]}
-    assert naming.edit(offered[0][1]).draft.part == ""
     with pytest.raises(ValueError, match="names of parts must be texts"):
         check_part_name(value)
+
+
+def test_a_choice_that_is_reported_twice_is_one_step(workspace: Workspace):
+    once = Naming.start(workspace).edit("eyes")
+    twice = once.edit("eyes")
+    assert twice.draft == once.draft and twice.undo().draft.part == "" and not twice.undo().past
+    assert once.toggle(5).edit("eyes").draft.clusters == once.draft.clusters  # another choice takes the clusters back
 
 
 @pytest.mark.parametrize(
