@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,4 +118,6 @@ def test_thumbnails_show_the_part_before_and_after(tmp_path: Path):
     assert {pair.getpixel((x, y)) for x in range(12) for y in range(9)} == {(0, 0, 255)}
     (tmp_path / "a.png").write_bytes(b"damaged")
     assert picture(tmp_path / "a.png") is None
+    os.mkfifo(tmp_path / "pipe.png")
+    assert picture(tmp_path / "pipe.png") is None
     assert thumbnail(tmp_path, one, size).getpixel((25, 8)) == (216, 220, 227)
