@@ -16,7 +16,7 @@ from ..catalog import Catalog
 from ..generators.engines import default_batch_size
 from ..io.images import FORMATS
 from .batching import Batch, is_saved, keep_pairs, write_pairs
-from .components import EXPECTED, guarded, sentence
+from .components import EXPECTED, guarded, in_markdown, sentence
 from .queries import ADAPTIVE, QUERIES
 from .results_view import build_results
 from .running import Progress, Run, Stopwatch, duration
@@ -180,10 +180,11 @@ def _handle(workspace: Workspace, catalog: gr.State, tab: gr.Tab, form: Form, sh
         try:
             batch = Form.batch(*values)
             n_edits = batch.job(workspace, catalog).total
-            text = f"**{n_edits:,} {'edit' if n_edits == 1 else 'edits'}** into {batch.directory(workspace)}/"
+            text = f"**{n_edits:,} {'edit' if n_edits == 1 else 'edits'}** into "
+            text += in_markdown(f"{batch.directory(workspace)}/")
             return text, batch.command(workspace) if is_saved(workspace, catalog) else UNSAVED
         except EXPECTED as error:
-            return sentence(error), ""
+            return in_markdown(sentence(error)), ""
 
     def predict(catalog: Catalog, *values: Any) -> Iterator[str]:
         yield "Measuring the time of an edit…"

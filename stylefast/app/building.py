@@ -84,7 +84,7 @@ def rebuild(
     clustering, fraction = clustering_of(former, request), 0.0
 
     def stop() -> None:
-        if cancellation.requested:
+        if cancellation.requested or workspace.is_closing.is_set():
             raise CancelledError
 
     def wait(sentence: str) -> None:

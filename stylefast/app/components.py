@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import html
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -62,6 +64,16 @@ def sentence(error: BaseException) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
+def in_markdown(text: str) -> str:
+    """Return a text that Markdown shows as it is, without markup, links and images."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+
+
+def in_toast(text: str) -> str:
+    """Return a text that an error message of Gradio, which is HTML, shows as it is."""
+    return html.escape(text)
+
+
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     """Show the expected errors of a handler in the page as one sentence, without a traceback.
 
@@ -70,7 +82,7 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def refuse(error: BaseException) -> gr.Error:
-        return gr.Error(sentence(error), title="This did not work", print_exception=False)
+        return gr.Error(in_toast(sentence(error)), title="This did not work", print_exception=False)
 
     if inspect.isgeneratorfunction(handler):
 

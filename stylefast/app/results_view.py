@@ -11,7 +11,7 @@ import gradio as gr
 
 from ..gallery import write_gallery
 from .batching import Batch
-from .components import guarded
+from .components import guarded, in_markdown
 from .results import ORDERS, Result, original, picture, read_results, select, thumbnail
 from .workspace import Workspace
 
@@ -42,6 +42,7 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
         A function that makes the end of an event show the results.
     """
     results, shown = gr.State([]), gr.State([])  # lists of Result: of the folder, and of the thumbnails
+    directory = gr.State(None)  # folder of the results, or None if they could not be read
     gr.Markdown("### Results")
     filters = parts, *_, page = _filters()
     with gr.Row():
@@ -63,16 +64,19 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
         elem_id="batch-gallery",
     )
 
-    handlers, inputs, outputs = _Handlers(workspace), [folder, results, *filters], [shown, status, gallery]
+    handlers, inputs, outputs = _Handlers(workspace), [directory, results, *filters], [shown, status, gallery]
     browse = guarded(handlers.browse)
     gr.on([element.change for element in filters], browse, inputs, outputs, trigger_mode="always_last")
     write.click(guarded(handlers.write_page), folder, status)
-    enlarged = gallery.select(guarded(handlers.enlarge), [folder, shown], [detail, pair, before, after])
+    enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, before, after])
     enlarged.then(None, js=SCROLL)
 
     def show_after(event: Any) -> None:
-        loaded = event.then(guarded(handlers.load), folder, [results, parts, page], show_progress="hidden")
-        loaded.then(browse, inputs, outputs, show_progress="hidden")
+        read = [directory, results, parts, page, detail, pair]
+        loaded = event.then(guarded(handlers.load), [folder, directory], read, show_progress="hidden")
+        loaded.failure(handlers.forget, None, [*read, *outputs], show_progress="hidden")
+        browsed = loaded.success(browse, inputs, outputs, show_progress="hidden")
+        browsed.failure(handlers.hide, None, outputs, show_progress="hidden")
 
     show_after(gr.on([tab.select, folder.submit, folder.blur], lambda: None, show_progress="hidden"))
     return show_after
@@ -104,15 +108,25 @@ class _Handlers:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
 
-    def load(self, folder: str) -> tuple[Any, ...]:
-        """Return the results of a folder, the choices of parts, and the first page."""
-        found = read_results(self._directory(folder))
+    def load(self, folder: str, former: Path | None) -> tuple[Any, ...]:
+        """Return a folder, its results, the choices of parts, the first page, and no edit of another folder."""
+        directory = self._directory(folder)
+        found = read_results(directory)
         names = sorted({result.part for result in found})
-        return found, gr.update(choices=names, value=[]), 1
+        enlarged = (gr.skip(), gr.skip()) if directory == former else ("", gr.update(visible=False))
+        return directory, found, gr.update(choices=names, value=[]), 1, *enlarged
+
+    def forget(self) -> tuple[Any, ...]:
+        """Return the values of all elements if a folder cannot be read."""
+        return None, [], gr.update(choices=[], value=[]), 1, "", gr.update(visible=False), *self.hide()
+
+    def hide(self) -> tuple[Any, ...]:
+        """Return the values of all elements of the thumbnails if they cannot be shown."""
+        return [], "", gr.update(value=[], visible=False)
 
     def browse(
         self,
-        folder: str,
+        directory: Path | None,
         results: list[Result],
         parts: list[str],
         inside: str,
@@ -121,29 +135,35 @@ class _Handlers:
         page: float | None,
     ) -> tuple[Any, ...]:
         """Return the results of a page, the number of results, and their thumbnails."""
+        if directory is None:
+            return self.hide()
         bounds = {"min_inside": bound("In at least", inside), "max_outside": bound("Out at most", outside)}
         kept = select(results, parts, **bounds, order=order)
         n_pages = max(1, -(-len(kept) // PER_PAGE))
         number = min(max(1, int(page or 1)), n_pages)
         visible = kept[(number - 1) * PER_PAGE : number * PER_PAGE]
-        directory = self._directory(folder)
         images = [(thumbnail(directory, result), result.caption) for result in visible]
         text = f"{len(kept):,} of {len(results):,} edits · page {number} of {n_pages}" if results else EMPTY
         return visible, text, gr.update(value=images, visible=bool(images), selected_index=None)
 
-    def enlarge(self, event: gr.SelectData, folder: str, shown: list[Result]) -> tuple[Any, ...]:
+    def enlarge(self, event: gr.SelectData, directory: Path, shown: list[Result]) -> tuple[Any, ...]:
         """Return the text, the original and the edit of the thumbnail that was clicked."""
         result = shown[event.index]
-        unedited, edited = original(result, self._workspace), picture(self._directory(folder) / result.file)
+        unedited, edited = original(result, self._workspace), picture(directory / result.file)
         text = f"{' · '.join(result.caption.splitlines())} · {result.file}"
         if edited is None:
             text += " · the image is missing or damaged"
-        return text, gr.update(visible=True), gr.update(value=unedited, visible=unedited is not None), edited
+        return (
+            in_markdown(text),
+            gr.update(visible=True),
+            gr.update(value=unedited, visible=unedited is not None),
+            edited,
+        )
 
     def write_page(self, folder: str) -> str:
         """Write the gallery of a folder, and return a sentence that names it."""
         written = write_gallery(self._directory(folder), progress=False)
-        return f"{written.page} shows {written.n_edits:,} edits: open it in a browser."
+        return in_markdown(f"{written.page} shows {written.n_edits:,} edits: open it in a browser.")
 
     def _directory(self, folder: str) -> Path:
         return Batch(folder=folder).directory(self._workspace)
