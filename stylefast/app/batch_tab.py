@@ -62,6 +62,7 @@ class Form:
         for name in ("rho", "strength", "batch_size"):
             if fields[name] is None:
                 raise ValueError(f"{name} must be a number, got nothing")
+            fields[name] = float(fields[name])  # as in the command, because the manifest tells 1 from 1.0
         if source == GRID:
             fields["pairs"] = None
             if not fields["parts"]:

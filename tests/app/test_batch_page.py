@@ -44,13 +44,14 @@ def command(page: Page) -> list[str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.jpg")}
+    paths = [*folder.glob("*.jpg"), folder / "manifest.jsonl"]
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def test_a_batch_runs_and_its_command_makes_the_same_bytes(page: Page, expect, workspace: Workspace, tmp_path: Path):
     fill(page, targets="1,2", references="7, 8", folder="page")
     page.locator("#batch-query").get_by_label("sequential", exact=True).check()
-    fill(page, epsilon="0.5,2")
+    fill(page, epsilon="0.5,2", rho="0")
     page.locator("#batch-parts").get_by_label("nose").check()
     expect(page.locator("#batch-summary")).to_contain_text("16 edits into")
     expect(page.locator("#batch-seconds")).to_contain_text("on this machine")
@@ -61,7 +62,7 @@ def test_a_batch_runs_and_its_command_makes_the_same_bytes(page: Page, expect, w
     words[words.index("--outdir") + 1] = str(tmp_path / "shell")
     run_command(*words[1:])
     made = digests(workspace.outdir / "page")
-    assert len(made) == 16 and made == digests(tmp_path / "shell")
+    assert len(made) == 17 and made == digests(tmp_path / "shell")
 
 
 def test_results_are_filtered_and_enlarged(page: Page, expect):

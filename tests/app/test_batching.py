@@ -14,6 +14,7 @@ import pytest
 from commands import run as run_command
 
 from stylefast.app import running
+from stylefast.app.batch_tab import Form
 from stylefast.app.batching import Batch, is_saved, keep_pairs, write_pairs
 from stylefast.app.running import Run, Stopwatch, duration, n_images
 from stylefast.app.workspace import Workspace
@@ -28,7 +29,8 @@ def make(batch: Batch, workspace: Workspace) -> running.Progress:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*seed*")}
+    paths = [*folder.rglob("*seed*"), *folder.glob("manifest.jsonl")]
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def run_in(folder: Path, command: str) -> None:
@@ -57,8 +59,15 @@ def test_the_command_makes_the_same_bytes(changes: dict[str, Any], workspace: Wo
     state = make(batch, workspace)
     run_in(tmp_path / "shell", batch.command(workspace))
     made = digests(batch.directory(workspace))
-    assert state.is_complete and state.n_done == state.n_edits == sum("/" not in name for name in made)
+    assert state.is_complete and state.n_done == state.n_edits == sum("/" not in name for name in made) - 1
     assert made == digests(tmp_path / "shell")
+
+
+def test_numbers_of_the_form_are_floats():
+    form = "Grid of seeds", "1", "7", ["nose"], None, "sequential", "1", 0, 1, "form", "png", 1
+    batch = Form.batch(*form)
+    assert (repr(batch.rho), repr(batch.strength), repr(batch.batch_size)) == ("0.0", "1.0", "1")
+    assert repr(batch.strategies()[0]).startswith("Sequential(epsilon=1.0, rho=0.0,")
 
 
 def test_the_command_is_quoted_for_a_shell(workspace: Workspace):
