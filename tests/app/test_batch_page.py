@@ -58,6 +58,8 @@ def test_a_batch_runs_and_its_command_makes_the_same_bytes(page: Page, expect, w
     words = command(page)
     page.locator("#batch-run").click()
     expect(page.locator("#batch-progress")).to_contain_text("16 of 16 edits · complete")
+    expect(page.locator("#batch-seconds")).to_have_text("All edits exist already.")
+    expect(page.locator("#batch-run")).to_be_enabled()
     expect(page.locator("#batch-status")).to_contain_text("16 of 16 edits")
     words[words.index("--outdir") + 1] = str(tmp_path / "shell")
     run_command(*words[1:])
@@ -128,18 +130,22 @@ def test_a_file_of_pairs_is_read_and_exported(page: Page, expect, tmp_path: Path
     expect(page.locator("#batch-summary")).to_contain_text("2 edits into")
     words = command(page)
     assert "--seeds" not in words and Path(words[words.index("--pairs") + 1]).is_file()
-    page.locator("#batch-export").click()
     with page.expect_download() as download:
-        page.locator("#batch-exported a").first.click()
+        page.locator("#batch-export").click()
+    assert download.value.suggested_filename == "pairs.csv"
     rows = Path(download.value.path()).read_text().splitlines()
     assert rows[1:] == ["seed0001,seed0007,eyes,sequential,,,1", "seed0002,seed0007,mouth,sequential,0.25,0.1,1"]
 
 
-def test_errors_are_one_sentence_in_the_page(page: Page, expect):
+def test_a_form_with_an_error_offers_nothing(page: Page, expect):
     fill(page, targets="one")
-    expect(page.locator("#batch-summary")).to_have_text("targets must look like 0,1,4-6, got 'one'.")
-    expect(page.locator("#batch-command textarea")).to_have_value("")
-    page.locator("#batch-run").click()
-    expect(page.get_by_text("targets must look like 0,1,4-6, got 'one'.")).to_have_count(2)
-    expect(page.locator("#batch-run")).to_be_enabled()
+    expect(page.locator("#batch-summary .error")).to_have_text("targets must look like 0,1,4-6, got 'one'.")
+    expect(page.locator("#batch-command")).to_be_hidden()
+    for button in ("run", "export"):
+        expect(page.locator(f"#batch-{button}")).to_be_disabled()
+    fill(page, targets="1")
+    for button in ("run", "export"):
+        expect(page.locator(f"#batch-{button}")).to_be_enabled()
+    expect(page.locator("#batch-command textarea")).to_be_visible()
+    expect(page.locator("#batch-summary .error")).to_have_count(0)
     assert "Traceback" not in page.content()
