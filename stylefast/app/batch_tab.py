@@ -176,7 +176,7 @@ def _handle(
 
     The measurement of the time is an event of its own, so that the number and the command never wait for it.
     """
-    stopwatch = Stopwatch(workspace)
+    stopwatch, latest = Stopwatch(workspace), {}  # the latest prediction of each session, which alone is shown
 
     def describe(request: gr.Request, catalog: Catalog, *values: Any) -> list[Any]:
         text, command, is_valid = "", None, False
@@ -196,7 +196,8 @@ def _handle(
         buttons = gr.update(interactive=is_valid and not is_running), gr.update(interactive=is_valid)
         return [text, gr.update(value=command or "", visible=command is not None), *buttons]
 
-    def predict(catalog: Catalog, *values: Any) -> Iterator[str]:
+    def predict(request: gr.Request, catalog: Catalog, *values: Any) -> Iterator[Any]:
+        this = latest[request.session_hash] = object()
         try:
             batch = Form.batch(*values)
             job = batch.job(workspace, catalog)
@@ -211,7 +212,7 @@ def _handle(
             yield "Measuring the time of an edit…"
             time = duration(stopwatch.predict(batch, job, n_existing))
             done = f"{n_existing:,} of them exist already. The others take about" if n_existing else "About"
-            yield f"{done} {time} on this machine."
+            yield f"{done} {time} on this machine." if latest[request.session_hash] is this else gr.skip()
         except EXPECTED as error:
             yield show_error(sentence(error))
 

@@ -27,6 +27,7 @@ CSS = """
 .gradio-container h3 { font-size: 14px; font-weight: 600; margin: 4px 0; }
 .hint, .hint p { color: var(--body-text-color-subdued); font-size: 13px; line-height: 1.5; margin: 0; }
 .message, .message p { font-size: 14px; line-height: 1.5; min-height: 42px; margin: 0; }
+.message p + p { min-height: 0; }
 .message .error, .hint .error { color: #b91c1c; }
 .bar { align-items: center; }
 #page-title .html-container, #parts-legend .html-container { padding: 0 0 6px; }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""View of the results of a batch: thumbnails with filters, and one edit beside its original."""
+"""View of the results of a batch: thumbnails with filters, and one edit beside its target."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any
 import gradio as gr
 
 from ..gallery import write_gallery
+from ..gallery.shown import WHOLE
 from .batching import Batch
 from .components import guarded
-from .results import ORDERS, Result, original, picture, read_results, select, thumbnail
+from .results import ORDERS, Result, close_up, original, picture, read_results, select, thumbnail
 from .workspace import Workspace
 
 PER_PAGE = 24
 CSS = """
+:is(#batch-summary, #batch-seconds) .html-container { padding: 0; }
+:is(#batch-epsilon, #batch-rho):has(:disabled) { opacity: 0.5; }
+:is(#batch-epsilon, #batch-rho) :disabled { background: var(--border-color-primary); cursor: not-allowed; }
 #batch-gallery .grid-wrap { max-height: none; }
 #batch-gallery .thumbnail-item { aspect-ratio: auto; height: auto; border: 0; background: none; }
 #batch-gallery .thumbnail-item img { aspect-ratio: auto; height: auto; border-radius: 4px; }
@@ -47,10 +51,24 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
     with gr.Row():
         status = gr.Markdown(EMPTY, elem_id="batch-status", elem_classes="hint")
         write = gr.Button("Write gallery.html", size="sm", scale=0, min_width=160, elem_id="batch-gallery-page")
+    written = gr.Textbox(
+        label="Gallery",
+        info="Open this file in a browser.",
+        interactive=False,
+        visible=False,
+        buttons=["copy"],
+        elem_id="batch-gallery-file",
+    )
     detail = gr.Markdown(elem_id="batch-detail", elem_classes="message")
+    images = []
     with gr.Row(visible=False) as pair:
-        before = gr.Image(label="Original", interactive=False, buttons=[], elem_id="batch-original")
-        after = gr.Image(label="Edit", interactive=False, buttons=["download"], elem_id="batch-edit")
+        for name in ("target", "edit"):
+            with gr.Column(min_width=240):
+                buttons: list[Any] = ["download"] if name == "edit" else []
+                images += [
+                    gr.Image(interactive=False, buttons=buttons, label=name.title(), elem_id=f"batch-{name}"),
+                    gr.Image(interactive=False, buttons=[], elem_id=f"batch-{name}-part"),
+                ]
     gallery = gr.Gallery(
         columns=3,
         height="auto",
@@ -63,15 +81,15 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
         elem_id="batch-gallery",
     )
 
-    handlers, inputs, outputs = _Handlers(workspace), [folder, results, *filters], [shown, status, gallery]
+    handlers, inputs, outputs = _Handlers(workspace), [folder, results, *filters], [shown, status, page, gallery]
     browse = guarded(handlers.browse)
     gr.on([element.change for element in filters], browse, inputs, outputs, trigger_mode="always_last")
-    write.click(guarded(handlers.write_page), folder, status)
-    enlarged = gallery.select(guarded(handlers.enlarge), [folder, shown], [detail, pair, before, after])
+    write.click(guarded(handlers.write_page), folder, [status, written])
+    enlarged = gallery.select(guarded(handlers.enlarge), [folder, shown], [detail, pair, *images])
     enlarged.then(None, js=SCROLL)
 
     def show_after(event: Any) -> None:
-        loaded = event.then(guarded(handlers.load), folder, [results, parts, page], show_progress="hidden")
+        loaded = event.then(guarded(handlers.load), folder, [results, parts, page, written], show_progress="hidden")
         loaded.then(browse, inputs, outputs, show_progress="hidden")
 
     show_after(gr.on([tab.select, folder.submit, folder.blur], lambda: None, show_progress="hidden"))
@@ -82,15 +100,28 @@ def _filters() -> tuple[Any, ...]:
     """Return inputs of parts, the least change inside, the largest change outside, the order and the page."""
     with gr.Row(equal_height=True):
         return (
-            gr.Dropdown([], multiselect=True, label="Parts", info="All without a choice", elem_id="batch-filter-parts"),
-            gr.Textbox(
-                label="In at least", placeholder="any", info="ΔE in the part", min_width=96, elem_id="batch-min-in"
+            gr.Dropdown(
+                [],
+                multiselect=True,
+                label="Parts",
+                info="Nothing chosen: all",
+                min_width=140,
+                elem_id="batch-filter-parts",
             ),
             gr.Textbox(
-                label="Out at most", placeholder="any", info="ΔE elsewhere", min_width=96, elem_id="batch-max-out"
+                label="ΔE inside at least", placeholder="any", info="In the part", min_width=128, elem_id="batch-min-in"
             ),
-            gr.Dropdown(list(ORDERS), label="Sort by", info="ratio = In / Out", min_width=128, elem_id="batch-order"),
-            gr.Number(1, label="Page", info=f"of {PER_PAGE} edits", precision=0, min_width=80, elem_id="batch-page"),
+            gr.Textbox(
+                label="ΔE outside at most", placeholder="any", info="Elsewhere", min_width=128, elem_id="batch-max-out"
+            ),
+            gr.Dropdown(
+                list(ORDERS),
+                label="Sort by",
+                info="Ratio = inside / outside",
+                min_width=196,
+                elem_id="batch-order",
+            ),
+            gr.Number(1, label="Page", precision=0, min_width=72, visible=False, elem_id="batch-page"),
         )
 
 
@@ -105,10 +136,10 @@ class _Handlers:
         self._workspace = workspace
 
     def load(self, folder: str) -> tuple[Any, ...]:
-        """Return the results of a folder, the choices of parts, and the first page."""
+        """Return the results of a folder, the choices of parts, the first page, and no path of a gallery."""
         found = read_results(self._directory(folder))
         names = sorted({result.part for result in found})
-        return found, gr.update(choices=names, value=[]), 1
+        return found, gr.update(choices=names, value=[]), 1, gr.update(visible=False)
 
     def browse(
         self,
@@ -120,30 +151,41 @@ class _Handlers:
         order: str,
         page: float | None,
     ) -> tuple[Any, ...]:
-        """Return the results of a page, the number of results, and their thumbnails."""
-        bounds = {"min_inside": bound("In at least", inside), "max_outside": bound("Out at most", outside)}
+        """Return the results of a page, the number of results, the number of pages, and the thumbnails."""
+        bounds = {
+            "min_inside": bound("ΔE inside at least", inside),
+            "max_outside": bound("ΔE outside at most", outside),
+        }
         kept = select(results, parts, **bounds, order=order)
         n_pages = max(1, -(-len(kept) // PER_PAGE))
         number = min(max(1, int(page or 1)), n_pages)
         visible = kept[(number - 1) * PER_PAGE : number * PER_PAGE]
         directory = self._directory(folder)
         images = [(thumbnail(directory, result), result.caption) for result in visible]
-        text = f"{len(kept):,} of {len(results):,} edits · page {number} of {n_pages}" if results else EMPTY
-        return visible, text, gr.update(value=images, visible=bool(images), selected_index=None)
+        text = f"{len(kept):,} of {len(results):,} edits" if results else EMPTY
+        text += f" · page {number} of {n_pages}" if n_pages > 1 else ""
+        pages = gr.update(info=f"of {n_pages}", visible=n_pages > 1)
+        return visible, text, pages, gr.update(value=images, visible=bool(images), selected_index=None)
 
     def enlarge(self, event: gr.SelectData, folder: str, shown: list[Result]) -> tuple[Any, ...]:
-        """Return the text, the original and the edit of the thumbnail that was clicked."""
+        """Return the text, and the target and the edit of the thumbnail that was clicked, each with its part."""
         result = shown[event.index]
         unedited, edited = original(result, self._workspace), picture(self._directory(folder) / result.file)
         text = f"{' · '.join(result.caption.splitlines())} · {result.file}"
         if edited is None:
             text += " · the image is missing or damaged"
-        return text, gr.update(visible=True), gr.update(value=unedited, visible=unedited is not None), edited
+        images = []
+        for name, image in (("Target", unedited), ("Edit", edited)):
+            part = None if image is None or result.edit.box == WHOLE else close_up(image, result)
+            images.append(gr.update(value=image, visible=image is not None))
+            images.append(gr.update(value=part, label=f"{name}, {result.part}", visible=part is not None))
+        return text, gr.update(visible=True), *images
 
-    def write_page(self, folder: str) -> str:
-        """Write the gallery of a folder, and return a sentence that names it."""
+    def write_page(self, folder: str) -> tuple[Any, ...]:
+        """Write the gallery of a folder. Return a sentence, and the path, because browsers open no file from a link."""
         written = write_gallery(self._directory(folder), progress=False)
-        return f"{written.page} shows {written.n_edits:,} edits: open it in a browser."
+        path = gr.update(value=str(written.page.resolve()), visible=True)
+        return f"{written.page.name} shows {written.n_edits:,} edits.", path
 
     def _directory(self, folder: str) -> Path:
         return Batch(folder=folder).directory(self._workspace)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 import torch
 
@@ -30,6 +30,7 @@ class Stopwatch:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._seconds: dict[tuple[int, str, str], tuple[float, float]] = {}
+        self._lock = Lock()
 
     def predict(self, batch: Batch, job: Job, n_existing: int = 0) -> float:
         """Return the predicted duration of a job in seconds. If necessary, measure one forward pass of its edits.
@@ -40,8 +41,9 @@ class Stopwatch:
         key = batch.batch_size, batch.image_format, self._workspace.generator.engine.name
         if n_existing == len(job.plan):
             return 0.0
-        if key not in self._seconds:
-            self._seconds[key] = _measure(job, batch)
+        with self._lock:
+            if key not in self._seconds:
+                self._seconds[key] = _measure(job, batch)
         per_edit, per_image = self._seconds[key]
         share = 1 - n_existing / len(job.plan)
         return share * (per_edit * len(job.plan) + per_image * n_images(job.plan))

@@ -79,7 +79,7 @@ def test_results_are_filtered_and_enlarged(page: Page, expect):
     expect(page.locator("#batch-status")).to_contain_text("2 of 4 edits")
     texts = thumbnails.all_inner_texts()
     assert all(text.startswith("nose · ") for text in texts)
-    inside = sorted(float(value) for text in texts for value in re.findall(r"In ([\d.]+)", text))
+    inside = sorted(float(value) for text in texts for value in re.findall(r"ΔE inside ([\d.]+)", text))
     fill(page, **{"min-in": f"{inside[-1] - 0.01:.2f}"})
     expect(thumbnails).to_have_count(2 if inside[-1] - inside[0] < 0.01 else 1)
     fill(page, **{"min-in": "1000"})
@@ -87,10 +87,12 @@ def test_results_are_filtered_and_enlarged(page: Page, expect):
     fill(page, **{"min-in": ""})
     thumbnails.first.click()
     expect(page.locator("#batch-detail")).to_contain_text("_nose_seed0007_sequential.jpg")
-    for name in ("original", "edit"):
+    for name in ("target", "edit"):
         expect(page.locator(f"#batch-{name} img").first).to_be_visible()
     page.locator("#batch-gallery-page").click()
     expect(page.locator("#batch-status")).to_contain_text("gallery.html shows 4 edits")
+    path = page.locator("#batch-gallery-file textarea, #batch-gallery-file input").input_value()
+    assert Path(path).is_absolute() and Path(path).is_file()
 
 
 def test_a_batch_is_cancelled(page: Page, expect):
