@@ -47,9 +47,10 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
     """
     results, shown = gr.State([]), gr.State([])  # lists of Result: of the folder, and of the thumbnails
     gr.Markdown("### Results")
-    filters = parts, *_, page = _filters()
-    with gr.Row():
+    parts, *others = _filters()
+    with gr.Row(elem_classes="bar"):
         status = gr.Markdown(EMPTY, elem_id="batch-status", elem_classes="hint")
+        page = gr.Number(1, label="Page", precision=0, scale=0, min_width=96, visible=False, elem_id="batch-page")
         write = gr.Button("Write gallery.html", size="sm", scale=0, min_width=160, elem_id="batch-gallery-page")
     written = gr.Textbox(
         label="Gallery",
@@ -81,6 +82,7 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
         elem_id="batch-gallery",
     )
 
+    filters = parts, *others, page
     handlers, inputs, outputs = _Handlers(workspace), [folder, results, *filters], [shown, status, page, gallery]
     browse = guarded(handlers.browse)
     gr.on([element.change for element in filters], browse, inputs, outputs, trigger_mode="always_last")
@@ -97,7 +99,7 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
 
 
 def _filters() -> tuple[Any, ...]:
-    """Return inputs of parts, the least change inside, the largest change outside, the order and the page."""
+    """Return inputs of parts, the least change inside, the largest change outside, and the order."""
     with gr.Row(equal_height=True):
         return (
             gr.Dropdown(
@@ -105,24 +107,25 @@ def _filters() -> tuple[Any, ...]:
                 multiselect=True,
                 label="Parts",
                 info="Nothing chosen: all",
-                min_width=140,
+                scale=4,
+                min_width=128,
                 elem_id="batch-filter-parts",
             ),
-            gr.Textbox(
-                label="ΔE inside at least", placeholder="any", info="In the part", min_width=128, elem_id="batch-min-in"
-            ),
-            gr.Textbox(
-                label="ΔE outside at most", placeholder="any", info="Elsewhere", min_width=128, elem_id="batch-max-out"
-            ),
+            _bound("ΔE inside at least", "In the part", "batch-min-in"),
+            _bound("ΔE outside at most", "Elsewhere", "batch-max-out"),
             gr.Dropdown(
                 list(ORDERS),
                 label="Sort by",
                 info="Ratio = inside / outside",
+                scale=6,
                 min_width=196,
                 elem_id="batch-order",
             ),
-            gr.Number(1, label="Page", precision=0, min_width=72, visible=False, elem_id="batch-page"),
         )
+
+
+def _bound(label: str, info: str, elem_id: str) -> gr.Textbox:
+    return gr.Textbox(label=label, info=info, placeholder="any", scale=4, min_width=128, elem_id=elem_id)
 
 
 class _Handlers:
@@ -164,7 +167,7 @@ class _Handlers:
         images = [(thumbnail(directory, result), result.caption) for result in visible]
         text = f"{len(kept):,} of {len(results):,} edits" if results else EMPTY
         text += f" · page {number} of {n_pages}" if n_pages > 1 else ""
-        pages = gr.update(info=f"of {n_pages}", visible=n_pages > 1)
+        pages = gr.update(visible=n_pages > 1)
         return visible, text, pages, gr.update(value=images, visible=bool(images), selected_index=None)
 
     def enlarge(self, event: gr.SelectData, folder: str, shown: list[Result]) -> tuple[Any, ...]:
