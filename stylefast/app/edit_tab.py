@@ -17,10 +17,10 @@ from ..catalog import Catalog
 from ..editing import StyleEditor
 from ..io.atomic import atomic_write
 from . import stage
-from .components import EXPECTED, sentence, show_error
+from .components import EXPECTED, sentence
 from .controls import REFERENCE, TARGET, Controls, PartControls, part_names
 from .exploring import Explorer
-from .picture_inputs import QUIET, LatentsInput, NumberInput, PartRow
+from .picture_inputs import QUIET, LatentsInput, NumberInput, PartRow, show_error
 from .queries import ADAPTIVE, QUERIES
 from .workspace import Workspace
 
