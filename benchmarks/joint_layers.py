@@ -30,7 +30,8 @@ def joint_catalog(generator: Generator, w: Tensor, clustering: Clustering, n_mea
     estimator = SphericalKMeans(k, n_init=clustering.n_init, seed=clustering.seed).fit(points)
     runs = torch.stack([torch.as_tensor(run.centroids) for run in estimator.runs_])
     occupancies = [_occupancy(assign(points, centroids).labels, k) for centroids in runs]
-    best = best_overlap([overlaps(FFHQ_REGIONS, occupancy, THRESHOLD) for occupancy in occupancies])
+    per_run = [overlaps(FFHQ_REGIONS, occupancy, THRESHOLD) for occupancy in occupancies]
+    best = best_overlap(per_run, [run.objective for run in estimator.runs_])
     labels = assign(points, runs[best]).labels
     m = torch.zeros(k, generator.style_width, dtype=torch.float64)
     for rows, batch in zip(w[:n_measured].split(BATCH_SIZE), labels[:n_measured].split(BATCH_SIZE), strict=True):

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
+from gradio.context import Context
 
 from .building import BuildRequest, Cancellation, CancelledError, rebuild, resolutions
 from .components import guarded
@@ -27,6 +28,7 @@ class BuildView:
         self._workspace, catalog = workspace, workspace.catalog
         sizes, (height, _) = resolutions(workspace.generator), catalog.occupancy.shape[1:]
         self._cancellation, self._built = gr.State(Cancellation()), gr.State(None)
+        self._running: dict[str | None, Cancellation] = {}  # by session
         with gr.Accordion("Build again with other clusters", open=False, elem_id="parts-build"):
             with gr.Row(elem_classes="bar"):
                 self._clusters = gr.Number(
@@ -89,12 +91,19 @@ class BuildView:
         ended = started.then(
             guarded(self._run), inputs, [self._built, self._status], show_progress_on=self._status, concurrency_limit=4
         )
+        cast(gr.Blocks, Context.root_block).unload(self._leave)
         ended.then(end, None, buttons, show_progress="hidden")
         ended.success(guarded(take), [session, self._built, *shown], [self._built, *outputs], concurrency_id="parts")
         self._cancel.click(cancel, self._cancellation, self._cancel, show_progress="hidden")
 
+    def _leave(self, request: gr.Request) -> None:
+        """Cancel the build of a session that ends."""
+        if (cancellation := self._running.get(request.session_hash)) is not None:
+            cancellation.requested = True
+
     def _run(
         self,
+        request: gr.Request,
         naming: Naming,
         cancellation: Cancellation,
         n_clusters: int,
@@ -104,13 +113,16 @@ class BuildView:
         progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds the progress by this default
     ) -> tuple[tuple[Any, str] | None, str]:
         """Build a catalog, and return it with a message for the tab, and the status."""
-        request = BuildRequest(n_clusters, resolution, n_init, n_images)
+        build = BuildRequest(n_clusters, resolution, n_init, n_images)
+        self._running[request.session_hash] = cancellation
         try:
             catalog = rebuild(
-                self._workspace, naming.catalog, request, cancellation, lambda share, text: progress(share, desc=text)
+                self._workspace, naming.catalog, build, cancellation, lambda share, text: progress(share, desc=text)
             )
         except CancelledError:
             return None, CANCELLED
+        finally:
+            self._running.pop(request.session_hash, None)
         message = (
             f"The new catalog has {n_clusters} clusters, and {len(catalog.parts)} of {len(naming.catalog.parts)} parts "
             "kept their names. Undo returns to the former catalog."

@@ -82,7 +82,7 @@ def rebuild(
     fraction = 0.0
 
     def stop() -> None:
-        if cancellation.requested:
+        if cancellation.requested or workspace.is_closing.is_set():
             raise CancelledError
 
     def wait(sentence: str) -> None:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import html
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -59,7 +60,17 @@ def sentence(error: BaseException) -> str:
 
 def show_error(text: str) -> str:
     """Return the HTML of a sentence that says what was wrong."""
-    return f'<p class="error" role="alert">{escape(text)}</p>'
+    return f'<p class="error" role="alert">{html.escape(text)}</p>'
+
+
+def in_markdown(text: str) -> str:
+    """Return a text that Markdown shows as it is, without markup, links and images."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+
+
+def in_toast(text: str) -> str:
+    """Return a text that an error message of Gradio, which is HTML, shows as it is."""
+    return html.escape(text)
 
 
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,7 +81,7 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def refuse(error: BaseException) -> gr.Error:
-        return gr.Error(sentence(error), title="This did not work", print_exception=False)
+        return gr.Error(in_toast(sentence(error)), title="This did not work", print_exception=False)
 
     if inspect.isgeneratorfunction(handler):
 

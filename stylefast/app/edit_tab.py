@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
@@ -186,7 +187,9 @@ class EditTab:
     def _url(self, png: bytes, name: str) -> str:
         """Return an address under which the page serves a file, relative to the page."""
         path = Path(self.images.GRADIO_CACHE).resolve() / sha256(png).hexdigest() / name
-        if not path.is_file():  # a file must not be replaced, because a browser may be reading it
+        try:
+            os.utime(path)  # a file that is shown again must not expire, nor be replaced while a browser reads it
+        except FileNotFoundError:
             with atomic_write(path) as temporary:
                 temporary.write_bytes(png)
         self.images.temp_files.add(str(path))

@@ -90,7 +90,10 @@ class Naming:
         if part and part not in self.catalog.parts:
             clusters_of(part, self.catalog.parts)  # raises
         message = f"Click clusters to change {part}, then press Name." if part else ""
-        return self._step(clusters=tuple(sorted(self.catalog.parts.get(part, ()))), part=part, message=message)
+        clusters = tuple(sorted(self.catalog.parts.get(part, ())))
+        if (part, clusters) == (self.draft.part, self.draft.clusters):  # a page reports a choice more than once
+            return replace(self, picked=None, box=(), message=message)
+        return self._step(clusters=clusters, part=part, message=message)
 
     def name(self, name: str) -> Naming:
         """Name the selected clusters. They leave the other parts.

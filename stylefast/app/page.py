@@ -8,16 +8,19 @@ import os
 import socket
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from .batch_tab import build_batch
 from .components import CSS, theme
 from .edit_tab import build_edit
+from .local_requests import LocalRequests
 from .parts_tab import build_parts
 from .results_view import CSS as RESULTS
 from .stage import LAYOUT
 from .workspace import Workspace
 
 HOST = "127.0.0.1"  # no other machine can reach the page
+HOUR, DAY = 3600, 86400  # seconds. Files that the page serves expire a day after their last use.
 
 
 def create_page(workspace: Workspace) -> gr.Blocks:
@@ -28,7 +31,7 @@ def create_page(workspace: Workspace) -> gr.Blocks:
     Args:
         workspace: What all sessions share.
     """
-    with gr.Blocks(analytics_enabled=False, title="stylefast", fill_width=True, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(analytics_enabled=False, title="stylefast", fill_width=True, delete_cache=(HOUR, DAY)) as page:
         catalog = gr.State(lambda: workspace.catalog)  # the function is called for each session
         gr.HTML(header(workspace), elem_id="page-title", padding=False)
         with gr.Tabs(elem_id="tabs"):
@@ -76,6 +79,7 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         theme=theme(),
         css=CSS + LAYOUT + RESULTS,
         footer_links=[],
+        app_kwargs={"middleware": [Middleware(LocalRequests)]},
     )
     return address
 

@@ -32,7 +32,8 @@ QUICK: dict[str, Any] = {
 }
 MEAN, SEED = "Mean image", "Seed"
 SELECT, BOX = "Select clusters", "Draw a box"
-NEW = "New part"
+NEW = "New part", "/"  # name and value of a choice. No part has the value as its name.
+LAST = MAX_SEED - N_FACES + 1  # largest first seed of the images
 START = "Click clusters in the image, type a name, and press Name part."
 
 
@@ -63,6 +64,16 @@ def legend(naming: Naming) -> str:
             swatch = f"<i style='background:rgb{colour}'></i>"
             rows.append(f"<li>{swatch}<b>{html.escape(part)}</b><span>{text}</span></li>")
     return f"<ul class='legend'>{''.join(rows)}</ul>"
+
+
+def choices(catalog: Catalog) -> list[tuple[str, str]]:
+    """Return the choices of the part to edit, as names and values."""
+    return [NEW, *((part, part) for part in catalog.parts)]
+
+
+def next_seeds(first: int | None) -> int:
+    """Return the first seed of the next images. The last images have the largest seeds."""
+    return min((first or 0) + N_FACES, LAST)
 
 
 class _PartsTab:
@@ -110,7 +121,7 @@ class _PartsTab:
     def _add_names(self) -> None:
         self._message = gr.HTML(elem_id="parts-message", elem_classes="message", padding=False)
         with gr.Row(elem_classes="bar"):
-            self._choice = gr.Dropdown([NEW], value=NEW, label="Part", elem_id="parts-choice", min_width=130)
+            self._choice = gr.Dropdown([NEW], value=NEW[1], label="Part", elem_id="parts-choice", min_width=130)
             self._name = gr.Textbox(
                 label="Name", placeholder="such as eyes", elem_id="parts-name", max_lines=1, min_width=130
             )
@@ -155,7 +166,7 @@ class _PartsTab:
             self._on(event, lambda naming: naming)
         for event in (self._first.submit, self._first.blur):
             self._on(event, lambda naming: naming)
-        self._on(self._choice.input, lambda naming, part: naming.edit("" if part == NEW else part), self._choice)
+        self._on(self._choice.input, lambda naming, part: naming.edit("" if part == NEW[1] else part), self._choice)
         self._on(self._set.click, Naming.name, self._name)
         self._on(self._name.submit, Naming.name, self._name)
         self._on(self._clear.click, lambda naming: naming.edit(""))
@@ -170,7 +181,7 @@ class _PartsTab:
         refresh = guarded(lambda naming, *shown: self._render(naming, shown))
         draw = {"fn": refresh, "inputs": [self._session, *shown], "outputs": self._outputs, "concurrency_id": "parts"}
         self._random.click(lambda: (SEED, random.randint(0, MAX_SEED)), None, [self._source, self._seed]).then(**draw)
-        self._others.click(lambda first: (first or 0) + N_FACES, self._first, self._first).then(**draw)
+        self._others.click(next_seeds, self._first, self._first).then(**draw)
 
     def _on(self, event: Any, step: Callable[..., Naming], *inputs: Any, name: str | None = None) -> None:
         """Let an event take a step: a function of the state and the inputs that returns the next state.
@@ -243,7 +254,7 @@ class _PartsTab:
             self._catalog: naming.catalog,
             self._image: image,
             self._message: f"<p>{html.escape(naming.message or START)}</p>",
-            self._choice: gr.Dropdown([NEW, *naming.catalog.parts], value=draft.part or NEW),
+            self._choice: gr.Dropdown(choices(naming.catalog), value=draft.part or NEW[1]),
             self._legend: legend(naming),
             self._undo: gr.Button(interactive=bool(naming.past)),
             self._redo: gr.Button(interactive=bool(naming.future)),
@@ -257,8 +268,8 @@ class _PartsTab:
 
     def _draw_faces(self, naming: Naming, first: int | None) -> tuple[np.ndarray, str]:
         """Return several images with the picked cluster, or with the selected ones, and a caption."""
-        if first is None or first > MAX_SEED - N_FACES:
-            raise ValueError(f"first seed must be an integer in [0, 2**32 - {N_FACES})")
+        if first is None or first > LAST:
+            raise ValueError(f"first seed must be an integer in [0, 2**32 - {N_FACES}]")
         seeds = range(first, first + N_FACES)
         views = [self._views(naming.catalog, seed, TILE) for seed in seeds]
         picked = naming.draft.clusters if naming.picked is None else (naming.picked,)

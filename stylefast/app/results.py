@@ -14,7 +14,7 @@ from PIL import Image
 from ..editing.manifest import read_entries
 from ..gallery.previews import crop_around
 from ..gallery.shown import ShownEdit, shown_edit
-from ..io.images import flatten, to_pillow
+from ..io.images import UNREADABLE, read_image, to_pillow
 from .workspace import Workspace
 
 ORDERS = {  # name -> (key, whether large values come first)
@@ -141,11 +141,10 @@ def kept_original(result: Result) -> Image.Image | None:
 
 
 def picture(path: Path) -> Image.Image | None:
-    """Return an image, or None if the file is missing or damaged."""
+    """Return an image, or None if the file is missing, damaged or not a regular file."""
     try:
-        with Image.open(path) as image:
-            return flatten(image).convert("RGB")
-    except OSError:
+        return read_image(path)
+    except UNREADABLE:
         return None
 
 

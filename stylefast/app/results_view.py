@@ -12,7 +12,7 @@ import gradio as gr
 from ..gallery import write_gallery
 from ..gallery.shown import WHOLE
 from .batching import Batch
-from .components import guarded
+from .components import guarded, in_markdown
 from .results import ORDERS, Result, close_up, original, picture, read_results, select, thumbnail
 from .workspace import Workspace
 
@@ -46,6 +46,7 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
         A function that makes the end of an event show the results.
     """
     results, shown = gr.State([]), gr.State([])  # lists of Result: of the folder, and of the thumbnails
+    directory = gr.State(None)  # folder of the results, or None if they could not be read
     gr.Markdown("### Results")
     parts, *others = _filters()
     with gr.Row(elem_classes="bar"):
@@ -83,16 +84,19 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
     )
 
     filters = parts, *others, page
-    handlers, inputs, outputs = _Handlers(workspace), [folder, results, *filters], [shown, status, page, gallery]
+    handlers, inputs, outputs = _Handlers(workspace), [directory, results, *filters], [shown, status, page, gallery]
     browse = guarded(handlers.browse)
     gr.on([element.change for element in filters], browse, inputs, outputs, trigger_mode="always_last")
     write.click(guarded(handlers.write_page), folder, [status, written])
-    enlarged = gallery.select(guarded(handlers.enlarge), [folder, shown], [detail, pair, *images])
+    enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, *images])
     enlarged.then(None, js=SCROLL)
 
     def show_after(event: Any) -> None:
-        loaded = event.then(guarded(handlers.load), folder, [results, parts, page, written], show_progress="hidden")
-        loaded.then(browse, inputs, outputs, show_progress="hidden")
+        read = [directory, results, parts, detail, pair, written]
+        loaded = event.then(guarded(handlers.load), [folder, directory], [*read, page], show_progress="hidden")
+        loaded.failure(handlers.forget, None, [*read, *outputs], show_progress="hidden")
+        browsed = loaded.success(browse, inputs, outputs, show_progress="hidden")
+        browsed.failure(handlers.hide, None, outputs, show_progress="hidden")
 
     show_after(gr.on([tab.select, folder.submit, folder.blur], lambda: None, show_progress="hidden"))
     return show_after
@@ -138,15 +142,26 @@ class _Handlers:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
 
-    def load(self, folder: str) -> tuple[Any, ...]:
-        """Return the results of a folder, the choices of parts, the first page, and no path of a gallery."""
-        found = read_results(self._directory(folder))
+    def load(self, folder: str, former: Path | None) -> tuple[Any, ...]:
+        """Return a folder, its results, the choices of parts, nothing of another folder, and the first page."""
+        directory = self._directory(folder)
+        found = read_results(directory)
         names = sorted({result.part for result in found})
-        return found, gr.update(choices=names, value=[]), 1, gr.update(visible=False)
+        rest = [gr.skip()] * 3 if directory == former else ["", gr.update(visible=False), gr.update(visible=False)]
+        return directory, found, gr.update(choices=names, value=[]), *rest, 1
+
+    def forget(self) -> tuple[Any, ...]:
+        """Return the values of all elements if a folder cannot be read."""
+        hidden = gr.update(visible=False)
+        return None, [], gr.update(choices=[], value=[]), "", hidden, hidden, *self.hide()
+
+    def hide(self) -> tuple[Any, ...]:
+        """Return the values of all elements of the thumbnails if they cannot be shown."""
+        return [], "", gr.update(visible=False), gr.update(value=[], visible=False)
 
     def browse(
         self,
-        folder: str,
+        directory: Path | None,
         results: list[Result],
         parts: list[str],
         inside: str,
@@ -155,6 +170,8 @@ class _Handlers:
         page: float | None,
     ) -> tuple[Any, ...]:
         """Return the results of a page, the number of results, the number of pages, and the thumbnails."""
+        if directory is None:
+            return self.hide()
         bounds = {
             "min_inside": bound("ΔE inside at least", inside),
             "max_outside": bound("ΔE outside at most", outside),
@@ -163,17 +180,16 @@ class _Handlers:
         n_pages = max(1, -(-len(kept) // PER_PAGE))
         number = min(max(1, int(page or 1)), n_pages)
         visible = kept[(number - 1) * PER_PAGE : number * PER_PAGE]
-        directory = self._directory(folder)
         images = [(thumbnail(directory, result), result.caption) for result in visible]
         text = f"{len(kept):,} of {len(results):,} edits" if results else EMPTY
         text += f" · page {number} of {n_pages}" if n_pages > 1 else ""
         pages = gr.update(visible=n_pages > 1)
         return visible, text, pages, gr.update(value=images, visible=bool(images), selected_index=None)
 
-    def enlarge(self, event: gr.SelectData, folder: str, shown: list[Result]) -> tuple[Any, ...]:
+    def enlarge(self, event: gr.SelectData, directory: Path, shown: list[Result]) -> tuple[Any, ...]:
         """Return the text, and the target and the edit of the thumbnail that was clicked, each with its part."""
         result = shown[event.index]
-        unedited, edited = original(result, self._workspace), picture(self._directory(folder) / result.file)
+        unedited, edited = original(result, self._workspace), picture(directory / result.file)
         text = f"{' · '.join(result.caption.splitlines())} · {result.file}"
         if edited is None:
             text += " · the image is missing or damaged"
@@ -182,13 +198,13 @@ class _Handlers:
             part = None if image is None or result.edit.box == WHOLE else close_up(image, result)
             images.append(gr.update(value=image, visible=image is not None))
             images.append(gr.update(value=part, label=f"{name}, {result.part}", visible=part is not None))
-        return text, gr.update(visible=True), *images
+        return in_markdown(text), gr.update(visible=True), *images
 
     def write_page(self, folder: str) -> tuple[Any, ...]:
         """Write the gallery of a folder. Return a sentence, and the path, because browsers open no file from a link."""
         written = write_gallery(self._directory(folder), progress=False)
         path = gr.update(value=str(written.page.resolve()), visible=True)
-        return f"{written.page.name} shows {written.n_edits:,} edits.", path
+        return in_markdown(f"{written.page.name} shows {written.n_edits:,} edits."), path
 
     def _directory(self, folder: str) -> Path:
         return Batch(folder=folder).directory(self._workspace)

@@ -142,7 +142,7 @@ class Run:
 
     def _wait(self, sentence: str) -> None:
         self._progress = replace(self._progress, message=sentence)
-        if self._stop.is_set():
+        if self._is_stopped:
             raise _Cancelled
 
     def _make(self) -> None:
@@ -152,12 +152,16 @@ class Run:
             for _ in batches:
                 seconds = (time.perf_counter() - begin) / job.n_written * self._n_missing if job.n_written else None
                 self._progress = Progress(job.total - self._n_missing, job.total, seconds)
-                if self._stop.is_set() and self._n_missing:
+                if self._is_stopped and self._n_missing:
                     break
             else:
                 self._progress = Progress(job.total, job.total, is_complete=True)
                 return
         self._progress = Progress(job.total - self._n_missing, job.total)
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._stop.is_set() or self._workspace.is_closing.is_set()
 
     @property
     def _n_missing(self) -> int:

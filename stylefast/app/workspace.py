@@ -51,6 +51,7 @@ class Workspace:
     Attributes:
         catalog: The catalog as it was when the workspace was opened. Pages have copies of their own.
         opened_digest: Digest of the file of the catalog at that time.
+        is_closing: Whether heavy tasks must end early, because the page ends.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Workspace:
         self.opened_digest: str
         self.catalog, self.opened_digest = self.read_catalog()
         self._busy, self._task, self._writing = threading.Lock(), "", threading.Lock()
+        self.is_closing: threading.Event = threading.Event()
         n_images = max(8, CACHE_BYTES // (3 * math.prod(generator.image_size)))
         n_rows = max(64, CACHE_BYTES // (4 * (generator.style_width + math.prod(generator.w_shape))))
         self._w, self._styles = Memo(self._compute_w, n_rows), Memo(self._compute_styles, n_rows)
@@ -192,6 +194,11 @@ class Workspace:
             yield
         finally:
             self._busy.release()
+
+    def close(self) -> None:
+        """Ask the heavy task that runs to end early, wait for its end, and let no other one begin."""
+        self.is_closing.set()
+        self._busy.acquire()
 
 
 def check_seed(seed: int | None) -> int | None:

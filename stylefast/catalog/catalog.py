@@ -22,13 +22,13 @@ from ..ops.assign import assign
 from .build import Build
 from .clusters import Clusters, estimator_of
 from .files import read_catalog, write_catalog
-from .inputs import check_factorization, check_options, directions, layer_of
+from .inputs import check_factorization, check_options, count_measured, directions, layer_of
 from .label_maps import check_size, resized_argmax, smooth_labels
 from .latents import LatentShards
 from .match import check_match
 from .memberships import normalized_memberships
 from .options import BuildOptions, Clustering
-from .regions import Region, clusters_of, name_clusters
+from .regions import Region, check_regions, clusters_of, name_clusters
 from .runs import THRESHOLD
 
 
@@ -100,10 +100,11 @@ class Catalog:
             clustering: Options of the clustering.
             options: Options of the build.
             regions: Regions of the parts, with which the catalog is annotated. Their areas also choose among the
-                restarts of k-means, unless `clustering.run` does: the restart in which most parts have clusters and,
-                among several, the parts have the largest mean overlap with their areas. `provenance["overlaps"]` has
-                the overlaps of every restart, `intersection / union` of the occupancy of a part and of its area.
-                Areas that contain another area, such as the skin, do not count. Lists of ids do not choose.
+                restarts of k-means, unless `clustering.run` does: the restart in which most parts have clusters, among
+                several the one whose parts have the largest mean overlap with their areas and, among several of these
+                or if no area counts, the one with the best objective. `provenance["overlaps"]` has the overlaps of
+                every restart, `intersection / union` of the occupancy of a part and of its area. Lists of ids, empty
+                areas, and areas that contain another area but do not equal it, such as the skin, do not count.
             centroids: Centroids of known clusters, [K, C]. They are normalised, and k-means is not run. They
                 exclude `method="nmf"`.
             contribution_images: Number of images on which M is measured, from the start of `w`. The default is N.
@@ -121,23 +122,22 @@ class Catalog:
         Raises:
             TypeError: If `w` is an iterator, which cannot be read again, or `clustering` or `options` has another type.
             ValueError: If there is no such layer, there are no images or fewer points than clusters (with "nmf",
-                fewer channels), an option is out of range or excludes another one, `centroids` have another width,
-                are zero or are not finite, activations are not finite or too large for `options.dtype`, or a file in
-                the workdir is damaged or belongs to another build.
+                fewer channels), an option is out of range or excludes another one, `annotate` refuses the `regions`,
+                `centroids` have another width, are zero or are not finite, activations are not finite or too large for
+                `options.dtype`, or a file in the workdir is damaged or belongs to another build.
 
         References:
             Collins et al., "Editing in Style: Uncovering the Local Semantics of GANs", CVPR 2020, section 3.
         """
         check_options(clustering, options, contribution_images)
         ranks = Ranks(group)
-        latents = LatentShards.scan(w, options.shard_images, ranks)
-        n_measured = latents.n_images if contribution_images is None else contribution_images
-        if n_measured > latents.n_images:
-            raise ValueError(f"contribution_images must be at most {latents.n_images}, got {n_measured}")
         layer = layer_of(generator, clustering)
         check_factorization(clustering, generator, layer, known=centroids is not None, ranks=ranks.size)
         estimator = estimator_of(clustering, backend)
         known = None if centroids is None else Clusters(directions(centroids, generator, layer)[None], 0, {})
+        check_regions(regions or {}, clustering.n_clusters if known is None else known.runs.shape[1])
+        latents = LatentShards.scan(w, options.shard_images, ranks)
+        n_measured = count_measured(contribution_images, latents.n_images)
         with Build(generator, latents, layer, estimator, n_measured, options, ranks=ranks, progress=progress) as build:
             build.collect()
             runs, run, fitted = known or build.cluster(clustering, regions)

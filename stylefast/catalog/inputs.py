@@ -32,6 +32,13 @@ def check_options(clustering: Clustering, options: BuildOptions, contribution_im
         raise ValueError(f"run must be in [0, {clustering.n_init}), got {clustering.run}")
 
 
+def count_measured(contribution_images: int | None, n_images: int) -> int:
+    """Return the number of images on which M is measured. Raise ValueError if it exceeds that of all images."""
+    if contribution_images is not None and contribution_images > n_images:
+        raise ValueError(f"contribution_images must be at most {n_images}, got {contribution_images}")
+    return n_images if contribution_images is None else contribution_images
+
+
 def check_factorization(clustering: Clustering, generator: Generator, layer: str, *, known: bool, ranks: int) -> None:
     """Raise ValueError if the factorisation that the options ask for cannot run.
 

@@ -53,7 +53,9 @@ def name_clusters(
         ValueError: If a name cannot be used, the threshold, an id, a box or a mask is out of range, a list of ids is
             empty, or an id belongs to two parts.
     """
-    part_of = _listed(regions, len(occupancy), threshold)
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold must be in [0, 1), got {threshold}")
+    part_of = _listed(regions, len(occupancy))
     for part, area in ((part, region) for part, region in regions.items() if not _is_ids(region)):
         fraction = fractions_inside(part, area, occupancy).nan_to_num()  # 0 for a cluster without mass
         fraction[list(part_of)] = 0
@@ -71,16 +73,17 @@ def overlaps(regions: Mapping[str, Region], occupancy: Tensor, threshold: float)
 
         overlap = sum_p u[p] w[p] / sum_p (u[p] + w[p] - u[p] w[p])
 
-    It is 0 if no cluster exceeds the threshold. Areas that contain another area, such as the skin and the background,
-    are left out, because the parts inside them take clusters away.
+    It is 0 if no cluster exceeds the threshold. Empty areas, whose weights are all 0, do not count: they are left out.
+    Among the others, an area does not count if it contains another one, such as the skin and the background, because
+    the parts inside it take clusters away: none of its weights is smaller, and the areas are not equal.
 
     Args:
         regions, occupancy, threshold: As in `name_clusters`.
     """
-    areas = area_weights(regions, occupancy.shape[1:])
+    areas = {part: w for part, w in area_weights(regions, occupancy.shape[1:]).items() if w.any()}
     named = name_clusters(regions, occupancy, threshold, nearest=False)
     covers = {part: occupancy[named[part]].sum(0).double() for part in areas}
-    inner = [part for part, w in areas.items() if not any((w >= v).all() for name, v in areas.items() if name != part)]
+    inner = [part for part, w in areas.items() if not any((w >= v).all() and (w > v).any() for v in areas.values())]
     return {part: _overlap(covers[part], areas[part]) for part in inner}
 
 
@@ -102,10 +105,14 @@ def area_weights(regions: Mapping[str, Region], size: Sequence[int]) -> dict[str
     return {part: _weights(part, region, size) for part, region in regions.items() if not _is_ids(region)}
 
 
-def _listed(regions: Mapping[str, Region], n_clusters: int, threshold: float) -> dict[int, str]:
+def check_regions(regions: Mapping[str, Region], n_clusters: int) -> None:
+    """Raise ValueError if `name_clusters` would refuse the regions for a catalog of K = `n_clusters` clusters."""
+    _listed(regions, n_clusters)
+    area_weights(regions, (1, 1))
+
+
+def _listed(regions: Mapping[str, Region], n_clusters: int) -> dict[int, str]:
     """Return the part of every cluster whose id is listed. Raise ValueError as `name_clusters` does."""
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold must be in [0, 1), got {threshold}")
     part_of: dict[int, str] = {}
     for part, region in regions.items():
         check_part_name(part)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import socket
-import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +18,7 @@ from .arguments import SynthesisOptions, option_groups
 from .terminal import say
 
 HOST = "127.0.0.1"
+WAIT = 0.5  # seconds
 PORTS = range(7860, 7960)  # the first one is the default port of Gradio
 
 
@@ -66,10 +67,12 @@ def page(
     address = serve(blocks, chosen, open_browser=open_, wait=False)
     say(f"The page is at {address} until you press Ctrl-C")
     try:
-        threading.Event().wait()
+        while True:
+            time.sleep(WAIT)  # a signal that another thread has received waits until this thread runs
     except KeyboardInterrupt:
         pass
     finally:
+        workspace.close()  # threads that compute while the interpreter ends would abort the process
         blocks.close(verbose=False)
 
 

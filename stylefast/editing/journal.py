@@ -124,7 +124,7 @@ def read(path: Path) -> Iterator[tuple[int, int, str]]:
             try:
                 modified, entry = json.loads(line)
                 yield number, int(modified), json.dumps(entry)
-            except (ValueError, TypeError, RecursionError) as error:
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:
                 raise ValueError(
                     f"{path}, line {number} is not a line of a journal: {error}; remove the file"
                 ) from error

@@ -28,6 +28,8 @@ RESULTS = (*REQUIRED, "box", "batch_size", "engine_difference")  # last fields; 
 UNRECORDED = 4  # batch size of an entry of version 1, which does not record it: the default of that version
 PER_EDIT = ("file", "target", "reference", "part", "query", "strength")  # all other fields are settings of the job
 MAX_LINE = 1 << 24  # bytes
+MAX_DIGITS = 300  # of an integer in an entry, so that it can be converted to a float
+MAX_DEPTH = 100  # of objects and lists in an entry, so that functions can walk through them by recursion
 _START = b'{"file": "'  # of the line of an entry
 
 _FORMER_JOURNAL = re.compile(r"manifest\.\d{4,18}\.jsonl")  # of version 1, which is read but never removed
@@ -185,9 +187,10 @@ def _parse(path: Path, number: int, line: bytes | str) -> tuple[dict[str, Any], 
     """Return the fields and the text of a line. Raise ValueError if the line is not an entry."""
     try:
         text = line if isinstance(line, str) else line.decode()
-        fields = json.loads(text)
+        fields = _DECODER.decode(text)
         if not isinstance(fields, dict):
             raise ValueError("it is not a JSON object")
+        _check_depth(fields)
         if missing := [name for name in ("file", *REQUIRED) if name not in fields]:
             raise ValueError(f"it has no {missing[0]}")
         if not isinstance(fields["file"], str):
@@ -198,6 +201,25 @@ def _parse(path: Path, number: int, line: bytes | str) -> tuple[dict[str, Any], 
         hint = "correct it, or remove the file to have its edits made again"
         raise ValueError(f"{path}, line {number} is not an entry of an edit: {error}; {hint}") from error
     return fields, text.rstrip("\n")
+
+
+def _integer(digits: str) -> int:
+    if (n := len(digits.removeprefix("-"))) > MAX_DIGITS:
+        raise ValueError(f"integers must have at most {MAX_DIGITS} digits, got {n}")
+    return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer)
+
+
+def _check_depth(fields: Any) -> None:
+    """Raise ValueError if objects and lists are nested too deeply."""
+    level = [fields]
+    for _ in range(MAX_DEPTH):
+        values = (each for value in level for each in (value.values() if isinstance(value, dict) else value))
+        if not (level := [each for each in values if isinstance(each, (dict, list))]):
+            return
+    raise ValueError(f"objects and lists must be nested at most {MAX_DEPTH} deep")
 
 
 def modified_at(directory: Path, file: str) -> int:

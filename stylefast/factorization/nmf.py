@@ -101,15 +101,17 @@ class NMF:
 
         Raises:
             TypeError: If the data have a wrong type or dtype, or are an iterator, which can be read only once.
-            ValueError: If a shape is wrong, there are fewer channels than components, there is no point, or a point
-                contains NaN or Inf.
+            ValueError: If a shape is wrong, there are fewer channels than components, there is no point, a point
+                contains NaN or Inf, or the sums of the squares of the data are too large or too small for the dtype of
+                the components. For float32, the largest value must be between about 1e-19 and 1e18.
         """
         if not isinstance(activations, (Tensor, np.ndarray)):
             check_stream("activations", activations)
         self._check_channels(activations)
-        components, energy = initial_components(lambda: map(_points, _batches(activations)), self.n_components)
-        if not math.isfinite(energy):
-            raise ValueError(_not_finite(activations))
+        initial = initial_components(lambda: map(_points, _batches(activations)), self.n_components)
+        if not initial.in_range:
+            raise ValueError(_out_of_range(activations))
+        components, energy = initial.components, initial.energy
         first = next(_batches(activations))
         components = components.to(accumulator(first.dtype))
         n_epochs, total, parts, error = 0, _zeros(components), list[tuple[Tensor, Tensor]](), math.inf
@@ -163,11 +165,12 @@ def memberships(activations: Tensor, components: Tensor, *, backend: str | None 
     """Return the memberships U of all points of [N, C, H, W] for components H [K, C], [N, K, H, W].
 
     Raises:
-        TypeError, ValueError: As in `nmf_step`, and ValueError if a point contains NaN or Inf.
+        TypeError, ValueError: As in `nmf_step`, and ValueError if a point contains NaN or Inf, or a membership is too
+            large for its dtype.
     """
     u = nmf_step(activations, components, FINAL_SWEEPS, backend=backend).memberships
     if not u.isfinite().all():
-        raise ValueError(_not_finite(activations))
+        raise ValueError(_out_of_range(activations))
     return u
 
 
@@ -215,16 +218,20 @@ def _updated(components: Tensor, products: Tensor, gram: Tensor) -> Tensor:
     return h.to(components.dtype)
 
 
-def _not_finite(activations: Array | Stream) -> str:
-    """Return the message for data with NaN or Inf, with the number of points and the first position."""
-    count, first, begin = 0, None, 0
+def _out_of_range(activations: Array | Stream) -> str:
+    """Return the message for data with NaN or Inf, or else for data whose squares over- or underflow."""
+    count, first, begin, largest, dtype = 0, None, 0, 0.0, torch.float32
     for batch in _batches(activations):
+        largest, dtype = max(largest, batch.max().item()), accumulator(batch.dtype)
         bad = (~batch.isfinite()).any(1)  # [n, h, w]
         count += int(bad.sum())
         if first is None and bad.any():
             first = [begin + int(bad.nonzero()[0, 0]), *bad.nonzero()[0, 1:].tolist()]
         begin += len(batch)
-    return f"activations must be finite, got NaN or Inf in {count} points, first at image {first}"
+    if count:
+        return f"activations must be finite, got NaN or Inf in {count} points, first at image {first}"
+    squares = f"sums of squares that {str(dtype).removeprefix('torch.')} holds"
+    return f"activations must have {squares}, got values up to {largest:g}: multiply all by the same factor"
 
 
 def _like(data: Array | Stream, result: Tensor) -> Array:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import TypeAlias
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
 
+from ..core.checks import check_integer
 from ..core.images import check_images, to_rgb
 from ..io.images import to_pillow, to_uint8
 from ..locality import rgb_to_lab
@@ -20,6 +22,7 @@ from ..locality import rgb_to_lab
 Colour: TypeAlias = tuple[int, int, int]
 
 MARGIN, GAP = 16, 4  # pixels around a figure and between tiles
+MIN_CELL = 8  # pixels of the longer side of an image in a figure
 COLUMNS = 6  # tiles per row of a sheet
 TEXT = 14  # pixels
 PAPER: Colour = (255, 255, 255)
@@ -81,8 +84,13 @@ def to_pictures(images: Tensor) -> Iterator[Image.Image]:
 
 def to_tiles(images: Tensor, cell: int) -> list[Image.Image]:
     """Convert images [N, C, H, W] in [0, 1] to N RGB tiles whose longer side has `cell` pixels, resized by Lanczos."""
-    size = scaled_size(images.shape[2:], cell)
+    size = cell_size(images.shape[2:], cell)
     return [picture.resize(size, Image.Resampling.LANCZOS) for picture in to_pictures(images)]
+
+
+def cell_size(size: Sequence[int], cell: int) -> tuple[int, int]:
+    """Return (width, height) of images of a size (height, width) in a figure. Raise ValueError unless `cell` >= 8."""
+    return scaled_size(size, check_integer("cell", cell, MIN_CELL))
 
 
 def scaled_size(size: Sequence[int], longer_side: int) -> tuple[int, int]:
@@ -162,7 +170,7 @@ def write_numbers(tile: Image.Image, regions: Tensor) -> None:
         draw.text((left, top), str(k), PAPER, font, anchor="mm", stroke_width=2, stroke_fill=INK)
 
 
-def write_caption(tile: Image.Image, text: str) -> None:
+def write_caption(tile: Image.Image, text: object) -> None:
     """Write a text into a dark strip at the bottom of a tile, shortened to its width."""
     size = max(11, min(TEXT, max(tile.size) // 12))
     font, height = ImageFont.load_default(size), int(1.5 * size)
@@ -172,12 +180,13 @@ def write_caption(tile: Image.Image, text: str) -> None:
     ImageDraw.Draw(tile).text(place, shorten(text, font, tile.width - 6), PAPER, font, anchor="mm")
 
 
-def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """Return a text that is at most `width` pixels long. A text that is cut ends in an ellipsis."""
+def shorten(text: object, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """Return the text of a name, at most `width` pixels long. A text that is cut ends in an ellipsis."""
+    text = str(text)
     if font.getlength(text) <= width:
         return text
-    end = next((n for n in range(len(text) - 1, 0, -1) if font.getlength(text[:n] + "…") <= width), 0)
-    return text[:end].rstrip() + "…"
+    end = bisect_right(range(len(text)), width, key=lambda n: font.getlength(text[:n] + "…")) - 1
+    return text[: max(0, end)].rstrip() + "…"
 
 
 def stack(figures: Sequence[Image.Image]) -> Image.Image:

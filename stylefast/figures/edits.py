@@ -27,8 +27,8 @@ def edit_grid(
     *,
     part_names: Sequence[str],
     boxes: Sequence[Box] | None = None,
-    target_names: Sequence[str] | None = None,
-    reference_names: Sequence[str] | None = None,
+    target_names: Sequence[object] | None = None,
+    reference_names: Sequence[object] | None = None,
     cell: int = 160,
 ) -> Image.Image:
     """Show every edit in the row of its part and target, and in the column of its reference.
@@ -45,7 +45,7 @@ def edit_grid(
         boxes: Box of each part, (x from, y from, x to, y to) as fractions of the frame, such as `mask_boxes` returns.
             A close-up shows the box at up to three times the size of the image beside it. Without boxes, there are no
             close-ups.
-        target_names: Names of the targets, such as their seeds, which are written on them.
+        target_names: Names of the targets, texts or other values such as their seeds, which are written on them.
         reference_names: Names of the references.
         cell: Longer side of every image in the figure, in pixels.
 
@@ -56,7 +56,7 @@ def edit_grid(
     Raises:
         TypeError: If an argument is not a floating-point tensor.
         ValueError: If a shape or the number of names or boxes does not match, there is no image, an image contains NaN,
-            or a box is out of range.
+            a box is out of range, or `cell` is not an integer >= 8.
     """
     canvas.check_not_empty("targets", targets)
     canvas.check_not_empty("references", references)
@@ -140,7 +140,7 @@ def _band(part: str, box: Box, targets: Pictures, references: Pictures, edits: P
     T, R = len(targets.tiles), len(references.tiles)
     width, height = (max(p.tiles[0].size[axis] for p in (targets, references, edits)) for axis in (0, 1))
     frame = round(CLOSE_WIDTH * width)  # width of the two close-ups beside an edit
-    stacked, beside = (frame, (height - GAP) // 2), ((frame - GAP) // 2, height)
+    stacked, beside = (frame, max(1, (height - GAP) // 2)), (max(1, (frame - GAP) // 2), height)
     is_stacked = zoom(box, stacked, (width, height)) >= zoom(box, beside, (width, height))
     size = stacked if is_stacked else beside
     second = frame - size[0], height - size[1]  # place of the second close-up

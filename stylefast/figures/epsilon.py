@@ -28,7 +28,7 @@ def epsilon_row(
     epsilons: Sequence[float],
     mask: Tensor,
     part: str = "",
-    names: tuple[str, str] = ("", ""),
+    names: tuple[object, object] = ("", ""),
     vmax: float | None = None,
     cell: int = 200,
 ) -> Image.Image:
@@ -44,7 +44,7 @@ def epsilon_row(
         epsilons: Budgets of the Q edits.
         mask: Region of the part, such as the `roi` of an edit, of shape [1, h, w]; bool, or weights in [0, 1].
         part: Name of the part.
-        names: Names of target and reference, such as their seeds.
+        names: Names of target and reference, texts or other values such as their seeds.
         vmax: Smallest difference that has the lightest colour, as in `heat_map`.
         cell: Longer side of every image in the figure, in pixels.
 
@@ -54,7 +54,7 @@ def epsilon_row(
     Raises:
         TypeError: If an image is not a floating-point tensor, or `mask` is neither bool nor floating-point.
         ValueError: If a shape, a dtype or a device does not match, there is no edit, an image contains NaN, a weight is
-            outside [0, 1], or `vmax` is not a finite number > 0.
+            outside [0, 1], `vmax` is not a finite number > 0, or `cell` is not an integer >= 8.
     """
     canvas.check_not_empty("target", target)
     canvas.check_not_empty("reference", reference)
@@ -72,13 +72,13 @@ def epsilon_row(
     for tile in after.tiles:
         mark_unchanged(tile, before.tiles[0])
     for pictures, name in zip((before, other), names, strict=True):
-        if name:
+        if name != "":
             canvas.write_caption(pictures.tiles[0], name)
     pictures = [*before.originals, *other.originals, *after.originals]
     tiles = [*before.tiles, *other.tiles, *after.tiles]
     width, height = (max(tile.size[axis] for tile in tiles) for axis in (0, 1))
     wanted = zoom(box, (width, height), (width, height)) * (box[3] - box[1])  # of the height of a tile
-    close = width, round(height * min(max(wanted, CLOSE_HEIGHTS[0]), CLOSE_HEIGHTS[1]))
+    close = width, max(1, round(height * min(max(wanted, CLOSE_HEIGHTS[0]), CLOSE_HEIGHTS[1])))
     closes = [close_up(picture, box, close, tile.size) for picture, tile in zip(pictures, tiles, strict=True)]
     titles = ["target", "reference", *(f"epsilon {epsilon:g}" for epsilon in epsilons)]
     maps = [_legend(ticks, (2 * width + GAP, height)), *heat]

@@ -69,7 +69,7 @@ def cluster_overlay(
     Raises:
         TypeError: If `images` is not a floating-point tensor, or `labels` is not an integer tensor.
         ValueError: If a shape does not match, there is no image, a label or a cluster of a part is out of range, or
-            `images` contains NaN.
+            `images` contains NaN, or `cell` is not an integer >= 8.
     """
     canvas.check_not_empty("images", images)
     _check_labels(labels, len(images), n_clusters)
@@ -93,7 +93,7 @@ def cluster_overlay(
         tiles.append(canvas.to_image(pixels))
         if parts is None:
             canvas.write_numbers(tiles[-1], fine)
-    return canvas.sheet(tiles, lambda width: canvas.swatches(list(groups), colours, width))
+    return canvas.sheet(tiles, lambda width: canvas.swatches([str(name) for name in groups], colours, width))
 
 
 def contribution_map(M: Tensor, part_names: Sequence[str], sites: Sequence[tuple[str, int, int]]) -> Image.Image:
@@ -161,8 +161,8 @@ def require_matplotlib() -> None:
 def _label_axes(axes: Any, part_names: Sequence[str], site_names: Sequence[str]) -> None:
     """Name the parts and sites of a contribution map, and separate them by lines."""
     ends = [STEPS * i - 0.5 for i in range(len(site_names) + 1)]
-    axes.set_xticks([end + STEPS / 2 for end in ends[:-1]], site_names, rotation=90)
-    axes.set_yticks(range(len(part_names)), [_short(name) for name in part_names])
+    axes.set_xticks([end + STEPS / 2 for end in ends[:-1]], site_names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(part_names)), [_short(name) for name in part_names], parse_math=False)
     axes.vlines(ends[1:-1], -0.5, len(part_names) - 0.5, "white", linewidth=1)
     axes.hlines(
         [i - 0.5 for i in range(1, len(part_names))],
@@ -193,7 +193,8 @@ def save(image: Image.Image, path: PathLike, *, quality: int = 80) -> None:
         image.save(temporary, quality=quality)
 
 
-def _short(name: str) -> str:
+def _short(name: object) -> str:
+    name = str(name)
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 

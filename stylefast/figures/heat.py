@@ -41,7 +41,7 @@ def heat_map(
         TypeError: If the images are not floating-point tensors or differ in dtype, or `mask` is neither bool nor
             floating-point.
         ValueError: If a shape or a device does not match, there is no image, an image contains NaN, a weight is NaN or
-            outside [0, 1], or `vmax` is not a finite number > 0.
+            outside [0, 1], `vmax` is not a finite number > 0, or `cell` is not an integer >= 8.
     """
     tiles, ticks = heat_tiles(edited, target, mask, vmax, cell)
     return canvas.sheet(tiles, lambda width: canvas.colour_bar(ticks, "CIELAB difference", width))
@@ -54,7 +54,7 @@ def heat_tiles(
     canvas.check_not_empty("edited", edited)
     errors = delta_e(edited, target).detach().cpu()  # [N, H, W]
     check_no_nan("the difference of edited and target", errors)
-    width, height = canvas.scaled_size(errors.shape[1:], cell)
+    width, height = canvas.cell_size(errors.shape[1:], cell)
     errors = adaptive_avg_pool2d(errors[:, None], (height, width))[:, 0]
     if vmax is None:
         vmax = scale_end(float(np.quantile(errors.numpy(), 0.995)))

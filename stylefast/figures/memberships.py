@@ -20,7 +20,7 @@ OPACITY = 0.6  # of the heat colours; the rest is the grey image
 
 
 def membership_maps(
-    images: Tensor, memberships: Tensor, *, names: Sequence[str] | None = None, cell: int = 128
+    images: Tensor, memberships: Tensor, *, names: Sequence[object] | None = None, cell: int = 128
 ) -> Image.Image:
     """Show how much of each position of the images belongs to each cluster or part.
 
@@ -29,7 +29,7 @@ def membership_maps(
         memberships: Floating-point memberships of shape [N, K, h, w] in [0, 1] with K <= 32, such as
             `Catalog.memberships` returns. They are resized bilinearly. The memberships of a part are the sum of those
             of its clusters.
-        names: Names of the K clusters or parts. The default is their numbers.
+        names: Names of the K clusters or parts, texts or other values. The default is their numbers.
         cell: Longer side of an image in the figure, in pixels.
 
     Returns:
@@ -38,7 +38,8 @@ def membership_maps(
     Raises:
         TypeError: If `images` or `memberships` is not a floating-point tensor.
         ValueError: If a shape or the number of names does not match, there is no image or no cluster, there are more
-            than 32 clusters, a membership is outside [0, 1] or NaN, or an image contains NaN.
+            than 32 clusters, a membership is outside [0, 1] or NaN, an image contains NaN, or `cell` is not an integer
+            >= 8.
     """
     canvas.check_not_empty("images", images)
     _check_memberships(memberships, len(images))

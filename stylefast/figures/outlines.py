@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
-from .canvas import find_borders, scaled_size
+from .canvas import cell_size, find_borders
 
 FINE = 4  # fine pixels per pixel of a tile, in each direction
 
@@ -19,8 +19,11 @@ def label_size(image_size: Sequence[int], cell: int) -> tuple[int, int]:
     Args:
         image_size: Height and width of the images.
         cell: Longer side of an image in the figure, in pixels.
+
+    Raises:
+        ValueError: If `cell` is not an integer >= 8.
     """
-    width, height = scaled_size(image_size, cell)
+    width, height = cell_size(image_size, cell)
     return FINE * height, FINE * width
 
 

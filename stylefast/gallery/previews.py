@@ -14,7 +14,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..io.atomic import atomic_write
-from ..io.images import flatten
+from ..io.budget import check_file
+from ..io.images import UNREADABLE, read_image
 from .shown import ShownEdit
 
 # From top to bottom: the part in the edit, the part in the target, and side by side the whole edit and reference.
@@ -26,12 +27,9 @@ GREY = (128, 128, 128)  # where an image is missing or does not fill its place
 CONTEXT = 1.3  # width and height of a crop relative to the box
 QUALITY = 88
 VERSION = 1  # of the previews, which are made again if it changes
-READ = ("PNG", "JPEG", "WEBP")
 # Cached images. The edits of one target are consecutive, and take turns in their references.
 N_TARGETS = 4
 N_REFERENCES = 512  # thumbnails, of 0.1 MB each
-
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class Previews:
@@ -44,7 +42,7 @@ class Previews:
 
     def __init__(self, directory: Path, folder: Path) -> None:
         self._directory, self._folder = directory, folder
-        self._target = lru_cache(N_TARGETS)(_read)
+        self._target = lru_cache(N_TARGETS)(read_image)
         self._reference = lru_cache(N_REFERENCES)(_read_thumbnail)
 
     def path(self, edit: ShownEdit) -> str:
@@ -64,7 +62,7 @@ class Previews:
             key = _key(image, edit)
             if _comment(path) == key:
                 return {}
-            sheet = self._draw(_read(image), edit, problems)
+            sheet = self._draw(read_image(image), edit, problems)
         except UNREADABLE as error:
             return {image: _reason(error)}
         content = io.BytesIO()
@@ -147,12 +145,7 @@ def _reported(path: str | None, problems: dict[str, str]) -> Iterator[str | None
 
 
 def _read_thumbnail(path: str) -> Image.Image:
-    return _thumbnail(_read(path))
-
-
-def _read(path: str) -> Image.Image:
-    with Image.open(path, formats=READ) as image:
-        return flatten(image).convert("RGB")
+    return _thumbnail(read_image(path))
 
 
 def _key(image: str, edit: ShownEdit) -> bytes:
@@ -166,6 +159,7 @@ def _key(image: str, edit: ShownEdit) -> bytes:
 def _comment(path: str) -> bytes | None:
     """Return the comment of a preview, or None if there is no preview."""
     try:
+        check_file(path)
         with Image.open(path, formats=("JPEG",)) as image:
             return image.info.get("comment")
     except UNREADABLE:

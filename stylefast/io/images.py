@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..core.checks import check_choice
 from ..core.images import check_images
+from .atomic import PathLike
+from .budget import check_file
 from .png import encode as encode_png
 
 FORMATS: dict[str, dict[str, Any]] = {  # suffix -> options of Pillow; PNG has its own encoder
@@ -20,6 +22,7 @@ FORMATS: dict[str, dict[str, Any]] = {  # suffix -> options of Pillow; PNG has i
     ".jpg": {"format": "JPEG", "quality": 90},
     ".webp": {"format": "WEBP", "quality": 90, "method": 2},
 }
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # errors of `read_image`
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -90,6 +93,19 @@ def encode(pixels: np.ndarray, suffix: str) -> bytes:
 def to_pillow(pixels: np.ndarray) -> Image.Image:
     """Convert pixels [H, W, C], uint8, to a Pillow image: grey (C = 1), RGB (C = 3) or RGBA (C = 4)."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def read_image(path: PathLike) -> Image.Image:
+    """Read an image file in one of `FORMATS` as RGB, over white if it has an alpha channel.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the path is a folder, a pipe, a socket or a device.
+        OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: If the file is damaged or is not an image.
+    """
+    check_file(path)
+    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+        return flatten(image).convert("RGB")
 
 
 def flatten(image: Image.Image) -> Image.Image:

@@ -50,7 +50,8 @@ def assign_contribution(
     Returns:
         `LabelsAndContribution(labels, contribution)`. Labels have shape [N, H, W], int32. M has shape [K, C], or
         [N, K, C] if `per_image` is set, and is float32 (float64 for float64 activations). With memberships, K' takes
-        the place of K.
+        the place of K. NaN, Inf and values whose squares are too large have the effects on M that
+        `stylefast.contribution` describes.
 
     Raises:
         TypeError: If `activations`, `centroids` or `memberships` is not a dense tensor of one of these dtypes.

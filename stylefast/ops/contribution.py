@@ -64,7 +64,9 @@ def contribution(
         >= 0; without images they are 0. With `standardize`, the sum over k is the mean over n of `var / (var + 1e-5)`
         for labels, and for memberships whose sum over k is 1.
         With `standardize`, NaN or Inf in a channel makes its M NaN in all clusters. Without it, M is NaN or Inf at
-        least in the clusters that contain the value.
+        least in the clusters that contain the value. M of a channel with finite values is undefined, such as NaN, Inf
+        or 0, unless the dtype of M holds the sum of their squares over the positions of an image. For float32, this
+        needs values up to `5e18 / sqrt(H W)`.
 
     Raises:
         TypeError: If `activations` is not a dense tensor of one of these dtypes, `labels` is neither an integer tensor

@@ -45,7 +45,8 @@ def soft_contribution(
         backend: Name of a backend, as in `stylefast.assign`.
 
     Returns:
-        M of shape [K, C], or [N, K, C] if `per_image` is set; float32 (float64 for float64 activations).
+        M of shape [K, C], or [N, K, C] if `per_image` is set; float32 (float64 for float64 activations). NaN, Inf and
+        values whose squares are too large have the effects that `stylefast.contribution` describes.
 
     Raises:
         TypeError: If `activations` or `memberships` is not a dense tensor of one of these dtypes.

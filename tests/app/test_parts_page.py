@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,31 @@ def test_a_part_is_named_by_clicks_and_saved(page: Page, workspace: Workspace):
     message(page, "parts were saved")
     expect(page.locator("#parts-save")).to_be_disabled()
     assert Catalog.load(workspace.catalog_path).parts["my part"] == sorted((first, second))
+
+
+def test_a_part_named_as_a_new_part_is_edited_and_removed(page: Page):
+    ready(page)
+    page.locator("#parts-suggest-nose").click()
+    message(page, "selected")
+    name(page, "New part")
+    page.locator("#parts-choice input").click()
+    page.get_by_role("option", name="New part").last.click()
+    message(page, "Click clusters to change New part")
+    page.locator("#parts-choice input").click()
+    page.get_by_role("option", name="New part").first.click()
+    expect(page.locator("#parts-remove")).to_be_disabled()
+    page.locator("#parts-undo").click()
+    message(page, "Undone.")
+    page.locator("#parts-remove").click()
+    message(page, "New part was removed.")
+    expect(page.locator("#parts-choice input")).to_have_value("New part")
+
+
+def test_the_last_images_end_at_the_largest_seed(page: Page):
+    ready(page)
+    page.locator("#parts-first input").fill("4294967289")
+    page.locator("#parts-others").click()
+    expect(page.locator("#parts-caption")).to_contain_text("The images of the seeds 4294967290 to 4294967295.")
 
 
 def test_steps_are_undone_in_the_page(page: Page, workspace: Workspace):
@@ -171,3 +197,24 @@ def test_a_build_gives_new_clusters_and_can_be_cancelled(page: Page, workspace: 
     assert Catalog.load(workspace.catalog_path).n_clusters == 6
     page.locator("#parts-undo").click()
     message(page, "Undone.")
+
+
+def test_a_build_ends_with_its_page(page: Page, workspace: Workspace):
+    ready(page)
+    page.get_by_text("Build again with other clusters").click()
+    page.locator("#parts-images input").fill("20000")
+    page.locator("#parts-build-start").click()
+    expect(page.locator("#parts-build-status")).to_contain_text("of 20024 images")
+    page.close()
+    with workspace.heavy_task("a test", on_wait=waits_at_most(20)):
+        pass
+
+
+def waits_at_most(seconds: float) -> Callable[[str], None]:
+    """Return a function that fails if it is called later than this."""
+    end = time.monotonic() + seconds
+
+    def check(sentence: str) -> None:
+        assert time.monotonic() < end, sentence
+
+    return check

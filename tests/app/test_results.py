@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +121,8 @@ def test_thumbnails_show_the_part_before_and_after(tmp_path: Path):
     assert {pair.getpixel((x, y)) for x in range(12) for y in range(9)} == {(0, 0, 255)}
     (tmp_path / "a.png").write_bytes(b"damaged")
     assert picture(tmp_path / "a.png") is None
+    os.mkfifo(tmp_path / "pipe.png")
+    assert picture(tmp_path / "pipe.png") is None
     assert thumbnail(tmp_path, one, size).getpixel((25, 8)) == (216, 220, 227)
 
 
@@ -128,7 +131,7 @@ def test_an_enlarged_edit_has_close_ups_of_its_part(folder: Path, workspace: Wor
     event, handlers = SimpleNamespace(index=1), _Handlers(workspace)
     for box in (WHOLE, (0.25, 0.25, 0.5, 0.5)):
         shown = replace(found, edit=replace(found.edit, box=box))
-        _, pair, target, target_part, edit, edit_part = handlers.enlarge(event, folder.name, [found, shown])
+        _, pair, target, target_part, edit, edit_part = handlers.enlarge(event, folder, [found, shown])
         assert pair["visible"] and target["visible"] and edit["visible"]
         for whole, part, name in ((target, target_part, "Target"), (edit, edit_part, "Edit")):
             assert part["visible"] == (box != WHOLE) and part["label"] == f"{name}, {found.part}"
@@ -139,6 +142,6 @@ def test_an_enlarged_edit_has_close_ups_of_its_part(folder: Path, workspace: Wor
 def test_the_number_of_pages_is_shown_if_there_are_several(workspace: Workspace):
     for n, pages, text in ((PER_PAGE, 1, "24 of 24 edits"), (2 * PER_PAGE + 1, 3, "49 of 49 edits · page 3 of 3")):
         found = [result(str(number)) for number in range(n)]
-        shown, status, page, _ = _Handlers(workspace).browse("none", found, [], "", "", "File name", 9)
+        shown, status, page, _ = _Handlers(workspace).browse(Path("none"), found, [], "", "", "File name", 9)
         assert status == text and page["visible"] == (pages > 1)
         assert len(shown) == (1 if pages > 1 else 24)

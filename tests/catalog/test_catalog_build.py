@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from stylefast import SphericalKMeans
 from stylefast.catalog import build as steps
 from stylefast.core import progress
+from stylefast.generators import Generator
 from stylefast.generators.toy import toy
 
 
@@ -176,6 +177,25 @@ def test_the_layer_is_the_last_of_a_resolution_or_the_named_one(kind, options, e
 def test_a_build_refuses_invalid_options(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         build(shared("sg2"), **options)
+
+
+@pytest.mark.parametrize(
+    "regions, message",
+    [
+        ({"a,b": [0]}, "names of parts must be texts of 1 to 100 bytes"),
+        ({"a": [0, K]}, f"part 'a' must list cluster ids in [0, {K}), got [0, {K}]"),
+        ({"a": [(0, 0, 2, 1)]}, "part 'a' must have boxes (x from, y from, x to, y to) in [0, 1], got (0, 0, 2, 1)"),
+        ({"a": torch.tensor([[2.0]])}, "part 'a' must be a mask of weights in [0, 1], got 2 to 2"),
+    ],
+)
+def test_regions_are_checked_before_the_generator_runs(monkeypatch, regions, message):
+    generator = shared("sg2")
+    w = generator.latents(range(N))
+    monkeypatch.setattr(Generator, "activations", None)
+    for known in (None, torch.ones(K, generator.sites[-1].channels)):
+        options = {"n_clusters": K + (known is not None), "layer": generator.sites[-1].name, "centroids": known}
+        with pytest.raises(ValueError, match=re.escape(message)):
+            build_catalog(generator, w, regions=regions, **options)
 
 
 def test_a_build_without_images_is_refused():

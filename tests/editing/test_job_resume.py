@@ -160,6 +160,8 @@ def test_a_journal_cut_in_a_line_is_read_up_to_that_line(tmp_path: Path, expecte
         (b"[1, 2]", "it is not a JSON object"),
         (b"7", "it is not a JSON object"),
         (b"[" * 100_000, "recursion"),
+        (b'{"file": "a.png", "strength": 1' + b"0" * 300 + b"}", "integers must have at most 300 digits, got 301"),
+        (b'{"a": ' * 101 + b"1" + b"}" * 101, "objects and lists must be nested at most 100 deep"),
         (b'{"file": "a.png", "target": "seed0001"}', "it has no bytes"),
         (b'{"file": ["a"], "bytes": 1, "sha256": "", "locality": null}', "file must be a name"),
     ],
@@ -180,8 +182,8 @@ def test_a_damaged_journal_is_refused_with_its_line(tmp_path: Path):
     interrupted(tmp_path, 3)
     path = journal(tmp_path)
     lines = path.read_bytes().splitlines(keepends=True)
-    for damaged in (b"{\n", b"[1]\n", b"[" * 100_000 + b"\n", b'[1, {"file": "a.png"}]\n', b"\xff\n"):
-        path.write_bytes(b"".join([*lines[:3], damaged, *lines[3:]]))
+    for damaged in (b"{", b"[1]", b"[" * 100_000, b"[1e999, {}]", b'[1, {"file": "a.png"}]', b"\xff"):
+        path.write_bytes(b"".join([*lines[:3], damaged + b"\n", *lines[3:]]))
         with pytest.raises(ValueError, match=f"^{re.escape(str(path))}, line 4 is not "):
             run(tmp_path)
     path.write_bytes(b"".join(lines))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,29 @@ def test_scaled_data_have_the_same_components():
     first, second = (NMF(3, max_iter=5).fit(data, progress=False) for data in (x, 1024 * x))
     torch.testing.assert_close(first.components_, second.components_)
     torch.testing.assert_close(second.transform(1024 * x), 1024 * first.transform(x), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("exponent", [-60, 60])
+def test_data_in_the_range_of_their_squares_have_the_same_components(exponent: int):
+    x, _ = mixed()
+    first, second = (NMF(3, max_iter=5).fit(data, progress=False) for data in (x, x * 2.0**exponent))
+    torch.testing.assert_close(first.components_, second.components_)
+    assert second.error_ == pytest.approx(first.error_, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "scale, dtype",
+    [
+        *((scale, dtype) for scale in (1e19, 1e-20, 1e-30) for dtype in (torch.float32, torch.bfloat16)),
+        *((scale, torch.float64) for scale in (1e160, 1e-160)),
+    ],
+)
+def test_squares_outside_of_the_range_are_refused(scale: float, dtype: torch.dtype):
+    x = (mixed()[0].double() * scale).to(dtype)
+    working = "float64" if dtype == torch.float64 else "float32"
+    expected = f"sums of squares that {working} holds, got values up to {x.max().item():g}: multiply all by"
+    with pytest.raises(ValueError, match=re.escape(f"activations must have {expected} the same factor")):
+        NMF(3).fit(x, progress=False)
 
 
 def test_rows_are_points_like_positions():

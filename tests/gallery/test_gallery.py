@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_missing_and_damaged_images_are_listed(tmp_path: Path):
         assert problems["seed0001_mouth_seed0007_sequential_1.png"].startswith("the file cannot be read")
         assert problems["originals/targets/seed0003.png"] == "the file is not an image"
         assert sum(data(tmp_path)["columns"]["shown"]) == 21
+
+
+def test_a_pipe_in_place_of_an_image_is_listed(tmp_path: Path):
+    grid_folder(tmp_path)
+    image = tmp_path / "seed0001_eyes_seed0007_sequential_1.png"
+    image.unlink()
+    os.mkfifo(image)
+    assert write(tmp_path).n_problems == 1 and len(previews(tmp_path)) == 23
+    ((file, reason),) = meta(tmp_path)["problems"]
+    assert file == image.name and reason.startswith("the file cannot be read: it is a pipe, not a file")
 
 
 def test_files_outside_of_the_folder_are_not_read(tmp_path: Path):

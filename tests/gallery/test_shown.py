@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,36 @@ def test_fields_of_other_types_are_shown_as_text(tmp_path: Path):
     fields = entry("a", "b", "c", locality={"delta_e_inside": "x", "ratio": float("inf")})
     edit = shown_edit(tmp_path, fields | {"target": 7, "part": None})
     assert edit.names[:3] == ("7", "None", "c") and edit.figures == (None, None, None) and edit.label is None
+
+
+@pytest.mark.parametrize(
+    "field, value, why",
+    [
+        ("strength", "1" + "0" * 400, "integers must have at most 300 digits, got 401"),
+        ("query", '{"kind": "sequential", "epsilon": -1' + "0" * 400 + "}", "integers must have at most 300 digits"),
+        ("locality", '{"ratio": 1' + "0" * 400 + "}", "integers must have at most 300 digits"),
+        ("box", "[0, 0, 1, 1" + "0" * 400 + "]", "integers must have at most 300 digits"),
+        ("query", '{"like": ' * 400 + "1" + "}" * 400, "objects and lists must be nested at most 100 deep"),
+        ("query", "[" * 100_000 + "]" * 100_000, "recursion"),
+    ],
+)
+def test_numbers_and_nesting_without_bounds_are_refused(tmp_path: Path, field: str, value: str, why: str):
+    first = entry("a", "b", "c")
+    odd = json.dumps(entry("a", "b", "d", **{field: "ODD"})).replace('"ODD"', value)
+    write_folder(tmp_path, [first])
+    (tmp_path / "manifest.jsonl").write_text(f"{json.dumps(first)}\n{odd}\n")
+    with pytest.raises(ValueError, match=f"manifest.jsonl, line 2 is not an entry of an edit: .*{why}"):
+        write_gallery(tmp_path, progress=False)
+
+
+def test_the_largest_numbers_and_the_deepest_nesting_are_shown(tmp_path: Path):
+    query = SEQUENTIAL
+    for _ in range(98):  # in the object of the entry
+        query = {"like": query}
+    write_folder(tmp_path, [entry("a", "b", "c", strength=10**299, query=query)])
+    assert write_gallery(tmp_path, progress=False).n_edits == 1
+    (text,) = data(tmp_path)["names"]["queries"]
+    assert text.endswith("ρ 0.1, strength 1e+299") and text.count("like") == 98
 
 
 fractions = st.tuples(st.floats(0, 0.99), st.floats(0, 0.99), st.floats(0.01, 1), st.floats(0.01, 1))

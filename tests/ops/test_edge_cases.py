@@ -6,6 +6,7 @@ Some tensors also have more tiles than a kernel adds up in float32 before it flu
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,19 @@ def test_a_value_that_is_not_finite_spoils_its_own_channel_of_m(
         assert got[:, 7].isnan().all()
     else:
         assert not got[:2, 7].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_m_of_the_largest_documented_values_is_finite(backend: str, standardize: bool, dtype: torch.dtype):
+    x = clustered(2, 19, 5, 7, 6, torch.float32)[0].mul(4).to(dtype)
+    scale = 2.0 ** math.floor(math.log2(5e18 / 35**0.5 / x.abs().max().item()))
+    labels = torch.arange(2 * 2 * 3, dtype=torch.int32).view(2, 2, 3) % 3
+    for u in (labels, torch.nn.functional.one_hot(labels.long(), 3).movedim(3, 1).float()):
+        small, large = (
+            call(stylefast.contribution, backend, a, u, 3, standardize=standardize).double() for a in (x, x * scale)
+        )
+        torch.testing.assert_close(large, small if standardize else small * scale**2, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("standardize", [True, False])

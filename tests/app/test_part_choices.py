@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choices of the tab Parts, without a browser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("gradio")
+
+from stylefast.app.components import MAX_SEED  # noqa: E402
+from stylefast.app.naming import Naming  # noqa: E402
+from stylefast.app.parts_tab import N_FACES, NEW, choices, next_seeds  # noqa: E402
+from stylefast.app.workspace import Workspace  # noqa: E402
+from stylefast.catalog.regions import check_part_name  # noqa: E402
+
+
+def test_a_part_can_have_the_name_of_the_choice_of_a_new_one(workspace: Workspace):
+    label, value = NEW
+    parts = {label: [0], "eyes": [1]}
+    naming = Naming.start(workspace).use(replace(workspace.catalog, parts=parts), "")
+    offered = choices(naming.catalog)
+    assert offered == [(label, value), (label, label), ("eyes", "eyes")]
+    assert naming.edit(offered[1][1]).remove().catalog.parts == {"eyes": [1]}
+    with pytest.raises(ValueError, match="names of parts must be texts"):
+        check_part_name(value)
+
+
+def test_a_choice_that_is_reported_twice_is_one_step(workspace: Workspace):
+    once = Naming.start(workspace).edit("eyes")
+    twice = once.edit("eyes")
+    assert twice.draft == once.draft and twice.undo().draft.part == "" and not twice.undo().past
+    assert once.toggle(5).edit("eyes").draft.clusters == once.draft.clusters  # another choice takes the clusters back
+
+
+@pytest.mark.parametrize(
+    "first, following",
+    [(0, N_FACES), (None, N_FACES), (MAX_SEED - 12, MAX_SEED - 6), (MAX_SEED - 7, MAX_SEED - 5)]
+    + [(last, MAX_SEED - 5) for last in (MAX_SEED - 5, MAX_SEED)],
+)
+def test_the_next_images_end_at_the_largest_seed(first: int | None, following: int):
+    assert next_seeds(first) == following and following + N_FACES - 1 <= MAX_SEED
