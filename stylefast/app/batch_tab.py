@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 
@@ -23,6 +23,7 @@ from .results_view import build_results
 from .running import Progress, Run, Stopwatch, duration
 from .workspace import Workspace
 
+Runs: TypeAlias = dict[str | None, Run]  # by session
 GRID, FILE = "Grid of seeds", "File of pairs"
 NO_PARTS = "No part has a name yet. Name one in the tab Parts."
 UNSAVED = "The equal command needs the parts as they are in this page: save them in the tab Parts."
@@ -108,7 +109,7 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
             )
             show_after = build_results(workspace, tab, form.folder)
     _handle_export(workspace, catalog, form, export, exported)
-    runs: dict[str | None, Run] = {}  # by session
+    runs: Runs = {}
     ended = _handle_run(workspace, catalog, form, runs, start, cancel, progress)
     _handle(workspace, catalog, tab, form, runs, ended, [summary, seconds, command, start, export])
     show_after(ended)
@@ -163,14 +164,15 @@ def _form(workspace: Workspace) -> Form:
     )
 
 
+def _choose(catalog: Catalog, chosen: list[str]) -> Any:
+    """Return the update of the choice of parts for a catalog that has changed."""
+    names = part_names(catalog)
+    kept = [name for name in chosen if name in names] or names[:1]
+    return gr.update(choices=names, value=kept, info="" if names else NO_PARTS)
+
+
 def _handle(
-    workspace: Workspace,
-    catalog: gr.State,
-    tab: gr.Tab,
-    form: Form,
-    runs: dict[str | None, Run],
-    ended: Any,
-    shown: list[Any],
+    workspace: Workspace, catalog: gr.State, tab: gr.Tab, form: Form, runs: Runs, ended: Any, shown: list[Any]
 ) -> None:
     """Update the number of edits, their time, the command and the buttons if an input changes or a run has ended.
 
@@ -216,13 +218,8 @@ def _handle(
         except EXPECTED as error:
             yield show_error(sentence(error))
 
-    def choose(catalog: Catalog, chosen: list[str]) -> Any:
-        names = part_names(catalog)
-        kept = [name for name in chosen if name in names] or names[:1]
-        return gr.update(choices=names, value=kept, info="" if names else NO_PARTS)
-
     inputs = [catalog, *form.inputs]
-    chosen = catalog.change(choose, [catalog, form.parts], form.parts, show_progress="hidden")
+    chosen = catalog.change(_choose, [catalog, form.parts], form.parts, show_progress="hidden")
     changes = [tab.select, *(element.change for element in form.inputs)]
     summary, seconds, *rest = shown
     for handler, outputs in ((describe, [summary, *rest]), (predict, [seconds])):
@@ -250,7 +247,7 @@ def _handle_run(
     workspace: Workspace,
     catalog: gr.State,
     form: Form,
-    runs: dict[str | None, Run],
+    runs: Runs,
     start: gr.Button,
     cancel: gr.Button,
     progress: gr.HTML,
