@@ -5,26 +5,29 @@ from __future__ import annotations
 
 import html
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 
 from ..catalog import Catalog
 from ..generators.engines import default_batch_size
 from ..io.images import FORMATS
-from .batching import Batch, is_saved, keep_pairs, write_pairs
-from .components import EXPECTED, guarded, in_markdown, sentence
+from .batching import Batch, count_existing, is_saved, write_pairs
+from .components import EXPECTED, guarded, sentence, show_error
+from .controls import part_names
 from .queries import ADAPTIVE, QUERIES
 from .results_view import build_results
 from .running import Progress, Run, Stopwatch, duration
 from .workspace import Workspace
 
+Runs: TypeAlias = dict[str | None, Run]  # by session
 GRID, FILE = "Grid of seeds", "File of pairs"
 NO_PARTS = "No part has a name yet. Name one in the tab Parts."
-UNSAVED = "The command needs the parts as they are in this page: save them in the tab Parts."
+UNSAVED = "The equal command needs the parts as they are in this page: save them in the tab Parts."
+DOWNLOAD = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
 TRACK = "height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; margin: 4px 0"
 FILL = "height: 100%; background: var(--color-accent); transition: width 0.2s"
 
@@ -62,6 +65,7 @@ class Form:
         for name in ("rho", "strength", "batch_size"):
             if fields[name] is None:
                 raise ValueError(f"{name} must be a number, got nothing")
+            fields[name] = float(fields[name])  # as in the command, because the manifest tells 1 from 1.0
         if source == GRID:
             fields["pairs"] = None
             if not fields["parts"]:
@@ -85,13 +89,13 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
         with gr.Column(scale=5, min_width=360):
             form = _form(workspace)
         with gr.Column(scale=9, min_width=640):
-            summary = gr.Markdown(elem_id="batch-summary", elem_classes="message")
-            seconds = gr.Markdown(elem_id="batch-seconds", elem_classes="hint")
+            summary = gr.HTML(elem_id="batch-summary", elem_classes="message", padding=False)
+            seconds = gr.HTML(elem_id="batch-seconds", elem_classes="hint", padding=False)
             with gr.Row():
                 start = gr.Button("Run", variant="primary", elem_id="batch-run")
                 cancel = gr.Button("Cancel", interactive=False, elem_id="batch-cancel")
                 export = gr.Button("Export pairs.csv", elem_id="batch-export")
-            exported = gr.File(label="Exported edits", visible=False, interactive=False, elem_id="batch-exported")
+            exported = gr.DownloadButton(visible="hidden", elem_id="batch-exported")
             progress = gr.HTML(elem_id="batch-progress", padding=False)
             command = gr.Textbox(
                 label="The equal command",
@@ -99,13 +103,16 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
                 lines=3,
                 max_lines=12,
                 interactive=False,
+                visible=False,
                 buttons=["copy"],
                 elem_id="batch-command",
             )
             show_after = build_results(workspace, tab, form.folder)
-    _handle(workspace, catalog, tab, form, [summary, seconds, command])
     _handle_export(workspace, catalog, form, export, exported)
-    _handle_run(workspace, catalog, form, start, cancel, progress, show_after)
+    runs: Runs = {}
+    ended = _handle_run(workspace, catalog, form, runs, start, cancel, progress)
+    _handle(workspace, catalog, tab, form, runs, ended, [summary, seconds, command, start, export])
+    show_after(ended)
 
 
 def _form(workspace: Workspace) -> Form:
@@ -113,7 +120,7 @@ def _form(workspace: Workspace) -> Form:
     with gr.Group() as grid:
         targets = gr.Textbox("1004,1011", label="Targets", info="Seeds, such as 0,1,4-6", elem_id="batch-targets")
         references = gr.Textbox("1002,1016", label="References", info="Seeds", elem_id="batch-references")
-        names = named_parts(workspace.catalog)
+        names = part_names(workspace.catalog)
         parts = gr.CheckboxGroup(
             names, value=names[:1], label="Parts", info="" if names else NO_PARTS, elem_id="batch-parts"
         )
@@ -122,13 +129,9 @@ def _form(workspace: Workspace) -> Form:
     with gr.Group():
         query = gr.Radio([*QUERIES], value=ADAPTIVE, label="Query", elem_id="batch-query")
         with gr.Row():
-            epsilon = gr.Textbox(
-                "1", label="ε", info="Budgets", interactive=False, min_width=96, elem_id="batch-epsilon"
-            )
-            rho = gr.Number(
-                0.1, label="ρ", info="Threshold", step=0.05, interactive=False, min_width=80, elem_id="batch-rho"
-            )
-            strength = gr.Number(1, label="Strength", info="Factor", step=0.1, min_width=80, elem_id="batch-strength")
+            epsilon = gr.Textbox("1", label="Budgets ε", interactive=False, min_width=96, elem_id="batch-epsilon")
+            rho = gr.Number(0.1, label="Threshold ρ", step=0.05, interactive=False, min_width=96, elem_id="batch-rho")
+            strength = gr.Number(1, label="Strength", step=0.1, min_width=80, elem_id="batch-strength")
     with gr.Group():
         folder = gr.Textbox("batch", label="Folder", info=f"In {workspace.outdir}/", elem_id="batch-folder")
         with gr.Row():
@@ -151,87 +154,105 @@ def _form(workspace: Workspace) -> Form:
     def switch(source: str) -> tuple[Any, Any]:
         return gr.update(visible=source == GRID), gr.update(visible=source == FILE)
 
-    def keep(path: str | None) -> str | None:
-        return None if path is None else str(keep_pairs(Path(path), workspace))
-
     source.change(switch, source, [grid, upload], show_progress="hidden")
     query.change(
         lambda query: [gr.update(interactive=query == "sequential")] * 2, query, [epsilon, rho], show_progress="hidden"
     )
-    gr.on([upload.upload, upload.clear], guarded(keep), upload, pairs)
+    gr.on([upload.upload, upload.clear], lambda path: path, upload, pairs)
     return Form(
         source, targets, references, parts, pairs, query, epsilon, rho, strength, folder, image_format, batch_size
     )
 
 
-def named_parts(catalog: Catalog) -> list[str]:
-    """Return the names of the parts that have a cluster."""
-    return [part for part, ids in catalog.parts.items() if ids]
+def _choose(catalog: Catalog, chosen: list[str]) -> Any:
+    """Return the update of the choice of parts for a catalog that has changed."""
+    names = part_names(catalog)
+    kept = [name for name in chosen if name in names] or names[:1]
+    return gr.update(choices=names, value=kept, info="" if names else NO_PARTS)
 
 
-def _handle(workspace: Workspace, catalog: gr.State, tab: gr.Tab, form: Form, shown: list[Any]) -> None:
-    """Update the number of edits, their time and the command whenever an input changes.
+def _handle(
+    workspace: Workspace, catalog: gr.State, tab: gr.Tab, form: Form, runs: Runs, ended: Any, shown: list[Any]
+) -> None:
+    """Update the number of edits, their time, the command and the buttons if an input changes or a run has ended.
 
     The measurement of the time is an event of its own, so that the number and the command never wait for it.
     """
-    stopwatch = Stopwatch(workspace)
+    stopwatch, latest = Stopwatch(workspace), {}  # the latest prediction of each session, which alone is shown
 
-    def describe(catalog: Catalog, *values: Any) -> tuple[str, str]:
+    def describe(request: gr.Request, catalog: Catalog, *values: Any) -> list[Any]:
+        text, command, is_valid = "", None, False
         try:
             batch = Form.batch(*values)
             n_edits = batch.job(workspace, catalog).total
-            text = f"**{n_edits:,} {'edit' if n_edits == 1 else 'edits'}** into "
-            text += in_markdown(f"{batch.directory(workspace)}/")
-            return text, batch.command(workspace) if is_saved(workspace, catalog) else UNSAVED
+            is_valid = True
+            place = html.escape(str(batch.directory(workspace)))
+            text = f"<p><b>{n_edits:,} {'edit' if n_edits == 1 else 'edits'}</b> into {place}/</p>"
+            if is_saved(workspace, catalog):
+                command = batch.command(workspace)
+            else:
+                text += f"<p>{UNSAVED}</p>"
         except EXPECTED as error:
-            return in_markdown(sentence(error)), ""
+            text += show_error(sentence(error))
+        is_running = request.session_hash in runs
+        buttons = gr.update(interactive=is_valid and not is_running), gr.update(interactive=is_valid)
+        return [text, gr.update(value=command or "", visible=command is not None), *buttons]
 
-    def predict(catalog: Catalog, *values: Any) -> Iterator[str]:
-        yield "Measuring the time of an edit…"
+    def predict(request: gr.Request, catalog: Catalog, *values: Any) -> Iterator[Any]:
+        this = latest[request.session_hash] = object()
         try:
             batch = Form.batch(*values)
-            seconds = stopwatch.predict(batch, batch.job(workspace, catalog))
-            yield f"About {duration(seconds)} on this machine."
+            job = batch.job(workspace, catalog)
         except EXPECTED:  # which `describe` shows
             yield ""
-
-    def choose(catalog: Catalog, chosen: list[str]) -> Any:
-        names = named_parts(catalog)
-        kept = [name for name in chosen if name in names] or names[:1]
-        return gr.update(choices=names, value=kept, info="" if names else NO_PARTS)
+            return
+        try:
+            n_existing = count_existing(job)
+            if n_existing == len(job.plan):
+                yield "All edits exist already."
+                return
+            yield "Measuring the time of an edit…"
+            time = duration(stopwatch.predict(batch, job, n_existing))
+            done = f"{n_existing:,} of them exist already. The others take about" if n_existing else "About"
+            yield f"{done} {time} on this machine." if latest[request.session_hash] is this else gr.skip()
+        except EXPECTED as error:
+            yield show_error(sentence(error))
 
     inputs = [catalog, *form.inputs]
-    chosen = catalog.change(choose, [catalog, form.parts], form.parts, show_progress="hidden")
+    chosen = catalog.change(_choose, [catalog, form.parts], form.parts, show_progress="hidden")
     changes = [tab.select, *(element.change for element in form.inputs)]
-    summary, seconds, command = shown
-    for handler, outputs in ((describe, [summary, command]), (predict, [seconds])):
+    summary, seconds, *rest = shown
+    for handler, outputs in ((describe, [summary, *rest]), (predict, [seconds])):
         # After `choose`, because a part that is no longer a choice is refused.
-        chosen.then(handler, inputs, outputs, show_progress="hidden")
+        for event in (chosen, ended):
+            event.then(handler, inputs, outputs, show_progress="hidden")
         gr.on(changes, handler, inputs, outputs, show_progress="hidden", trigger_mode="always_last")
 
 
-def _handle_export(workspace: Workspace, catalog: gr.State, form: Form, export: gr.Button, exported: gr.File) -> None:
-    """Write pairs.csv on a click, and offer it for download."""
+def _handle_export(
+    workspace: Workspace, catalog: gr.State, form: Form, export: gr.Button, exported: gr.DownloadButton
+) -> None:
+    """Write pairs.csv on a click, and let the browser download it. A hidden button holds its address."""
 
-    def write(catalog: Catalog, *values: Any) -> Any:
+    def write(catalog: Catalog, *values: Any) -> str:
         path = Path(tempfile.mkdtemp(prefix="stylefast-")) / "pairs.csv"
         write_pairs(Form.batch(*values).job(workspace, catalog).plan, path)
-        return gr.update(value=str(path), visible=True)
+        return str(path)
 
-    export.click(guarded(write), [catalog, *form.inputs], exported)
+    written = export.click(guarded(write), [catalog, *form.inputs], exported)
+    written.success(None, exported, None, js=DOWNLOAD)
 
 
 def _handle_run(
     workspace: Workspace,
     catalog: gr.State,
     form: Form,
+    runs: Runs,
     start: gr.Button,
     cancel: gr.Button,
     progress: gr.HTML,
-    show_after: Callable[[Any], None],
-) -> None:
-    """Run the batch on a click, with a bar and a button that cancels it, and show the results at the end."""
-    runs: dict[str | None, Run] = {}  # by session
+) -> Any:
+    """Run the batch on a click, with a bar and a button that cancels it. Return the event of its end."""
 
     def run(request: gr.Request, catalog: Catalog, *values: Any) -> Iterator[tuple[Any, Any, Any]]:
         begin, session = Form.batch(*values).job(workspace, catalog), request.session_hash
@@ -239,7 +260,7 @@ def _handle_run(
         try:
             for state in run.states():
                 yield bar(state), gr.update(interactive=False), gr.update(interactive=True)
-            yield bar(state, has_ended=True), gr.update(interactive=True), gr.update(interactive=False)
+            yield bar(state, has_ended=True), gr.skip(), gr.update(interactive=False)
         finally:
             runs.pop(session, None)
 
@@ -248,14 +269,11 @@ def _handle_run(
             run.cancel()
         return gr.update(interactive=False)
 
-    def release() -> tuple[Any, Any]:
-        return gr.update(interactive=True), gr.update(interactive=False)
-
     begun = start.click(
         guarded(run), [catalog, *form.inputs], [progress, start, cancel], show_progress="hidden", concurrency_limit=None
     )
     cancel.click(stop, None, cancel, show_progress="hidden", queue=False)
-    show_after(begun.then(release, None, [start, cancel], show_progress="hidden"))
+    return begun.then(lambda: gr.update(interactive=False), None, cancel, show_progress="hidden")
 
 
 def bar(state: Progress, has_ended: bool = False) -> str:

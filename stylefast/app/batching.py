@@ -19,6 +19,7 @@ from ..catalog import Catalog
 from ..core.checks import SEEDS
 from ..core.lists import numbers, seeds
 from ..editing import Grid, Job, JobOptions, Pairs, Plan, SeedLatents, Strategy, StyleEditor
+from ..editing.manifest import is_intact, read_entries
 from ..io.atomic import atomic_write
 from ..io.outputs import check_output_folder
 from .queries import ADAPTIVE, strategy_of
@@ -91,22 +92,31 @@ class Batch:
         """Return the job of the edits, after a check of the plan.
 
         Raises:
-            ValueError: If an edit cannot be made. The message describes the first such edit.
+            ValueError: If an edit cannot be made. The message describes the first such edit. It names a file of pairs
+                without its folder, because the folder of an uploaded file is internal.
         """
         editor = StyleEditor(workspace.generator, catalog)
         options = JobOptions(image_format=self.image_format, batch_size=self.batch_size, measure=True, originals=True)  # type: ignore[arg-type]
         metadata = {"network": workspace.generator.name, "truncation": workspace.truncation, "rgb": False}
-        plan, directory = self.plan(workspace), self.directory(workspace)
-        job = Job(editor, plan, directory, options, metadata=metadata, progress=False)
-        job.check()
+        try:
+            plan, directory = self.plan(workspace), self.directory(workspace)
+            job = Job(editor, plan, directory, options, metadata=metadata, progress=False)
+            job.check()
+        except ValueError as error:
+            if self.pairs is None:
+                raise
+            raise ValueError(str(error).replace(str(self.pairs), self.pairs.name)) from error
         return job
 
     def command(self, workspace: Workspace) -> str:
-        """Return the command of a shell that makes the same images, with quotes where the shell needs them."""
+        """Return the command of a shell that makes the same images, with quotes where the shell needs them.
+
+        A file of pairs is copied beside the folders of the batches, because an uploaded file does not last.
+        """
         generator, settings = workspace.generator, workspace.generator.precision
         options = {"catalog": _absolute(workspace.catalog_path)}
         if self.pairs is not None:
-            options["pairs"] = _absolute(self.pairs)
+            options["pairs"] = _absolute(keep_pairs(self.pairs, workspace))
         else:
             options |= {"seeds": _without_blanks(self.targets), "references": _without_blanks(self.references)}
             options["parts"] = ",".join(self.parts)
@@ -158,14 +168,32 @@ def write_pairs(plan: Plan, path: Path) -> None:
             lines.writerow([*names, query["kind"], *budget, _text(edit.strength)])
 
 
+def count_existing(job: Job) -> int:
+    """Return the number of edits of a checked job whose images are in its folder."""
+    if not job.directory.is_dir():
+        return 0
+    settings, n_existing = job.settings(), 0
+    with read_entries(job.directory, settings) as entries:
+        n_listed = len(entries)
+        for edit in job.plan:
+            if n_listed == 0:
+                break
+            if (entry := entries.find(f"{job.plan.name(edit)}.{job.options.image_format}")) is not None:
+                n_listed -= 1
+                is_same = entry.description == job.describe(edit, settings)
+                n_existing += is_same and is_intact(job.directory, entry, verify=False) is not None
+    return n_existing
+
+
 def keep_pairs(path: Path, workspace: Workspace) -> Path:
-    """Copy an uploaded file of pairs beside the folders of the batches, under a name that depends on its contents."""
+    """Copy a file of pairs beside the folders of the batches, under a name that depends on its contents."""
     check_output_folder("outdir", workspace.outdir)
     workspace.outdir.mkdir(parents=True, exist_ok=True)
     digest = sha256(path.read_bytes()).hexdigest()[:8]
     kept = workspace.outdir / f"pairs-{digest}{path.suffix.lower()}"
-    with atomic_write(kept) as temporary:
-        shutil.copyfile(path, temporary)
+    if not kept.exists():
+        with atomic_write(kept) as temporary:
+            shutil.copyfile(path, temporary)
     return kept
 
 

@@ -28,6 +28,8 @@ CSS = """
 .gradio-container h3 { font-size: 14px; font-weight: 600; margin: 4px 0; }
 .hint, .hint p { color: var(--body-text-color-subdued); font-size: 13px; line-height: 1.5; margin: 0; }
 .message, .message p { font-size: 14px; line-height: 1.5; min-height: 42px; margin: 0; }
+.message p + p { min-height: 0; }
+.message .error, .hint .error { color: #b91c1c; }
 .bar { align-items: center; }
 #page-title .html-container, #parts-legend .html-container { padding: 0 0 6px; }
 #parts-image img, #parts-faces img { width: 100%; object-fit: contain; }
@@ -62,6 +64,11 @@ def sentence(error: BaseException) -> str:
     """Return the message of an error as one sentence."""
     text = " ".join(describe(error).split())
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def show_error(text: str) -> str:
+    """Return the HTML of a sentence that says what was wrong."""
+    return f'<p class="error" role="alert">{html.escape(text)}</p>'
 
 
 def in_markdown(text: str) -> str:

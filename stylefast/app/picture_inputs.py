@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import random
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import gradio as gr
 
 from ..editing import StoredLatents
 from ..generators import Generator
-from .components import EXPECTED, sentence
+from .components import EXPECTED, sentence, show_error
 from .controls import neighbours
 
 RANDOM_SEEDS = 10_000  # random seeds have at most four digits, as in the names of files
@@ -144,11 +143,6 @@ class PartRow:
     def inputs(self) -> list[Any]:
         """The components whose values are the fields of `PartControls` after the part."""
         return [self.reference.number, self.strength]
-
-
-def show_error(text: str) -> str:
-    """Return the HTML of a sentence that says what was wrong."""
-    return f'<p class="error" role="alert">{escape(text)}</p>'
 
 
 def _random_number(stored: StoredLatents | None) -> int:

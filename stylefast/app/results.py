@@ -18,10 +18,10 @@ from ..io.images import UNREADABLE, read_image, to_pillow
 from .workspace import Workspace
 
 ORDERS = {  # name -> (key, whether large values come first)
-    "file name": ("file", False),
-    "In, high first": ("inside", True),
-    "Out, low first": ("outside", False),
-    "ratio, high first": ("ratio", True),
+    "File name": ("file", False),
+    "ΔE inside, high first": ("inside", True),
+    "ΔE outside, low first": ("outside", False),
+    "Ratio, high first": ("ratio", True),
 }
 MISSING, GAP = "#d8dce3", 2  # colour of a missing image; pixels between two images
 
@@ -72,9 +72,9 @@ class Result:
 
     @property
     def caption(self) -> str:
-        """Three lines: part, target and reference; query; locality."""
+        """Four lines: part, target and reference; query; locality; its ratio."""
         target, part, reference, query = self.edit.names
-        locality = f"In {figure(self.inside)} · Out {figure(self.outside)} · ratio {figure(self.ratio)}"
+        locality = f"ΔE inside {figure(self.inside)} · ΔE outside {figure(self.outside)}\nratio {figure(self.ratio)}"
         return f"{part} · {target} ← {reference}\n{query}\n{locality}"
 
 
@@ -97,7 +97,7 @@ def select(
     *,
     min_inside: float | None = None,
     max_outside: float | None = None,
-    order: str = "file name",
+    order: str = "File name",
 ) -> list[Result]:
     """Filter and sort results.
 
@@ -149,16 +149,19 @@ def picture(path: Path) -> Image.Image | None:
 
 
 def thumbnail(directory: Path, result: Result, size: tuple[int, int] = (240, 180)) -> Image.Image:
-    """Return the part in the original, if that is kept beside the edits, and in the edit. A missing edit is grey."""
+    """Return the part in the target, if that is kept beside the edits, and in the edit. A missing edit is grey."""
     edit = picture(directory / result.file) or Image.new("RGB", size, MISSING)
     images = [image for image in (kept_original(result), edit) if image is not None]
     sheet = Image.new("RGB", (len(images) * size[0] + GAP * (len(images) - 1), size[1]), "white")
     for i, image in enumerate(images):
-        left, top, right, bottom = map(round, crop_around(result.edit.box, image.size))
-        sheet.paste(
-            image.crop((left, top, right, bottom)).resize(size, Image.Resampling.LANCZOS), (i * (size[0] + GAP), 0)
-        )
+        sheet.paste(close_up(image, result, size), (i * (size[0] + GAP), 0))
     return sheet
+
+
+def close_up(image: Image.Image, result: Result, size: tuple[int, int] = (960, 720)) -> Image.Image:
+    """Return the part of an edit in an image, with its surroundings, in a size."""
+    left, top, right, bottom = map(round, crop_around(result.edit.box, image.size))
+    return image.crop((left, top, right, bottom)).resize(size, Image.Resampling.LANCZOS)
 
 
 def figure(value: float | None) -> str:

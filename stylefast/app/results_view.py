@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""View of the results of a batch: thumbnails with filters, and one edit beside its original."""
+"""View of the results of a batch: thumbnails with filters, and one edit beside its target."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any
 import gradio as gr
 
 from ..gallery import write_gallery
+from ..gallery.shown import WHOLE
 from .batching import Batch
 from .components import guarded, in_markdown
-from .results import ORDERS, Result, original, picture, read_results, select, thumbnail
+from .results import ORDERS, Result, close_up, original, picture, read_results, select, thumbnail
 from .workspace import Workspace
 
 PER_PAGE = 24
 CSS = """
+:is(#batch-summary, #batch-seconds) .html-container { padding: 0; }
+:is(#batch-epsilon, #batch-rho):has(:disabled) { opacity: 0.5; }
+:is(#batch-epsilon, #batch-rho) :disabled { background: var(--border-color-primary); cursor: not-allowed; }
 #batch-gallery .grid-wrap { max-height: none; }
 #batch-gallery .thumbnail-item { aspect-ratio: auto; height: auto; border: 0; background: none; }
 #batch-gallery .thumbnail-item img { aspect-ratio: auto; height: auto; border-radius: 4px; }
@@ -44,14 +48,29 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
     results, shown = gr.State([]), gr.State([])  # lists of Result: of the folder, and of the thumbnails
     directory = gr.State(None)  # folder of the results, or None if they could not be read
     gr.Markdown("### Results")
-    filters = parts, *_, page = _filters()
-    with gr.Row():
+    parts, *others = _filters()
+    with gr.Row(elem_classes="bar"):
         status = gr.Markdown(EMPTY, elem_id="batch-status", elem_classes="hint")
+        page = gr.Number(1, label="Page", precision=0, scale=0, min_width=96, visible=False, elem_id="batch-page")
         write = gr.Button("Write gallery.html", size="sm", scale=0, min_width=160, elem_id="batch-gallery-page")
+    written = gr.Textbox(
+        label="Gallery",
+        info="Open this file in a browser.",
+        interactive=False,
+        visible=False,
+        buttons=["copy"],
+        elem_id="batch-gallery-file",
+    )
     detail = gr.Markdown(elem_id="batch-detail", elem_classes="message")
+    images = []
     with gr.Row(visible=False) as pair:
-        before = gr.Image(label="Original", interactive=False, buttons=[], elem_id="batch-original")
-        after = gr.Image(label="Edit", interactive=False, buttons=["download"], elem_id="batch-edit")
+        for name in ("target", "edit"):
+            with gr.Column(min_width=240):
+                buttons: list[Any] = ["download"] if name == "edit" else []
+                images += [
+                    gr.Image(interactive=False, buttons=buttons, label=name.title(), elem_id=f"batch-{name}"),
+                    gr.Image(interactive=False, buttons=[], elem_id=f"batch-{name}-part"),
+                ]
     gallery = gr.Gallery(
         columns=3,
         height="auto",
@@ -64,16 +83,17 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
         elem_id="batch-gallery",
     )
 
-    handlers, inputs, outputs = _Handlers(workspace), [directory, results, *filters], [shown, status, gallery]
+    filters = parts, *others, page
+    handlers, inputs, outputs = _Handlers(workspace), [directory, results, *filters], [shown, status, page, gallery]
     browse = guarded(handlers.browse)
     gr.on([element.change for element in filters], browse, inputs, outputs, trigger_mode="always_last")
-    write.click(guarded(handlers.write_page), folder, status)
-    enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, before, after])
+    write.click(guarded(handlers.write_page), folder, [status, written])
+    enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, *images])
     enlarged.then(None, js=SCROLL)
 
     def show_after(event: Any) -> None:
-        read = [directory, results, parts, page, detail, pair]
-        loaded = event.then(guarded(handlers.load), [folder, directory], read, show_progress="hidden")
+        read = [directory, results, parts, detail, pair, written]
+        loaded = event.then(guarded(handlers.load), [folder, directory], [*read, page], show_progress="hidden")
         loaded.failure(handlers.forget, None, [*read, *outputs], show_progress="hidden")
         browsed = loaded.success(browse, inputs, outputs, show_progress="hidden")
         browsed.failure(handlers.hide, None, outputs, show_progress="hidden")
@@ -83,19 +103,33 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
 
 
 def _filters() -> tuple[Any, ...]:
-    """Return inputs of parts, the least change inside, the largest change outside, the order and the page."""
+    """Return inputs of parts, the least change inside, the largest change outside, and the order."""
     with gr.Row(equal_height=True):
         return (
-            gr.Dropdown([], multiselect=True, label="Parts", info="All without a choice", elem_id="batch-filter-parts"),
-            gr.Textbox(
-                label="In at least", placeholder="any", info="ΔE in the part", min_width=96, elem_id="batch-min-in"
+            gr.Dropdown(
+                [],
+                multiselect=True,
+                label="Parts",
+                info="Nothing chosen: all",
+                scale=4,
+                min_width=128,
+                elem_id="batch-filter-parts",
             ),
-            gr.Textbox(
-                label="Out at most", placeholder="any", info="ΔE elsewhere", min_width=96, elem_id="batch-max-out"
+            _bound("ΔE inside at least", "In the part", "batch-min-in"),
+            _bound("ΔE outside at most", "Elsewhere", "batch-max-out"),
+            gr.Dropdown(
+                list(ORDERS),
+                label="Sort by",
+                info="Ratio = inside / outside",
+                scale=6,
+                min_width=196,
+                elem_id="batch-order",
             ),
-            gr.Dropdown(list(ORDERS), label="Sort by", info="ratio = In / Out", min_width=128, elem_id="batch-order"),
-            gr.Number(1, label="Page", info=f"of {PER_PAGE} edits", precision=0, min_width=80, elem_id="batch-page"),
         )
+
+
+def _bound(label: str, info: str, elem_id: str) -> gr.Textbox:
+    return gr.Textbox(label=label, info=info, placeholder="any", scale=4, min_width=128, elem_id=elem_id)
 
 
 class _Handlers:
@@ -109,20 +143,21 @@ class _Handlers:
         self._workspace = workspace
 
     def load(self, folder: str, former: Path | None) -> tuple[Any, ...]:
-        """Return a folder, its results, the choices of parts, the first page, and no edit of another folder."""
+        """Return a folder, its results, the choices of parts, nothing of another folder, and the first page."""
         directory = self._directory(folder)
         found = read_results(directory)
         names = sorted({result.part for result in found})
-        enlarged = (gr.skip(), gr.skip()) if directory == former else ("", gr.update(visible=False))
-        return directory, found, gr.update(choices=names, value=[]), 1, *enlarged
+        rest = [gr.skip()] * 3 if directory == former else ["", gr.update(visible=False), gr.update(visible=False)]
+        return directory, found, gr.update(choices=names, value=[]), *rest, 1
 
     def forget(self) -> tuple[Any, ...]:
         """Return the values of all elements if a folder cannot be read."""
-        return None, [], gr.update(choices=[], value=[]), 1, "", gr.update(visible=False), *self.hide()
+        hidden = gr.update(visible=False)
+        return None, [], gr.update(choices=[], value=[]), "", hidden, hidden, *self.hide()
 
     def hide(self) -> tuple[Any, ...]:
         """Return the values of all elements of the thumbnails if they cannot be shown."""
-        return [], "", gr.update(value=[], visible=False)
+        return [], "", gr.update(visible=False), gr.update(value=[], visible=False)
 
     def browse(
         self,
@@ -134,36 +169,42 @@ class _Handlers:
         order: str,
         page: float | None,
     ) -> tuple[Any, ...]:
-        """Return the results of a page, the number of results, and their thumbnails."""
+        """Return the results of a page, the number of results, the number of pages, and the thumbnails."""
         if directory is None:
             return self.hide()
-        bounds = {"min_inside": bound("In at least", inside), "max_outside": bound("Out at most", outside)}
+        bounds = {
+            "min_inside": bound("ΔE inside at least", inside),
+            "max_outside": bound("ΔE outside at most", outside),
+        }
         kept = select(results, parts, **bounds, order=order)
         n_pages = max(1, -(-len(kept) // PER_PAGE))
         number = min(max(1, int(page or 1)), n_pages)
         visible = kept[(number - 1) * PER_PAGE : number * PER_PAGE]
         images = [(thumbnail(directory, result), result.caption) for result in visible]
-        text = f"{len(kept):,} of {len(results):,} edits · page {number} of {n_pages}" if results else EMPTY
-        return visible, text, gr.update(value=images, visible=bool(images), selected_index=None)
+        text = f"{len(kept):,} of {len(results):,} edits" if results else EMPTY
+        text += f" · page {number} of {n_pages}" if n_pages > 1 else ""
+        pages = gr.update(visible=n_pages > 1)
+        return visible, text, pages, gr.update(value=images, visible=bool(images), selected_index=None)
 
     def enlarge(self, event: gr.SelectData, directory: Path, shown: list[Result]) -> tuple[Any, ...]:
-        """Return the text, the original and the edit of the thumbnail that was clicked."""
+        """Return the text, and the target and the edit of the thumbnail that was clicked, each with its part."""
         result = shown[event.index]
         unedited, edited = original(result, self._workspace), picture(directory / result.file)
         text = f"{' · '.join(result.caption.splitlines())} · {result.file}"
         if edited is None:
             text += " · the image is missing or damaged"
-        return (
-            in_markdown(text),
-            gr.update(visible=True),
-            gr.update(value=unedited, visible=unedited is not None),
-            edited,
-        )
+        images = []
+        for name, image in (("Target", unedited), ("Edit", edited)):
+            part = None if image is None or result.edit.box == WHOLE else close_up(image, result)
+            images.append(gr.update(value=image, visible=image is not None))
+            images.append(gr.update(value=part, label=f"{name}, {result.part}", visible=part is not None))
+        return in_markdown(text), gr.update(visible=True), *images
 
-    def write_page(self, folder: str) -> str:
-        """Write the gallery of a folder, and return a sentence that names it."""
+    def write_page(self, folder: str) -> tuple[Any, ...]:
+        """Write the gallery of a folder. Return a sentence, and the path, because browsers open no file from a link."""
         written = write_gallery(self._directory(folder), progress=False)
-        return in_markdown(f"{written.page} shows {written.n_edits:,} edits: open it in a browser.")
+        path = gr.update(value=str(written.page.resolve()), visible=True)
+        return in_markdown(f"{written.page.name} shows {written.n_edits:,} edits."), path
 
     def _directory(self, folder: str) -> Path:
         return Batch(folder=folder).directory(self._workspace)

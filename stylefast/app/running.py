@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 import torch
 
@@ -30,20 +30,23 @@ class Stopwatch:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._seconds: dict[tuple[int, str, str], tuple[float, float]] = {}
+        self._lock = Lock()
 
-    def predict(self, batch: Batch, job: Job) -> float:
+    def predict(self, batch: Batch, job: Job, n_existing: int = 0) -> float:
         """Return the predicted duration of a job in seconds. If necessary, measure one forward pass of its edits.
 
         The duration is that of an edit times the number of edits, plus that of a new image times the number of targets
-        and references, whose styles and labels are computed once.
+        and references, whose styles and labels are computed once. It is reduced by the share of the edits that exist.
         """
         key = batch.batch_size, batch.image_format, self._workspace.generator.engine.name
-        if len(job.plan) == 0:
+        if n_existing == len(job.plan):
             return 0.0
-        if key not in self._seconds:
-            self._seconds[key] = _measure(job, batch)
+        with self._lock:
+            if key not in self._seconds:
+                self._seconds[key] = _measure(job, batch)
         per_edit, per_image = self._seconds[key]
-        return per_edit * len(job.plan) + per_image * n_images(job.plan)
+        share = 1 - n_existing / len(job.plan)
+        return share * (per_edit * len(job.plan) + per_image * n_images(job.plan))
 
 
 def n_images(plan: Plan) -> int:
@@ -55,15 +58,24 @@ def n_images(plan: Plan) -> int:
 
 
 def _measure(job: Job, batch: Batch) -> tuple[float, float]:
-    """Return the seconds of an edit, and those of a target or reference that is used for the first time."""
-    edits, times = list(itertools.islice(job.plan, batch.batch_size)), [time.perf_counter()]
-    for _ in range(2):  # the second time, styles, labels and targets are cached
-        for image in to_uint8(job.render(edits).images):
+    """Return the seconds of an edit, and those of a target or reference that is used for the first time.
+
+    A first pass is not timed, because it also prepares the generator. Of two equal passes, the shorter one counts,
+    because other programs may delay the other.
+    """
+    edits = list(itertools.islice(job.plan, batch.batch_size))
+    job.render(edits)
+    render, times = job.editor.renderer(job.plan, batch_size=batch.batch_size, measure=True), [time.perf_counter()]
+    references = {edit.reference for edit in edits}
+    for _ in range(3):  # after the first time, styles, labels and unedited images are cached
+        for image in to_uint8(render(edits).images):
             encode(image, f".{batch.image_format}")
+        while references:  # their unedited images are kept beside the edits
+            render.original(job.plan.references, references.pop())
         times.append(time.perf_counter())
-    first, second = times[1] - times[0], times[2] - times[1]
+    first, *later = (end - begin for begin, end in itertools.pairwise(times))
     n_new = len({edit.target for edit in edits}) + len({edit.reference for edit in edits})
-    return second / len(edits), max(0.0, first - second) / n_new
+    return min(later) / len(edits), max(0.0, first - min(later)) / n_new
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class Job:
         self.check()
         # A shard takes the batch size of the folder and never measures one, so it is known before the first batch.
         if self.shard[1] > 1 and self.options.batch_size == "auto" and not self._has_begun and self.directory.is_dir():
-            with read_entries(self.directory, self._settings()) as entries:
+            with read_entries(self.directory, self.settings()) as entries:
                 self.batch_size = entries.batch_size or self.batch_size
         shards = map(self._shard_of, range(self.ranks.size))
         return sum(self.plan.count(self.batch_size, shard) for shard in shards)
@@ -140,18 +140,18 @@ class Job:
         """
         if not self.directory.is_dir():
             return None
-        settings = self._settings()
+        settings = self.settings()
         with read_entries(self.directory, settings) as entries:
             for edit in self.plan if entries.engine is not None else ():
                 entry = entries.find(self._file(edit))
-                if entry is not None and entry.is_of(self._describe(edit, settings)):
+                if entry is not None and entry.is_of(self.describe(edit, settings)):
                     return entry.engine
             return entries.engine
 
     def __iter__(self) -> Iterator[EditBatch]:
         self.check()
         self.n_existing = self.n_written = 0
-        settings = self._settings()
+        settings = self.settings()
         make_folder(self.directory)
         if self.ranks.rank == 0:
             remove_leftovers(self.directory)
@@ -192,7 +192,7 @@ class Job:
             for edit in chain.from_iterable(batches):
                 conflict = originals.conflict(edit)
                 if (entry := entries.find(self._file(edit))) is not None:
-                    conflict = self._conflict(entry, self._describe(edit, settings)) or conflict
+                    conflict = self._conflict(entry, self.describe(edit, settings)) or conflict
                 if conflict is not None:
                     break
         for message in filter(None, self.ranks.gather(conflict)):
@@ -227,7 +227,7 @@ class Job:
                 unedited = originals.first_needed(edits)
                 if number % shard[1] != shard[0]:
                     continue
-                descriptions = [self._describe(edit, settings) for edit in edits]
+                descriptions = [self.describe(edit, settings) for edit in edits]
                 missing = self._missing(descriptions, entries, journal, writer)
                 self.n_existing += len(edits) - len(missing)
                 bar.update(len(edits) - len(missing))
@@ -280,7 +280,7 @@ class Job:
     def _file(self, edit: Edit) -> str:
         return f"{self.plan.name(edit)}.{self.options.image_format}"
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Return the fields that all entries share.
 
         The field "job" is a hash of every input that determines the pixels and has no field of its own.
@@ -290,7 +290,7 @@ class Job:
         settings = self.metadata | pixel_settings(editor.generator, identity)
         return json.loads(json.dumps(settings, allow_nan=False))
 
-    def _describe(self, edit: Edit, settings: dict[str, Any]) -> dict[str, Any]:
+    def describe(self, edit: Edit, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of an entry that describe the edit."""
         target, reference = self.plan.targets.name(edit.target), self.plan.references.name(edit.reference)
         fields = {"file": self._file(edit), "target": target, "reference": reference, "part": edit.part}

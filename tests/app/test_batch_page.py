@@ -44,24 +44,27 @@ def command(page: Page) -> list[str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.jpg")}
+    paths = [*folder.glob("*.jpg"), folder / "manifest.jsonl"]
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def test_a_batch_runs_and_its_command_makes_the_same_bytes(page: Page, expect, workspace: Workspace, tmp_path: Path):
     fill(page, targets="1,2", references="7, 8", folder="page")
     page.locator("#batch-query").get_by_label("sequential", exact=True).check()
-    fill(page, epsilon="0.5,2")
+    fill(page, epsilon="0.5,2", rho="0")
     page.locator("#batch-parts").get_by_label("nose").check()
     expect(page.locator("#batch-summary")).to_contain_text("16 edits into")
     expect(page.locator("#batch-seconds")).to_contain_text("on this machine")
     words = command(page)
     page.locator("#batch-run").click()
     expect(page.locator("#batch-progress")).to_contain_text("16 of 16 edits · complete")
+    expect(page.locator("#batch-seconds")).to_have_text("All edits exist already.")
+    expect(page.locator("#batch-run")).to_be_enabled()
     expect(page.locator("#batch-status")).to_contain_text("16 of 16 edits")
     words[words.index("--outdir") + 1] = str(tmp_path / "shell")
     run_command(*words[1:])
     made = digests(workspace.outdir / "page")
-    assert len(made) == 16 and made == digests(tmp_path / "shell")
+    assert len(made) == 17 and made == digests(tmp_path / "shell")
 
 
 def test_results_are_filtered_and_enlarged(page: Page, expect):
@@ -76,7 +79,7 @@ def test_results_are_filtered_and_enlarged(page: Page, expect):
     expect(page.locator("#batch-status")).to_contain_text("2 of 4 edits")
     texts = thumbnails.all_inner_texts()
     assert all(text.startswith("nose · ") for text in texts)
-    inside = sorted(float(value) for text in texts for value in re.findall(r"In ([\d.]+)", text))
+    inside = sorted(float(value) for text in texts for value in re.findall(r"ΔE inside ([\d.]+)", text))
     fill(page, **{"min-in": f"{inside[-1] - 0.01:.2f}"})
     expect(thumbnails).to_have_count(2 if inside[-1] - inside[0] < 0.01 else 1)
     fill(page, **{"min-in": "1000"})
@@ -84,10 +87,12 @@ def test_results_are_filtered_and_enlarged(page: Page, expect):
     fill(page, **{"min-in": ""})
     thumbnails.first.click()
     expect(page.locator("#batch-detail")).to_contain_text("_nose_seed0007_sequential.jpg")
-    for name in ("original", "edit"):
+    for name in ("target", "edit"):
         expect(page.locator(f"#batch-{name} img").first).to_be_visible()
     page.locator("#batch-gallery-page").click()
     expect(page.locator("#batch-status")).to_contain_text("gallery.html shows 4 edits")
+    path = page.locator("#batch-gallery-file textarea, #batch-gallery-file input").input_value()
+    assert Path(path).is_absolute() and Path(path).is_file()
 
 
 def test_a_batch_is_cancelled(page: Page, expect):
@@ -127,18 +132,22 @@ def test_a_file_of_pairs_is_read_and_exported(page: Page, expect, tmp_path: Path
     expect(page.locator("#batch-summary")).to_contain_text("2 edits into")
     words = command(page)
     assert "--seeds" not in words and Path(words[words.index("--pairs") + 1]).is_file()
-    page.locator("#batch-export").click()
     with page.expect_download() as download:
-        page.locator("#batch-exported a").first.click()
+        page.locator("#batch-export").click()
+    assert download.value.suggested_filename == "pairs.csv"
     rows = Path(download.value.path()).read_text().splitlines()
     assert rows[1:] == ["seed0001,seed0007,eyes,sequential,,,1", "seed0002,seed0007,mouth,sequential,0.25,0.1,1"]
 
 
-def test_errors_are_one_sentence_in_the_page(page: Page, expect):
+def test_a_form_with_an_error_offers_nothing(page: Page, expect):
     fill(page, targets="one")
-    expect(page.locator("#batch-summary")).to_have_text("targets must look like 0,1,4-6, got 'one'.")
-    expect(page.locator("#batch-command textarea")).to_have_value("")
-    page.locator("#batch-run").click()
-    expect(page.get_by_text("targets must look like 0,1,4-6, got 'one'.")).to_have_count(2)
-    expect(page.locator("#batch-run")).to_be_enabled()
+    expect(page.locator("#batch-summary .error")).to_have_text("targets must look like 0,1,4-6, got 'one'.")
+    expect(page.locator("#batch-command")).to_be_hidden()
+    for button in ("run", "export"):
+        expect(page.locator(f"#batch-{button}")).to_be_disabled()
+    fill(page, targets="1")
+    for button in ("run", "export"):
+        expect(page.locator(f"#batch-{button}")).to_be_enabled()
+    expect(page.locator("#batch-command textarea")).to_be_visible()
+    expect(page.locator("#batch-summary .error")).to_have_count(0)
     assert "Traceback" not in page.content()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from commands import run as run_command
 
 from stylefast.app import running
-from stylefast.app.batching import Batch, is_saved, keep_pairs, write_pairs
+from stylefast.app.batch_tab import Form
+from stylefast.app.batching import Batch, count_existing, is_saved, write_pairs
 from stylefast.app.running import Run, Stopwatch, duration, n_images
 from stylefast.app.workspace import Workspace
-from stylefast.editing import Pairs, StyleEditor
+from stylefast.editing import Edit, EditBatch, Pairs, StyleEditor
+from stylefast.editing.renderer import EditRenderer
 
 SMALL = Batch("1,2", "7", ("nose", "eyes"), query="sequential", epsilon="0.5, 2", rho=0.2, folder="small")
 
@@ -28,7 +31,8 @@ def make(batch: Batch, workspace: Workspace) -> running.Progress:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*seed*")}
+    paths = [*folder.rglob("*seed*"), *folder.glob("manifest.jsonl")]
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def run_in(folder: Path, command: str) -> None:
@@ -52,13 +56,20 @@ def run_in(folder: Path, command: str) -> None:
 def test_the_command_makes_the_same_bytes(changes: dict[str, Any], workspace: Workspace, tmp_path: Path):
     if "pairs" in changes:
         (tmp_path / "my pairs.csv").write_text(changes["pairs"])
-        changes = changes | {"pairs": keep_pairs(tmp_path / "my pairs.csv", workspace)}
+        changes = changes | {"pairs": tmp_path / "my pairs.csv"}
     batch = replace(SMALL, folder=f"same bytes {len(changes)}", **changes)
     state = make(batch, workspace)
     run_in(tmp_path / "shell", batch.command(workspace))
     made = digests(batch.directory(workspace))
-    assert state.is_complete and state.n_done == state.n_edits == sum("/" not in name for name in made)
+    assert state.is_complete and state.n_done == state.n_edits == sum("/" not in name for name in made) - 1
     assert made == digests(tmp_path / "shell")
+
+
+def test_numbers_of_the_form_are_floats():
+    form = "Grid of seeds", "1", "7", ["nose"], None, "sequential", "1", 0, 1, "form", "png", 1
+    batch = Form.batch(*form)
+    assert (repr(batch.rho), repr(batch.strength), repr(batch.batch_size)) == ("0.0", "1.0", "1")
+    assert repr(batch.strategies()[0]).startswith("Sequential(epsilon=1.0, rho=0.0,")
 
 
 def test_the_command_is_quoted_for_a_shell(workspace: Workspace):
@@ -97,6 +108,19 @@ def test_a_batch_that_cannot_be_made_is_refused(changes: dict[str, Any], message
         replace(SMALL, **changes).job(workspace, workspace.catalog)
 
 
+def test_an_error_names_the_uploaded_file_and_keeps_no_copy(workspace: Workspace, tmp_path: Path):
+    (tmp_path / "bad.csv").write_text("target,reference,part\n1,7,ears\n")
+    with pytest.raises(ValueError, match=r"^bad\.csv, line 2: "):
+        Batch(pairs=tmp_path / "bad.csv").job(workspace, workspace.catalog)
+    kept = {*workspace.outdir.glob("pairs-*")}
+    (tmp_path / "bad.csv").write_text("target,reference,part\n1,7,eyes\n3,7,eyes\n")
+    batch = Batch(pairs=tmp_path / "bad.csv")
+    batch.job(workspace, workspace.catalog)
+    assert {*workspace.outdir.glob("pairs-*")} == kept
+    words = shlex.split(batch.command(workspace))
+    assert Path(words[words.index("--pairs") + 1]).read_bytes() == (tmp_path / "bad.csv").read_bytes()
+
+
 def test_changed_parts_are_not_saved(workspace: Workspace):
     assert is_saved(workspace, workspace.catalog)
     assert not is_saved(workspace, replace(workspace.catalog, parts={"eyes": [0]}))
@@ -113,6 +137,7 @@ def test_a_cancelled_run_is_resumed_to_the_same_bytes(workspace: Workspace):
         run.cancel()
     assert 0 < states[-1].n_done < 24 and not states[-1].is_complete
     assert len([*halves.directory(workspace).glob("*seed*")]) == states[-1].n_done
+    assert count_existing(halves.job(workspace, workspace.catalog)) == states[-1].n_done
     assert make(halves, workspace).is_complete
     assert digests(halves.directory(workspace)) == digests(whole.directory(workspace))
 
@@ -148,6 +173,37 @@ def test_the_time_is_measured_once_and_grows_with_edits(workspace: Workspace, mo
     assert per_edit > 0 and few == pytest.approx(8 * per_edit + 3 * per_image)
     assert stopwatch.predict(many, many.job(workspace, catalog)) == pytest.approx(400 * per_edit + 101 * per_image)
     assert len(measured) == 1
+
+
+def test_only_equal_images_that_exist_are_counted(workspace: Workspace):
+    batch = replace(SMALL, folder="counted")
+    assert count_existing(batch.job(workspace, workspace.catalog)) == 0
+    make(batch, workspace)
+    assert count_existing(batch.job(workspace, workspace.catalog)) == 8
+    assert count_existing(replace(batch, targets="2-4").job(workspace, workspace.catalog)) == 4
+    assert count_existing(replace(batch, strength=2.0).job(workspace, workspace.catalog)) == 0
+    parts = {**workspace.catalog.parts, "nose": workspace.catalog.parts["mouth"]}
+    changed = replace(workspace.catalog, parts=parts)
+    assert count_existing(batch.job(workspace, changed)) == 0
+    next(batch.directory(workspace).glob("*eyes*")).unlink()
+    job = batch.job(workspace, workspace.catalog)
+    assert count_existing(job) == 7
+    stopwatch = Stopwatch(workspace)
+    assert stopwatch.predict(batch, job, 7) == pytest.approx(stopwatch.predict(batch, job) / 8)
+    assert stopwatch.predict(batch, job, 8) == 0
+
+
+def test_the_preparation_of_the_generator_is_not_predicted(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+    render, calls = EditRenderer.__call__, []
+
+    def prepare_first(self: EditRenderer, edits: list[Edit]) -> EditBatch:
+        time.sleep(0 if calls else 2)
+        calls.append(edits)
+        return render(self, edits)
+
+    monkeypatch.setattr(EditRenderer, "__call__", prepare_first)
+    per_edit, per_image = running._measure(SMALL.job(workspace, workspace.catalog), SMALL)
+    assert 0 < per_edit < 0.5 and 0 < per_image < 0.5
 
 
 def test_images_of_pairs_are_counted_once(workspace: Workspace, tmp_path: Path):

@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 from PIL import Image
 
 from stylefast.app.batching import Batch
-from stylefast.app.results import ORDERS, Result, figure, original, picture, read_results, select, thumbnail
+from stylefast.app.results import ORDERS, Result, close_up, figure, original, picture, read_results, select, thumbnail
+from stylefast.app.results_view import PER_PAGE, _Handlers
 from stylefast.app.running import Run
 from stylefast.app.workspace import Workspace
-from stylefast.gallery.shown import shown_edit
+from stylefast.gallery.shown import WHOLE, shown_edit
 
 ROOT = Path("absent")
 BOX = [0.0, 0.0, 0.4, 0.3]
@@ -64,7 +66,8 @@ def test_results_of_a_cancelled_batch_are_listed(folder: Path, workspace: Worksp
     assert {each.file for each in found} == {path.name for path in folder.glob("*.png")} and found
     first = min(found, key=lambda each: each.file)
     assert (
-        first.caption.startswith(f"{first.part} · seed0001 ← seed0007\nsequential, ε 2, ρ 0.1\nIn ") and first.seed == 1
+        first.caption.startswith(f"{first.part} · seed0001 ← seed0007\nsequential, ε 2, ρ 0.1\nΔE inside ")
+        and first.seed == 1
     )
     assert first.inside is not None and first.outside is not None and first.network == workspace.generator.name
     assert read_results(folder / "absent") == []
@@ -77,9 +80,9 @@ def test_results_of_a_cancelled_batch_are_listed(folder: Path, workspace: Worksp
         ({"parts": ["nose"]}, "b"),
         ({"min_inside": 2.0}, "ad"),
         ({"max_outside": 0.5}, "bd"),
-        ({"order": "In, high first"}, "adbc"),
-        ({"order": "Out, low first"}, "bdac"),
-        ({"order": "ratio, high first"}, "bdac"),
+        ({"order": "ΔE inside, high first"}, "adbc"),
+        ({"order": "ΔE outside, low first"}, "bdac"),
+        ({"order": "Ratio, high first"}, "bdac"),
     ],
 )
 def test_results_are_filtered_and_sorted(options: dict[str, Any], files: str):
@@ -121,3 +124,24 @@ def test_thumbnails_show_the_part_before_and_after(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.png")
     assert picture(tmp_path / "pipe.png") is None
     assert thumbnail(tmp_path, one, size).getpixel((25, 8)) == (216, 220, 227)
+
+
+def test_an_enlarged_edit_has_close_ups_of_its_part(folder: Path, workspace: Workspace):
+    found = read_results(folder)[0]
+    event, handlers = SimpleNamespace(index=1), _Handlers(workspace)
+    for box in (WHOLE, (0.25, 0.25, 0.5, 0.5)):
+        shown = replace(found, edit=replace(found.edit, box=box))
+        _, pair, target, target_part, edit, edit_part = handlers.enlarge(event, folder, [found, shown])
+        assert pair["visible"] and target["visible"] and edit["visible"]
+        for whole, part, name in ((target, target_part, "Target"), (edit, edit_part, "Edit")):
+            assert part["visible"] == (box != WHOLE) and part["label"] == f"{name}, {found.part}"
+            assert box == WHOLE or np.array_equal(part["value"], close_up(whole["value"], shown))
+    assert edit_part["value"].size == (960, 720) and not np.array_equal(edit_part["value"], target_part["value"])
+
+
+def test_the_number_of_pages_is_shown_if_there_are_several(workspace: Workspace):
+    for n, pages, text in ((PER_PAGE, 1, "24 of 24 edits"), (2 * PER_PAGE + 1, 3, "49 of 49 edits · page 3 of 3")):
+        found = [result(str(number)) for number in range(n)]
+        shown, status, page, _ = _Handlers(workspace).browse(Path("none"), found, [], "", "", "File name", 9)
+        assert status == text and page["visible"] == (pages > 1)
+        assert len(shown) == (1 if pages > 1 else 24)
