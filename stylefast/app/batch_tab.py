@@ -39,7 +39,7 @@ class Form:
     source: gr.Radio
     targets: gr.Textbox
     references: gr.Textbox
-    parts: gr.CheckboxGroup
+    parts: gr.State
     pairs: gr.State
     query: gr.Radio
     epsilon: gr.Textbox
@@ -87,7 +87,7 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
     """
     with gr.Row():
         with gr.Column(scale=5, min_width=360):
-            form = _form(workspace)
+            form = _form(workspace, catalog)
         with gr.Column(scale=9, min_width=640):
             summary = gr.HTML(elem_id="batch-summary", elem_classes="message", padding=False)
             seconds = gr.HTML(elem_id="batch-seconds", elem_classes="hint", padding=False)
@@ -115,15 +115,19 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
     show_after(ended)
 
 
-def _form(workspace: Workspace) -> Form:
+def _form(workspace: Workspace, catalog: gr.State) -> Form:
     source = gr.Radio([GRID, FILE], value=GRID, label="Edits", elem_id="batch-source")
     with gr.Group() as grid:
         targets = gr.Textbox("1004,1011", label="Targets", info="Seeds, such as 0,1,4-6", elem_id="batch-targets")
         references = gr.Textbox("1002,1016", label="References", info="Seeds", elem_id="batch-references")
         names = part_names(workspace.catalog)
-        parts = gr.CheckboxGroup(
+        boxes = gr.CheckboxGroup(
             names, value=names[:1], label="Parts", info="" if names else NO_PARTS, elem_id="batch-parts"
         )
+    # Gradio refuses an event that sends a box which is no choice any more. So the other events send the state.
+    parts = gr.State(names[:1])
+    boxes.input(lambda values: values, boxes, parts, show_progress="hidden")
+    catalog.change(_choose, [catalog, parts], [boxes, parts], show_progress="hidden")
     upload = gr.File(label="pairs.csv or .jsonl", file_types=[".csv", ".jsonl"], visible=False, elem_id="batch-pairs")
     pairs = gr.State(None)
     with gr.Group():
@@ -164,11 +168,11 @@ def _form(workspace: Workspace) -> Form:
     )
 
 
-def _choose(catalog: Catalog, chosen: list[str]) -> Any:
-    """Return the update of the choice of parts for a catalog that has changed."""
+def _choose(catalog: Catalog, chosen: list[str]) -> tuple[Any, list[str]]:
+    """Return the update of the boxes of the parts, and the chosen parts, for a catalog that has changed."""
     names = part_names(catalog)
     kept = [name for name in chosen if name in names] or names[:1]
-    return gr.update(choices=names, value=kept, info="" if names else NO_PARTS)
+    return gr.update(choices=names, value=kept, info="" if names else NO_PARTS), kept
 
 
 def _handle(
@@ -219,13 +223,10 @@ def _handle(
             yield show_error(sentence(error))
 
     inputs = [catalog, *form.inputs]
-    chosen = catalog.change(_choose, [catalog, form.parts], form.parts, show_progress="hidden")
-    changes = [tab.select, *(element.change for element in form.inputs)]
+    changes = [tab.select, catalog.change, *(element.change for element in form.inputs)]
     summary, seconds, *rest = shown
     for handler, outputs in ((describe, [summary, *rest]), (predict, [seconds])):
-        # After `choose`, because a part that is no longer a choice is refused.
-        for event in (chosen, ended):
-            event.then(handler, inputs, outputs, show_progress="hidden")
+        ended.then(handler, inputs, outputs, show_progress="hidden")
         gr.on(changes, handler, inputs, outputs, show_progress="hidden", trigger_mode="always_last")
 
 

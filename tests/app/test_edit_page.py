@@ -217,7 +217,7 @@ def test_files_of_latents_are_targets_or_are_refused(tab: Page, workspace: Works
 
 
 @pytest.mark.usefixtures("slow_server")
-def test_the_first_edit_has_a_part_of_the_file(other_file: Path, open_page: Callable[[], Page]):
+def test_the_first_edit_and_batch_have_a_part_of_the_file(other_file: Path, open_page: Callable[[], Page]):
     page = open_page()
     page.set_default_timeout(TIMEOUT)
     page.get_by_role("tab", name="Edit").click()
@@ -226,6 +226,10 @@ def test_the_first_edit_has_a_part_of_the_file(other_file: Path, open_page: Call
     assert page.locator("#edit-message .error").count() == 0
     page.locator("#edit-part-0 input").click()
     assert [option.inner_text().split()[-1] for option in page.get_by_role("option").all()] == ["mouth", "ears"]
+    page.keyboard.press("Escape")
+    page.get_by_role("tab", name="Batch", exact=True).click()
+    page.wait_for_function("document.querySelector('#batch-command textarea')?.value.includes('--parts mouth')")
+    assert page.get_by_test_id("toast-body").count() == 0
 
 
 def test_inputs_of_parts_are_sent_by_their_own_events(workspace: Workspace):
@@ -234,7 +238,7 @@ def test_inputs_of_parts_are_sent_by_their_own_events(workspace: Workspace):
     from stylefast.app.page import create_page
 
     page = create_page(workspace)  # Gradio refuses another event that sends a part that is gone
-    names = ("parts-choice", "edit-look", *(f"edit-part-{number}" for number in range(MAX_PARTS)))
+    names = ("parts-choice", "edit-look", "batch-parts", *(f"edit-part-{number}" for number in range(MAX_PARTS)))
     inputs = [key for key, block in page.blocks.items() if block.elem_id in names]
     events = [(block._id, f.targets) for f in page.fns.values() for block in f.inputs if block._id in inputs]
     assert sorted(events) == [(key, [(key, "input")]) for key in sorted(inputs)] and len(inputs) == len(names)
