@@ -17,7 +17,7 @@ KERNELS := PYTHONPATH=.:benchmarks:tests/support $(BIN)/python tests/kernels
 
 # With REQUIRE=browser, the tests of the page fail if there is no browser. Otherwise they are skipped.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 $(REQUIRE:%=--require %)
+	$(BIN)/python -m pytest -n 2 --durations=40 $(REQUIRE:%=--require %)
 
 # Compiles the CPU kernels against the oldest torch, with warnings as errors, installs the package, and runs one shard
 # of the battery. Then compiles the main Triton kernels with the oldest Triton, and checks their resources.

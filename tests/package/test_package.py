@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ def test_use_forces_a_backend_until_the_block_ends():
 
 
 @pytest.fixture
-def fake_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_backends() -> Iterator[None]:
     """Replace the backends by one that is missing, one for another device, and two that run."""
     columns = {
         "missing": Backend("missing", "CPU", ("cpu",), lambda: "backend 'missing' was left at home"),
@@ -133,10 +134,12 @@ def fake_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         "first": Backend("first", "CPU", ("cpu",), lambda: None),
         "second": Backend("second", "CPU", None, lambda: None),
     }
-    for name in list(BACKENDS):
-        monkeypatch.delitem(BACKENDS, name)
-    for name, backend in columns.items():
-        monkeypatch.setitem(BACKENDS, name, backend)
+    saved = dict(BACKENDS)
+    BACKENDS.clear()
+    BACKENDS.update(columns)
+    yield
+    BACKENDS.clear()  # so that their order, which selects one, is the same afterwards
+    BACKENDS.update(saved)
 
 
 def test_gpu_tensors_warn_once_if_the_reference_runs(monkeypatch: pytest.MonkeyPatch):
