@@ -124,10 +124,10 @@ class EditTab:
         self.log_epsilon.input(None, self.log_epsilon, self.epsilon, js=FROM_LOG, **QUIET)
         self.epsilon.input(None, self.epsilon, self.log_epsilon, js=TO_LOG, **QUIET)
         self.target.connect(self.target_file.state)
-        self.target_file.connect([self.target], self.message)
+        self.target_file.connect([self.target])
         for row in self.rows:
             row.reference.connect(self.reference_file.state)
-        self.reference_file.connect([row.reference for row in self.rows], self.message)
+        self.reference_file.connect([row.reference for row in self.rows])
         sequential = [self.log_epsilon, self.epsilon, self.rho]
         gr.on([element.input for element in sequential], None, None, self.strategy, js="() => 'sequential'", **QUIET)
         self.strategy.change(_explain_query, self.strategy, [self.hint, *sequential], **QUIET)

@@ -78,15 +78,21 @@ class LatentsInput:
                 f"Latents of {name}s…", file_types=SUFFIXES, size="sm", min_width=120, elem_id=elem_id
             )
             self.seeds = gr.Button("Seeds", size="sm", scale=0, min_width=76, visible=False, elem_id=f"{elem_id}-seeds")
+        self.message = gr.HTML(visible=False, padding=False, elem_id=f"{elem_id}-message", elem_classes="hint")
 
-    def connect(self, numbers: list[NumberInput], message: gr.HTML) -> None:
+    def connect(self, numbers: list[NumberInput]) -> None:
         """Connect the events.
 
         Args:
             numbers: Inputs of the numbers of the pictures.
-            message: Element that shows an error.
         """
-        outputs = [self.state, self.seeds, message, *(one.number for one in numbers), *(one.slider for one in numbers)]
+        outputs = [
+            self.state,
+            self.seeds,
+            self.message,
+            *(one.number for one in numbers),
+            *(one.slider for one in numbers),
+        ]
         seeds = [one.value for one in numbers]
         self.upload.upload(lambda path: self._load(path, seeds), self.upload, outputs, **QUIET)
         self.seeds.click(lambda: self._show(None, "", seeds), None, outputs, **QUIET)
@@ -99,7 +105,8 @@ class LatentsInput:
             stored.check_latents()
         except EXPECTED as error:
             text = sentence(error).replace(path, Path(path).name)
-            return [gr.skip(), gr.skip(), show_error(text), *[gr.skip()] * (2 * len(seeds))]
+            message = gr.update(value=show_error(text), visible=True)
+            return [gr.skip(), gr.skip(), message, *[gr.skip()] * (2 * len(seeds))]
         return self._show(stored, Path(path).name, seeds)
 
     def _show(self, stored: StoredLatents | None, file: str, seeds: list[int]) -> list[Any]:
@@ -107,7 +114,8 @@ class LatentsInput:
         label = f"{self._name} seed" if stored is None else f"{self._name}: row of {file}, 0 to {len(stored) - 1}"
         values = [seed if stored is None else i % len(stored) for i, seed in enumerate(seeds)]
         numbers = [gr.update(value=value, label=label) for value in values]
-        return [stored, gr.update(visible=stored is not None), "", *numbers, *(_slider(v, stored) for v in values)]
+        shown, no_message = gr.update(visible=stored is not None), gr.update(value="", visible=False)
+        return [stored, shown, no_message, *numbers, *(_slider(v, stored) for v in values)]
 
 
 class PartRow:

@@ -15,7 +15,7 @@ import typer
 from ..backends.native import instruction_set
 from ..io.outputs import check_output_folder
 from .arguments import SynthesisOptions, option_groups
-from .terminal import say
+from .terminal import remark, say
 
 HOST = "127.0.0.1"
 WAIT = 0.5  # seconds
@@ -54,6 +54,7 @@ def page(
     from ..app.page import create_page, serve
     from ..app.workspace import Workspace
 
+    remark(f"Loading {network.network}")
     workspace = Workspace.open(
         network.network,
         catalog,

@@ -206,12 +206,12 @@ def test_files_of_latents_are_targets_or_are_refused(tab: Page, workspace: Works
     (tmp_path / "bad.npy").write_bytes(b"no latents")
     upload = tab.locator("#edit-target-file").locator("xpath=..").locator("input[type=file]").first
     upload.set_input_files(tmp_path / "bad.npy")
-    error = tab.locator("#edit-message .error")
+    error = tab.locator("#edit-target-file-message .error")
     error.wait_for()
     assert error.inner_text().startswith("bad.npy cannot be used: it is a text file, not latents")
     upload.set_input_files(tmp_path / "people.npy")
     second = wait_for_another(tab, first, "#edit-images .target .whole img")
-    assert tab.locator("#edit-images .target figcaption span").inner_text() == "people-0000"
+    assert tab.locator("#edit-images .target figcaption span").inner_text() == "people-0000" and not error.is_visible()
     tab.click("#edit-target-file-seeds")
     assert wait_for_another(tab, second, "#edit-images .target .whole img") == first
 

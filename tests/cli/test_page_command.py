@@ -51,7 +51,7 @@ def test_the_page_is_served_until_an_interrupt(catalog: Path, tmp_path: Path):
         output, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 0 and not output and not errors
+    assert (process.returncode, output, errors) == (0, "", "Loading toy:sg2\n")
 
 
 def test_a_port_that_is_in_use_is_refused():
