@@ -91,14 +91,17 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
     enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, *images])
     enlarged.then(None, js=SCROLL)
 
+    # A folder that is entered while another one is read must not be dropped.
+    options: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple"}
+
     def show_after(event: Any) -> None:
         read = [directory, results, parts, detail, pair, written]
-        loaded = event.then(guarded(handlers.load), [folder, directory], [*read, page], show_progress="hidden")
-        loaded.failure(handlers.forget, None, [*read, *outputs], show_progress="hidden")
-        browsed = loaded.success(browse, inputs, outputs, show_progress="hidden")
-        browsed.failure(handlers.hide, None, outputs, show_progress="hidden")
+        loaded = event.then(guarded(handlers.load), [folder, directory], [*read, page], **options)
+        loaded.failure(handlers.forget, None, [*read, *outputs], **options)
+        browsed = loaded.success(browse, inputs, outputs, **options)
+        browsed.failure(handlers.hide, None, outputs, **options)
 
-    show_after(gr.on([tab.select, folder.submit, folder.blur], lambda: None, show_progress="hidden"))
+    show_after(gr.on([tab.select, folder.submit, folder.blur], lambda: None, **options))
     return show_after
 
 
