@@ -79,6 +79,7 @@ def open_page(address: str, browser: Browser) -> Iterator[Callable[[], Page]]:
     def open_() -> Page:
         context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, accept_downloads=True)
         watched.append((context, browsers.Watch(context)))
+        context.set_default_timeout(browsers.TIMEOUT)
         page = context.new_page()
         page.goto(address)
         page.get_by_role("tab", name="Batch").wait_for()

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import browsers
 import pytest
 from commands import run as run_command
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from stylefast.app.workspace import Workspace
 
-SECOND = 1000
 LONG = "0-99999"  # seeds of a batch that is cancelled
 
 
@@ -26,7 +26,7 @@ LONG = "0-99999"  # seeds of a batch that is cancelled
 def expect():
     """Assertions of Playwright, which wait."""
     sync_api = pytest.importorskip("playwright.sync_api")
-    sync_api.expect.set_options(timeout=30 * SECOND)
+    sync_api.expect.set_options(timeout=browsers.TIMEOUT)
     return sync_api.expect
 
 

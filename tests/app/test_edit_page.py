@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from stylefast.app.workspace import Workspace
 
 EDITED = "#edit-images .edit .whole .over"
-TIMEOUT = 60_000  # milliseconds
 
 
 @pytest.fixture
 def tab(page: Page) -> Page:
     """The tab Edit with its first edit."""
-    page.set_default_timeout(TIMEOUT)
     page.get_by_role("tab", name="Edit").click()
     page.locator("#edit-figures dd").first.wait_for()
     return page
@@ -219,7 +217,6 @@ def test_files_of_latents_are_targets_or_are_refused(tab: Page, workspace: Works
 @pytest.mark.usefixtures("slow_server")
 def test_the_first_edit_and_batch_have_a_part_of_the_file(other_file: Path, open_page: Callable[[], Page]):
     page = open_page()
-    page.set_default_timeout(TIMEOUT)
     page.get_by_role("tab", name="Edit").click()
     page.wait_for_function("document.querySelector('#edit-part-0 input').value == 'mouth'")
     page.locator("#edit-save[href*='_mouth_']").wait_for()

@@ -19,7 +19,7 @@ from stylefast.catalog.label_maps import smooth_labels
 if browsers.missing() is None:
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=browsers.TIMEOUT)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

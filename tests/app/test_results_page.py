@@ -15,7 +15,7 @@ from stylefast.editing.manifest import REQUIRED
 if browsers.missing() is None:
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=30_000)
+    expect.set_options(timeout=browsers.TIMEOUT)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

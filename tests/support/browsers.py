@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 PACKAGES = ("gradio", "playwright")
 LOCAL = ("127.0.0.1", "localhost")
+TIMEOUT = 150_000  # milliseconds, because a busy machine can delay a page a lot
 
 
 def missing() -> str | None:
