@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +15,6 @@ import pytest
 from commands import NETWORK
 from typer.testing import CliRunner
 
-import stylefast
 from stylefast.cli import app as cli
 from stylefast.cli import page
 
@@ -32,26 +29,15 @@ def refusal(*arguments: object) -> str:
 
 
 @pytest.mark.skipif(find_spec("gradio") is None, reason="the page needs gradio")
-def test_the_page_is_served_until_an_interrupt(catalog: Path, tmp_path: Path):
-    arguments = [*NETWORK, "--catalog", str(catalog), "--outdir", str(tmp_path / "out"), "--engine", "eager"]
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "stylefast", "app", *arguments, "--no-open"],
-        env=os.environ | {"PYTHONPATH": str(Path(stylefast.__file__).parents[1])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        address = re.search(r"http://127\.0\.0\.1:\d+", line := process.stdout.readline())
-        assert address, line
-        with urllib.request.urlopen(address[0], timeout=30) as answer:
-            assert b"stylefast" in answer.read()
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert (process.returncode, output, errors) == (0, "", "Loading toy:sg2\n")
+def test_the_page_is_served_until_an_interrupt(page_process: subprocess.Popen[str]):
+    assert page_process.stdout is not None
+    address = re.search(r"http://127\.0\.0\.1:\d+", line := page_process.stdout.readline())
+    assert address, line
+    with urllib.request.urlopen(address[0], timeout=30) as answer:
+        assert b"stylefast" in answer.read()
+    page_process.send_signal(signal.SIGINT)
+    output, errors = page_process.communicate(timeout=60)
+    assert (page_process.returncode, output, errors) == (0, "", "Loading toy:sg2\n")
 
 
 def test_a_port_that_is_in_use_is_refused():

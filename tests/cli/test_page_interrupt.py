@@ -4,21 +4,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import NETWORK
-
-import stylefast
 
 pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="the page needs gradio")
 SESSION = "session"
@@ -26,22 +20,6 @@ BUILD = {"parts-k": 3, "parts-resolution": 16, "parts-restarts": 1, "parts-image
 BATCH = {"batch-source": "Grid of seeds", "batch-targets": "0-9999", "batch-references": "1,2"}
 BATCH |= {"batch-query": "adaptive", "batch-epsilon": "1", "batch-rho": 0.1, "batch-strength": 1}
 BATCH |= {"batch-folder": "long", "batch-format": "jpg", "batch-size": 1}
-
-
-@pytest.fixture
-def process(catalog: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command, which serves a page."""
-    arguments = [*NETWORK, "--catalog", str(catalog), "--outdir", str(tmp_path / "out"), "--engine", "eager"]
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "stylefast", "app", *arguments, "--no-open"],
-        env=os.environ | {"PYTHONPATH": str(Path(stylefast.__file__).parents[1])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    yield process
-    process.kill()
-    process.wait()
 
 
 class Client:
@@ -86,13 +64,15 @@ class Client:
     [(BUILD, "parts-build-status", "progress"), (BATCH, "batch-progress", "process_generating")],
     ids=["build", "batch"],
 )
-def test_an_interrupt_ends_a_task(process: subprocess.Popen[str], values: dict[str, Any], output: str, begins: str):
-    assert process.stdout is not None
-    address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+def test_an_interrupt_ends_a_task(
+    page_process: subprocess.Popen[str], values: dict[str, Any], output: str, begins: str
+):
+    assert page_process.stdout is not None
+    address = re.search(r"http://127\.0\.0\.1:\d+", page_process.stdout.readline())
     assert address
     client = Client(address[0])
     client.start(values, output)
     assert any(message["msg"] == begins for message in client.messages())
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output, errors) == (0, "", "Loading toy:sg2\n")
+    page_process.send_signal(signal.SIGINT)
+    output, errors = page_process.communicate(timeout=60)
+    assert (page_process.returncode, output, errors) == (0, "", "Loading toy:sg2\n")
