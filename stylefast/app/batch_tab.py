@@ -168,11 +168,15 @@ def _form(workspace: Workspace, catalog: gr.State) -> Form:
     )
 
 
-def _choose(catalog: Catalog, chosen: list[str]) -> tuple[Any, list[str]]:
-    """Return the update of the boxes of the parts, and the chosen parts, for a catalog that has changed."""
+def _choose(catalog: Catalog, chosen: list[str]) -> tuple[Any, Any]:
+    """Return the updates of the boxes of the parts and of the chosen parts for a catalog that has changed.
+
+    A choice that remains valid is not sent, because the user may have changed it meanwhile.
+    """
     names = part_names(catalog)
+    boxes = gr.update(choices=names, info="" if names else NO_PARTS)
     kept = [name for name in chosen if name in names] or names[:1]
-    return gr.update(choices=names, value=kept, info="" if names else NO_PARTS), kept
+    return (boxes, gr.skip()) if kept == chosen else (boxes | {"value": kept}, kept)
 
 
 def _handle(

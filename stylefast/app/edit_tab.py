@@ -249,8 +249,15 @@ def _remove_row(number: int, catalog: Catalog, parts: list[str | None]) -> list[
 
 
 def _refresh(n_refreshed: int, catalog: Catalog, parts: list[str | None]) -> list[Any]:
-    """Offer the parts of a catalog that has changed."""
-    return [n_refreshed + 1, *_show_rows(catalog, parts)]
+    """Offer the parts of a catalog that has changed.
+
+    The rows themselves are not sent if all their parts remain valid, because the user may have changed them meanwhile.
+    """
+    fitted, add, *rows = _show_rows(catalog, parts)
+    if fitted == parts:
+        skip = gr.skip()
+        fitted, rows = skip, [skip, skip, gr.update(choices=part_names(catalog))] * len(parts)
+    return [n_refreshed + 1, fitted, add, *rows]
 
 
 def _show_rows(catalog: Catalog, parts: list[str | None]) -> list[Any]:

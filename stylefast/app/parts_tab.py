@@ -154,7 +154,7 @@ class _PartsTab:
     def _connect(self) -> None:
         """Connect the events to their handlers."""
         shown, workspace = self._shown, self._workspace
-        load = guarded(lambda *shown: self._render(Naming.load(workspace), shown, name=""))
+        load = guarded(lambda *shown: self._render(Naming.load(workspace), shown))
         page = cast(gr.Blocks, Context.root_block)
         page.load(load, shown, self._outputs, concurrency_id="parts", show_progress_on=self._image)
         self._image.select(guarded(self._clicked), [self._session, self._click, *shown], self._outputs, **QUICK)
