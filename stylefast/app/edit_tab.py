@@ -58,7 +58,7 @@ class EditTab:
         with gr.Row(elem_id="edit-tab"):
             with gr.Column(scale=0, min_width=300, elem_id="edit-inputs"):
                 with gr.Column(elem_classes="card"):
-                    self.target = NumberInput("target seed", TARGET, "edit-target-seed")
+                    self.target = NumberInput("Target seed", TARGET, "edit-target-seed")
                     self.target_file = LatentsInput(workspace.generator, "target", "edit-target-file")
                 self.rows = [PartRow(number, parts, REFERENCE + number) for number in range(MAX_PARTS)]
                 with gr.Column(elem_classes="card"):
@@ -80,20 +80,20 @@ class EditTab:
         self.strategy = gr.Dropdown(
             [*QUERIES],
             value=ADAPTIVE,
-            label="query",
+            label="Query",
             scale=2,
             min_width=130,
             elem_id="edit-strategy",
             elem_classes="card-part",
         )
         self.log_epsilon = gr.Slider(
-            -1, 2, 0, step=0.01, label="budget ε", buttons=[], scale=4, min_width=180, elem_id="edit-log-epsilon"
+            -1, 2, 0, step=0.01, label="Budget ε", buttons=[], scale=4, min_width=180, elem_id="edit-log-epsilon"
         )
         self.epsilon = gr.Number(
             1.0, label="ε", scale=1, min_width=72, elem_id="edit-epsilon", elem_classes="card-number"
         )
         self.rho = gr.Slider(
-            0, 1, 0.1, step=0.01, label="threshold ρ", buttons=[], scale=3, min_width=190, elem_id="edit-rho"
+            0, 1, 0.1, step=0.01, label="Threshold ρ", buttons=[], scale=3, min_width=190, elem_id="edit-rho"
         )
         self.rgb = gr.Checkbox(
             False, label="toRGB sites", info="They write the colours.", scale=0, min_width=150, elem_id="edit-rgb"
@@ -106,7 +106,7 @@ class EditTab:
             self.message = gr.HTML(elem_id="edit-message", **options)
             self.look = gr.Radio(
                 [],
-                label="magnified part and its reference",  # read by screen readers; the style sheet shows it
+                label="Magnified part and its reference",  # read by screen readers; the style sheet shows it
                 show_label=False,
                 container=False,
                 visible=False,

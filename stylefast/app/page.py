@@ -21,6 +21,10 @@ from .workspace import Workspace
 
 HOST = "127.0.0.1"  # no other machine can reach the page
 HOUR, DAY = 3600, 86400  # seconds. Files that the page serves expire a day after their last use.
+# The browser asks before it leaves a page whose parts are not saved: one whose button "Save catalog" is enabled.
+ASK = """() => addEventListener("beforeunload", event => {
+    if (document.querySelector("#parts-save")?.disabled === false) event.preventDefault();
+})"""
 
 
 def create_page(workspace: Workspace) -> gr.Blocks:
@@ -78,6 +82,7 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         _frontend=False,  # the check that the page answers within three seconds, which fails on a busy machine
         theme=theme(),
         css=CSS + LAYOUT + RESULTS,
+        js=ASK,
         footer_links=[],
         app_kwargs={"middleware": [Middleware(LocalRequests)]},
     )

@@ -41,7 +41,7 @@ class NumberInput:
             last,
             value,
             step=1,
-            label="neighbours",
+            label="Neighbours",
             buttons=[],
             elem_id=f"{elem_id}-slider",
             elem_classes="neighbours",
@@ -111,7 +111,8 @@ class LatentsInput:
 
     def _show(self, stored: StoredLatents | None, file: str, seeds: list[int]) -> list[Any]:
         """Return the updates of all outputs for the latents of a file, or for seeds."""
-        label = f"{self._name} seed" if stored is None else f"{self._name}: row of {file}, 0 to {len(stored) - 1}"
+        name = self._name.capitalize()
+        label = f"{name} seed" if stored is None else f"{name}: row of {file}, 0 to {len(stored) - 1}"
         values = [seed if stored is None else i % len(stored) for i, seed in enumerate(seeds)]
         numbers = [gr.update(value=value, label=label) for value in values]
         shown, no_message = gr.update(visible=stored is not None), gr.update(value="", visible=False)
@@ -134,7 +135,7 @@ class PartRow:
                 self.part = gr.Dropdown(
                     parts,
                     value=part,
-                    label="part",
+                    label="Part",
                     min_width=120,
                     elem_id=f"edit-part-{number}",
                     elem_classes="card-part",
@@ -142,9 +143,9 @@ class PartRow:
                 self.remove = gr.Button(
                     "Remove", size="sm", scale=0, min_width=76, visible=False, elem_id=f"edit-remove-{number}"
                 )
-            self.reference = NumberInput("reference seed", seed, f"edit-reference-{number}")
+            self.reference = NumberInput("Reference seed", seed, f"edit-reference-{number}")
             self.strength = gr.Slider(
-                0, 2, 1, step=0.05, label="strength", buttons=[], elem_id=f"edit-strength-{number}"
+                0, 2, 1, step=0.05, label="Strength", buttons=[], elem_id=f"edit-strength-{number}"
             )
 
     @property

@@ -46,7 +46,7 @@ def page(
     The page needs no internet. Ctrl-C ends it. With --engine auto, the page uses the fastest engine.
     """
     check_output_folder("outdir", outdir)
-    chosen = choose_port(port)
+    choose_port(port)  # raises before the work
     if find_spec("gradio") is None:
         raise ImportError('the page needs Gradio: pip install "stylefast[app]"')
     instruction_set()  # raises before the work if the environment asks for one that does not exist
@@ -65,7 +65,7 @@ def page(
         outdir=outdir,
     )
     blocks = create_page(workspace)
-    address = serve(blocks, chosen, open_browser=open_, wait=False)
+    address = serve(blocks, choose_port(port), open_browser=open_, wait=False)
     say(f"The page is at {address} until you press Ctrl-C")
     try:
         while True:

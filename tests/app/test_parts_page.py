@@ -89,6 +89,22 @@ def test_a_part_is_named_by_clicks_and_saved(page: Page, workspace: Workspace):
     assert Catalog.load(workspace.catalog_path).parts["my part"] == sorted((first, second))
 
 
+def test_the_browser_asks_before_names_are_lost(page: Page):
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    ready(page)
+    page.locator("#parts-suggest-nose").click()
+    message(page, "selected")
+    ready(page.reload() and page)
+    assert asked == []  # clusters without a name
+    page.locator("#parts-suggest-nose").click()
+    message(page, "selected")
+    name(page, "bridge")
+    page.get_by_role("tab", name="Edit", exact=True).click()
+    page.reload()
+    assert asked == ["beforeunload"]
+
+
 def test_a_part_named_as_a_new_part_is_edited_and_removed(page: Page):
     ready(page)
     page.locator("#parts-suggest-nose").click()
