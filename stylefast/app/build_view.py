@@ -116,10 +116,13 @@ class BuildView:
     def follow(self, catalog: gr.State) -> None:
         """Show the method of the catalog of the session, and the restarts for k-means only."""
 
-        def show(catalog: Catalog) -> tuple[Any, Any]:
-            return gr.update(value=METHODS[catalog.method]), gr.update(visible=catalog.method == "kmeans")
+        def show(catalog: Catalog, shown: str) -> tuple[Any, Any]:
+            method = METHODS[catalog.method]
+            if method == shown:
+                return gr.skip(), gr.skip()
+            return gr.update(value=method), gr.update(visible=catalog.method == "kmeans")
 
-        catalog.change(show, catalog, [self._method, self._restarts], show_progress="hidden")
+        catalog.change(show, [catalog, self._method], [self._method, self._restarts], show_progress="hidden")
 
     def _leave(self, request: gr.Request) -> None:
         """Cancel the build of a session that ends."""

@@ -159,7 +159,7 @@ class EditTab:
             _refresh,
             [self.n_refreshed, *inputs],
             [self.n_refreshed, *outputs],
-            trigger_mode="multiple",  # the catalog changes while the page is loaded
+            trigger_mode="always_last",  # the catalog changes while the page is loaded
             **QUIET,
         )
 

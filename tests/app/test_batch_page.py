@@ -32,7 +32,7 @@ def expect():
 
 def fill(page: Page, **values: str) -> None:
     """Open the tab and fill in text inputs by their names."""
-    page.get_by_role("tab", name="Batch", exact=True).click()
+    browsers.open_tab(page, "Batch")
     for name, value in values.items():
         box = page.locator(f"#batch-{name} input, #batch-{name} textarea").first
         box.fill(value)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import browsers
 import numpy as np
 import pytest
 from editors import catalog_of
@@ -29,7 +30,7 @@ EDITED = "#edit-images .edit .whole .over"
 @pytest.fixture
 def tab(page: Page) -> Page:
     """The tab Edit with its first edit."""
-    page.get_by_role("tab", name="Edit").click()
+    browsers.open_tab(page, "Edit")
     page.locator("#edit-figures dd").first.wait_for()
     return page
 
@@ -85,7 +86,7 @@ def slow_server(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def change_parts(page: Page, *buttons: str, name: str = "") -> None:
     """Choose the part eyes in the tab Parts, enter a name if there is one, and press buttons."""
-    page.get_by_role("tab", name="Parts").click()
+    browsers.open_tab(page, "Parts")
     page.locator("#parts-choice input").click()
     page.get_by_role("option", name="eyes").click()
     page.locator("#parts-message", has_text="to change eyes").wait_for()
@@ -217,14 +218,14 @@ def test_files_of_latents_are_targets_or_are_refused(tab: Page, workspace: Works
 @pytest.mark.usefixtures("slow_server")
 def test_the_first_edit_and_batch_have_a_part_of_the_file(other_file: Path, open_page: Callable[[], Page]):
     page = open_page()
-    page.get_by_role("tab", name="Edit").click()
+    browsers.open_tab(page, "Edit")
     page.wait_for_function("document.querySelector('#edit-part-0 input').value == 'mouth'")
     page.locator("#edit-save[href*='_mouth_']").wait_for()
     assert page.locator("#edit-message .error").count() == 0
     page.locator("#edit-part-0 input").click()
     assert [option.inner_text().split()[-1] for option in page.get_by_role("option").all()] == ["mouth", "ears"]
     page.keyboard.press("Escape")
-    page.get_by_role("tab", name="Batch", exact=True).click()
+    browsers.open_tab(page, "Batch")
     page.wait_for_function("document.querySelector('#batch-command textarea')?.value.includes('--parts mouth')")
     assert page.get_by_test_id("toast-body").count() == 0
 
@@ -244,7 +245,7 @@ def test_inputs_of_parts_are_sent_by_their_own_events(workspace: Workspace):
 @pytest.mark.parametrize("buttons, name, part", [(["set"], "gaze", "gaze"), (["remove"], "", "nose")])
 def test_an_edited_part_can_be_renamed_or_removed(tab: Page, buttons: list[str], name: str, part: str):
     change_parts(tab, *buttons, name=name)
-    tab.get_by_role("tab", name="Edit").click()
+    browsers.open_tab(tab, "Edit")
     tab.wait_for_function(f"document.querySelector('#edit-part-0 input').value == '{part}'")
     tab.locator(f"#edit-save[href*='_{part}_']").wait_for()
     assert tab.locator("#edit-message .error").count() == 0

@@ -21,7 +21,7 @@ TABS = ("Parts", "Edit", "Batch")
 
 def test_tabs_fit_into_windows_of_two_sizes(page: Page):
     for tab in TABS:
-        page.get_by_role("tab", name=tab, exact=True).click()
+        browsers.open_tab(page, tab)
         for width in (1280, 1920):
             page.set_viewport_size({"width": width, "height": 1000})
             page.wait_for_timeout(300)
@@ -31,7 +31,7 @@ def test_tabs_fit_into_windows_of_two_sizes(page: Page):
 
 def test_the_page_and_the_server_ask_no_other_host(page: Page, connected_hosts: list[str]):
     for tab in TABS:
-        page.get_by_role("tab", name=tab, exact=True).click()
+        browsers.open_tab(page, tab)
     page.wait_for_timeout(1000)
     assert connected_hosts and {*connected_hosts} <= {*browsers.LOCAL}
 

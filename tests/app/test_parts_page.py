@@ -69,6 +69,14 @@ def name(page: Page, text: str) -> None:
     message(page, f"{text} has ")
 
 
+def open_build(page: Page) -> None:
+    """Show the inputs of a build."""
+    ready(page)
+    page.get_by_text("Build again with other clusters").click()
+    page.locator("#parts-images input").wait_for()
+    browsers.wait_for_values(page)
+
+
 def test_a_part_is_named_by_clicks_and_saved(page: Page, workspace: Workspace):
     ready(page)
     places = positions(workspace)
@@ -100,7 +108,7 @@ def test_the_browser_asks_before_names_are_lost(page: Page):
     page.locator("#parts-suggest-nose").click()
     message(page, "selected")
     name(page, "bridge")
-    page.get_by_role("tab", name="Edit", exact=True).click()
+    browsers.open_tab(page, "Edit")
     page.reload()
     assert asked == ["beforeunload"]
 
@@ -206,14 +214,13 @@ def test_other_tabs_offer_the_new_parts(page: Page):
     page.locator("#parts-suggest-nose").click()
     message(page, "selected")
     name(page, "snout")
-    page.get_by_role("tab", name="Batch", exact=True).click()
+    browsers.open_tab(page, "Batch")
     expect(page.locator("#batch-parts").get_by_text("snout")).to_be_visible()
     assert page.get_by_test_id("toast-body").count() == 0  # no error of a tab that still offers former parts
 
 
 def test_a_build_gives_new_clusters_and_can_be_cancelled(page: Page, workspace: Workspace):
-    ready(page)
-    page.get_by_text("Build again with other clusters").click()
+    open_build(page)
     for field, value in (("k", 3), ("restarts", 1), ("images", 4000)):
         page.locator(f"#parts-{field} input").fill(str(value))
     page.locator("#parts-build-start").click()
@@ -232,7 +239,7 @@ def test_the_method_of_the_catalog_is_shown(open_page: Callable[[], Page], works
     w = workspace.generator.latents(range(4))
     build_catalog(workspace.generator, w, n_clusters=3, resolution=16, method="nmf").save(workspace.catalog_path)
     page = ready(open_page())
-    page.get_by_text("Build again with other clusters").click()
+    open_build(page)
     method = page.locator("#parts-method").locator("input, textarea")
     expect(method).to_have_value("nmf")
     expect(page.locator("#parts-restarts")).to_be_hidden()
@@ -245,8 +252,7 @@ def test_the_method_of_the_catalog_is_shown(open_page: Callable[[], Page], works
 
 
 def test_a_build_ends_with_its_page(page: Page, workspace: Workspace):
-    ready(page)
-    page.get_by_text("Build again with other clusters").click()
+    open_build(page)
     page.locator("#parts-images input").fill("20000")
     page.locator("#parts-build-start").click()
     expect(page.locator("#parts-build-status")).to_contain_text("of 20024 images")

@@ -45,7 +45,7 @@ def fill(page: Page, **values: str) -> None:
 
 def test_texts_of_other_programs_are_shown_as_text(page: Page, workspace: Workspace):
     write_folder(workspace.outdir / "hostile", HOSTILE)
-    page.get_by_role("tab", name="Batch", exact=True).click()
+    browsers.open_tab(page, "Batch")
     fill(page, folder="hostile")
     page.locator("#batch-gallery .thumbnail-item").click()
     expect(page.locator("#batch-detail")).to_contain_text(HOSTILE)
@@ -61,7 +61,7 @@ def test_results_of_another_folder_are_cleared_on_an_error(page: Page, workspace
     for name in ("good", "bad", "other"):
         write_folder(workspace.outdir / name, name)
     (workspace.outdir / "bad" / "manifest.jsonl").write_text('{"file": 1}\n')
-    page.get_by_role("tab", name="Batch", exact=True).click()
+    browsers.open_tab(page, "Batch")
     thumbnails, detail = page.locator("#batch-gallery .thumbnail-item"), page.locator("#batch-detail")
     fill(page, folder="good")
     thumbnails.click()

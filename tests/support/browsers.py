@@ -36,6 +36,18 @@ def arguments() -> list[str]:
     return [hosts, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
 
 
+def open_tab(page: Any, name: str) -> None:
+    """Open a tab of the page, and wait until its inputs can be changed."""
+    page.get_by_role("tab", name=name, exact=True).click()
+    page.locator("[role=tabpanel] :is(input, textarea):visible").first.wait_for()
+    wait_for_values(page)
+
+
+def wait_for_values(page: Any) -> None:
+    """Wait until inputs that Gradio shows for the first time have their values, which it sets one frame later."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
+
+
 class Watch:
     """Errors of a browser page, and its requests to other hosts.
 
