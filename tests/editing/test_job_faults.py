@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from catalogs import build
 from editors import catalog_of
-from forked import SECONDS, start
+from forked import SECONDS, redirect, start
 from jobs import files as files_of
 from jobs import grid, run
 
@@ -87,7 +87,7 @@ def test_jobs_and_builds_resume_after_random_kills(tmp_path: Path, catalog: Path
 def command(directory: Path, catalog: Path, targets: str) -> None:
     """Run `stylefast edit` in this process with standard error redirected to a file."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored
-    os.dup2(os.open(directory.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    redirect(2, directory.with_suffix(".err"))
     sys.argv = ["stylefast", *edit_arguments(directory, catalog, targets)]
     cli.main()
 
