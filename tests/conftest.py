@@ -75,7 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def poison_memory() -> None:
     """Fill new outputs with NaN and kernel buffers with huge numbers, so that tests notice reads before writes."""
-    torch.use_deterministic_algorithms(True)  # torch.empty then returns NaN
+    # torch.empty then returns NaN. torch.use_deterministic_algorithms would import torch._inductor, for a second.
+    torch.set_deterministic_debug_mode("error")
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(-6, 0x80)  # M_PERTURB of glibc: malloc fills memory with the complement of 0x80, which is 0x7F
