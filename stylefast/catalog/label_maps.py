@@ -28,7 +28,8 @@ def smooth_labels(activations: Tensor, centroids: Tensor, features: str, size: t
 
         label(i) = argmax_k <sum_j r_ij x_j, c_k> = argmax_k sum_j r_ij <x_j, c_k>    (the lowest k on ties)
 
-    So it is enough to resize the K scores per position, one image and one cluster at a time: memory holds a few planes [H, W].
+    So it is enough to resize the K scores per position, one image and one cluster at a time: memory holds a few planes
+    [H, W].
 
     Args:
         activations: Activations of the layer, [N, C, h, w].
