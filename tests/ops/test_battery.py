@@ -119,8 +119,9 @@ def test_inductor_compiles_to_one_graph_with_the_default_backend(op: Op):
     same(compiled(op.public)(**inputs), op.public(**inputs))
 
 
-@pytest.mark.parametrize("cell", functional(cells(first_sample)))
+@pytest.mark.parametrize("cell", [param for param in functional(cells(first_sample)) if "reference" not in param.id])
 def test_compiles_once_for_all_batches(cell: Cell):
+    """Leave out the reference, whose shapes are described by the same function."""
     public = compiled(cell.op.public, backend="aot_eager", dynamic=True)
     torch._dynamo.utils.counters.clear()
     for times in (3, 5):

@@ -44,6 +44,7 @@ def printed(script: str, **variables: str) -> list[str]:
         process = FORK.Process(target=_script, args=(script, variables, path))
         process.start()
         process.join(SECONDS)
+        process.kill()
         assert process.exitcode == 0, "the script failed"
         return path.read_text().splitlines()
 
