@@ -10,6 +10,8 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # cuBLAS needs this for deterministic algorithms.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# torch.compile then starts no processes of its own, each of which imports torch.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # typer reads this when it is imported: without it, typer prints escape sequences on hosted CI.
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
 
@@ -73,7 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def poison_memory() -> None:
     """Fill new outputs with NaN and kernel buffers with huge numbers, so that tests notice reads before writes."""
-    torch.use_deterministic_algorithms(True)  # torch.empty then returns NaN
+    # torch.empty then returns NaN. torch.use_deterministic_algorithms would import torch._inductor, for a second.
+    torch.set_deterministic_debug_mode("error")
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(-6, 0x80)  # M_PERTURB of glibc: malloc fills memory with the complement of 0x80, which is 0x7F

@@ -28,7 +28,8 @@ def smooth_labels(activations: Tensor, centroids: Tensor, features: str, size: t
 
         label(i) = argmax_k <sum_j r_ij x_j, c_k> = argmax_k sum_j r_ij <x_j, c_k>    (the lowest k on ties)
 
-    So it is enough to resize the K scores per position, one cluster at a time: memory holds a few planes [N, H, W].
+    So it is enough to resize the K scores per position, one image and one cluster at a time: memory holds a few planes
+    [H, W].
 
     Args:
         activations: Activations of the layer, [N, C, h, w].
@@ -56,14 +57,15 @@ def resized_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
         Labels of shape [N, H, W], int32: the lowest on ties.
     """
     labels = torch.zeros((len(scores), *size), dtype=torch.int32, device=scores.device)
-    best = _resize(scores[:, 0], size)
-    for k in range(1, scores.shape[1]):
-        score = _resize(scores[:, k], size)
-        labels.masked_fill_(score > best, k)
-        best = torch.maximum(best, score)
+    for label, score in zip(labels, scores, strict=True):  # one image at a time, because its planes fit into the cache
+        best = _resize(score[0], size)
+        for k in range(1, len(score)):
+            other = _resize(score[k], size)
+            label.masked_fill_(other > best, k)
+            torch.maximum(best, other, out=best)
     return labels
 
 
 def _resize(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize the scores of one cluster, [N, h, w] to [N, H, W]."""
-    return interpolate(scores[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    """Resize the scores of one cluster on one image, [h, w] to [H, W]."""
+    return interpolate(scores[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
 from ..core.checks import check_integer
 from ..core.images import check_images, to_rgb
@@ -158,16 +158,26 @@ def write_numbers(tile: Image.Image, regions: Tensor) -> None:
     """Write the number of every region that covers at least one per cent of the tile, where the region is widest."""
     size = max(10, max(tile.size) // 20)
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(size)
-    for k in regions.unique().tolist():
-        coverage = adaptive_avg_pool2d((regions == k).float()[None], 32)  # [1, 32, 32]
+    for k, coverage in enumerate(_coverages(regions)):
         if coverage.mean() < 0.01:
             continue
-        near, far = (avg_pool2d(coverage, 2 * reach + 1, stride=1, padding=reach) for reach in (3, 16))
+        near, far = (avg_pool2d(coverage[None], 2 * reach + 1, stride=1, padding=reach) for reach in (3, 16))
         y, x = divmod(int(((near + 0.1 * far) * coverage).argmax()), 32)  # `far` decides between equal `near`
         left, top = (
             min(max((i + 0.5) / 32 * side, size), side - size) for i, side in zip((x, y), tile.size, strict=True)
         )
         draw.text((left, top), str(k), PAPER, font, anchor="mm", stroke_width=2, stroke_fill=INK)
+
+
+def _coverages(regions: Tensor) -> Tensor:
+    """Return which share of each cell of a grid every region [H, W] covers, [K, 32, 32]."""
+    height, width = (math.ceil(side / 32) for side in regions.shape)  # of a cell
+    fine = interpolate(regions[None, None].float(), size=[32 * height, 32 * width], mode="nearest")[0, 0].long()
+    numbers = fine.view(32, height, 32, width).movedim(2, 1).reshape(32 * 32, -1)  # [cells, pixels of a cell]
+    n_regions = int(fine.max()) + 1
+    offsets = n_regions * torch.arange(32 * 32, device="cpu")[:, None]
+    counts = (offsets + numbers).flatten().bincount(minlength=n_regions * 32 * 32)
+    return counts.view(32, 32, n_regions).movedim(2, 0) / (height * width)
 
 
 def write_caption(tile: Image.Image, text: object) -> None:

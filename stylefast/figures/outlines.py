@@ -33,9 +33,9 @@ def fine_regions(regions: Tensor, size: Sequence[int]) -> Tensor:
     return fine[0, 0].to(regions.dtype)
 
 
-def coverage(mask: Tensor) -> Tensor:
-    """Return the share of every pixel that a mask of fine pixels covers: bool [FINE H, FINE W] to float32 [H, W]."""
-    return avg_pool2d(mask[None].float(), FINE)[0]
+def coverage(fine: Tensor) -> Tensor:
+    """Return the mean of the fine pixels of every pixel, [FINE H, FINE W] to float32 [H, W]: of a mask, its share."""
+    return avg_pool2d(fine[None].float(), FINE)[0]
 
 
 def outline(regions: Tensor) -> Tensor:

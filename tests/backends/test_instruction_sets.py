@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled kernels agree with the reference on every instruction set, not only on the processor's default."""
+"""The compiled kernels agree with the reference on other instruction sets than that which the battery tests."""
 
 import os
 import subprocess
@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 from cells import skip_unless
+
+from stylefast.backends.native import instruction_set
+
+OTHERS = [isa for isa in ("portable", "avx2", "avx512") if isa != instruction_set()]
 
 SCRIPT = """
 import sys
@@ -28,7 +32,7 @@ for op in test_edge_cases.ASSIGNING:
 """
 
 
-@pytest.mark.parametrize("isa", [pytest.param(isa, marks=skip_unless("cpu")) for isa in ("portable", "avx2", "avx512")])
+@pytest.mark.parametrize("isa", [pytest.param(isa, marks=skip_unless("cpu")) for isa in OTHERS])
 def test_samples_agree_and_ties_go_to_the_lowest_index(isa: str):
     tests = Path(__file__).parents[1]
     paths = (tests / "ops", tests / "support", tests.parent)

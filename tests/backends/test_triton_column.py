@@ -20,32 +20,24 @@ import triton_oldest
 from gpu.workloads import GPU_WORKLOADS
 from layers import LAYER_WORKLOADS, LayerWorkload
 
+from stylefast.backends import triton
 from stylefast.ops import INVERSE_HAAR, LAYERS, OPS, SOFT, STEPS
 from stylefast.ops.op import Op
 
 NEEDS = {"registers": 200, "shared": 65536, "spills": 0, "matrix": 8, "wide_loads": 4}
 
 
-def python(script: str, **variables: str) -> list[str]:
-    """Run a script in a Python process without a GPU; return the lines that it prints."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", **variables}
-    process = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    return process.stdout.splitlines()
-
-
-def test_triton_says_that_a_gpu_or_triton_is_missing():
-    script = "from stylefast.backends import available; print(available()['triton'])"
-    (no_gpu,) = python(script, TRITON_INTERPRET="0")
-    assert no_gpu.startswith("backend 'triton' needs a GPU that torch can use")
-    hidden = "import stylefast.backends.triton as t; t.find_spec = lambda name: None; "
-    (missing,) = python(hidden + script, TRITON_INTERPRET="1")
-    assert missing == "backend 'triton' needs Triton, which is not installed: pip install triton"
+def test_triton_says_that_a_gpu_or_triton_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(triton, "INTERPRETED", False)
+    assert str(triton.reason.__wrapped__()).startswith("backend 'triton' needs a GPU that torch can use")
+    monkeypatch.setattr(triton, "INTERPRETED", True)
+    monkeypatch.setattr(triton, "find_spec", lambda name: None)
+    assert triton.reason.__wrapped__() == "backend 'triton' needs Triton, which is not installed: pip install triton"
 
 
 def test_interpreted_triton_takes_cpu_tensors_only_if_named():
-    chosen, blended, message = python(
-        """
+    script = """
 import torch, stylefast
 from stylefast import backends
 cpu = torch.device("cpu")
@@ -57,9 +49,11 @@ try:
     backends.select("triton", torch.device("cuda"))
 except RuntimeError as error:
     print(error)
-""",
-        TRITON_INTERPRET="1",
-    )
+"""
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
+    process = subprocess.run([sys.executable, "-c", script], env=os.environ | hidden, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    chosen, blended, message = process.stdout.splitlines()
     assert chosen != "triton" and blended == "[0.0, 0.5, 1.0]"
     assert message == "backend 'triton' works on cpu tensors, got tensors on cuda"
 

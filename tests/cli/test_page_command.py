@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`stylefast app`: the address that it prints, its end, and what it refuses."""
+"""`stylefast app`: the ports that it takes, and what it refuses."""
 
 from __future__ import annotations
 
-import re
-import signal
 import socket
-import subprocess
-import urllib.request
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,18 +21,6 @@ def refusal(*arguments: object) -> str:
     result = CliRunner().invoke(cli.app, ["app", *NETWORK, "--no-open", *map(str, arguments)])
     assert isinstance(result.exception, (ValueError, OSError, ImportError)), result.output
     return str(result.exception)
-
-
-@pytest.mark.skipif(find_spec("gradio") is None, reason="the page needs gradio")
-def test_the_page_is_served_until_an_interrupt(page_process: subprocess.Popen[str]):
-    assert page_process.stdout is not None
-    address = re.search(r"http://127\.0\.0\.1:\d+", line := page_process.stdout.readline())
-    assert address, line
-    with urllib.request.urlopen(address[0], timeout=30) as answer:
-        assert b"stylefast" in answer.read()
-    page_process.send_signal(signal.SIGINT)
-    output, errors = page_process.communicate(timeout=60)
-    assert (page_process.returncode, output, errors) == (0, "", "Loading toy:sg2\n")
 
 
 def test_a_port_that_is_in_use_is_refused():

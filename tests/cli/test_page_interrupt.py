@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C ends `stylefast app` cleanly while it computes."""
+"""`stylefast app` serves the page at the address that it prints, and Ctrl-C ends it cleanly while it computes."""
 
 from __future__ import annotations
 
@@ -64,12 +64,14 @@ class Client:
     [(BUILD, "parts-build-status", "progress"), (BATCH, "batch-progress", "process_generating")],
     ids=["build", "batch"],
 )
-def test_an_interrupt_ends_a_task(
+def test_the_page_is_served_until_an_interrupt_ends_a_task(
     page_process: subprocess.Popen[str], values: dict[str, Any], output: str, begins: str
 ):
     assert page_process.stdout is not None
-    address = re.search(r"http://127\.0\.0\.1:\d+", page_process.stdout.readline())
-    assert address
+    address = re.search(r"http://127\.0\.0\.1:\d+", line := page_process.stdout.readline())
+    assert address, line
+    with urllib.request.urlopen(address[0], timeout=30) as answer:
+        assert b"stylefast" in answer.read()
     client = Client(address[0])
     client.start(values, output)
     assert any(message["msg"] == begins for message in client.messages())

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +12,7 @@ import pytest
 import torch
 from catalogs import build_catalog
 from commands import run
+from forked import printed
 from jobs import manifest
 from jobs import run as run_job
 
@@ -89,5 +88,4 @@ from stylefast.generators import Generator
 torch.backends.cudnn.conv.fp32_precision = {precision!r}
 print(Generator.precision.fget(SimpleNamespace(device=torch.device("cuda"), network=torch.nn.Identity())))
 """
-    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert process.stdout == f"{ {'tf32': precision == 'tf32'} }\n"
+    assert printed(script) == [str({"tf32": precision == "tf32"})]

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forked processes compute, even if their parent has used OpenMP threads."""
 
-import subprocess
 import sys
 
 import pytest
+from forked import printed
 
 SCRIPT = """
-import multiprocessing, sys
+import multiprocessing, os
 import torch, stylefast
 
 torch.set_num_threads(2)
-side = int(sys.argv[1])
+side = int(os.environ["SIDE"])
 fork = multiprocessing.get_context("fork")
 a, c = torch.randn(4, 16, side, side), torch.randn(5, 16)
 labels = torch.zeros(4, side, side, dtype=torch.int64)
@@ -39,8 +39,5 @@ for name, call in calls.items():
 @pytest.mark.skipif(sys.platform != "linux", reason="only GNU OpenMP loses its threads")
 @pytest.mark.parametrize("side", [8, 96])
 def test_forked_processes_compute_the_same(side: int):
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(side)]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    lines = process.stdout.splitlines()
+    lines = printed(SCRIPT, SIDE=str(side))
     assert len(lines) == 7 and all(line.endswith(" True") for line in lines), lines

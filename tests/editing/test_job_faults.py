@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from catalogs import build
 from editors import catalog_of
-from forked import SECONDS, start
+from forked import SECONDS, redirect, start
 from jobs import files as files_of
 from jobs import grid, run
 
@@ -25,6 +25,8 @@ from stylefast.editing import StyleEditor
 from stylefast.generators.toy import toy
 
 KILLS = 10
+N_EDITS = 200
+TARGETS = f"0-{N_EDITS - 1}"
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -87,7 +89,7 @@ def test_jobs_and_builds_resume_after_random_kills(tmp_path: Path, catalog: Path
 def command(directory: Path, catalog: Path, targets: str) -> None:
     """Run `stylefast edit` in this process with standard error redirected to a file."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored
-    os.dup2(os.open(directory.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    redirect(2, directory.with_suffix(".err"))
     sys.argv = ["stylefast", *edit_arguments(directory, catalog, targets)]
     cli.main()
 
@@ -96,6 +98,14 @@ def edit_arguments(directory: Path, catalog: Path, targets: str) -> list[str]:
     given = {"catalog": catalog, "outdir": directory, "seeds": targets, "references": "7", "parts": "nose"}
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     return ["edit", *options, "--network", "toy:sg2", "--no-measure", "--batch-size", "2"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, catalog: Path) -> Path:
+    """Folder of a job that nothing has stopped."""
+    directory = tmp_path_factory.mktemp("jobs") / "whole"
+    finish(command, directory, catalog, TARGETS)
+    return directory
 
 
 def images_in(directory: Path) -> list[Path]:
@@ -111,9 +121,8 @@ def wait_for_journal(directory: Path) -> None:
     raise AssertionError("no entry was written in time")
 
 
-def test_an_interrupt_stops_a_job_soon_and_says_how_to_resume(tmp_path: Path, catalog: Path):
-    finish(command, tmp_path / "whole", catalog, "0-399")
-    process = start(command, tmp_path / "out", catalog, "0-399")
+def test_an_interrupt_stops_a_job_soon_and_says_how_to_resume(tmp_path: Path, catalog: Path, whole: Path):
+    process = start(command, tmp_path / "out", catalog, TARGETS)
     wait_for_journal(tmp_path / "out")
     assert process.pid is not None
     os.kill(process.pid, signal.SIGSTOP)  # so that it writes nothing between the count and the interrupt
@@ -123,12 +132,15 @@ def test_an_interrupt_stops_a_job_soon_and_says_how_to_resume(tmp_path: Path, ca
     process.join(SECONDS)
     after = len(images_in(tmp_path / "out"))
     assert process.exitcode == 130
-    assert f"interrupted: {tmp_path / 'out'}/ has {after} of 400 edits; the same" in (tmp_path / "out.err").read_text()
+    assert (
+        f"interrupted: {tmp_path / 'out'}/ has {after} of {N_EDITS} edits; the same"
+        in (tmp_path / "out.err").read_text()
+    )
     # A batch, the images that wait for the two writers, and the images that they are writing.
-    assert after <= before + 2 + 2 * 2 + 2 and after < 400
+    assert after <= before + 2 + 2 * 2 + 2 and after < N_EDITS
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".stylefast")]
-    finish(command, tmp_path / "out", catalog, "0-399")
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+    finish(command, tmp_path / "out", catalog, TARGETS)
+    assert files_of(tmp_path / "out") == files_of(whole)
 
 
 def torchrun(size: int, *arguments: str) -> subprocess.Popen[str]:
@@ -150,11 +162,9 @@ def children(parent: int) -> list[int]:
     return pids
 
 
-def test_a_rank_that_dies_ends_the_job_and_another_resumes_it(tmp_path: Path, catalog: Path):
-    targets = "0-399"
-    finish(command, tmp_path / "whole", catalog, targets)
-    expected = files_of(tmp_path / "whole")
-    job = torchrun(2, *edit_arguments(tmp_path / "out", catalog, targets))
+def test_a_rank_that_dies_ends_the_job_and_another_resumes_it(tmp_path: Path, catalog: Path, whole: Path):
+    expected = files_of(whole)
+    job = torchrun(2, *edit_arguments(tmp_path / "out", catalog, TARGETS))
     wait_for_journal(tmp_path / "out")
     os.kill(max(children(job.pid)), signal.SIGKILL)
     text, _ = job.communicate(timeout=SECONDS)
@@ -164,6 +174,6 @@ def test_a_rank_that_dies_ends_the_job_and_another_resumes_it(tmp_path: Path, ca
     assert {name: x for name, x in left.items() if name not in journals}.items() < expected.items()
     assert "manifest.jsonl" not in left and journals
     written = {path: path.stat().st_mtime_ns for path in images_in(tmp_path / "out")}
-    finish(command, tmp_path / "out", catalog, targets)
+    finish(command, tmp_path / "out", catalog, TARGETS)
     assert any(path.stat().st_mtime_ns == time_ns for path, time_ns in written.items())  # images that were kept
     assert files_of(tmp_path / "out") == expected

@@ -76,7 +76,8 @@ def _run_child(name: str, seed: int, seconds: float, case: str | None) -> int:
     """Run cases until the time is over, and print the number of each. Return whether a case failed."""
     warnings.simplefilter("ignore")
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-    torch.use_deterministic_algorithms(True)  # torch.empty then returns NaN
+    # torch.empty then returns NaN. torch.use_deterministic_algorithms would import torch._inductor, for a second.
+    torch.set_deterministic_debug_mode("error")
     if (reason := TARGETS[name].absence()) is not None:
         print(f"skipped: {reason}")
         return 0

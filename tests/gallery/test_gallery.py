@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -183,20 +185,34 @@ def test_folders_without_edits_are_refused(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
 
 
+@pytest.fixture
+def without_garbage() -> Iterator[None]:
+    """Collect garbage so often that it does not count as memory in use."""
+    gc.collect()
+    gc.freeze()
+    before = gc.get_threshold()
+    gc.set_threshold(50, 1, 1)
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("without_garbage")
 def test_memory_does_not_grow_with_the_number_of_edits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "LENGTH", 100)
     monkeypatch.setattr(module, "BLOCK", 20)
     monkeypatch.setattr(Previews, "make", lambda self, edit: {})  # 2,000 previews would take half a minute
     peaks = []
-    for n in (500, 2000):
+    for n in (500, 2000, 500, 2000):  # the first two fill caches
         lines = [entry(f"seed{i:04}", "eyes", f"seed{i:04}") for i in range(n)]
-        write_folder(tmp_path / str(n), lines[:1])
-        (tmp_path / str(n) / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        folder = tmp_path / str(len(peaks))
+        write_folder(folder, lines[:1])
+        (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         tracemalloc.start()
-        assert write(tmp_path / str(n)).n_edits == n
+        assert write(folder).n_edits == n
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.3 * peaks[0]
+    assert min(peaks[1::2]) < 1.3 * min(peaks[::2])
 
 
 def test_the_command_names_the_page_and_what_is_missing(tmp_path: Path):

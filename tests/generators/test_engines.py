@@ -3,8 +3,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 import threading
 from functools import partial
 from unittest.mock import Mock
@@ -14,6 +12,7 @@ import torch
 from commands import run as run_command
 from editors import catalog_of
 from fake_engines import Fake, use_fakes
+from forked import printed
 from jobs import grid, manifest
 from jobs import run as run_job
 from miniatures import MINIATURES
@@ -275,4 +274,4 @@ assert not any(name.startswith("openvino") for name in sys.modules)
 generator.use_engine("openvino")
 assert "openvino" in sys.modules and not any(name.startswith("openvino_telemetry") for name in sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    printed(code)

@@ -32,6 +32,14 @@ def test_blend_beyond_32_bit_indices():
         assert torch.equal(out[-last], stylefast.blend(target[t], reference[r], query[0], backend="cpu")[0])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unfilled_memory() -> Iterator[None]:
+    """Leave new tensors as they are: to fill them takes as long as some of the ops."""
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
 @pytest.fixture(scope="module")
 def images() -> tuple[Tensor, Tensor]:
     """Distinct images [DISTINCT, C, H, W] bfloat16 and centroids [K, C]."""

@@ -35,7 +35,7 @@ def python(script: str, folder: Path = PACKAGE.parent) -> str:
     return process.stdout
 
 
-def test_import_is_lean():
+def test_import_is_lean_and_public_names_resolve():
     python("""
 import sys, torch
 before, events = set(sys.modules), []
@@ -47,6 +47,12 @@ assert not [name for name in new if name.startswith(heavy)], sorted(new)
 started = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "ctypes.dlopen"}
 assert not started & set(events), started & set(events)
 assert not torch.cuda.is_initialized()
+
+eager = dict(vars(stylefast))
+for name in [*stylefast.__all__, "sklearn"]:
+    value = eager[name] if name in eager else stylefast.__getattr__(name)  # not bound by an earlier import
+    assert value is getattr(stylefast, name), name
+    assert value.__name__ in (name, f"stylefast.{name}"), (name, value)
 """)
 
 
@@ -226,17 +232,6 @@ def test_public_names_are_frozen():
     assert all(getattr(stylefast, op.name) is op.public for op in OPS)
     with pytest.raises(AttributeError, match="module 'stylefast' has no attribute 'abacus'"):
         _ = stylefast.abacus
-
-
-def test_every_public_name_resolves_to_its_object():
-    python("""
-import stylefast
-eager = dict(vars(stylefast))
-for name in [*stylefast.__all__, "sklearn"]:
-    value = eager[name] if name in eager else stylefast.__getattr__(name)  # not bound by an earlier import
-    assert value is getattr(stylefast, name), name
-    assert value.__name__ in (name, f"stylefast.{name}"), (name, value)
-""")
 
 
 def test_documented_names_are_public():

@@ -9,11 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,27 @@ def start(function: Callable[..., Any], *arguments: Any) -> ForkServerProcess:
     process = FORK.Process(target=_alone, args=(function, arguments), daemon=True)
     process.start()
     return process
+
+
+def printed(script: str, **variables: str) -> list[str]:
+    """Run a script in a process with environment variables, in which only torch and the command line are loaded.
+
+    Returns:
+        The lines that the script and its children have printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "output"
+        process = FORK.Process(target=_script, args=(script, variables, path))
+        process.start()
+        process.join(SECONDS)
+        process.kill()
+        assert process.exitcode == 0, "the script failed"
+        return path.read_text().splitlines()
+
+
+def redirect(descriptor: int, path: Path) -> None:
+    """Let a descriptor of this process, such as 1 for standard output, write into a new file."""
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
 
 
 def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -54,6 +77,12 @@ def _answer(answers: Connection) -> Any:
     succeeded, value = pickle.loads(answers.recv_bytes())
     assert succeeded, value
     return value
+
+
+def _script(script: str, variables: dict[str, str], path: Path) -> None:
+    os.environ.update(variables)
+    redirect(sys.stdout.fileno(), path)
+    exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
 
 
 def _alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

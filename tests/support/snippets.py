@@ -75,7 +75,7 @@ def words(line: str) -> list[str]:
 
 
 def use_toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make "random-face" a toy network, name clusters by number, and cap the numbers of images."""
+    """Make "random-face" a toy network, name clusters by number, and cap the numbers and sizes of drawn images."""
     load, seeds, seed_latents = generators.load, arguments.seeds, editing.SeedLatents
     build_catalog = catalog.Catalog.build
 
@@ -93,6 +93,7 @@ def use_toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog.Catalog, "build", build)
     monkeypatch.setattr(arguments, "seeds", fewer)
     monkeypatch.setattr(cli.catalog, "seeds", fewer)
+    monkeypatch.setattr(cli.catalog, "CELL", 64)
     monkeypatch.setattr(editing, "SeedLatents", lambda g, seeds, **options: seed_latents(g, seeds[:2], **options))
     for module in (catalog, cli.catalog):
         monkeypatch.setattr(module, "FFHQ_REGIONS", PARTS)
