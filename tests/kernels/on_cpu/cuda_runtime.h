@@ -89,7 +89,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   return cudaSuccess;
 }
 
-// Inlined without optimisation, too, because counting.cpp calls kernels often.
+// Inlined without optimisation, too: the library that counts calls them in its innermost loops.
 [[gnu::always_inline]] inline float fma(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 [[gnu::always_inline]] inline double fma(double x, double y, double z) { return __builtin_fma(x, y, z); }
 
