@@ -13,6 +13,7 @@ from pathlib import Path
 import cuda_aot
 import pytest
 import torch
+from listing import Listing
 
 from stylefast import backends
 from stylefast.backends import BACKENDS, native
@@ -107,27 +108,26 @@ def test_faults_of_kernels_are_reported():
     assert cuda_aot.faults({"sm_90 mean_kernel<float>": NEEDS}) == ["sm_80: no kernels", "sm_100: no kernels"]
 
 
-def listing(device: str, kernel: str, code: str) -> str:
-    lines = "\n".join(f"/*{16 * i:04x}*/  {text} ;" for i, text in enumerate(code.split("; ")))
-    return f"arch = {device}\n\t\tFunction : {kernel}\n {lines}\n"
+def listing(code: str) -> Listing:
+    return Listing("\n".join(f"/*{16 * i:04x}*/  {text} ;" for i, text in enumerate(code.split("; "))))
 
 
 def test_resources_are_read_from_the_disassembly():
-    name = "_ZN9stylefast11mean_kernelIfEEvPKT_"
-    usage = f"arch = sm_90\n Function {name}:\n  REG:32 STACK:16 SHARED:1024 LOCAL:4 CONSTANT[0]:8\n"
+    name = "sm_90 mean_kernel<float>"
+    fields = "REG:32 STACK:16 SHARED:1024 LOCAL:4 CONSTANT[0]:8"
+    usage = f"arch = sm_90\n Function _ZN9stylefast11mean_kernelIfEEvPKT_:\n  {fields}\n"
     code = (
         "LDG.E.128 R4, [R2]; HMMA.16816.F32.BF16 R4; LDL R1, [R2]; STL.64 [R1], R2; LDG.E R5, [R2]; LDS.64 R6, [R2]; "
         "LDGSTS.E.64 [R3], [R2.64]; LD.E.128 R4, [R2.64]; ST.E [R2.64], R4; STG.E [R2.64], R4; ATOM.E.ADD R1, [R2]; "
         "@P0 BRA 0x10; EXIT"
     )
-    sass = listing("sm_90", name, code)
     expected = {
         "registers": 32, "shared": 1024, "spills": 22, "matrix": 1, "wide_loads": 1, "asynchronous": 1, "generic": 3,
         "in_loops": 11,
     }  # fmt: skip
-    assert cuda_aot.needs(usage, sass) == {"sm_90 mean_kernel<float>": expected}
+    assert cuda_aot.needs(usage, {name: listing(code)}) == {name: expected}
     hopper = "HGMMA.64x96x16.F32.BF16 R24, gdesc[UR8], R24; HGMMA.64x96x16 R24, gdesc[UR8], R24, gsb0; UTMALDG.3D [UR8]"
-    (needs,) = cuda_aot.needs(usage.replace("sm_90", "sm_90a"), listing("sm_90a", name, hopper)).values()
+    (needs,) = cuda_aot.needs(usage.replace("sm_90", "sm_90a"), {name: listing(hopper)}).values()
     assert (needs["matrix"], needs["group_ends"], needs["bulk_loads"]) == (2, 1, 1)
 
 

@@ -18,15 +18,16 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import cuda_work
 import roofline
-import triton
+from cuda_counts import kernel_name, output
+from cuda_work import TOOLS
 from listing import Listing
 from triton_aot import MATRIX, WIDE_LOADS, differences, write
 
@@ -36,52 +37,27 @@ TABLE = Path(__file__).with_name("cuda_resources.json")
 DEVICES = ("sm_80", "sm_90", "sm_100")
 LABELLING = ("assign_kernel", "lloyd_kernel", "assign_moments_kernel")
 COPYING = ("moments_kernel", "pool_kernel")
-LOCAL = re.compile(r"\b(LDL|STL)\b")
-ASYNCHRONOUS = re.compile(r"\bLDGSTS\b")
-GENERIC = re.compile(r"\b(LD|ST|ATOM|RED)\.E\b")  # LDG, LDS, STG, STS and so on name the memory
+LOCAL = re.compile(r"(LDL|STL)\b")
+ASYNCHRONOUS = re.compile(r"LDGSTS\b")
+GENERIC = re.compile(r"(LD|ST|ATOM|RED)\.E\b")  # LDG, LDS, STG, STS and so on name the memory
 # Generic accesses that a kernel may have. In nine kernels ptxas joins the code for two kinds of memory.
 ALLOWED_GENERIC = {"sm_80": 7, "sm_90": 0, "sm_100": 4}
-GROUP_ENDS = re.compile(r"\bHGMMA[^;]*\bgsb0")  # products of a warp group that end a group of products
+BULK_LOADS = re.compile(r"UTMALDG\b")
+GROUP_ENDS = re.compile(r"HGMMA.*\bgsb0")  # products of a warp group that end a group of products
 PRODUCTS_PER_GROUP = 4  # of the Hopper kernel
 
 
 def build(python: str) -> Path:
     """Build the library by setup.py with this Python; return its path."""
-    flags = "-Werror=all-warnings -Xcompiler=-Werror -lineinfo"  # source lines do not change the instructions
+    # Source lines do not change the instructions. cuda_emulation.py compiles the code of the host with optimisation.
+    flags = "-Werror=all-warnings -Xcompiler=-Werror,-O0 -lineinfo"
     environment = {**os.environ, "STYLEFAST_CPU": "0", "STYLEFAST_CUDA": "1", "NVCC_APPEND_FLAGS": flags}
     command = ["setup.py", "-q", "build_ext", "--build-temp", str(BUILD), "--build-lib", str(BUILD)]
     subprocess.run([python, *command], cwd=ROOT, env=environment, check=True)
     return BUILD / "stylefast" / "backends" / "libstylefast_cuda.so"
 
 
-def cuobjdump(library: Path, option: str) -> str:
-    """Return the output of the toolkit's cuobjdump, or of Triton's, without the bytes of the instructions."""
-    tool = shutil.which("cuobjdump") or Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    text = subprocess.run([tool, option, library], check=True, capture_output=True, text=True).stdout
-    return "\n".join(line.partition("/* 0x")[0].strip() for line in text.splitlines())
-
-
-def sections(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the name ("device mangled_name") and the text of every kernel of every device."""
-    parts = re.split(r"\barch = (sm_\d+)a?", text)[1:]
-    for device, part in zip(parts[::2], parts[1::2], strict=True):
-        pieces = re.split(r"\bFunction\s*:?\s+(\w+)", part)[1:]
-        for mangled, body in zip(pieces[::2], pieces[1::2], strict=True):
-            yield f"{device} {mangled}", body
-
-
-def readable(names: list[str]) -> dict[str, str]:
-    """Return the readable names of kernels, such as "assign_kernel<half, true>", by their mangled names."""
-    text = subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True).stdout
-    matches = (re.search(r"(\w+_kernel)(<[^(]*>)?\(", line) for line in text.splitlines())
-    return {
-        name: (match[1] + (match[2] or "")).replace("stylefast::", "")
-        for name, match in zip(names, matches, strict=True)
-        if match is not None
-    }
-
-
-def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
+def needs(usage: str, listings: Mapping[str, Listing]) -> dict[str, dict[str, int]]:
     """Return the resources that every kernel needs.
 
     "registers" counts per thread and "shared" is in bytes. "spills" adds up the bytes of stack and local memory and the
@@ -89,30 +65,41 @@ def needs(usage: str, sass: str) -> dict[str, dict[str, int]]:
     "asynchronous" asynchronous copies to shared memory, and "generic" loads and stores whose address may lie in any
     memory. "in_loops" counts the instructions inside loops, once each. For kernels with matrix products of warp groups,
     "group_ends" counts the products that end a group, and "bulk_loads" the loads of tensor boxes.
+
+    Args:
+        usage: Output of `cuobjdump -res-usage`.
+        listings: The machine code of the kernels, by "device kernel".
     """
-    code = dict(sections(sass))
-    names = readable(sorted({name.split()[1] for name in code}))
     resources = {}
-    for name, text in sections(usage):
-        device, mangled = name.split()
-        fields = {field: int(value) for field, value in re.findall(r"\b([A-Z]+):(\d+)", text)}
-        body = code[name]
-        resources[f"{device} {names[mangled]}"] = {
-            "registers": fields["REG"],
-            "shared": fields["SHARED"],
-            "spills": fields["STACK"] + fields["LOCAL"] + len(LOCAL.findall(body)),
-            "matrix": len(MATRIX.findall(body)),
-            "wide_loads": len(WIDE_LOADS.findall(body)),
-            "asynchronous": len(ASYNCHRONOUS.findall(body)),
-            "generic": len(GENERIC.findall(body)),
-            "in_loops": len(frozenset().union(*(loop.body for loop in Listing(body).loops))),
-        }
-        if GROUP_ENDS.search(body):
-            resources[f"{device} {names[mangled]}"] |= {
-                "group_ends": len(GROUP_ENDS.findall(body)),
-                "bulk_loads": len(re.findall(r"\bUTMALDG\b", body)),
-            }
+    for device, part in re.findall(r"\barch = (sm_\d+)(.*?)(?=\barch = |\Z)", usage, re.S):
+        rows = re.findall(r"\bFunction (\w+):\s*(.*)", part)
+        names = output("c++filt", *(mangled for mangled, _ in rows)).splitlines() if rows else []
+        for demangled, (_, row) in zip(names, rows, strict=True):
+            name = f"{device} {kernel_name(demangled)}"
+            fields = {field: int(value) for field, value in re.findall(r"\b([A-Z]+):(\d+)", row)}
+            resources[name] = {"registers": fields["REG"], "shared": fields["SHARED"], **counts(listings[name])}
+            resources[name]["spills"] += fields["STACK"] + fields["LOCAL"]
     return dict(sorted(resources.items()))
+
+
+def counts(listing: Listing) -> dict[str, int]:
+    """Return the resources of a kernel that are counted in its machine code."""
+    names = Counter(instruction.name for instruction in listing.code)
+
+    def count(pattern: re.Pattern[str]) -> int:
+        return sum(times for name, times in names.items() if pattern.match(name))
+
+    result = {
+        "spills": count(LOCAL),
+        "matrix": count(MATRIX),
+        "wide_loads": count(WIDE_LOADS),
+        "asynchronous": count(ASYNCHRONOUS),
+        "generic": count(GENERIC),
+        "in_loops": len(frozenset().union(*(loop.body for loop in listing.loops))),
+    }
+    if group_ends := sum(GROUP_ENDS.match(instruction.text) is not None for instruction in listing.code):
+        result |= {"group_ends": group_ends, "bulk_loads": count(BULK_LOADS)}
+    return result
 
 
 def faults(resources: dict[str, dict[str, int]]) -> list[str]:
@@ -151,8 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="Python with the torch to compile against.")
     options = parser.parse_args(arguments)
     library = build(options.python)
-    resources = needs(cuobjdump(library, "-res-usage"), cuobjdump(library, "-sass"))
-    work = cuda_work.table(BUILD, resources)
+    listings = {name: code for unit in BUILD.rglob("*.o") for name, code in cuda_work.listings(unit)}
+    resources = needs(output(str(TOOLS / "cuobjdump"), "-res-usage", str(library)), listings)
+    work = cuda_work.table(listings, resources)
     messages, predictions = faults(resources), roofline.predictions(work)
     if options.update:
         for path, rows in ((TABLE, resources), (roofline.CUDA_TABLE, work), (roofline.CUDA_PREDICTIONS, predictions)):

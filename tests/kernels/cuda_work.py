@@ -33,9 +33,9 @@ from tqdm import tqdm
 from triton_aot import DEVICES as DEVICES_TO_COMPILE_FOR
 
 ROOT = Path(__file__).resolve().parents[2]
-UNITS = ("contribution", "soft_contribution", "blend")
+OPS = ("contribution", "soft_contribution", "blend")
 DEVICES = {name: device for name, device in DEVICES_TO_COMPILE_FOR.items() if name.startswith("sm_")}
-WORKLOADS = tuple(workload for workload in GPU_WORKLOADS if workload.op.name in UNITS)
+WORKLOADS = tuple(workload for workload in GPU_WORKLOADS if workload.op.name in OPS)
 ACCESS = re.compile(r"(?:LDG|STG|LDGSTS|LD|ST|RED|ATOMG)\.(?P<options>\S+)")
 WIDTH = re.compile(r"^[US]?(8|16|64|128|256)$")
 STEP = re.compile(
@@ -45,14 +45,13 @@ MAX_JOINED = 16  # larger steps of a register are those of an address
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-def table(objects: Path, resources: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, float]]:
+def table(codes: Mapping[str, Listing], resources: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, float]]:
     """Return the work of every launch of WORKLOADS, by "device kernel of op workload", to three digits.
 
     Args:
-        objects: Folder of the object files of the kernels, compiled with -lineinfo.
+        codes: Machine code of the kernels with source lines, by "device kernel".
         resources: Resources of the kernels, by "device kernel".
     """
-    codes = {name: code for unit in UNITS for name, code in listings(next(objects.rglob(f"cuda-{unit}.o")))}
     emulator, rows = Emulator(), {}
     for device, properties in DEVICES.items():
         for workload in tqdm(WORKLOADS, desc=device, disable=None):
@@ -71,17 +70,17 @@ def table(objects: Path, resources: Mapping[str, Mapping[str, int]]) -> dict[str
     return rows
 
 
-def listings(unit: Path) -> Iterator[tuple[str, str]]:
-    """Yield "device kernel" and the code with source lines of every kernel of an object file."""
+def listings(unit: Path) -> Iterator[tuple[str, Listing]]:
+    """Yield "device kernel" and the machine code of every kernel of an object file that is compiled with -lineinfo."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([TOOLS / "cuobjdump", "-xelf", "all", unit], cwd=folder, check=True, capture_output=True)
         for cubin in sorted(Path(folder).glob("*.cubin")):
             device = re.search(r"sm_\d+", cubin.name)
             text = output(str(TOOLS / "nvdisasm"), "-gi", "-c", str(cubin))
             parts = re.split(r"^//-+ \.text\.", text, flags=re.M)[1:]
-            names = output("c++filt", *(part.split()[0] for part in parts)).splitlines()
+            names = output("c++filt", *(part.split()[0] for part in parts)).splitlines() if parts else []
             for name, part in zip(names, parts, strict=True):
-                yield f"{device[0] if device else ''} {kernel_name(name)}", part
+                yield f"{device[0] if device else ''} {kernel_name(name)}", Listing(part)
 
 
 @cache
@@ -91,7 +90,7 @@ def sources() -> dict[str, list[Scope]]:
     return {path.name: scopes(path.read_text(), path.name) for path in files}
 
 
-def work(code: str, launch: CountedLaunch, elements: int, mma_sync: float = 1.0) -> dict[str, float]:
+def work(listing: Listing, launch: CountedLaunch, elements: int, mma_sync: float = 1.0) -> dict[str, float]:
     """Return what a launch needs per element of the activations, or of the result of blend.
 
     "instructions" counts the instructions that warps issue, and "matrix_flops" what `listing.matrix_flops` returns for
@@ -102,8 +101,7 @@ def work(code: str, launch: CountedLaunch, elements: int, mma_sync: float = 1.0)
     Raises:
         ValueError: If a loop of the machine code is not found in the source.
     """
-    listing, warps = Listing(code), launch.blocks * -(-launch.threads // 32)
-    counts = Counts(launch.code, sources())
+    warps, counts = launch.blocks * -(-launch.threads // 32), Counts(launch.code, sources())
     assigned = assign(listing, counts)
     around: dict[int, Scope] = {}  # the innermost loop of every instruction in a loop
     for loop, scope in zip(listing.loops, assigned, strict=True):

@@ -9,6 +9,7 @@ import cuda_work
 import pytest
 import roofline
 from cuda_counts import CountedLaunch, kernel_name
+from listing import Listing
 from source import Block, scopes
 
 SOURCE = """void kernel(int n) {
@@ -52,27 +53,29 @@ def launch(threads: int = 64) -> CountedLaunch:
 
 def test_work_by_hand():
     # 64 warps iterate 100 times: four instructions, and two more in a quarter of the iterations.
-    found = cuda_work.work(CODE, launch(), elements=6400)
+    found = cuda_work.work(Listing(CODE), launch(), elements=6400)
     assert found["instructions"] == pytest.approx((6400 * 4.5 + 64 * 2) / 6400)
     assert found["l2"] == pytest.approx(512 + 0.25 * 64) and found["memory"] == 0
-    assert cuda_work.work(CODE, launch(), elements=640)["instructions"] == pytest.approx(10 * found["instructions"])
+    assert cuda_work.work(Listing(CODE), launch(), elements=640)["instructions"] == pytest.approx(
+        10 * found["instructions"]
+    )
 
 
 def test_a_loop_that_joins_iterations_counts_fewer():
-    found = cuda_work.work(CODE.replace("R7, 0x1 ", "R7, 0x4 "), launch(), elements=6400)
+    found = cuda_work.work(Listing(CODE.replace("R7, 0x1 ", "R7, 0x4 ")), launch(), elements=6400)
     assert found["l2"] == pytest.approx((512 + 0.25 * 64) / 4)
-    address = cuda_work.work(CODE.replace("R7, 0x1 ", "R7, 0x200 "), launch(), elements=6400)
+    address = cuda_work.work(Listing(CODE.replace("R7, 0x1 ", "R7, 0x200 ")), launch(), elements=6400)
     assert address["l2"] == pytest.approx(512 + 0.25 * 64)
 
 
 def test_a_loop_that_is_not_in_the_source_is_refused():
     with pytest.raises(ValueError, match="no loop of the source"):
-        cuda_work.work(CODE.replace("a.cu", "b.cu"), launch(), elements=1)
+        cuda_work.work(Listing(CODE.replace("a.cu", "b.cu")), launch(), elements=1)
 
 
 def test_the_first_block_of_a_loop_counts_every_time():
     moved = CODE.replace('"/x/a.cu", line 3', '"/x/a.cu", line 5')  # a load that the compiler moved out of the branch
-    assert cuda_work.work(moved, launch(), elements=6400)["l2"] == pytest.approx(512 + 0.25 * 64)
+    assert cuda_work.work(Listing(moved), launch(), elements=6400)["l2"] == pytest.approx(512 + 0.25 * 64)
 
 
 def test_a_block_counts_at_most_as_often_as_those_before_it():
@@ -82,7 +85,7 @@ def test_a_block_counts_at_most_as_often_as_those_before_it():
 	//## File "/x/a.cu", line 1
         /*0040*/""",
     ).replace(".L_x_1:", '.L_x_2:\n	//## File "/x/a.cu", line 5\n        /*0048*/                   NOP ;\n.L_x_1:')
-    assert cuda_work.work(code, launch(), elements=6400)["l2"] == pytest.approx(512 + 0.25 * 64)
+    assert cuda_work.work(Listing(code), launch(), elements=6400)["l2"] == pytest.approx(512 + 0.25 * 64)
 
 
 @pytest.mark.parametrize(
