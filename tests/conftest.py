@@ -20,13 +20,15 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from editors import editor_of  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from interpreter import patch_language_once  # noqa: E402
 from networks import shared  # noqa: E402
 
 from stylefast.backends import available
+from stylefast.backends.triton import INTERPRETED
 from stylefast.editing import StyleEditor
 
 # Triton's interpreter takes a second per example.
-EXAMPLES = 2 if os.environ.get("TRITON_INTERPRET") == "1" else 25
+EXAMPLES = 2 if INTERPRETED else 25
 settings.register_profile("stylefast", derandomize=True, deadline=None, max_examples=EXAMPLES, database=None)
 settings.load_profile("stylefast")
 
@@ -70,6 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if (reason := reasons[name]) is not None:
             raise pytest.UsageError(f"--require {name}: {reason}")
     torch.set_num_threads(2)
+    if INTERPRETED and reasons["triton"] is None:
+        patch_language_once()
     poison_memory()
 
 

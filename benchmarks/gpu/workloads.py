@@ -77,7 +77,8 @@ class GpuWorkload:
         x = torch.empty(n, c, side, side, dtype=self.dtype, device=device)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        for piece in x.split(max(1, (1 << 26) // (c * side * side))):
+        pieces = () if x.is_meta else x.split(max(1, (1 << 26) // (c * side * side)))
+        for piece in pieces:
             piece.normal_()  # in place, because a second tensor of this size may not fit
         if self.op is CONTRIBUTION:
             labels = torch.randint(k, (n, GRID, GRID), dtype=torch.int32, device=device)

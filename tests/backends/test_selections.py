@@ -7,8 +7,6 @@ Otherwise a selection would silently change when a test is renamed.
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cuda_on_cpu
@@ -26,11 +24,22 @@ def omitted_from_triton() -> str:
     return match[1].replace("\\\n", " ")
 
 
+class Collected:
+    """A plugin that keeps the ids of the collected tests."""
+
+    ids = ""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.ids = "\n".join(item.nodeid for item in session.items)
+
+
 @pytest.fixture(scope="module")
 def ids() -> str:
-    """Ids of all tests of the ops."""
-    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "tests/ops"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    """Ids of all tests of the ops. If this process has collected them before, their modules are not imported again."""
+    collected = Collected()
+    options = ["-q", "--collect-only", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+    assert pytest.main([*options, str(ROOT / "tests" / "ops")], plugins=[collected]) == pytest.ExitCode.OK
+    return collected.ids
 
 
 SELECTIONS = {

@@ -183,7 +183,8 @@ def table(only: str = "") -> dict[str, Row]:
         only: Compile only for calls "device op workload" that contain this text.
     """
     devices = [name for name in DEVICES if _chosen(name, only)]
-    with ProcessPoolExecutor(min(len(devices), os.cpu_count() or 1), get_context("spawn")) as pool:
+    # Forked processes need not import torch and Triton again.
+    with ProcessPoolExecutor(min(len(devices), os.cpu_count() or 1), get_context("fork")) as pool:
         parts = pool.map(table_of, devices, [only] * len(devices))
         return {name: row for part in parts for name, row in part.items()}
 

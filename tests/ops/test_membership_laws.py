@@ -146,7 +146,7 @@ def test_layers_of_all_sizes(
 
 
 @pytest.mark.parametrize(
-    "shape, grid", [((3, 9, 12, 11), (12, 11)), ((2, 33, 16, 16), (4, 5)), ((3, 70, 130, 120), (16, 16))]
+    "shape, grid", [((3, 9, 12, 11), (12, 11)), ((2, 33, 16, 17), (4, 5)), ((3, 70, 130, 120), (16, 16))]
 )
 @pytest.mark.parametrize("per_image", [True, False])
 def test_assign_contribution_of_memberships_is_the_sequence(

@@ -14,12 +14,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ...core.dtypes import accumulator
+from . import INTERPRETED
 from .moments import Pooled, moments
 from .tiles import device_of, sampled_mean, view
 
-CELLS = 16  # cells per program, all in one row
+CELLS = 32 if INTERPRETED else 16  # cells per program, all in one row
 ROWS = 8  # rows of 16-bit numbers that a program loads at a time; fewer in lower bands
-COLUMNS = 32  # columns of positions that a program loads at a time
+COLUMNS = 128 if INTERPRETED else 32  # columns of positions that a program loads at a time
 PROGRAMS = 5  # per processor at most; fewer programs read fewer bands twice
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...core.dtypes import accumulator
 from . import INTERPRETED
-from .tiles import added, device_of, load_tile, precision, product, sampled_mean, view
+from .tiles import added, device_of, load_tile, power_of_two, precision, product, sampled_mean, view
 
 BLOCK_C = 64  # channels per program: one group of four warps computes products of 64 rows on Hopper
 TILE_BYTES = 128  # of a row of a tile: a cache line
@@ -274,9 +274,9 @@ def moments(
     max_block_k = 64 if x.dtype in (torch.bfloat16, torch.float32) else 32  # more do not fit into the registers
     block_k = min(max(triton.next_power_of_2(clusters), 16), max_block_k)
     positions = TILE_BYTES // (x.element_size() if pooled is None else 2 * dtype.itemsize)
-    channels, warps = (256, 1) if INTERPRETED else (BLOCK_C, 256 // device_of(x).lanes // 2)
+    channels, warps = BLOCK_C, 256 // device_of(x).lanes // 2
     if INTERPRETED:  # fewer, larger programs
-        positions = 256
+        channels, positions, warps = power_of_two(c, 16, 256), 256, 1
     members = triton.cdiv(c, channels) * triton.cdiv(clusters, block_k)
     groups = n if per_image else min(n, triton.cdiv(PROGRAMS * device_of(x).processors, members))
     m = (x.new_empty if per_image else x.new_zeros)((groups, clusters, c), dtype=dtype)

@@ -68,7 +68,7 @@ def sizes_for(x: Tensor, clusters: int, restarts: int, features: str, *, sums: b
         return None
     padded = power_of_two(clusters, 8, largest)
     joined = min(largest // padded, power_of_two(restarts, 1, largest))
-    clusters = max(32, joined * padded)
+    clusters = max(8 if INTERPRETED else 32, joined * padded)
     pieces = pieces_of(x, features)
     positions = (64 if roomy and (clusters <= 32 or not sums) else 32) // pieces
     channels = power_of_two(x.shape[1], 16, 128)

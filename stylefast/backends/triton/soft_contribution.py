@@ -122,7 +122,7 @@ def launch(activations: Tensor, memberships: Tensor, standardize: bool, resize: 
     warp_groups = device_of(x).shared >= 200_000  # Hopper and later: operands of products lie in shared memory
     positions = TILE_BYTES // (x.element_size() if warp_groups and pooled is None else dtype.itemsize)
     if INTERPRETED:  # fewer, larger programs
-        channels, positions, warps = 256, 256, 1
+        channels, positions, warps = power_of_two(c, 16, 256), 256, 1
     members = triton.cdiv(c, channels) * triton.cdiv(clusters, block_k)
     groups = n if per_image else min(n, triton.cdiv(device_of(x).processors, members))
     m = (x.new_empty if per_image else x.new_zeros)((groups, clusters, c), dtype=dtype)

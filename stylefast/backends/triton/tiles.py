@@ -84,7 +84,9 @@ def tiles(channels: int, clusters: int, itemsize: int, device: Device, registers
         registers: Registers to reserve per sum of one channel over one cluster.
     """
     if INTERPRETED:  # fewer, larger programs
-        return Tiles(256, 256, 64, 256, 64, 2, 1)
+        side, half = (power_of_two(size, 16, SIDE) for size in (channels, triton.cdiv(channels, 2)))
+        rows = power_of_two(clusters, 16, 64)
+        return Tiles(SIDE, side, rows, half, rows, 2, 1)
     warp_groups = device.shared >= 200_000  # Hopper and later
     positions = 64 if itemsize <= 4 else 16
     score_channels = power_of_two(channels, 16, 64 if itemsize <= 2 and clusters <= 64 else 32)
