@@ -33,7 +33,7 @@ oldest: .venv-oldest/installed
 # process runs all tests, because further ones would spend a tenth of the time on imports.
 TRITON_OMITS := same_bits or surroundings or large_layers or caches_hold or as_interpolate_would or \
     the_resize_of_labels or (exact_ties and (squared or float16 and not bfloat16)) or compiles_once or \
-    (opcheck and not (bfloat16 or 5x7x1x1)) or (many_clusters and (raw or 210)) or \
+    (opcheck and not (bfloat16 or 5x7x1x1)) or (many_clusters and (raw or 3-210)) or \
     (layers_of_all_sizes and (channels_last or shape2)) or (is_the_sequence and shape2)
 triton: .venv/installed
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q --require triton -k "triton and not ($(TRITON_OMITS))" $(BATTERY)
