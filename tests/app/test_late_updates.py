@@ -25,16 +25,14 @@ def test_valid_choices_of_a_batch_are_not_sent_again():
 
 def test_rows_with_valid_parts_are_not_sent_again():
     n_refreshed, parts, add, *rows = edit_tab._refresh(4, CATALOG, ["nose", "eyes", None])
-    assert (
-        n_refreshed == 5
-        and add["interactive"]
-        and not {"value", "visible"} & {key for row in [parts, *rows] for key in row}
-    )
+    assert n_refreshed == 5 and add["interactive"]
+    sent = {key for row in [parts, *rows] for key in row}
+    assert "value" not in sent and "visible" not in sent
     assert [row["choices"] for row in rows[2::3]] == [["eyes", "nose", "mouth"]] * 3
-    _, parts, add, *rows = edit_tab._refresh(4, ONLY_NOSE, ["nose", "eyes", None])
-    assert parts == ["nose", None, None] and not add["interactive"]
-    assert [row["value"] for row in rows[2::3]] == parts and [row["visible"] for row in rows[::3]] == [
-        True,
-        False,
-        False,
-    ]
+
+
+def test_a_row_whose_part_is_gone_is_hidden():
+    _, parts, add, *rows = edit_tab._refresh(4, ONLY_NOSE, ["eyes", "nose", None])
+    assert parts == [None, "nose", None]
+    assert not add["interactive"] and [row["value"] for row in rows[2::3]] == parts
+    assert [row["visible"] for row in rows[::3]] == [part is not None for part in parts]
