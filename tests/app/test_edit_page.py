@@ -209,10 +209,11 @@ def test_files_of_latents_are_targets_or_are_refused(tab: Page, workspace: Works
     error.wait_for()
     assert error.inner_text().startswith("bad.npy cannot be used: it is a text file, not latents")
     upload.set_input_files(tmp_path / "people.npy")
-    second = wait_for_another(tab, first, "#edit-images .target .whole img")
-    assert tab.locator("#edit-images .target figcaption span").inner_text() == "people-0000" and not error.is_visible()
+    # The latents and the number of the row arrive one after the other, so that another image may be shown before.
+    tab.locator("#edit-images .target figcaption span", has_text="people-0000").wait_for()
+    assert address_of(tab, "#edit-images .target .whole img") != first and not error.is_visible()
     tab.click("#edit-target-file-seeds")
-    assert wait_for_another(tab, second, "#edit-images .target .whole img") == first
+    tab.locator(f"#edit-images .target .whole img[src='{first}']").wait_for()
 
 
 @pytest.mark.usefixtures("slow_server")
