@@ -134,7 +134,7 @@ class _PartsTab:
         with gr.Row():
             self._undo = gr.Button("Undo", size="md", elem_id="parts-undo", min_width=70)
             self._redo = gr.Button("Redo", size="md", elem_id="parts-redo", min_width=70)
-            self._save = gr.Button("Save catalog", size="md", elem_id="parts-save", min_width=120)
+            self._save = gr.Button("Save catalog", size="md", elem_id="parts-save", min_width=120, interactive=False)
         with gr.Row(visible=False, elem_id="parts-conflict") as self._conflict:
             self._overwrite = gr.Button(
                 "Replace the file", variant="stop", size="md", elem_id="parts-overwrite", min_width=120

@@ -62,7 +62,7 @@ def resized_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
         for k in range(1, len(score)):
             other = _resize(score[k], size)
             label.masked_fill_(other > best, k)
-            torch.maximum(best, other, out=best)
+            best = torch.maximum(best, other)
     return labels
 
 

@@ -65,9 +65,9 @@ def page(
         outdir=outdir,
     )
     blocks = create_page(workspace)
-    address = serve(blocks, choose_port(port), open_browser=open_, wait=False)
-    say(f"The page is at {address} until you press Ctrl-C")
     try:
+        address = serve(blocks, choose_port(port), open_browser=open_, wait=False)
+        say(f"The page is at {address} until you press Ctrl-C")
         while True:
             time.sleep(WAIT)  # a signal that another thread has received waits until this thread runs
     except KeyboardInterrupt:

@@ -170,7 +170,10 @@ def write_numbers(tile: Image.Image, regions: Tensor) -> None:
 
 
 def _coverages(regions: Tensor) -> Tensor:
-    """Return which share of each cell of a grid every region [H, W] covers, [K, 32, 32]."""
+    """Return which share of each cell of a grid every region [H, W] covers, [K, 32, 32].
+
+    The regions are resized first, with "nearest", if a side is no multiple of 32.
+    """
     height, width = (math.ceil(side / 32) for side in regions.shape)  # of a cell
     fine = interpolate(regions[None, None].float(), size=[32 * height, 32 * width], mode="nearest")[0, 0].long()
     numbers = fine.view(32, height, 32, width).movedim(2, 1).reshape(32 * 32, -1)  # [cells, pixels of a cell]

@@ -80,14 +80,15 @@ def cluster_overlay(
         group_of[list(ids)] = index
     colours = canvas.distinct_colours(len(groups))
     palette = torch.tensor([*colours, PAPER], dtype=torch.float32, device="cpu")  # [G + 1, 3]
-    tinted = TINT * palette.index_fill(0, torch.tensor([len(colours)], device="cpu"), 0)  # none for clusters of no part
+    tints = TINT * palette
+    tints[-1] = 0  # of clusters of no part
     tiles = []
     for tile, label in zip(canvas.to_tiles(images, cell), labels.cpu(), strict=True):
         plain = torch.from_numpy(np.array(tile)).float()  # [H, W, 3]
         fine = fine_regions(group_of[label.long()], plain.shape[:2])  # -1 for clusters of no part
         grey = plain.mean(2, keepdim=True)
-        tints = [coverage(values) for values in tinted.T[:, fine]]  # red, green, blue, each summed over the groups
-        pixels = plain + coverage(fine >= 0)[..., None] * ((1 - TINT) * grey - plain) + torch.stack(tints, dim=2)
+        tint = [coverage(values) for values in tints.T[:, fine]]  # red, green, blue
+        pixels = plain + coverage(fine >= 0)[..., None] * ((1 - TINT) * grey - plain) + torch.stack(tint, dim=2)
         pixels.lerp_(palette[-1], outline(fine)[..., None])
         tiles.append(canvas.to_image(pixels))
         if parts is None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from editors import catalog_of
@@ -11,9 +12,19 @@ from editors import catalog_of
 pytest.importorskip("gradio")
 
 from stylefast.app import batch_tab, edit_tab  # noqa: E402
+from stylefast.app.page import create_page  # noqa: E402
+
+if TYPE_CHECKING:
+    from stylefast.app.workspace import Workspace
 
 CATALOG = catalog_of("sg2")  # with the parts eyes, nose and mouth
 ONLY_NOSE = replace(CATALOG, parts={"nose": [1]})
+
+
+def test_nothing_can_be_saved_before_the_catalog_arrives(workspace: Workspace):
+    page = create_page(workspace)
+    (save,) = (block for block in page.blocks.values() if block.elem_id == "parts-save")
+    assert not save.interactive
 
 
 def test_valid_choices_of_a_batch_are_not_sent_again():

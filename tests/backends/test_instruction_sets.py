@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled kernels agree with the reference on other instruction sets than that which the battery tests."""
+"""The compiled kernels agree with the reference on the instruction sets that the battery does not test here."""
 
 import os
 import subprocess

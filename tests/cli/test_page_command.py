@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import NETWORK
@@ -43,6 +44,30 @@ def test_the_next_free_port_is_taken(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(page, "PORTS", ports[:1])
         with pytest.raises(ValueError, match=f"port must be free, got {ports[0]} to {ports[0]}"):
             page.choose_port(None)
+
+
+def test_a_port_taken_while_the_network_loads_is_refused(
+    catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("gradio")
+    from stylefast.app.workspace import Workspace
+
+    load, workspaces = Workspace.open, []
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        port = other.getsockname()[1]
+
+        def take(*arguments: Any, **options: Any) -> Workspace:
+            other.listen()
+            workspaces.append(load(*arguments, **options))
+            monkeypatch.setattr(workspaces[0], "close", lambda: workspaces.append("closed"))
+            return workspaces[0]
+
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # does not listen yet, so that the port is free
+        monkeypatch.setattr(Workspace, "open", take)
+        files = ["--catalog", catalog, "--outdir", tmp_path / "out", "--engine", "eager"]
+        assert refusal(*files, "--port", port) == f"--port must be free, got {port}: address already in use"
+    assert workspaces[1:] == ["closed"]
 
 
 def test_a_port_out_of_range_is_refused():

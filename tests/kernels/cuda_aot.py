@@ -21,7 +21,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import cuda_work
@@ -55,6 +55,12 @@ def build(python: str) -> Path:
     command = ["setup.py", "-q", "build_ext", "--build-temp", str(BUILD), "--build-lib", str(BUILD)]
     subprocess.run([python, *command], cwd=ROOT, env=environment, check=True)
     return BUILD / "stylefast" / "backends" / "libstylefast_cuda.so"
+
+
+def objects() -> Iterator[Path]:
+    """Yield the object files of the sources. The folder can also hold those of sources that are gone."""
+    for source in sorted((ROOT / "csrc" / "cuda").rglob("*.cu")):
+        yield from BUILD.rglob(f"{source.parent.name}-{source.stem}.o")
 
 
 def needs(usage: str, listings: Mapping[str, Listing]) -> dict[str, dict[str, int]]:
@@ -138,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="Python with the torch to compile against.")
     options = parser.parse_args(arguments)
     library = build(options.python)
-    listings = {name: code for unit in BUILD.rglob("*.o") for name, code in cuda_work.listings(unit)}
+    listings = {name: code for unit in objects() for name, code in cuda_work.listings(unit)}
     resources = needs(output(str(TOOLS / "cuobjdump"), "-res-usage", str(library)), listings)
     work = cuda_work.table(listings, resources)
     messages, predictions = faults(resources), roofline.predictions(work)

@@ -73,7 +73,10 @@ def test_same_bits_when_repeated_with_one_or_two_threads(cell: Cell):
 
 @pytest.mark.parametrize("cell", cells(first_of_each(layout)))
 def test_passes_opcheck(cell: Cell):
-    """Check float16, float64 and the reference without a traced graph, which is the same for all of them."""
+    """Check float16, float64 and the reference without a traced graph, which is the same for all of them.
+
+    The inputs of an op with a gradient require gradients.
+    """
     overload, placed = cell.op.cells[cell.key], tuple(place(x, cell.backend) for x in cell.inputs.values())
     utilities = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if placed[0].dtype not in (torch.float16, torch.float64) and cell.backend != "reference":

@@ -34,7 +34,7 @@ def start(function: Callable[..., Any], *arguments: Any) -> ForkServerProcess:
 
 
 def printed(script: str, **variables: str) -> list[str]:
-    """Run a script in a process with environment variables, in which only torch and the command line are loaded.
+    """Run a script, with environment variables, in a process that is forked from the server.
 
     Returns:
         The lines that the script and its children have printed.
@@ -44,8 +44,10 @@ def printed(script: str, **variables: str) -> list[str]:
         process = FORK.Process(target=_script, args=(script, variables, path))
         process.start()
         process.join(SECONDS)
+        is_late = process.is_alive()
         process.kill()
-        assert process.exitcode == 0, "the script failed"
+        process.join()
+        assert process.exitcode == 0, "the script took too long" if is_late else "the script failed"
         return path.read_text().splitlines()
 
 

@@ -19,8 +19,8 @@ def patch_language_once() -> None:
 
     def once(function: Any) -> SimpleNamespace:
         if function.__module__ not in replaced:
-            replaced.add(function.__module__)
             replace(function)
+            replaced.add(function.__module__)
         return SimpleNamespace(restore=lambda: None)
 
     interpreter._patch_lang = once
