@@ -10,8 +10,6 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # cuBLAS needs this for deterministic algorithms.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-# torch.compile then starts no processes of its own, each of which imports torch.
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # typer reads this when it is imported: without it, typer prints escape sequences on hosted CI.
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
 
