@@ -21,10 +21,13 @@ from .workspace import Workspace
 
 HOST = "127.0.0.1"  # no other machine can reach the page
 HOUR, DAY = 3600, 86400  # seconds. Files that the page serves expire a day after their last use.
-# The browser asks before it leaves a page whose parts are not saved: one whose button "Save catalog" is enabled.
+# The browser asks before it leaves a page whose parts are not saved: one whose button "Save catalog" is enabled. Gradio
+# ends the connection at the same event, which must not happen because the user can stay: this listener runs first.
 ASK = """() => addEventListener("beforeunload", event => {
-    if (document.querySelector("#parts-save")?.disabled === false) event.preventDefault();
-})"""
+    if (document.querySelector("#parts-save")?.disabled !== false) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+}, {capture: true})"""
 
 
 def create_page(workspace: Workspace) -> gr.Blocks:
