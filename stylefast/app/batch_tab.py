@@ -20,7 +20,7 @@ from .components import EXPECTED, guarded, sentence, show_error
 from .controls import part_names
 from .queries import ADAPTIVE, QUERIES
 from .results_view import build_results
-from .running import Progress, Run, Stopwatch, duration
+from .running import Run, Stopwatch, bar, duration
 from .workspace import Workspace
 
 Runs: TypeAlias = dict[str | None, Run]  # by session
@@ -28,8 +28,6 @@ GRID, FILE = "Grid of seeds", "File of pairs"
 NO_PARTS = "No part has a name yet. Name one in the tab Parts."
 UNSAVED = "The equal command needs the parts as they are in this page: save them in the tab Parts."
 DOWNLOAD = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
-TRACK = "height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; margin: 4px 0"
-FILL = "height: 100%; background: var(--color-accent); transition: width 0.2s"
 
 
 @dataclass(frozen=True)
@@ -147,9 +145,7 @@ def _form(workspace: Workspace, catalog: gr.State) -> Form:
             batch_size = gr.Number(
                 size,
                 label="Edits per pass",
-                precision=0,
-                minimum=1,
-                maximum=64,
+                precision=0,  # and no limits: the handlers refuse bad numbers in a sentence
                 scale=1,
                 min_width=96,
                 elem_id="batch-size",
@@ -260,14 +256,21 @@ def _handle_run(
     """Run the batch on a click, with a bar and a button that cancels it. Return the event of its end."""
 
     def run(request: gr.Request, catalog: Catalog, *values: Any) -> Iterator[tuple[Any, Any, Any]]:
-        begin, session = Form.batch(*values).job(workspace, catalog), request.session_hash
-        runs[session] = run = Run(begin, workspace)
+        session = request.session_hash
         try:
+            job = Form.batch(*values).job(workspace, catalog)
+            count_existing(job)  # raises
+            runs[session] = run = Run(job, workspace)
             for state in run.states():
                 yield bar(state), gr.update(interactive=False), gr.update(interactive=True)
-            yield bar(state, has_ended=True), gr.skip(), gr.update(interactive=False)
+            yield bar(state, has_ended=True), *idle()
+        except EXPECTED as error:
+            yield show_error(sentence(error)), *idle()
         finally:
             runs.pop(session, None)
+
+    def idle() -> tuple[Any, Any]:
+        return gr.update(interactive=True), gr.update(interactive=False)
 
     def stop(request: gr.Request) -> Any:
         if (run := runs.get(request.session_hash)) is not None:
@@ -275,25 +278,8 @@ def _handle_run(
         return gr.update(interactive=False)
 
     begun = start.click(
-        guarded(run), [catalog, *form.inputs], [progress, start, cancel], show_progress="hidden", concurrency_limit=None
+        run, [catalog, *form.inputs], [progress, start, cancel], show_progress="hidden", concurrency_limit=None
     )
     cancel.click(stop, None, cancel, show_progress="hidden", queue=False)
-    return begun.then(lambda: gr.update(interactive=False), None, cancel, show_progress="hidden")
-
-
-def bar(state: Progress, has_ended: bool = False) -> str:
-    """Return a bar with the progress of a batch as HTML."""
-    share = 100 * state.n_done / max(1, state.n_edits)
-    text = f"{state.n_done:,} of {state.n_edits:,} edits"
-    if state.is_complete:
-        text += " · complete"
-    elif has_ended:
-        text += " · cancelled, and Run makes the rest"
-    elif state.message:
-        text += f" · {state.message}"
-    elif state.seconds is not None:
-        text += f" · about {duration(state.seconds)} left"
-    return (
-        f'<div role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" aria-valuemax="100" style="{TRACK}">'
-        f'<div style="{FILL}; width: {share:.1f}%"></div></div><p class="hint">{html.escape(text)}</p>'
-    )
+    begun.failure(idle, None, [start, cancel], show_progress="hidden")  # after an error that is not expected
+    return begun

@@ -19,6 +19,7 @@ from ..catalog import Catalog
 from ..core.checks import SEEDS
 from ..core.lists import numbers, seeds
 from ..editing import Grid, Job, JobOptions, Pairs, Plan, SeedLatents, Strategy, StyleEditor
+from ..editing.journal import difference
 from ..editing.manifest import is_intact, read_entries
 from ..io.atomic import atomic_write
 from ..io.outputs import check_output_folder
@@ -169,7 +170,11 @@ def write_pairs(plan: Plan, path: Path) -> None:
 
 
 def count_existing(job: Job) -> int:
-    """Return the number of edits of a checked job whose images are in its folder."""
+    """Return the number of edits of a checked job whose images are in its folder.
+
+    Raises:
+        ValueError: If an image of the folder has the name of one of the edits, but other settings.
+    """
     if not job.directory.is_dir():
         return 0
     settings, n_existing = job.settings(), 0
@@ -180,8 +185,15 @@ def count_existing(job: Job) -> int:
                 break
             if (entry := entries.find(f"{job.plan.name(edit)}.{job.options.image_format}")) is not None:
                 n_listed -= 1
-                is_same = entry.description == job.describe(edit, settings)
-                n_existing += is_same and is_intact(job.directory, entry, verify=False) is not None
+                description = job.describe(edit, settings)
+                if entry.description == description:
+                    n_existing += is_intact(job.directory, entry, verify=False) is not None
+                elif (path := job.directory / description["file"]).exists():
+                    engine = f", or start the page with --engine {entry.engine[0]}" if entry.is_of(description) else ""
+                    raise ValueError(
+                        f"folder must not have images of the same names with other settings, got {path}: "
+                        f"{difference(entry.description, description)}; choose another folder{engine}"
+                    )
     return n_existing
 
 

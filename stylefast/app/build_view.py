@@ -11,7 +11,7 @@ from gradio.context import Context
 
 from ..catalog import Catalog
 from .building import BuildRequest, Cancellation, CancelledError, rebuild, resolutions
-from .components import guarded
+from .components import EXPECTED, after, guarded, sentence, show_error
 from .naming import Naming
 from .workspace import DEFAULT_IMAGES, Workspace
 
@@ -37,8 +37,8 @@ class BuildView:
                     METHODS[catalog.method], label="Method", interactive=False, elem_id="parts-method", min_width=80
                 )
                 self._clusters = gr.Number(
-                    catalog.n_clusters, label="Clusters K", precision=0, minimum=1, elem_id="parts-k", min_width=90
-                )
+                    catalog.n_clusters, label="Clusters K", precision=0, elem_id="parts-k", min_width=90
+                )  # without limits: the build refuses bad numbers in a sentence
                 self._resolution = gr.Dropdown(
                     sizes, value=height, label="Resolution", elem_id="parts-resolution", min_width=90
                 )
@@ -46,7 +46,6 @@ class BuildView:
                     len(catalog.runs),
                     label="Restarts",
                     precision=0,
-                    minimum=1,
                     visible=catalog.method == "kmeans",
                     elem_id="parts-restarts",
                     min_width=90,
@@ -55,18 +54,18 @@ class BuildView:
                     min(DEFAULT_IMAGES, catalog.provenance.get("images", DEFAULT_IMAGES)),
                     label="Images",
                     precision=0,
-                    minimum=1,
                     elem_id="parts-images",
                     min_width=90,
                 )
             with gr.Row():
                 self._start = gr.Button("Build", elem_id="parts-build-start", min_width=90)
                 self._cancel = gr.Button("Cancel", elem_id="parts-build-cancel", min_width=90, interactive=False)
-            self._status = gr.Markdown(
-                "A build clusters the images of the first seeds with the method of the catalog. The parts keep their "
-                "names where the new clusters overlap them. The file changes only when you save.",
+            self._status = gr.HTML(
+                "<p>A build clusters the images of the first seeds with the method of the catalog. The parts keep "
+                "their names where the new clusters overlap them. The file changes only when you save.</p>",
                 elem_id="parts-build-status",
                 elem_classes="hint status",
+                padding=False,
             )
 
     def connect(
@@ -100,10 +99,10 @@ class BuildView:
 
         started = self._start.click(start, self._cancellation, [*buttons, self._status], show_progress="hidden")
         ended = started.then(
-            guarded(self._run), inputs, [self._built, self._status], show_progress_on=self._status, concurrency_limit=4
+            self._run, inputs, [self._built, self._status], show_progress_on=self._status, concurrency_limit=4
         )
         cast(gr.Blocks, Context.root_block).unload(self._leave)
-        ended.then(end, None, buttons, show_progress="hidden")
+        after(ended, end, None, buttons, show_progress="hidden")
         ended.success(
             guarded(take),
             [session, self._built, *shown],
@@ -148,14 +147,15 @@ class BuildView:
                 self._workspace, naming.catalog, build, cancellation, lambda share, text: progress(share, desc=text)
             )
         except CancelledError:
-            return None, CANCELLED
+            return None, f"<p>{CANCELLED}</p>"
+        except EXPECTED as error:
+            return None, show_error(sentence(error))
         finally:
             self._running.pop(request.session_hash, None)
-        message = (
-            f"The new catalog has {n_clusters} clusters, and {len(catalog.parts)} of {len(naming.catalog.parts)} parts "
-            "kept their names. Undo returns to the former catalog."
-        )
-        return (catalog, message), "The build is complete."
+        kept, lost = len(catalog.parts), [part for part in naming.catalog.parts if part not in catalog.parts]
+        message = f"The new catalog has {n_clusters} clusters. {kept} of {kept + len(lost)} parts kept their names"
+        message += f", not {', '.join(lost)}. " if lost else ". "
+        return (catalog, message + "Undo returns to the former catalog."), "<p>The build is complete.</p>"
 
 
 def cancel(cancellation: Cancellation) -> gr.Button:

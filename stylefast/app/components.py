@@ -112,6 +112,12 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def after(event: Any, *arguments: Any, **options: Any) -> None:
+    """Add a listener for the end of an event. Gradio's `then` waits for the end without an error."""
+    event.success(*arguments, **options)
+    event.failure(*arguments, **options)
+
+
 def seed_input(label: str, value: int, elem_id: str, **options: Any) -> gr.Number:
     """Return an input for a seed. It has no limits, because the handlers refuse bad seeds in a sentence."""
     return gr.Number(value, label=label, elem_id=elem_id, **options)

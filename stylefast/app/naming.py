@@ -45,6 +45,7 @@ class Naming:
         box: First corner (x, y) of a box, or the last box (x from, y from, x to, y to), as fractions of the frame.
         message: Outcome of the last step, in a few sentences.
         slots: Part of each colour, "" for a colour that is free. Every new state assigns the colours of its parts.
+        suggested: Part whose box selected clusters last, or "".
     """
 
     draft: Draft
@@ -56,6 +57,7 @@ class Naming:
     box: tuple[float, ...] = ()
     message: str = ""
     slots: tuple[str, ...] = ()
+    suggested: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", fit_slots(self.slots, self.draft.catalog.parts))
@@ -135,6 +137,8 @@ class Naming:
                 removed.append(part)
         parts.setdefault(name, list(chosen))
         message = f"{name} has {count(chosen)}."
+        if not self.draft.part and (lost := set(self.catalog.parts.get(name, ())).difference(chosen)):
+            message += f" It had {count(sorted(lost))} more, which {'has' if len(lost) == 1 else 'have'} no name now."
         if removed:
             message += f" {', '.join(removed)} had no other cluster and was removed."
         return self._step(catalog=replace(self.catalog, parts=parts), clusters=(), part="", message=message)
@@ -155,7 +159,7 @@ class Naming:
     def suggest_part(self, part: str) -> Naming:
         """Select the clusters that lie mostly in the box of a part of an aligned face."""
         ids = name_clusters(FFHQ_REGIONS, self.catalog.occupancy, MOST)[part]
-        return self._suggest(ids, FFHQ_REGIONS[part], f"the box of {part}")
+        return replace(self._suggest(ids, FFHQ_REGIONS[part], f"the box of {part}"), suggested=part)
 
     def corner(self, x: float, y: float) -> Naming:
         """Set a corner of a box, as fractions of the frame. The second corner selects the clusters mostly in the box.

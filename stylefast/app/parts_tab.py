@@ -157,7 +157,8 @@ class _PartsTab:
         load = guarded(lambda *shown: self._render(Naming.load(workspace), shown))
         page = cast(gr.Blocks, Context.root_block)
         page.load(load, shown, self._outputs, concurrency_id="parts", show_progress_on=self._image)
-        self._image.select(guarded(self._clicked), [self._session, self._click, *shown], self._outputs, **QUICK)
+        clicked = [self._session, self._click, self._name, *shown]
+        self._image.select(guarded(self._clicked), clicked, self._outputs, **QUICK)
         for event in (self._numbers.input, self._source.input, self._seed.submit, self._seed.blur):
             self._on(event, lambda naming: naming)
         for event in (self._first.submit, self._first.blur):
@@ -204,13 +205,17 @@ class _PartsTab:
         """Take a catalog that was built while the user may have taken further steps."""
         return self._render(naming.use(catalog, message), shown, name="")
 
-    def _clicked(self, naming: Naming, event: gr.SelectData, click: str, *shown: Any) -> dict[Any, Any]:
-        """Toggle the cluster at a position of the image, or set a corner of a box there."""
+    def _clicked(self, naming: Naming, event: gr.SelectData, click: str, name: str, *shown: Any) -> dict[Any, Any]:
+        """Toggle the cluster at a position of the image, or set a corner of a box there.
+
+        A box replaces suggested clusters, so that the name of the suggestion no longer fits.
+        """
         view, (x, y) = self._view(naming, *shown[:2]), event.index
         if click == SELECT:
             return self._render(naming.toggle(view.cluster_at(x, y)), shown)
         height, width = view.labels.shape
-        return self._render(naming.corner(min(x / width, 1.0), min(y / height, 1.0)), shown)
+        after = naming.corner(min(x / width, 1.0), min(y / height, 1.0))
+        return self._render(after, shown, name="" if name and name == naming.suggested else None)
 
     def _save_catalog(self, naming: Naming, *shown: Any) -> dict[Any, Any]:
         """Save the catalog, or offer a choice if the file has changed."""

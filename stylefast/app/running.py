@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from .batching import Batch
 from .workspace import Workspace
 
 INTERVAL = 0.5  # seconds between two looks at the progress of a run
+TRACK = "height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; margin: 4px 0"
+FILL = "height: 100%; background: var(--color-accent); transition: width 0.2s"
 
 
 class Stopwatch:
@@ -172,8 +175,28 @@ class _Cancelled(Exception):
     """The run was cancelled while it waited for another task."""
 
 
+def bar(state: Progress, has_ended: bool = False) -> str:
+    """Return a bar with the progress of a batch as HTML."""
+    share = 100 * state.n_done / max(1, state.n_edits)
+    text = f"{state.n_done:,} of {state.n_edits:,} edits"
+    if state.is_complete:
+        text += " · complete"
+    elif has_ended:
+        text += " · cancelled, and Run makes the rest"
+    elif state.message:
+        text += f" · {state.message}"
+    elif state.seconds is not None:
+        text += f" · about {duration(state.seconds)} left"
+    return (
+        f'<div role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" aria-valuemax="100" style="{TRACK}">'
+        f'<div style="{FILL}; width: {share:.1f}%"></div></div><p class="hint">{html.escape(text)}</p>'
+    )
+
+
 def duration(seconds: float) -> str:
-    """Return a duration for people, such as "40 s", "12 min" or "3.5 h"."""
+    """Return a duration for people, such as "40 s", "12 min", "3.5 h" or "10 days"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"

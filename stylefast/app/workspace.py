@@ -19,6 +19,7 @@ from .. import generators
 from ..catalog import FFHQ_REGIONS, BuildOptions, Catalog, Clustering
 from ..core.checks import check_latent_seeds
 from ..core.images import to_rgb
+from ..editing.manifest import latest_engine
 from ..generators import Generator
 from ..generators.random_face import NAME as RANDOM_FACE
 from ..generators.random_face import cache_folder
@@ -100,7 +101,7 @@ class Workspace:
             truncation: Truncation psi of the latents of seeds.
             device: Device of the generator.
             precision: Precision of the network, as `generators.load` accepts it.
-            engine: Engine that makes the images, as in `Generator.use_engine`.
+            engine: Engine that makes the images, as in `Generator.use_engine`, or "auto", as in `choose_engine`.
             outdir: Folder in which batches make their folders.
             progress: Whether a build shows a progress bar.
 
@@ -110,7 +111,10 @@ class Workspace:
         """
         if catalog_path is not None:
             check_catalog_path(Path(catalog_path), network)
-        generator = generators.load(network, device=device, precision=precision, engine=engine)
+        named = "eager" if engine == "auto" else engine
+        generator = generators.load(network, device=device, precision=precision, engine=named)
+        if engine == "auto":
+            choose_engine(generator, Path(outdir))
         if catalog_path is None:
             catalog_path = cache_folder() / f"catalog-{generator.fingerprint['weights'][:16]}.safetensors"
             if not catalog_path.exists():
@@ -199,6 +203,20 @@ class Workspace:
         """Ask the heavy task that runs to end early, wait for its end, and let no other one begin."""
         self.is_closing.set()
         self._busy.acquire()
+
+
+def choose_engine(generator: Generator, outdir: Path) -> None:
+    """Use the engine of the batch that was written last, so that it can be resumed, or else the fastest engine.
+
+    Args:
+        generator: The generator.
+        outdir: Folder in which batches have their folders.
+    """
+    latest = latest_engine(path for path in outdir.glob("*") if path.is_dir())
+    try:
+        generator.use_engine(latest or "auto")
+    except ValueError:  # the batch may belong to another network or machine
+        generator.use_engine("auto")
 
 
 def check_seed(seed: int | None) -> int | None:

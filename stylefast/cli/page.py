@@ -43,7 +43,8 @@ def page(
 ) -> None:
     """Name parts, try edits and make batches of edits in a web page, which only this machine can open.
 
-    The page needs no internet. Ctrl-C ends it. With --engine auto, the page uses the fastest engine.
+    The page needs no internet. Ctrl-C ends it. With --engine auto, the page uses the engine of the latest batch in
+    --outdir, which can then be resumed, or the fastest engine if there is none.
     """
     check_output_folder("outdir", outdir)
     choose_port(port)  # raises before the work

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,6 +142,16 @@ def read_entries(directory: Path, settings: dict[str, Any] | None = None) -> Ent
     """Return the entries of a folder, in which no other process merges entries meanwhile."""
     with folder_lock(directory, shared=True):
         return Entries(directory, settings)
+
+
+def latest_engine(directories: Iterable[Path]) -> str | None:
+    """Return the engine of the manifest or journal that was written last, or None without one that can be read."""
+    paths = (path for directory in directories for path in directory.glob("manifest*.jsonl") if path.is_file())
+    with suppress(ValueError, OSError, AttributeError):  # AttributeError: of a line that is no object
+        with open(max(paths, key=lambda path: path.stat().st_mtime_ns), "rb") as file:
+            fields = _DECODER.decode(file.readline(MAX_LINE).decode())
+        return fields.get("settings", fields).get("engine", "eager")  # a journal begins with the settings
+    return None
 
 
 def _listings(directory: Path) -> list[Path]:

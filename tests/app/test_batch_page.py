@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING
 import browsers
 import pytest
 from commands import run as run_command
+
+from stylefast.app.batching import Batch
+from stylefast.app.running import Run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -114,6 +118,19 @@ def test_a_page_waits_for_other_tasks(page: Page, expect, workspace: Workspace):
     expect(page.locator("#batch-progress")).to_contain_text("4 of 4 edits · complete")
 
 
+def test_a_folder_with_other_edits_is_refused(page: Page, expect, workspace: Workspace):
+    parts = workspace.catalog.parts
+    other = replace(workspace.catalog, parts={**parts, "eyes": parts["nose"]})
+    assert [*Run(Batch("1", "7", ("eyes",), folder="other").job(workspace, other), workspace).states()][-1].is_complete
+    fill(page, targets="1", references="7", folder="other")
+    refusal = re.compile("folder must not have images of the same names with other settings, .*; choose another folder")
+    expect(page.locator("#batch-seconds .error")).to_have_text(refusal)
+    page.locator("#batch-run").click()
+    expect(page.locator("#batch-progress .error")).to_have_text(refusal)
+    expect(page.locator("#batch-run")).to_be_enabled()
+    expect(page.locator("#batch-cancel")).to_be_disabled()
+
+
 def test_two_pages_have_inputs_of_their_own(open_page: Callable[[], Page], expect):
     first, second = open_page(), open_page()
     fill(first, targets="1-5")
@@ -146,6 +163,9 @@ def test_a_form_with_an_error_offers_nothing(page: Page, expect):
     for button in ("run", "export"):
         expect(page.locator(f"#batch-{button}")).to_be_disabled()
     fill(page, targets="1")
+    page.locator("#batch-size input").fill("0")
+    expect(page.locator("#batch-summary .error")).to_have_text("batch_size must be an integer >= 1 or 'auto', got 0.")
+    page.locator("#batch-size input").fill("1")
     for button in ("run", "export"):
         expect(page.locator(f"#batch-{button}")).to_be_enabled()
     expect(page.locator("#batch-command textarea")).to_be_visible()

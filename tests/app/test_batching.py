@@ -181,10 +181,11 @@ def test_only_equal_images_that_exist_are_counted(workspace: Workspace):
     make(batch, workspace)
     assert count_existing(batch.job(workspace, workspace.catalog)) == 8
     assert count_existing(replace(batch, targets="2-4").job(workspace, workspace.catalog)) == 4
-    assert count_existing(replace(batch, strength=2.0).job(workspace, workspace.catalog)) == 0
+    assert count_existing(replace(batch, strength=2.0).job(workspace, workspace.catalog)) == 0  # other names
     parts = {**workspace.catalog.parts, "nose": workspace.catalog.parts["mouth"]}
-    changed = replace(workspace.catalog, parts=parts)
-    assert count_existing(batch.job(workspace, changed)) == 0
+    job = batch.job(workspace, replace(workspace.catalog, parts=parts))
+    with pytest.raises(ValueError, match="images of the same names with other settings.*; choose another folder$"):
+        count_existing(job)
     next(batch.directory(workspace).glob("*eyes*")).unlink()
     job = batch.job(workspace, workspace.catalog)
     assert count_existing(job) == 7
@@ -212,6 +213,8 @@ def test_images_of_pairs_are_counted_once(workspace: Workspace, tmp_path: Path):
     assert n_images(batch.job(workspace, workspace.catalog).plan) == 4
 
 
-@pytest.mark.parametrize("seconds, text", [(0.2, "1 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h")])
+@pytest.mark.parametrize(
+    "seconds, text", [(0.2, "1 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h"), (864_000, "10 days")]
+)
 def test_durations_are_readable(seconds: float, text: str):
     assert duration(seconds) == text

@@ -218,11 +218,14 @@ def test_two_pages_do_not_mix_their_parts(open_page: Callable[[], Page], workspa
 
 def test_a_box_of_two_clicks_suggests_clusters(page: Page):
     ready(page)
+    page.locator("#parts-suggest-nose").click()
+    expect(page.locator("#parts-name").locator("input, textarea")).to_have_value("nose")
     page.get_by_label("Draw a box").check()
     click_at(page, 0.02, 0.02)
     message(page, "Click the opposite corner")
     click_at(page, 0.98, 0.98)
     message(page, "clusters of the box are selected.")
+    expect(page.locator("#parts-name").locator("input, textarea")).to_have_value("")  # the clusters are other ones
 
 
 def test_other_tabs_offer_the_new_parts(page: Page):
@@ -237,6 +240,9 @@ def test_other_tabs_offer_the_new_parts(page: Page):
 
 def test_a_build_gives_new_clusters_and_can_be_cancelled(page: Page, workspace: Workspace):
     open_build(page)
+    page.locator("#parts-k input").fill("0")
+    page.locator("#parts-build-start").click()
+    expect(page.locator("#parts-build-status .error")).to_have_text("clusters must be an integer >= 1, got 0.")
     for field, value in (("k", 3), ("restarts", 1), ("images", 4000)):
         page.locator(f"#parts-{field} input").fill(str(value))
     page.locator("#parts-build-start").click()

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +21,8 @@ from stylefast import Catalog
 from stylefast.app import workspace as workspaces
 from stylefast.app.memo import Memo
 from stylefast.app.workspace import ChangedFileError, Workspace
+from stylefast.core.checks import check_choice
+from stylefast.generators.engines.engine import NAMES
 from stylefast.io.images import to_uint8
 
 
@@ -54,6 +60,32 @@ def test_images_are_those_of_the_generator(tmp_path: Path):
     assert torch.equal(workspace.w(None)[0], generator.w_mean)
     assert not np.array_equal(workspace.image(None), expected)
     assert not workspace.image(None).flags.writeable
+
+
+@pytest.mark.parametrize(
+    "name, first_line, engines",
+    [
+        (None, None, ["auto"]),
+        ("manifest.jsonl", {"file": "a.jpg", "engine": "native"}, ["native"]),
+        ("manifest.jsonl", {"file": "a.jpg"}, ["eager"]),
+        ("manifest.0001.jsonl", {"journal": "0" * 24, "settings": {"engine": "openvino"}}, ["openvino"]),
+        ("manifest.jsonl", {"file": "a.jpg", "engine": "gone"}, ["gone", "auto"]),
+        ("manifest.jsonl", [], ["auto"]),
+    ],
+)
+def test_a_page_keeps_the_engine_of_the_latest_batch(tmp_path: Path, name: str | None, first_line: Any, engines):
+    used = []
+
+    def use_engine(engine: str) -> None:
+        used.append(engine)
+        check_choice("engine", engine, NAMES)
+
+    for folder, line in (("former", {"file": "a.jpg", "engine": "compile"}), ("latest", first_line)) if name else ():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(f"{json.dumps(line)}\n")
+        os.utime(tmp_path / folder / name, (0, folder == "latest"))
+    workspaces.choose_engine(SimpleNamespace(use_engine=use_engine), tmp_path)  # type: ignore[arg-type]
+    assert used == engines
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 32, 1.5, "1"])
