@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.context import Context
 
 from ..catalog import Catalog
-from .building import BuildRequest, Cancellation, CancelledError, rebuild, resolutions
+from .building import BuildRequest, Built, Cancellation, CancelledError, rebuild, resolutions
 from .components import EXPECTED, after, guarded, sentence, show_error
 from .naming import Naming
 from .workspace import DEFAULT_IMAGES, Workspace
@@ -87,8 +87,13 @@ class BuildView:
         inputs = [session, self._cancellation, self._clusters, self._resolution, self._restarts, self._images]
         buttons = [self._start, self._cancel]
 
-        def take(naming: Naming, built: tuple[Any, str] | None, *values: Any) -> dict[Any, Any]:
-            return {self._built: None, **adopt(naming, *built, values)} if built else {self._built: None}
+        def take(naming: Naming, built: Built | None, cancellation: Cancellation, *values: Any) -> dict[Any, Any]:
+            if built is None:
+                return {self._built: None}
+            if cancellation.requested:  # after the last step of the build
+                return {self._built: None, self._status: f"<p>{CANCELLED}</p>"}
+            catalog = built.with_parts_of(naming.catalog)
+            return {self._built: None, **adopt(naming, catalog, describe_build(naming.catalog, catalog), values)}
 
         def start(cancellation: Cancellation) -> tuple[gr.Button, gr.Button, str]:
             cancellation.requested = False
@@ -105,8 +110,8 @@ class BuildView:
         after(ended, end, None, buttons, show_progress="hidden")
         ended.success(
             guarded(take),
-            [session, self._built, *shown],
-            [self._built, *outputs],
+            [session, self._built, self._cancellation, *shown],
+            [self._built, self._status, *outputs],
             concurrency_id="parts",
             show_progress="hidden",
         )
@@ -138,12 +143,12 @@ class BuildView:
         n_init: int,
         n_images: int,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds the progress by this default
-    ) -> tuple[tuple[Any, str] | None, str]:
-        """Build a catalog, and return it with a message for the tab, and the status."""
+    ) -> tuple[Built | None, str]:
+        """Build a catalog, and return it and the status."""
         build = BuildRequest(n_clusters, resolution, n_init, n_images)
         self._running[request.session_hash] = cancellation
         try:
-            catalog = rebuild(
+            built = rebuild(
                 self._workspace, naming.catalog, build, cancellation, lambda share, text: progress(share, desc=text)
             )
         except CancelledError:
@@ -152,10 +157,20 @@ class BuildView:
             return None, show_error(sentence(error))
         finally:
             self._running.pop(request.session_hash, None)
-        kept, lost = len(catalog.parts), [part for part in naming.catalog.parts if part not in catalog.parts]
-        message = f"The new catalog has {n_clusters} clusters. {kept} of {kept + len(lost)} parts kept their names"
-        message += f", not {', '.join(lost)}. " if lost else ". "
-        return (catalog, message + "Undo returns to the former catalog."), "<p>The build is complete.</p>"
+        return built, "<p>The build is complete.</p>"
+
+
+def describe_build(former: Catalog, catalog: Catalog) -> str:
+    """Return sentences about a new catalog and the parts that kept their names.
+
+    Args:
+        former: Catalog that is replaced.
+        catalog: The new catalog with its parts.
+    """
+    kept, lost = len(catalog.parts), [part for part in former.parts if part not in catalog.parts]
+    text = f"The new catalog has {catalog.n_clusters} clusters. {kept} of {kept + len(lost)} parts kept their names"
+    text += f", not {', '.join(lost)}. " if lost else ". "
+    return text + "Undo returns to the former catalog."
 
 
 def cancel(cancellation: Cancellation) -> gr.Button:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -54,6 +54,37 @@ class BuildRequest:
             check_integer(name, value, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A catalog that was built again, and what gives its clusters the names of parts.
+
+    Args:
+        catalog: The new catalog, without parts.
+        former: Catalog with the clusters that were compared with the new ones.
+        overlap: Positions that each pair of a new and a former cluster shares, as `measure_overlap` returns them.
+        generator: Generator of both catalogs.
+        w: Latents of the images on which clusters are compared.
+    """
+
+    catalog: Catalog
+    former: Catalog
+    overlap: Tensor
+    generator: Generator
+    w: Tensor
+
+    def with_parts_of(self, present: Catalog) -> Catalog:
+        """Return the new catalog with the parts that the page has now, which may be others than before the build.
+
+        Args:
+            present: Catalog of the page. If its clusters are not those of the former catalog, they are compared with
+                the new ones, which takes a few images.
+        """
+        overlap = self.overlap
+        if present.centroids is not self.former.centroids:
+            overlap = measure_overlap(present, self.catalog, self.generator, self.w)
+        return replace(self.catalog, parts=carry_parts(present.parts, overlap))
+
+
 def resolutions(generator: Generator) -> list[int]:
     """Return the heights of the layers that can be clustered, in ascending order."""
     return sorted({site.size[0] for site in generator.sites if site.kind == "conv" and min(site.size) >= 4})
@@ -65,14 +96,14 @@ def rebuild(
     request: BuildRequest,
     cancellation: Cancellation,
     report: Callable[[float, str], object],
-) -> Catalog:
-    """Build a catalog, whose clusters get the names of the former parts in which most of their area lies.
+) -> Built:
+    """Build a catalog, and compare its clusters with the former ones.
 
     Args:
         workspace: Workspace of the generator.
-        former: Catalog whose parts give the names.
+        former: Catalog whose method is kept, and whose clusters are compared.
         request: What to build.
-        cancellation: Checked after every batch of images and every step of k-means.
+        cancellation: Checked after every batch of images, every step of k-means, and the comparison of the clusters.
         report: Called with the fraction of the work that is done and a sentence.
 
     Raises:
@@ -106,8 +137,11 @@ def rebuild(
             generator, w, clustering, BuildOptions(batch_size=2), contribution_images=measured, progress=progress
         )
         catalog.provenance |= {"seeds": f"0-{request.n_images - 1}", "truncation": workspace.truncation}
-        catalog.parts = carry_parts(former, catalog, generator, w[:COMPARED])
-    return catalog
+        stop()
+        report(1.0, "Comparing the new clusters with the parts")
+        overlap = measure_overlap(former, catalog, generator, w[:COMPARED])
+        stop()
+    return Built(catalog, former, overlap, generator, w[:COMPARED])
 
 
 def clustering_of(former: Catalog, request: BuildRequest) -> Clustering:
@@ -125,26 +159,35 @@ def clustering_of(former: Catalog, request: BuildRequest) -> Clustering:
     return replace(clustering, features=cast(Any, former.features), n_init=request.n_init)
 
 
-def carry_parts(former: Catalog, catalog: Catalog, generator: Generator, w: Tensor) -> dict[str, list[int]]:
-    """Return the parts of the new clusters: each belongs to the former part that contains most of its area.
-
-    A cluster belongs to no part if no part contains more than half of its area. Parts without clusters are left out.
+def measure_overlap(former: Catalog, catalog: Catalog, generator: Generator, w: Tensor) -> Tensor:
+    """Return the number of positions that each new cluster shares with each former one, [K new, K former] float64.
 
     Args:
-        former: Catalog with parts.
-        catalog: Catalog of the same generator.
+        former: Catalog of the former clusters.
+        catalog: Catalog of the new clusters, of the same generator.
         generator: The generator.
-        w: Latents of the images on which the areas are compared.
+        w: Latents of the images on which the clusters are compared.
     """
     height, width = (math.ceil(GRID * side / max(generator.image_size)) for side in generator.image_size)
     old, new = (c.labels(generator, w, size=(height, width)).long().cpu() for c in (former, catalog))  # [N, H, W]
     pairs = (new * former.n_clusters + old).flatten()
     overlap = torch.bincount(pairs, minlength=catalog.n_clusters * former.n_clusters)
-    overlap = overlap.view(catalog.n_clusters, former.n_clusters).double()  # [K new, K former], in positions
+    return overlap.view(catalog.n_clusters, former.n_clusters).double()
+
+
+def carry_parts(former: Mapping[str, Sequence[int]], overlap: Tensor) -> dict[str, list[int]]:
+    """Return the parts of the new clusters: each belongs to the former part that contains most of its area.
+
+    A cluster belongs to no part if no part contains more than half of its area. Parts without clusters are left out.
+
+    Args:
+        former: The former clusters of each part.
+        overlap: What `measure_overlap` returned, [K new, K former].
+    """
     part_of: dict[int, str] = {}
-    for part, ids in former.parts.items():
-        fraction = overlap[:, ids].sum(1) / overlap.sum(1)  # NaN for a cluster without area
+    for part, ids in former.items():
+        fraction = overlap[:, list(ids)].sum(1) / overlap.sum(1)  # NaN for a cluster without area
         for k in (fraction > MOST).nonzero().flatten().tolist():
             part_of.setdefault(k, part)
-    parts = {part: sorted(k for k, name in part_of.items() if name == part) for part in former.parts}
+    parts = {part: sorted(k for k, name in part_of.items() if name == part) for part in former}
     return {part: ids for part, ids in parts.items() if ids}

@@ -31,13 +31,28 @@ class Draft:
     part: str = ""
 
 
+@dataclass(frozen=True)
+class Offer:
+    """Text that the page puts in the input of the name, unless the user has typed another one when it arrives.
+
+    Args:
+        number: Number of the offer, so that a page accepts it once.
+        name: The text.
+        instead: Texts that it may replace: that of the last offer and, if the user asks for the offer, that of then.
+    """
+
+    number: int = 0
+    name: str = ""
+    instead: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Naming:
     """State of the tab Parts in one page. Every step returns a new state.
 
     Args:
         draft: The present draft.
-        saved: Catalog that the file holds.
+        saved: Catalog that the file holds, or None if that could not be read.
         digest: Digest of that file.
         past: Earlier drafts, the oldest first.
         future: Drafts that were undone, the next to redo last.
@@ -45,11 +60,12 @@ class Naming:
         box: First corner (x, y) of a box, or the last box (x from, y from, x to, y to), as fractions of the frame.
         message: Outcome of the last step, in a few sentences.
         slots: Part of each colour, "" for a colour that is free. Every new state assigns the colours of its parts.
-        suggested: Part whose box selected clusters last, or "".
+        offer: Last text for the input of the name.
+        has_conflict: Whether the user must choose between the file, which has changed, and the catalog of the page.
     """
 
     draft: Draft
-    saved: Catalog
+    saved: Catalog | None
     digest: str
     past: tuple[Draft, ...] = ()
     future: tuple[Draft, ...] = ()
@@ -57,15 +73,25 @@ class Naming:
     box: tuple[float, ...] = ()
     message: str = ""
     slots: tuple[str, ...] = ()
-    suggested: str = ""
+    offer: Offer = Offer()
+    has_conflict: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", fit_slots(self.slots, self.draft.catalog.parts))
 
     @classmethod
     def load(cls, workspace: Workspace) -> Naming:
-        """Return the state of a page that has just been opened, with the catalog that the file holds now."""
-        catalog, digest = workspace.read_catalog()
+        """Return the state of a page that has just been opened, with the catalog that the file holds now.
+
+        If the file cannot be read, the catalog is that when the workspace was opened, and it can be saved.
+        """
+        try:
+            catalog, digest = workspace.read_catalog()
+        except (OSError, ValueError) as error:
+            state, is_missing = cls.start(workspace), isinstance(error, FileNotFoundError)
+            reason = f"{workspace.catalog_path} is missing" if is_missing else str(error).rstrip(".")
+            message = f"{reason}. The page shows the catalog from the start of the app. Save catalog writes it again."
+            return replace(state, saved=None, digest="" if is_missing else state.digest, message=message)
         return cls(Draft(catalog), catalog, digest)
 
     @classmethod
@@ -159,7 +185,7 @@ class Naming:
     def suggest_part(self, part: str) -> Naming:
         """Select the clusters that lie mostly in the box of a part of an aligned face."""
         ids = name_clusters(FFHQ_REGIONS, self.catalog.occupancy, MOST)[part]
-        return replace(self._suggest(ids, FFHQ_REGIONS[part], f"the box of {part}"), suggested=part)
+        return self._suggest(ids, FFHQ_REGIONS[part], f"the box of {part}")
 
     def corner(self, x: float, y: float) -> Naming:
         """Set a corner of a box, as fractions of the frame. The second corner selects the clusters mostly in the box.
@@ -198,7 +224,7 @@ class Naming:
         """Replace the catalog by that of the file."""
         catalog, digest = workspace.read_catalog()
         state = self.use(catalog, f"The catalog was read from {workspace.catalog_path}.")
-        return replace(state, saved=catalog, digest=digest)
+        return replace(state, saved=catalog, digest=digest, has_conflict=False)
 
     def undo(self) -> Naming:
         """Return to the draft before the last step."""
@@ -227,7 +253,11 @@ class Naming:
         digest = workspace.save_catalog(self.catalog, None if overwrite else self.digest)
         n_parts = len(self.catalog.parts)
         message = f"{n_parts} {'part was' if n_parts == 1 else 'parts were'} saved to {workspace.catalog_path}."
-        return replace(self, saved=self.catalog, digest=digest, message=message)
+        return replace(self, saved=self.catalog, digest=digest, message=message, has_conflict=False)
+
+    def offer_name(self, name: str, *instead: str) -> Naming:
+        """Offer a text for the input of the name in place of the last offer, or of other texts."""
+        return replace(self, offer=Offer(self.offer.number + 1, name, (self.offer.name, *instead)))
 
     def _go(self, draft: Draft, past: tuple[Draft, ...], future: tuple[Draft, ...], message: str) -> Naming:
         return replace(self, draft=draft, past=past, future=future, picked=None, box=(), message=message)

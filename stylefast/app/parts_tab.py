@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, cast
 
@@ -34,7 +34,14 @@ MEAN, SEED = "Mean image", "Seed"
 SELECT, BOX = "Select clusters", "Draw a box"
 NEW = "New part", "/"  # name and value of a choice. No part has the value as its name.
 LAST = MAX_SEED - N_FACES + 1  # largest first seed of the images
+# An offer arrives late on a slow machine. It must not replace a name that the user has typed meanwhile.
+ACCEPT = """(offer, name) => {
+    if (!offer || offer.number === window.acceptedOffer) return;
+    window.acceptedOffer = offer.number;
+    if (offer.instead.includes(name)) return offer.name;
+}"""
 START = "Click clusters in the image, type a name, and press Name part."
+CONFLICT = "The file has changed since this page read it. Replace it with the catalog of this page, or load it."
 
 
 def build_parts(workspace: Workspace, catalog: gr.State) -> None:
@@ -90,8 +97,9 @@ class _PartsTab:
                 self._add_names()
                 self._add_faces()
         self._shown = [self._source, self._seed, self._numbers, self._first]
-        self._outputs = [self._session, catalog, self._image, self._message, self._choice, self._name, self._legend]
+        self._outputs = [self._session, catalog, self._image, self._message, self._choice, self._offer, self._legend]
         self._outputs += [self._undo, self._redo, self._remove, self._save, self._conflict, self._faces, self._caption]
+        self._offer.change(None, [self._offer, self._name], self._name, js=ACCEPT, show_progress="hidden")
         self._connect()
         build.connect(self._session, self._adopt, self._shown, self._outputs)
         build.follow(catalog)
@@ -121,6 +129,7 @@ class _PartsTab:
             self._name = gr.Textbox(
                 label="Name", placeholder="such as eyes", elem_id="parts-name", max_lines=1, min_width=130
             )
+        self._offer = gr.JSON(visible="hidden", elem_id="parts-offer")
         with gr.Row():
             self._set = gr.Button("Name part", variant="primary", size="md", elem_id="parts-set", min_width=90)
             self._clear = gr.Button("Clear", size="md", elem_id="parts-clear", min_width=70)
@@ -135,11 +144,13 @@ class _PartsTab:
             self._undo = gr.Button("Undo", size="md", elem_id="parts-undo", min_width=70)
             self._redo = gr.Button("Redo", size="md", elem_id="parts-redo", min_width=70)
             self._save = gr.Button("Save catalog", size="md", elem_id="parts-save", min_width=120, interactive=False)
-        with gr.Row(visible=False, elem_id="parts-conflict") as self._conflict:
-            self._overwrite = gr.Button(
-                "Replace the file", variant="stop", size="md", elem_id="parts-overwrite", min_width=120
-            )
-            self._reload = gr.Button("Load the file", size="md", elem_id="parts-reload", min_width=120)
+        with gr.Column(visible=False, elem_id="parts-conflict") as self._conflict:
+            gr.Markdown(CONFLICT, elem_classes="hint")
+            with gr.Row():
+                self._overwrite = gr.Button(
+                    "Replace the file", variant="stop", size="md", elem_id="parts-overwrite", min_width=120
+                )
+                self._reload = gr.Button("Load the file", size="md", elem_id="parts-reload", min_width=120)
 
     def _add_faces(self) -> None:
         self._caption = gr.Markdown(elem_id="parts-caption", elem_classes="hint")
@@ -157,7 +168,7 @@ class _PartsTab:
         load = guarded(lambda *shown: self._render(Naming.load(workspace), shown))
         page = cast(gr.Blocks, Context.root_block)
         page.load(load, shown, self._outputs, concurrency_id="parts", show_progress_on=self._image)
-        clicked = [self._session, self._click, self._name, *shown]
+        clicked = [self._session, self._click, *shown]
         self._image.select(guarded(self._clicked), clicked, self._outputs, **QUICK)
         for event in (self._numbers.input, self._source.input, self._seed.submit, self._seed.blur):
             self._on(event, lambda naming: naming)
@@ -169,7 +180,7 @@ class _PartsTab:
         self._on(self._clear.click, lambda naming: naming.edit(""))
         self._on(self._remove.click, Naming.remove)
         for part, button in self._suggestions.items():
-            self._on(button.click, partial(Naming.suggest_part, part=part), name=part)
+            self._on(button.click, partial(Naming.suggest_part, part=part), offer=part)
         self._on(self._undo.click, Naming.undo)
         self._on(self._redo.click, Naming.redo)
         self._save.click(guarded(self._save_catalog), [self._session, *shown], self._outputs, **QUICK)
@@ -182,30 +193,33 @@ class _PartsTab:
         )
         self._others.click(next_seeds, self._first, self._first).then(**draw, show_progress_on=self._faces)
 
-    def _on(self, event: Any, step: Callable[..., Naming], *inputs: Any, name: str | None = None) -> None:
+    def _on(self, event: Any, step: Callable[..., Naming], *inputs: Any, offer: str | None = None) -> None:
         """Let an event take a step: a function of the state and the inputs that returns the next state.
 
         Args:
             event: Event of an element.
             step: The function.
             *inputs: Elements whose values are inputs.
-            name: Text for the input of the name. The default is the edited part, if another part is edited now.
+            offer: Text for the input of the name if no part is edited. The default is the edited part, if another part
+                is edited now.
         """
         n = len(inputs)
 
-        def handle(naming: Naming, *values: Any) -> dict[Any, Any]:
+        def handle(naming: Naming, name: str, *values: Any) -> dict[Any, Any]:
             after = step(naming, *values[:n])
-            is_other = (after.draft.part, after.catalog) != (naming.draft.part, naming.catalog)
-            text = name if name is not None and not naming.draft.part else after.draft.part if is_other else None
-            return self._render(after, values[n:], name=text)
+            if offer is not None and not naming.draft.part:
+                after = after.offer_name(offer, name)
+            elif (after.draft.part, after.catalog) != (naming.draft.part, naming.catalog):
+                after = after.offer_name(after.draft.part, name)
+            return self._render(after, values[n:])
 
-        event(guarded(handle), [self._session, *inputs, *self._shown], self._outputs, **QUICK)
+        event(guarded(handle), [self._session, self._name, *inputs, *self._shown], self._outputs, **QUICK)
 
     def _adopt(self, naming: Naming, catalog: Catalog, message: str, shown: Sequence[Any]) -> dict[Any, Any]:
-        """Take a catalog that was built while the user may have taken further steps."""
-        return self._render(naming.use(catalog, message), shown, name="")
+        """Take a catalog that was built while the user may have taken further steps. A typed name stays."""
+        return self._render(naming.use(catalog, message).offer_name(""), shown)
 
-    def _clicked(self, naming: Naming, event: gr.SelectData, click: str, name: str, *shown: Any) -> dict[Any, Any]:
+    def _clicked(self, naming: Naming, event: gr.SelectData, click: str, *shown: Any) -> dict[Any, Any]:
         """Toggle the cluster at a position of the image, or set a corner of a box there.
 
         A box replaces suggested clusters, so that the name of the suggestion no longer fits.
@@ -215,29 +229,25 @@ class _PartsTab:
             return self._render(naming.toggle(view.cluster_at(x, y)), shown)
         height, width = view.labels.shape
         after = naming.corner(min(x / width, 1.0), min(y / height, 1.0))
-        return self._render(after, shown, name="" if name and name == naming.suggested else None)
+        return self._render(after if naming.draft.part else after.offer_name(""), shown)
 
     def _save_catalog(self, naming: Naming, *shown: Any) -> dict[Any, Any]:
         """Save the catalog, or offer a choice if the file has changed."""
         try:
             return self._render(naming.save(self._workspace), shown)
         except ChangedFileError as error:
-            return self._render(replace(naming, message=sentence(error)), shown, is_conflict=True)
+            return self._render(replace(naming, message=sentence(error), has_conflict=True), shown)
 
     def _view(self, naming: Naming, source: str, seed: Any) -> View:
         seed = None if source == MEAN else to_integer("seed", seed, MAX_SEED + 1, "[0, 2**32)")
         return self._views(naming.catalog, seed)
 
-    def _render(
-        self, naming: Naming, shown: Sequence[Any], *, name: str | None = None, is_conflict: bool = False
-    ) -> dict[Any, Any]:
+    def _render(self, naming: Naming, shown: Sequence[Any]) -> dict[Any, Any]:
         """Return the values of all elements.
 
         Args:
             naming: State of the tab.
             shown: Values of the elements that say what to show.
-            name: Text for the input of the name, or None to keep it.
-            is_conflict: Whether the file has changed, so that the user must choose.
         """
         source, seed, numbers, first = shown
         draft, colours = naming.draft, naming.colours
@@ -251,22 +261,22 @@ class _PartsTab:
             box=naming.box,
         )
         faces, caption = self._draw_faces(naming, first)
-        values = {
+        return {
             self._session: naming,
             self._catalog: naming.catalog,
             self._image: image,
             self._message: f"<p>{html.escape(naming.message or START)}</p>",
             self._choice: gr.Dropdown(choices(naming.catalog), value=draft.part or NEW[1]),
+            self._offer: asdict(naming.offer),
             self._legend: legend(naming),
             self._undo: gr.Button(interactive=bool(naming.past)),
             self._redo: gr.Button(interactive=bool(naming.future)),
             self._remove: gr.Button(interactive=bool(draft.part)),
             self._save: gr.Button(interactive=not naming.is_saved),
-            self._conflict: gr.Row(visible=is_conflict),
+            self._conflict: gr.Column(visible=naming.has_conflict),
             self._faces: faces,
             self._caption: caption,
         }
-        return values if name is None else values | {self._name: name}
 
     def _draw_faces(self, naming: Naming, first: Any) -> tuple[np.ndarray, str]:
         """Return several images with the picked cluster, or with the selected ones, and a caption."""

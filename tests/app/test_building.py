@@ -14,7 +14,15 @@ from networks import shared
 
 from stylefast import Catalog
 from stylefast.app import building
-from stylefast.app.building import BuildRequest, Cancellation, CancelledError, carry_parts, rebuild, resolutions
+from stylefast.app.building import (
+    BuildRequest,
+    Cancellation,
+    CancelledError,
+    carry_parts,
+    measure_overlap,
+    rebuild,
+    resolutions,
+)
 from stylefast.app.workspace import Workspace
 
 REQUEST = BuildRequest(n_clusters=4, resolution=16, n_init=2, n_images=6)
@@ -29,7 +37,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def build(workspace: Workspace, request: BuildRequest = REQUEST, **options) -> tuple[Catalog, list[tuple[float, str]]]:
     reports: list[tuple[float, str]] = []
     report = options.get("report", lambda share, text: reports.append((share, text)))
-    return rebuild(workspace, workspace.catalog, request, options.get("stop", Cancellation()), report), reports
+    return rebuild(workspace, workspace.catalog, request, options.get("stop", Cancellation()), report).catalog, reports
 
 
 def test_a_build_reports_its_progress(workspace: Workspace):
@@ -56,6 +64,36 @@ def test_a_cancelled_build_stops_at_once(workspace: Workspace, n_steps: int):
     assert build(workspace)[0].n_clusters == 4  # the lock is free
 
 
+@pytest.mark.parametrize("moment", ["before", "within"])
+def test_a_build_is_cancelled_in_its_last_phase(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, moment: str):
+    stop, compared = Cancellation(), []
+
+    def measure(*arguments: object) -> torch.Tensor:
+        compared.append(arguments)
+        stop.requested = True
+        return torch.zeros(4, 6, dtype=torch.float64, device="cpu")
+
+    def report(share: float, text: str) -> None:
+        stop.requested = moment == "before" and text.startswith("k-means")
+
+    monkeypatch.setattr(building, "measure_overlap", measure)
+    with pytest.raises(CancelledError):
+        build(workspace, stop=stop, report=report)
+    assert len(compared) == (moment == "within")
+
+
+def test_parts_that_were_named_during_a_build_are_carried(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+    former = workspace.catalog
+    built = rebuild(workspace, former, replace(REQUEST, n_clusters=6), Cancellation(), lambda share, text: None)
+    overlap = torch.eye(6, dtype=torch.float64, device="cpu")
+    built = replace(built, overlap=overlap)
+    present = replace(former, parts={"eyes": [0], "brows": [3, 5]})
+    assert built.with_parts_of(present).parts == present.parts and built.catalog.parts == {}
+    other = replace(present, centroids=former.centroids.flip(0))  # such as that of another file
+    monkeypatch.setattr(building, "measure_overlap", lambda *arguments: overlap.flip(0) if arguments[0] is other else 0)
+    assert built.with_parts_of(other).parts == {"eyes": [5], "brows": [0, 2]}
+
+
 def catalog_with(workspace: Workspace, **clustering) -> Catalog:
     """A catalog of the generator of the workspace with other options of the clustering."""
     w = workspace.generator.latents(range(4))
@@ -64,7 +102,7 @@ def catalog_with(workspace: Workspace, **clustering) -> Catalog:
 
 def test_a_build_keeps_a_factorisation(workspace: Workspace):
     former = catalog_with(workspace, method="nmf", layer="convs.4")
-    catalog = rebuild(workspace, former, REQUEST, Cancellation(), lambda share, text: None)
+    catalog = rebuild(workspace, former, REQUEST, Cancellation(), lambda share, text: None).catalog
     assert (catalog.method, catalog.layer, catalog.n_clusters) == ("nmf", former.layer, 4)
     n_channels = former.centroids.shape[1]
     many = replace(REQUEST, n_clusters=n_channels + 1)
@@ -74,9 +112,9 @@ def test_a_build_keeps_a_factorisation(workspace: Workspace):
 
 def test_a_build_keeps_the_kind_of_points_and_the_layer(workspace: Workspace):
     former = catalog_with(workspace, features="standardized", layer="convs.4", n_init=1)
-    catalog = rebuild(workspace, former, REQUEST, Cancellation(), lambda share, text: None)
+    catalog = rebuild(workspace, former, REQUEST, Cancellation(), lambda share, text: None).catalog
     assert (catalog.method, catalog.features, catalog.layer) == ("kmeans", "standardized", former.layer)
-    other = rebuild(workspace, former, replace(REQUEST, resolution=8), Cancellation(), lambda share, text: None)
+    other = rebuild(workspace, former, replace(REQUEST, resolution=8), Cancellation(), lambda share, text: None).catalog
     assert (other.features, other.occupancy.shape[1]) == ("standardized", 8)
 
 
@@ -95,14 +133,19 @@ def test_an_unknown_resolution_is_refused(workspace: Workspace):
 def test_equal_clusters_keep_the_names_of_their_parts(workspace: Workspace):
     former, order = workspace.catalog, [3, 0, 5, 1, 2, 4]
     shuffled = replace(former, centroids=former.centroids[order], parts={})
-    parts = carry_parts(former, shuffled, workspace.generator, workspace.generator.latents(range(3)))
-    assert parts == {part: sorted(order.index(k) for k in ids) for part, ids in former.parts.items()}
+    overlap = measure_overlap(former, shuffled, workspace.generator, workspace.generator.latents(range(3)))
+    assert carry_parts(former.parts, overlap) == {
+        part: sorted(order.index(k) for k in ids) for part, ids in former.parts.items()
+    }
 
 
 def test_a_new_cluster_belongs_to_the_part_with_most_of_it(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
     labels = {2: torch.tensor([[[0, 0, 0, 1], [1, 1, 1, 1]]]), 6: torch.tensor([[[0, 0, 2, 1], [4, 5, 5, 3]]])}
     monkeypatch.setattr(Catalog, "labels", lambda catalog, *arguments, **options: labels[catalog.n_clusters])
     new = replace(workspace.catalog, centroids=workspace.catalog.centroids[:2])
-    parts = carry_parts(workspace.catalog, new, workspace.generator, workspace.generator.latents([0]))
-    assert parts == {"eyes": [0]}  # cluster 1 lies in nose by two of five positions
+    overlap = measure_overlap(workspace.catalog, new, workspace.generator, workspace.generator.latents([0]))
+    assert overlap.tolist() == [[2, 0, 1, 0, 0, 0], [0, 1, 0, 1, 1, 2]]
+    assert carry_parts(workspace.catalog.parts, overlap) == {
+        "eyes": [0]
+    }  # cluster 1 lies in nose by two of five positions
     assert building.MOST == 0.5

@@ -13,7 +13,7 @@ from editors import catalog_of
 from networks import shared
 
 from stylefast import Catalog
-from stylefast.app.naming import MAX_STEPS, Draft, Naming
+from stylefast.app.naming import MAX_STEPS, Draft, Naming, Offer
 from stylefast.app.overlays import View, Views, draw_clusters, find_anchors, sheet, spotlight
 from stylefast.app.workspace import ChangedFileError, Workspace
 
@@ -142,6 +142,40 @@ def test_a_page_does_not_overwrite_what_another_page_saved(naming: Naming, works
     assert loaded.catalog.parts == other.catalog.parts and loaded.is_saved and loaded.undo().catalog is mine.catalog
     assert mine.save(workspace, overwrite=True).is_saved
     assert Catalog.load(workspace.catalog_path).parts == mine.catalog.parts
+
+
+def test_a_missing_file_is_written_again(workspace: Workspace):
+    workspace.catalog_path.unlink()
+    opened = Naming.load(workspace)
+    assert opened.catalog is workspace.catalog and not opened.is_saved
+    assert opened.message.startswith(f"{workspace.catalog_path} is missing. ")
+    assert opened.save(workspace).is_saved
+    assert Catalog.load(workspace.catalog_path).parts == workspace.catalog.parts
+    with pytest.raises(ChangedFileError):  # another page may write the file first
+        opened.save(workspace)
+
+
+def test_a_damaged_file_is_not_overwritten_unasked(workspace: Workspace):
+    workspace.catalog_path.unlink()  # the file is mapped to memory
+    workspace.catalog_path.write_bytes(b"damaged")
+    opened = Naming.load(workspace)
+    assert opened.catalog is workspace.catalog and str(workspace.catalog_path) in opened.message
+    with pytest.raises(ChangedFileError):
+        opened.save(workspace)
+    assert opened.save(workspace, overwrite=True).is_saved
+
+
+def test_a_conflict_ends_when_the_file_is_saved_or_loaded(naming: Naming, workspace: Workspace):
+    changed = replace(naming.toggle(3).name("hair"), has_conflict=True)
+    later = [changed.toggle(4), changed.undo(), changed.edit("eyes"), changed.use(naming.catalog, "")]
+    assert all(state.has_conflict for state in later)
+    assert not changed.save(workspace).has_conflict and not changed.reload(workspace).has_conflict
+
+
+def test_an_offer_replaces_the_former_offer(naming: Naming):
+    first = naming.offer_name("nose", "typed").toggle(3)
+    assert first.offer == Offer(1, "nose", ("", "typed"))
+    assert first.offer_name("").offer == Offer(2, "", ("nose",))
 
 
 def test_views_are_made_once_for_all_parts(naming: Naming, workspace: Workspace):

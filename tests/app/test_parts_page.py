@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tab Parts in a browser: naming by clicks, saving, undo, builds, and pages that do not share their state."""
+"""The tab Parts in a browser: naming by clicks, saving, undo, and pages that do not share their state."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import browsers
 import pytest
-from catalogs import build_catalog
 from editors import catalog_of
+from parts_page import gate, message, name, name_input, ready, suggest
 
 from stylefast import Catalog
 from stylefast.catalog.label_maps import smooth_labels
@@ -19,7 +18,7 @@ from stylefast.catalog.label_maps import smooth_labels
 if browsers.missing() is None:
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=browsers.TIMEOUT)
+    from stylefast.app import naming
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -44,37 +43,12 @@ def positions(workspace: Workspace) -> dict[int, tuple[float, float]]:
     return {k: (x / 64, y / 64) for k, (x, y) in find_anchors(labels).items()}
 
 
-def ready(page: Page) -> Page:
-    """Wait until the image is drawn."""
-    page.wait_for_function("document.querySelector('#parts-image img')?.naturalWidth > 0")
-    return page
-
-
 def click_at(page: Page, x: float, y: float) -> None:
     """Click the image at a position, given as fractions of the frame."""
     image = page.locator("#parts-image img")
     image.scroll_into_view_if_needed()
     box: Any = image.bounding_box()
     page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
-
-
-def message(page: Page, text: str) -> None:
-    expect(page.locator("#parts-message")).to_contain_text(text)
-
-
-def name(page: Page, text: str) -> None:
-    """Name the selected clusters."""
-    page.locator("#parts-name input, #parts-name textarea").fill(text)
-    page.locator("#parts-set").click()
-    message(page, f"{text} has ")
-
-
-def open_build(page: Page) -> None:
-    """Show the inputs of a build."""
-    ready(page)
-    page.get_by_text("Build again with other clusters").click()
-    page.locator("#parts-images input").wait_for()
-    browsers.wait_for_values(page)
 
 
 def test_a_part_is_named_by_clicks_and_saved(page: Page, workspace: Workspace):
@@ -101,12 +75,10 @@ def test_the_browser_asks_before_names_are_lost(page: Page):
     asked = []
     page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
     ready(page)
-    page.locator("#parts-suggest-nose").click()
-    message(page, "selected")
+    suggest(page, "nose")
     ready(page.reload() and page)
     assert asked == []  # clusters without a name
-    page.locator("#parts-suggest-nose").click()
-    message(page, "selected")
+    suggest(page, "nose")
     name(page, "bridge")
     browsers.open_tab(page, "Edit")
     page.reload()
@@ -115,8 +87,7 @@ def test_the_browser_asks_before_names_are_lost(page: Page):
 
 def test_a_page_that_the_user_does_not_leave_goes_on(page: Page, workspace: Workspace):
     ready(page)
-    page.locator("#parts-suggest-nose").click()
-    message(page, "selected")
+    suggest(page, "nose")
     name(page, "kept part")
     browsers.open_tab(page, "Edit")
     with page.expect_event("dialog") as asked:
@@ -131,8 +102,7 @@ def test_a_page_that_the_user_does_not_leave_goes_on(page: Page, workspace: Work
 
 def test_a_part_named_as_a_new_part_is_edited_and_removed(page: Page):
     ready(page)
-    page.locator("#parts-suggest-nose").click()
-    message(page, "selected")
+    suggest(page, "nose")
     name(page, "New part")
     page.locator("#parts-choice input").click()
     page.get_by_role("option", name="New part").last.click()
@@ -177,7 +147,7 @@ def test_impossible_steps_show_one_sentence(page: Page):
     ready(page)
     page.locator("#parts-set").click()
     expect(page.get_by_text("names of parts must be texts")).to_be_visible()
-    page.locator("#parts-name input, #parts-name textarea").fill("eyes")
+    name_input(page).fill("eyes")
     page.locator("#parts-set").click()
     expect(page.get_by_text("a part must have at least one cluster: click clusters in the image.")).to_be_visible()
     assert page.get_by_text("Traceback").count() == 0
@@ -201,8 +171,7 @@ def test_two_pages_do_not_mix_their_parts(open_page: Callable[[], Page], workspa
     click_at(first, *place)
     message(first, f"Cluster {cluster} was added.")
     name(first, "mine")
-    second.locator("#parts-suggest-nose").click()
-    message(second, "selected")
+    suggest(second, "nose")
     name(second, "theirs")
     expect(second.locator("#parts-legend")).not_to_contain_text("mine")
     expect(first.locator("#parts-legend")).not_to_contain_text("theirs")
@@ -211,83 +180,72 @@ def test_two_pages_do_not_mix_their_parts(open_page: Callable[[], Page], workspa
     second.locator("#parts-save").click()
     message(second, "another page or program has changed it")
     assert "mine" in Catalog.load(workspace.catalog_path).parts
+    choice = second.locator("#parts-conflict")
+    click_at(second, *place)
+    message(second, f"Cluster {cluster} was added.")
+    expect(choice).to_contain_text("The file has changed since this page read it.")  # until it is made
     second.locator("#parts-overwrite").click()
     message(second, "saved to")
+    expect(choice).to_be_hidden()
     assert "theirs" in Catalog.load(workspace.catalog_path).parts
 
 
 def test_a_box_of_two_clicks_suggests_clusters(page: Page):
     ready(page)
     page.locator("#parts-suggest-nose").click()
-    expect(page.locator("#parts-name").locator("input, textarea")).to_have_value("nose")
+    expect(name_input(page)).to_have_value("nose")
     page.get_by_label("Draw a box").check()
     click_at(page, 0.02, 0.02)
     message(page, "Click the opposite corner")
     click_at(page, 0.98, 0.98)
     message(page, "clusters of the box are selected.")
-    expect(page.locator("#parts-name").locator("input, textarea")).to_have_value("")  # the clusters are other ones
+    expect(name_input(page)).to_have_value("")  # the clusters are other ones
 
 
 def test_other_tabs_offer_the_new_parts(page: Page):
     ready(page)
-    page.locator("#parts-suggest-nose").click()
-    message(page, "selected")
+    suggest(page, "nose")
     name(page, "snout")
     browsers.open_tab(page, "Batch")
     expect(page.locator("#batch-parts").get_by_text("snout")).to_be_visible()
     assert page.get_by_test_id("toast-body").count() == 0  # no error of a tab that still offers former parts
 
 
-def test_a_build_gives_new_clusters_and_can_be_cancelled(page: Page, workspace: Workspace):
-    open_build(page)
-    page.locator("#parts-k input").fill("0")
-    page.locator("#parts-build-start").click()
-    expect(page.locator("#parts-build-status .error")).to_have_text("clusters must be an integer >= 1, got 0.")
-    for field, value in (("k", 3), ("restarts", 1), ("images", 4000)):
-        page.locator(f"#parts-{field} input").fill(str(value))
-    page.locator("#parts-build-start").click()
-    page.locator("#parts-build-cancel").click()
-    expect(page.locator("#parts-build-status")).to_contain_text("The build was cancelled.")
-    expect(page.locator("#parts-build-start")).to_be_enabled()
-    page.locator("#parts-images input").fill("6")
-    page.locator("#parts-build-start").click()
-    message(page, "The new catalog has 3 clusters")
-    assert Catalog.load(workspace.catalog_path).n_clusters == 6
-    page.locator("#parts-undo").click()
-    message(page, "Undone.")
+def test_a_name_that_is_typed_during_a_step_stays(page: Page, monkeypatch: pytest.MonkeyPatch):
+    ready(page)
+    with gate(monkeypatch, naming, "name_clusters") as step:
+        page.locator("#parts-suggest-nose").click()
+        step.wait()
+        name_input(page).fill("bridge")
+    message(page, "the box of nose")
+    with gate(monkeypatch, naming, "check_part_name") as step:
+        page.locator("#parts-set").click()
+        step.wait()
+        name_input(page).fill("next part")
+    message(page, "bridge has ")
+    page.locator("#parts-clear").click()
+    message(page, "Click clusters in the image")  # the answers of both steps have arrived
+    browsers.wait_for_values(page)
+    expect(name_input(page)).to_have_value("next part")
 
 
-def test_the_method_of_the_catalog_is_shown(open_page: Callable[[], Page], workspace: Workspace):
-    w = workspace.generator.latents(range(4))
-    build_catalog(workspace.generator, w, n_clusters=3, resolution=16, method="nmf").save(workspace.catalog_path)
+def test_the_last_of_two_quick_suggestions_gives_the_name(page: Page, monkeypatch: pytest.MonkeyPatch):
+    ready(page)
+    with gate(monkeypatch, naming, "name_clusters") as step:
+        page.locator("#parts-suggest-nose").click()
+        step.wait()
+        page.locator("#parts-suggest-mouth").click()
+        browsers.open_tab(page, "Edit")
+    browsers.open_tab(page, "Parts")
+    message(page, "the box of mouth")
+    expect(name_input(page)).to_have_value("mouth")
+
+
+def test_a_page_without_its_file_shows_the_catalog(open_page: Callable[[], Page], workspace: Workspace):
+    workspace.catalog_path.unlink()
     page = ready(open_page())
-    open_build(page)
-    method = page.locator("#parts-method").locator("input, textarea")
-    expect(method).to_have_value("nmf")
-    expect(page.locator("#parts-restarts")).to_be_hidden()
-    page.locator("#parts-images input").fill("4")
-    page.locator("#parts-build-start").click()
-    message(page, "The new catalog has 6 clusters")
+    message(page, f"{workspace.catalog_path} is missing.")
+    expect(page.locator("#parts-legend")).to_contain_text("nose")
     page.locator("#parts-save").click()
     message(page, "saved to")
-    assert Catalog.load(workspace.catalog_path).method == "nmf"
-
-
-def test_a_build_ends_with_its_page(page: Page, workspace: Workspace):
-    open_build(page)
-    page.locator("#parts-images input").fill("20000")
-    page.locator("#parts-build-start").click()
-    expect(page.locator("#parts-build-status")).to_contain_text("of 20024 images")
-    page.close()
-    with workspace.heavy_task("a test", on_wait=waits_at_most(20)):
-        pass
-
-
-def waits_at_most(seconds: float) -> Callable[[str], None]:
-    """Return a function that fails if it is called later than this."""
-    end = time.monotonic() + seconds
-
-    def check(sentence: str) -> None:
-        assert time.monotonic() < end, sentence
-
-    return check
+    assert Catalog.load(workspace.catalog_path).parts == workspace.catalog.parts
