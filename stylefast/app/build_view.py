@@ -71,7 +71,7 @@ class BuildView:
     def connect(
         self,
         session: gr.State,
-        adopt: Callable[[Naming, Any, str, Sequence[Any]], dict[Any, Any]],
+        adopt: Callable[[Naming, Catalog, str, Sequence[Any]], dict[Any, Any]],
         shown: list[Any],
         outputs: list[Any],
     ) -> None:
@@ -87,14 +87,6 @@ class BuildView:
         inputs = [session, self._cancellation, self._clusters, self._resolution, self._restarts, self._images]
         buttons = [self._start, self._cancel]
 
-        def take(naming: Naming, built: Built | None, cancellation: Cancellation, *values: Any) -> dict[Any, Any]:
-            if built is None:
-                return {self._built: None}
-            if cancellation.requested:  # after the last step of the build
-                return {self._built: None, self._status: f"<p>{CANCELLED}</p>"}
-            catalog = built.with_parts_of(naming.catalog)
-            return {self._built: None, **adopt(naming, catalog, describe_build(naming.catalog, catalog), values)}
-
         def start(cancellation: Cancellation) -> tuple[gr.Button, gr.Button, str]:
             cancellation.requested = False
             return gr.Button(interactive=False), gr.Button(interactive=True), ""  # the progress covers the status
@@ -109,7 +101,7 @@ class BuildView:
         cast(gr.Blocks, Context.root_block).unload(self._leave)
         after(ended, end, None, buttons, show_progress="hidden")
         ended.success(
-            guarded(take),
+            guarded(lambda *values: self._take(adopt, *values)),
             [session, self._built, self._cancellation, *shown],
             [self._built, self._status, *outputs],
             concurrency_id="parts",
@@ -132,6 +124,22 @@ class BuildView:
         """Cancel the build of a session that ends."""
         if (cancellation := self._running.get(request.session_hash)) is not None:
             cancellation.requested = True
+
+    def _take(
+        self,
+        adopt: Callable[[Naming, Catalog, str, Sequence[Any]], dict[Any, Any]],
+        naming: Naming,
+        built: Built | None,
+        cancellation: Cancellation,
+        *shown: Any,
+    ) -> dict[Any, Any]:
+        """Give the catalog of a build to the tab, with the parts that the tab has now."""
+        if built is None:
+            return {self._built: None}
+        if cancellation.requested:  # after the last step of the build
+            return {self._built: None, self._status: f"<p>{CANCELLED}</p>"}
+        catalog = built.with_parts_of(naming.catalog)
+        return {self._built: None, **adopt(naming, catalog, describe_build(naming.catalog, catalog), shown)}
 
     def _run(
         self,

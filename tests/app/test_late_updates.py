@@ -7,11 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from editors import catalog_of
 
-pytest.importorskip("gradio")
+gr = pytest.importorskip("gradio")
 
 from stylefast.app import batch_tab, edit_tab  # noqa: E402
+from stylefast.app.build_view import BuildView  # noqa: E402
+from stylefast.app.building import Built, Cancellation  # noqa: E402
+from stylefast.app.naming import Naming  # noqa: E402
 from stylefast.app.page import create_page  # noqa: E402
 
 if TYPE_CHECKING:
@@ -47,3 +51,23 @@ def test_a_row_whose_part_is_gone_is_hidden():
     assert parts == [None, "nose", None]
     assert not add["interactive"] and [row["value"] for row in rows[2::3]] == parts
     assert [row["visible"] for row in rows[::3]] == [part is not None for part in parts]
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_built_catalog_gets_the_parts_of_the_page(workspace: Workspace, is_cancelled: bool):
+    with gr.Blocks():
+        view = BuildView(workspace)
+    former = Naming.start(workspace)
+    overlap = torch.eye(6, dtype=torch.float64, device="cpu")
+    built = Built(replace(CATALOG, parts={}), former.catalog, overlap, workspace.generator, workspace.w(None))
+    cancellation, adopted = Cancellation(), []
+    cancellation.requested = is_cancelled
+    present = former.toggle(3).name("hair")
+    values = view._take(lambda *arguments: adopted.append(arguments) or {}, present, built, cancellation, "shown")
+    assert values[view._built] is None
+    if is_cancelled:
+        assert not adopted and "was cancelled" in values[view._status]
+    else:
+        ((naming, catalog, message, shown),) = adopted
+        assert naming is present and catalog.parts == present.catalog.parts and shown == ("shown",)
+        assert message.startswith("The new catalog has 6 clusters. 4 of 4 parts kept their names.")

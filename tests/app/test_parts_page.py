@@ -192,6 +192,7 @@ def test_two_pages_do_not_mix_their_parts(open_page: Callable[[], Page], workspa
 
 def test_a_box_of_two_clicks_suggests_clusters(page: Page):
     ready(page)
+    name_input(page).fill("another name")
     page.locator("#parts-suggest-nose").click()
     expect(name_input(page)).to_have_value("nose")
     page.get_by_label("Draw a box").check()
@@ -239,6 +240,11 @@ def test_the_last_of_two_quick_suggestions_gives_the_name(page: Page, monkeypatc
     browsers.open_tab(page, "Parts")
     message(page, "the box of mouth")
     expect(name_input(page)).to_have_value("mouth")
+    name_input(page).fill("")
+    page.locator("#parts-clear").click()
+    message(page, "Click clusters in the image")
+    browsers.wait_for_values(page)
+    expect(name_input(page)).to_have_value("")  # no step offers the name again
 
 
 def test_a_page_without_its_file_shows_the_catalog(open_page: Callable[[], Page], workspace: Workspace):
