@@ -60,7 +60,7 @@ def test_a_part_is_edited_renamed_and_removed(naming: Naming):
     assert naming.toggle(5).name("nose").catalog.parts["nose"] == [5]
 
 
-def test_a_new_part_with_the_name_of_another_says_what_it_replaces(naming: Naming):
+def test_a_name_of_another_part_says_what_it_replaces(naming: Naming):
     replaced = naming.toggle(3).toggle(1).name("nose")
     assert replaced.catalog.parts["nose"] == [1, 3]
     assert replaced.message == "nose has 2 clusters. It had 1 cluster more, which has no name now."
