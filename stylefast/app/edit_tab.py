@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,13 +13,13 @@ from gradio.context import Context
 
 from ..catalog import Catalog
 from ..editing import StyleEditor
-from ..io.atomic import atomic_write
 from . import stage
 from .components import EXPECTED, sentence
 from .controls import REFERENCE, TARGET, Controls, PartControls, part_names
 from .exploring import Explorer
 from .picture_inputs import LAST, QUIET, LatentsInput, NumberInput, PartRow, show_error
 from .queries import ADAPTIVE, EXPLANATIONS, QUERIES
+from .served import serve
 from .workspace import Workspace
 
 MAX_PARTS = 5  # parts of one edit
@@ -200,14 +197,7 @@ class EditTab:
 
     def _url(self, png: bytes, name: str) -> str:
         """Return an address under which the page serves a file, relative to the page."""
-        path = Path(self.images.GRADIO_CACHE).resolve() / sha256(png).hexdigest() / name
-        try:
-            os.utime(path)  # a file that is shown again must not expire, nor be replaced while a browser reads it
-        except FileNotFoundError:
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(png)
-        self.images.temp_files.add(str(path))
-        return f"gradio_api/file={quote(str(path))}"
+        return f"gradio_api/file={quote(str(serve(self.images, png, name)))}"
 
 
 def _controls(catalog: Catalog, *state: Any) -> Controls:
@@ -274,6 +264,6 @@ def _show_rows(catalog: Catalog, former: list[str | None], parts: list[str | Non
     updates = [gr.update(interactive=n_parts < min(MAX_PARTS, len(names)))]
     for number, part in enumerate(parts):
         is_shown = part is not None or (number == 0 and not names)
-        value = {} if part == former[number] else {"value": part}
+        value: dict[str, Any] = {} if part == former[number] else {"value": part}
         updates += [gr.update(visible=is_shown), gr.update(visible=n_parts > 1), gr.update(choices=names, **value)]
     return [parts, *updates]
