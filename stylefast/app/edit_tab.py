@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,16 +13,19 @@ from gradio.context import Context
 
 from ..catalog import Catalog
 from ..editing import StyleEditor
-from ..io.atomic import atomic_write
 from . import stage
 from .components import EXPECTED, sentence
 from .controls import REFERENCE, TARGET, Controls, PartControls, part_names
 from .exploring import Explorer
-from .picture_inputs import QUIET, LatentsInput, NumberInput, PartRow, show_error
+from .picture_inputs import LAST, QUIET, LatentsInput, NumberInput, PartRow, show_error
 from .queries import ADAPTIVE, EXPLANATIONS, QUERIES
+from .served import serve
 from .workspace import Workspace
 
 MAX_PARTS = 5  # parts of one edit
+# The rows share a state, so their events are handled one after the other, and none is lost.
+IN_TURN: dict[str, Any] = {"concurrency_id": "edit-rows", "concurrency_limit": 1}
+ROWS: dict[str, Any] = {**QUIET, **IN_TURN, "trigger_mode": "multiple"}
 NO_PARTS = "This catalog has no named parts. Name one in the tab Parts, then edit it here."
 TO_LOG = "x => Math.log10(Math.min(Math.max(x, 0.1), 100))"
 FROM_LOG = "x => Number((10 ** x).toPrecision(2))"
@@ -130,8 +130,8 @@ class EditTab:
         self.reference_file.connect([row.reference for row in self.rows])
         sequential = [self.log_epsilon, self.epsilon, self.rho]
         gr.on([element.input for element in sequential], None, None, self.strategy, js="() => 'sequential'", **QUIET)
-        self.strategy.change(_explain_query, self.strategy, [self.hint, *sequential], **QUIET)
-        self.look.input(lambda part: part, self.look, self.looked, **QUIET)
+        self.strategy.change(_explain_query, self.strategy, [self.hint, *sequential], **LAST)
+        self.look.input(lambda part: part, self.look, self.looked, **LAST)
         self._connect_rows()
         state = [self.target.number, self.target_file.state, self.reference_file.state, self.parts]
         state += [self.strategy, self.epsilon, self.rho, self.rgb]
@@ -141,17 +141,16 @@ class EditTab:
             self.run,
             [self.catalog, self.looked, *state],
             [self.message, self.look, self.images, self.heat, self.figures],
-            trigger_mode="always_last",
-            **QUIET,
+            **LAST,
         )
 
     def _connect_rows(self) -> None:
         rows = [element for row in self.rows for element in (row.group, row.remove, row.part)]
         inputs, outputs = [self.catalog, self.parts], [self.parts, self.add, *rows]
-        self.add.click(_add_row, inputs, outputs, **QUIET)
+        self.add.click(_add_row, inputs, outputs, **ROWS)
         for number, row in enumerate(self.rows):
-            row.part.input(partial(_choose, number), [self.parts, row.part], self.parts, **QUIET)
-            row.remove.click(partial(_remove_row, number), inputs, outputs, **QUIET)
+            row.part.input(partial(_choose, number), [self.parts, row.part], self.parts, **ROWS)
+            row.remove.click(partial(_remove_row, number), inputs, outputs, **ROWS)
         page = Context.root_block
         assert page is not None
         gr.on(
@@ -159,8 +158,8 @@ class EditTab:
             _refresh,
             [self.n_refreshed, *inputs],
             [self.n_refreshed, *outputs],
-            trigger_mode="always_last",  # the catalog changes while the page is loaded
-            **QUIET,
+            **LAST,  # the catalog changes while the page is loaded
+            **IN_TURN,
         )
 
     def run(self, catalog: Catalog, look: str, *state: Any) -> Iterator[list[Any]]:
@@ -198,14 +197,7 @@ class EditTab:
 
     def _url(self, png: bytes, name: str) -> str:
         """Return an address under which the page serves a file, relative to the page."""
-        path = Path(self.images.GRADIO_CACHE).resolve() / sha256(png).hexdigest() / name
-        try:
-            os.utime(path)  # a file that is shown again must not expire, nor be replaced while a browser reads it
-        except FileNotFoundError:
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(png)
-        self.images.temp_files.add(str(path))
-        return f"gradio_api/file={quote(str(path))}"
+        return f"gradio_api/file={quote(str(serve(self.images, png, name)))}"
 
 
 def _controls(catalog: Catalog, *state: Any) -> Controls:
@@ -241,11 +233,12 @@ def _choose(number: int, parts: list[str | None], part: str) -> list[str | None]
 def _add_row(catalog: Catalog, parts: list[str | None]) -> list[Any]:
     """Add a row with a part that no other row has."""
     unused = [name for name in part_names(catalog) if name not in parts]
-    return _show_rows(catalog, _choose(parts.index(None), parts, unused[0]) if unused and None in parts else parts)
+    more = _choose(parts.index(None), parts, unused[0]) if unused and None in parts else parts
+    return _show_rows(catalog, parts, more)
 
 
 def _remove_row(number: int, catalog: Catalog, parts: list[str | None]) -> list[Any]:
-    return _show_rows(catalog, [None if i == number else part for i, part in enumerate(parts)])
+    return _show_rows(catalog, parts, [None if i == number else part for i, part in enumerate(parts)])
 
 
 def _refresh(n_refreshed: int, catalog: Catalog, parts: list[str | None]) -> list[Any]:
@@ -253,20 +246,24 @@ def _refresh(n_refreshed: int, catalog: Catalog, parts: list[str | None]) -> lis
 
     The rows themselves are not sent if all their parts remain valid, because the user may have changed them meanwhile.
     """
-    fitted, add, *rows = _show_rows(catalog, parts)
+    fitted, add, *rows = _show_rows(catalog, parts, parts)
     if fitted == parts:
         skip = gr.skip()
         fitted, rows = skip, [skip, skip, gr.update(choices=part_names(catalog))] * len(parts)
     return [n_refreshed + 1, fitted, add, *rows]
 
 
-def _show_rows(catalog: Catalog, parts: list[str | None]) -> list[Any]:
-    """Return the parts of the rows, and the updates of the button and of all rows."""
+def _show_rows(catalog: Catalog, former: list[str | None], parts: list[str | None]) -> list[Any]:
+    """Return the parts of the rows, and the updates of the button and of all rows.
+
+    A part that stays is not sent, because the user may have changed it meanwhile.
+    """
     names = part_names(catalog)
     parts = fit_parts(names, parts)
     n_parts = sum(part is not None for part in parts)
     updates = [gr.update(interactive=n_parts < min(MAX_PARTS, len(names)))]
     for number, part in enumerate(parts):
         is_shown = part is not None or (number == 0 and not names)
-        updates += [gr.update(visible=is_shown), gr.update(visible=n_parts > 1), gr.update(choices=names, value=part)]
+        value: dict[str, Any] = {} if part == former[number] else {"value": part}
+        updates += [gr.update(visible=is_shown), gr.update(visible=n_parts > 1), gr.update(choices=names, **value)]
     return [parts, *updates]

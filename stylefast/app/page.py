@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from .batch_tab import build_batch
 from .components import CSS, theme
+from .departures import Departures
 from .edit_tab import build_edit
 from .local_requests import LocalRequests
 from .parts_tab import build_parts
@@ -21,13 +22,6 @@ from .workspace import Workspace
 
 HOST = "127.0.0.1"  # no other machine can reach the page
 HOUR, DAY = 3600, 86400  # seconds. Files that the page serves expire a day after their last use.
-# The browser asks before it leaves a page whose parts are not saved: one whose button "Save catalog" is enabled. Gradio
-# ends the connection at the same event, which must not happen because the user can stay: this listener runs first.
-ASK = """() => addEventListener("beforeunload", event => {
-    if (document.querySelector("#parts-save")?.disabled !== false) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-}, {capture: true})"""
 
 
 def create_page(workspace: Workspace) -> gr.Blocks:
@@ -85,9 +79,8 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         _frontend=False,  # the check that the page answers within three seconds, which fails on a busy machine
         theme=theme(),
         css=CSS + LAYOUT + RESULTS,
-        js=ASK,
         footer_links=[],
-        app_kwargs={"middleware": [Middleware(LocalRequests)]},
+        app_kwargs={"middleware": [Middleware(LocalRequests), Middleware(Departures)]},
     )
     return address
 

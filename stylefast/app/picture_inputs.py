@@ -16,7 +16,9 @@ from .controls import neighbours
 
 RANDOM_SEEDS = 10_000  # random seeds have at most four digits, as in the names of files
 SUFFIXES = [".npy", ".npz", ".pt", ".pth", ".pkl", ".safetensors"]
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # options of event handlers
+# Options of event handlers. If an event occurs again before it was handled, its last values are handled next.
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+LAST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 
 
 class NumberInput:
@@ -50,12 +52,14 @@ class NumberInput:
     def connect(self, stored: gr.State) -> None:
         """Connect the events.
 
+        The slider does not follow a number that it has set itself, because the user may have moved it further.
+
         Args:
             stored: Latents of a file from which the pictures come, or None for seeds.
         """
         self.slider.input(None, self.slider, self.number, js="x => x", **QUIET)
-        self.random.click(_random_number, stored, self.number, **QUIET)
-        self.number.change(_slider, [self.number, stored], self.slider, **QUIET)
+        self.random.click(_random_number, stored, [self.number, self.slider], **QUIET)
+        self.number.input(_slider, [self.number, stored], self.slider, **LAST)
 
 
 class LatentsInput:
@@ -93,11 +97,13 @@ class LatentsInput:
             *(one.number for one in numbers),
             *(one.slider for one in numbers),
         ]
-        seeds = [one.value for one in numbers]
-        self.upload.upload(lambda path: self._load(path, seeds), self.upload, outputs, **QUIET)
-        self.seeds.click(lambda: self._show(None, "", seeds), None, outputs, **QUIET)
+        seeds = gr.State([one.value for one in numbers])  # the last ones, to which the button returns
+        inputs = [self.upload, self.state, seeds, *(one.number for one in numbers)]
+        self.upload.upload(self._load, inputs, [seeds, *outputs], **QUIET)
+        self.seeds.click(lambda seeds: self._show(None, "", seeds), seeds, outputs, **QUIET)
 
-    def _load(self, path: str, seeds: list[int]) -> list[Any]:
+    def _load(self, path: str, former: StoredLatents | None, seeds: list[int], *numbers: Any) -> list[Any]:
+        seeds = [*numbers] if former is None else seeds
         try:
             stored = StoredLatents.load(path, self._generator)
             if not len(stored):
@@ -106,8 +112,8 @@ class LatentsInput:
         except EXPECTED as error:
             text = sentence(error).replace(path, Path(path).name)
             message = gr.update(value=show_error(text), visible=True)
-            return [gr.skip(), gr.skip(), message, *[gr.skip()] * (2 * len(seeds))]
-        return self._show(stored, Path(path).name, seeds)
+            return [seeds, gr.skip(), gr.skip(), message, *[gr.skip()] * (2 * len(seeds))]
+        return [seeds, *self._show(stored, Path(path).name, seeds)]
 
     def _show(self, stored: StoredLatents | None, file: str, seeds: list[int]) -> list[Any]:
         """Return the updates of all outputs for the latents of a file, or for seeds."""
@@ -154,8 +160,9 @@ class PartRow:
         return [self.reference.number, self.strength]
 
 
-def _random_number(stored: StoredLatents | None) -> int:
-    return random.randrange(RANDOM_SEEDS if stored is None else len(stored))
+def _random_number(stored: StoredLatents | None) -> tuple[int, Any]:
+    number = random.randrange(RANDOM_SEEDS if stored is None else len(stored))
+    return number, _slider(number, stored)
 
 
 def _slider(number: Any, stored: StoredLatents | None) -> Any:

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import torch
@@ -65,17 +69,30 @@ def page(
         engine=network.engine,
         outdir=outdir,
     )
-    blocks = create_page(workspace)
-    try:
-        address = serve(blocks, choose_port(port), open_browser=open_, wait=False)
-        say(f"The page is at {address} until you press Ctrl-C")
-        while True:
-            time.sleep(WAIT)  # a signal that another thread has received waits until this thread runs
-    except KeyboardInterrupt:
-        pass
-    finally:
-        workspace.close()  # threads that compute while the interpreter ends would abort the process
-        blocks.close(verbose=False)
+    with private_folder():
+        blocks = create_page(workspace)
+        try:
+            address = serve(blocks, choose_port(port), open_browser=open_, wait=False)
+            say(f"The page is at {address} until you press Ctrl-C")
+            while True:
+                time.sleep(WAIT)  # a signal that another thread has received waits until this thread runs
+        except KeyboardInterrupt:
+            pass
+        finally:
+            workspace.close()  # threads that compute while the interpreter ends would abort the process
+            time.sleep(WAIT)  # so that browsers show the last state of a batch
+            blocks.close(verbose=False)
+
+
+@contextmanager
+def private_folder() -> Iterator[None]:
+    """Let Gradio keep the files that it serves in a folder of this process, because it deletes them at the end."""
+    parent = os.environ.get("GRADIO_TEMP_DIR")
+    if parent is not None:
+        os.makedirs(parent, exist_ok=True)
+    with TemporaryDirectory(prefix="stylefast-page-", dir=parent, ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        yield
 
 
 def choose_port(port: int | None) -> int:

@@ -57,12 +57,15 @@ def connected_hosts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def address(workspace: Workspace, connected_hosts: list[str]) -> Iterator[str]:
+def address(
+    workspace: Workspace, connected_hosts: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Address of the page, which is served by a thread of this process on a free port."""
     if (reason := browsers.missing()) is not None:
         pytest.skip(reason)
     from stylefast.app.page import create_page, serve
 
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))  # a server deletes its files at its end
     page = create_page(workspace)
     yield serve(page, 0, open_browser=False, wait=False)
     page.close()

@@ -49,7 +49,7 @@ def test_rows_with_valid_parts_are_not_sent_again():
 def test_a_row_whose_part_is_gone_is_hidden():
     _, parts, add, *rows = edit_tab._refresh(4, ONLY_NOSE, ["eyes", "nose", None])
     assert parts == [None, "nose", None]
-    assert not add["interactive"] and [row["value"] for row in rows[2::3]] == parts
+    assert not add["interactive"] and [row.get("value", "as it is") for row in rows[2::3]] == [None] + ["as it is"] * 2
     assert [row["visible"] for row in rows[::3]] == [part is not None for part in parts]
 
 
@@ -71,3 +71,23 @@ def test_a_built_catalog_gets_the_parts_of_the_page(workspace: Workspace, is_can
         ((naming, catalog, message, shown),) = adopted
         assert naming is present and catalog.parts == present.catalog.parts and shown == ("shown",)
         assert message.startswith("The new catalog has 6 clusters. 4 of 4 parts kept their names.")
+
+
+def test_a_new_row_does_not_send_the_parts_of_the_others():
+    parts, _, *rows = edit_tab._add_row(CATALOG, ["mouth", None, None])
+    assert parts == ["mouth", "eyes", None]
+    assert [row.get("value", "as it is") for row in rows[2::3]] == ["as it is", "eyes", "as it is"]
+    parts, _, *rows = edit_tab._remove_row(0, CATALOG, parts)
+    assert parts == [None, "eyes", None]
+    assert [row.get("value", "as it is") for row in rows[2::3]] == [None, "as it is", "as it is"]
+
+
+def test_events_of_rows_are_handled_in_turn_and_none_is_dropped(workspace: Workspace):
+    page = create_page(workspace)
+    ids = {key: block.elem_id or "" for key, block in page.blocks.items()}
+    modes = {f"{ids[key]} {event}": f for f in page.fns.values() for key, event in f.targets if key in ids}
+    for name in ("edit-add click", "edit-part-0 input", "edit-part-4 input", "edit-remove-0 click"):
+        assert (modes[name].trigger_mode, modes[name].concurrency_id) == ("multiple", "edit-rows")
+    for name in ("edit-look input", "edit-strategy change", "edit-target-seed input"):
+        assert modes[name].trigger_mode == "always_last"
+    assert "edit-target-seed change" in modes and modes["edit-target-seed change"].fn.__name__ == "run"

@@ -71,35 +71,6 @@ def test_a_part_is_named_by_clicks_and_saved(page: Page, workspace: Workspace):
     assert Catalog.load(workspace.catalog_path).parts["my part"] == sorted((first, second))
 
 
-def test_the_browser_asks_before_names_are_lost(page: Page):
-    asked = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
-    ready(page)
-    suggest(page, "nose")
-    ready(page.reload() and page)
-    assert asked == []  # clusters without a name
-    suggest(page, "nose")
-    name(page, "bridge")
-    browsers.open_tab(page, "Edit")
-    page.reload()
-    assert asked == ["beforeunload"]
-
-
-def test_a_page_that_the_user_does_not_leave_goes_on(page: Page, workspace: Workspace):
-    ready(page)
-    suggest(page, "nose")
-    name(page, "kept part")
-    browsers.open_tab(page, "Edit")
-    with page.expect_event("dialog") as asked:
-        page.on("dialog", lambda dialog: dialog.dismiss())
-        page.close(run_before_unload=True)
-    assert asked.value.type == "beforeunload"
-    browsers.open_tab(page, "Parts")
-    page.locator("#parts-save").click()
-    message(page, "parts were saved")
-    assert "kept part" in Catalog.load(workspace.catalog_path).parts
-
-
 def test_a_part_named_as_a_new_part_is_edited_and_removed(page: Page):
     ready(page)
     suggest(page, "nose")

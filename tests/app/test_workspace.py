@@ -65,7 +65,7 @@ def test_images_are_those_of_the_generator(tmp_path: Path):
 @pytest.mark.parametrize(
     "name, first_line, engines",
     [
-        (None, None, ["auto"]),
+        ("", None, ["auto"]),
         ("manifest.jsonl", {"file": "a.jpg", "engine": "native"}, ["native"]),
         ("manifest.jsonl", {"file": "a.jpg"}, ["eager"]),
         ("manifest.0001.jsonl", {"journal": "0" * 24, "settings": {"engine": "openvino"}}, ["openvino"]),
@@ -73,7 +73,7 @@ def test_images_are_those_of_the_generator(tmp_path: Path):
         ("manifest.jsonl", [], ["auto"]),
     ],
 )
-def test_a_page_keeps_the_engine_of_the_latest_batch(tmp_path: Path, name: str | None, first_line: Any, engines):
+def test_a_page_keeps_the_engine_of_the_latest_batch(tmp_path: Path, name: str, first_line: Any, engines):
     used = []
 
     def use_engine(engine: str) -> None:
