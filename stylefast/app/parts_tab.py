@@ -20,6 +20,7 @@ from .components import MAX_SEED, guarded, seed_input, sentence
 from .edits import to_integer
 from .naming import Naming, count
 from .overlays import TILE, View, Views, draw_clusters, sheet, spotlight
+from .served import serve_image
 from .workspace import ChangedFileError, Workspace
 
 N_FACES, COLUMNS = 6, 3
@@ -118,9 +119,7 @@ class _PartsTab:
             self._numbers = gr.Checkbox(
                 True, label="Numbers", container=False, elem_id="parts-numbers", min_width=90, scale=1
             )
-        self._image = gr.Image(
-            elem_id="parts-image", show_label=False, interactive=False, buttons=[], format="jpeg", container=False
-        )
+        self._image = gr.Image(elem_id="parts-image", show_label=False, interactive=False, buttons=[], container=False)
 
     def _add_names(self) -> None:
         self._message = gr.HTML(elem_id="parts-message", elem_classes="message", padding=False)
@@ -154,9 +153,7 @@ class _PartsTab:
 
     def _add_faces(self) -> None:
         self._caption = gr.Markdown(elem_id="parts-caption", elem_classes="hint")
-        self._faces = gr.Image(
-            elem_id="parts-faces", show_label=False, interactive=False, buttons=[], format="jpeg", container=False
-        )
+        self._faces = gr.Image(elem_id="parts-faces", show_label=False, interactive=False, buttons=[], container=False)
         with gr.Row(elem_classes="bar"):
             gr.Markdown("First seed", elem_classes="hint")
             self._first = seed_input("First seed", 0, "parts-first", container=False, min_width=90)
@@ -264,7 +261,7 @@ class _PartsTab:
         return {
             self._session: naming,
             self._catalog: naming.catalog,
-            self._image: image,
+            self._image: serve_image(self._image, image),
             self._message: f"<p>{html.escape(naming.message or START)}</p>",
             self._choice: gr.Dropdown(choices(naming.catalog), value=draft.part or NEW[1]),
             self._offer: asdict(naming.offer),
@@ -274,7 +271,7 @@ class _PartsTab:
             self._remove: gr.Button(interactive=bool(draft.part)),
             self._save: gr.Button(interactive=not naming.is_saved),
             self._conflict: gr.Column(visible=naming.has_conflict),
-            self._faces: faces,
+            self._faces: serve_image(self._faces, faces),
             self._caption: caption,
         }
 
