@@ -188,7 +188,7 @@ def _handle(
     """Update the number of edits, their time, the command and the buttons if an input changes or a run has ended.
 
     The measurement of the time is an event of its own, so that the number and the command never wait for it. Each has
-    one listener for all changes, and its events run one after the other, so that the last one describes the newest form.
+    one listener for all changes, whose events run one after the other, so that the last one describes the newest form.
     """
     stopwatch = Stopwatch(workspace)
 

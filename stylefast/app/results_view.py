@@ -83,7 +83,8 @@ def build_results(workspace: Workspace, changes: Sequence[Any], folder: gr.Textb
 
     filters = parts, *others, page
     handlers, inputs, outputs = _Handlers(workspace), [directory, results, *filters], [shown, status, page, gallery]
-    gr.on([element.change for element in filters], handlers.refilter, inputs, outputs, trigger_mode="always_last")
+    in_order: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1}
+    gr.on([element.change for element in filters], handlers.refilter, inputs, outputs, **in_order)
     write.click(guarded(handlers.write_page), folder, [status, written])
     enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, *images])
     enlarged.then(None, js=SCROLL)
