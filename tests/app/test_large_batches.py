@@ -82,7 +82,7 @@ def test_a_run_that_skips_existing_edits_is_cancelled(workspace: Workspace, monk
     assert running.Progress(2, 12, message=running.LOOKING) in states
 
 
-def test_the_end_of_the_page_ends_a_run_that_compares_edits(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+def test_closing_the_page_ends_a_run_that_compares_edits(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
     parts = {**workspace.catalog.parts, "mouth": workspace.catalog.parts["nose"]}
     other = replace(SMALL, parts=("mouth",), folder="compared").job(workspace, replace(workspace.catalog, parts=parts))
     assert list(Run(other, workspace).states())[-1].is_complete
@@ -155,7 +155,7 @@ def test_inputs_of_the_form_lose_no_change(page: Any):
 
 
 @pytest.mark.parametrize("shown", ["batch-summary", "batch-seconds"])
-def test_one_listener_describes_the_form_and_the_end_of_runs(page: Any, shown: str):
+def test_one_listener_describes_the_form_and_ends_of_runs(page: Any, shown: str):
     (listener,) = (fn for fn in page.fns.values() if shown in {block.elem_id for block in fn.outputs})
     assert (listener.trigger_mode, listener.concurrency_limit) == ("always_last", 1)
     assert listener in listeners(page, "change", "batch-targets")
