@@ -16,7 +16,7 @@ from ..catalog import Catalog
 from ..generators.engines import default_batch_size
 from ..io.images import FORMATS
 from .batching import Batch, count_existing, is_saved, write_pairs
-from .components import EXPECTED, guarded, sentence, show_error
+from .components import EXPECTED, after, guarded, sentence, show_error
 from .controls import part_names
 from .queries import ADAPTIVE, QUERIES
 from .results_view import build_results
@@ -28,6 +28,10 @@ GRID, FILE = "Grid of seeds", "File of pairs"
 NO_PARTS = "No part has a name yet. Name one in the tab Parts."
 UNSAVED = "The equal command needs the parts as they are in this page: save them in the tab Parts."
 DOWNLOAD = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
+
+
+# The browser defers an event while an equal one runs, except for changes at the same time, of which it sends all.
+IN_ORDER: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 1}
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
         catalog: Catalog of the session.
         tab: The tab, whose selection updates the number of edits and their time.
     """
+    n_ended = gr.State(0)  # number of runs that have ended
     with gr.Row():
         with gr.Column(scale=5, min_width=360):
             form = _form(workspace, catalog)
@@ -105,12 +110,12 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
                 buttons=["copy"],
                 elem_id="batch-command",
             )
-            show_after = build_results(workspace, tab, form.folder)
+            build_results(workspace, [tab.select, n_ended.change], form.folder)
     _handle_export(workspace, catalog, form, export, exported)
     runs: Runs = {}
-    ended = _handle_run(workspace, catalog, form, runs, start, cancel, progress)
-    _handle(workspace, catalog, tab, form, runs, ended, [summary, seconds, command, start, export])
-    show_after(ended)
+    _handle_run(workspace, catalog, form, runs, n_ended, start, cancel, progress)
+    changes = [tab.select, n_ended.change, catalog.change, *(element.change for element in form.inputs)]
+    _handle(workspace, catalog, changes, form, runs, [summary, seconds, command, start, export])
 
 
 def _form(workspace: Workspace, catalog: gr.State) -> Form:
@@ -124,7 +129,7 @@ def _form(workspace: Workspace, catalog: gr.State) -> Form:
         )
     # Gradio refuses an event that sends a box which is no choice any more. So the other events send the state.
     parts = gr.State(names[:1])
-    boxes.input(lambda values: values, boxes, parts, show_progress="hidden")
+    boxes.input(lambda values: values, boxes, parts, **IN_ORDER)
     catalog.change(_choose, [catalog, parts], [boxes, parts], show_progress="hidden")
     upload = gr.File(label="pairs.csv or .jsonl", file_types=[".csv", ".jsonl"], visible=False, elem_id="batch-pairs")
     pairs = gr.State(None)
@@ -158,7 +163,9 @@ def _form(workspace: Workspace, catalog: gr.State) -> Form:
     query.change(
         lambda query: [gr.update(interactive=query == "sequential")] * 2, query, [epsilon, rho], show_progress="hidden"
     )
-    gr.on([upload.upload, upload.clear], lambda path: path, upload, pairs)
+    gr.on(
+        [upload.upload, upload.clear], lambda path: path, upload, pairs, trigger_mode="always_last", concurrency_limit=1
+    )
     return Form(
         source, targets, references, parts, pairs, query, epsilon, rho, strength, folder, image_format, batch_size
     )
@@ -176,13 +183,14 @@ def _choose(catalog: Catalog, chosen: list[str]) -> tuple[Any, Any]:
 
 
 def _handle(
-    workspace: Workspace, catalog: gr.State, tab: gr.Tab, form: Form, runs: Runs, ended: Any, shown: list[Any]
+    workspace: Workspace, catalog: gr.State, changes: list[Any], form: Form, runs: Runs, shown: list[Any]
 ) -> None:
     """Update the number of edits, their time, the command and the buttons if an input changes or a run has ended.
 
-    The measurement of the time is an event of its own, so that the number and the command never wait for it.
+    The measurement of the time is an event of its own, so that the number and the command never wait for it. Each has
+    one listener for all changes, whose events run one after the other, so that the last one describes the newest form.
     """
-    stopwatch, latest = Stopwatch(workspace), {}  # the latest prediction of each session, which alone is shown
+    stopwatch = Stopwatch(workspace)
 
     def describe(request: gr.Request, catalog: Catalog, *values: Any) -> list[Any]:
         text, command, is_valid = "", None, False
@@ -202,8 +210,7 @@ def _handle(
         buttons = gr.update(interactive=is_valid and not is_running), gr.update(interactive=is_valid)
         return [text, gr.update(value=command or "", visible=command is not None), *buttons]
 
-    def predict(request: gr.Request, catalog: Catalog, *values: Any) -> Iterator[Any]:
-        this = latest[request.session_hash] = object()
+    def predict(catalog: Catalog, *values: Any) -> Iterator[Any]:
         try:
             batch = Form.batch(*values)
             job = batch.job(workspace, catalog)
@@ -218,16 +225,14 @@ def _handle(
             yield "Measuring the time of an edit…"
             time = duration(stopwatch.predict(batch, job, n_existing))
             done = f"{n_existing:,} of them exist already. The others take about" if n_existing else "About"
-            yield f"{done} {time} on this machine." if latest[request.session_hash] is this else gr.skip()
+            yield f"{done} {time} on this machine."
         except EXPECTED as error:
             yield show_error(sentence(error))
 
     inputs = [catalog, *form.inputs]
-    changes = [tab.select, catalog.change, *(element.change for element in form.inputs)]
     summary, seconds, *rest = shown
     for handler, outputs in ((describe, [summary, *rest]), (predict, [seconds])):
-        ended.then(handler, inputs, outputs, show_progress="hidden")
-        gr.on(changes, handler, inputs, outputs, show_progress="hidden", trigger_mode="always_last")
+        gr.on(changes, handler, inputs, outputs, **IN_ORDER)
 
 
 def _handle_export(
@@ -249,11 +254,12 @@ def _handle_run(
     catalog: gr.State,
     form: Form,
     runs: Runs,
+    n_ended: gr.State,
     start: gr.Button,
     cancel: gr.Button,
     progress: gr.HTML,
-) -> Any:
-    """Run the batch on a click, with a bar and a button that cancels it. Return the event of its end."""
+) -> None:
+    """Run the batch on a click, with a bar and a button that cancels it. Its end changes `n_ended`."""
 
     def run(request: gr.Request, catalog: Catalog, *values: Any) -> Iterator[tuple[Any, Any, Any]]:
         session = request.session_hash
@@ -282,4 +288,4 @@ def _handle_run(
     )
     cancel.click(stop, None, cancel, show_progress="hidden", queue=False)
     begun.failure(idle, None, [start, cancel], show_progress="hidden")  # after an error that is not expected
-    return begun
+    after(begun, lambda n: n + 1, n_ended, n_ended, show_progress="hidden")

@@ -20,6 +20,7 @@ from ..core.checks import SEEDS
 from ..core.lists import numbers, seeds
 from ..editing import Grid, Job, JobOptions, Pairs, Plan, SeedLatents, Strategy, StyleEditor
 from ..editing.journal import difference
+from ..editing.listed import listed
 from ..editing.manifest import is_intact, read_entries
 from ..io.atomic import atomic_write
 from ..io.outputs import check_output_folder
@@ -179,21 +180,16 @@ def count_existing(job: Job) -> int:
         return 0
     settings, n_existing = job.settings(), 0
     with read_entries(job.directory, settings) as entries:
-        n_listed = len(entries)
-        for edit in job.plan:
-            if n_listed == 0:
-                break
-            if (entry := entries.find(f"{job.plan.name(edit)}.{job.options.image_format}")) is not None:
-                n_listed -= 1
-                description = job.describe(edit, settings)
-                if entry.description == description:
-                    n_existing += is_intact(job.directory, entry, verify=False) is not None
-                elif (path := job.directory / description["file"]).exists():
-                    engine = f", or start the page with --engine {entry.engine[0]}" if entry.is_of(description) else ""
-                    raise ValueError(
-                        f"folder must not have images of the same names with other settings, got {path}: "
-                        f"{difference(entry.description, description)}; choose another folder{engine}"
-                    )
+        for edit, entry in listed(job.plan, entries, job.options.image_format):
+            description = job.describe(edit, settings)
+            if entry.description == description:
+                n_existing += is_intact(job.directory, entry, verify=False) is not None
+            elif (path := job.directory / description["file"]).exists():
+                engine = f", or start the page with --engine {entry.engine[0]}" if entry.is_of(description) else ""
+                raise ValueError(
+                    f"folder must not have images of the same names with other settings, got {path}: "
+                    f"{difference(entry.description, description)}; choose another folder{engine}"
+                )
     return n_existing
 
 

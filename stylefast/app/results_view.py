@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import gradio as gr
 from ..gallery import write_gallery
 from ..gallery.shown import WHOLE
 from .batching import Batch
-from .components import guarded, in_markdown
+from .components import EXPECTED, guarded, in_markdown, sentence, show_error
 from .results import ORDERS, Result, close_up, original, picture, read_results, select, thumbnail
 from .workspace import Workspace
 
 PER_PAGE = 24
 CSS = """
-:is(#batch-summary, #batch-seconds) .html-container { padding: 0; }
+:is(#batch-summary, #batch-seconds, #batch-status) .html-container { padding: 0; }
 :is(#batch-epsilon, #batch-rho):has(:disabled) { opacity: 0.5; }
 :is(#batch-epsilon, #batch-rho) :disabled { background: var(--border-color-primary); cursor: not-allowed; }
 #batch-gallery .grid-wrap { max-height: none; }
@@ -34,23 +35,20 @@ SCROLL = "() => document.querySelector('#batch-detail').scrollIntoView({behavior
 EMPTY = "No edit has been made in this folder yet. Run the batch to see its edits here."
 
 
-def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Callable[[Any], None]:
+def build_results(workspace: Workspace, changes: Sequence[Any], folder: gr.Textbox) -> None:
     """Add the results of the batches to the page.
 
     Args:
         workspace: What all sessions share.
-        tab: The tab, whose selection shows the results.
+        changes: Triggers of the events after which the folder may have other results.
         folder: Input with the name of the folder of the batch.
-
-    Returns:
-        A function that makes the end of an event show the results.
     """
     results, shown = gr.State([]), gr.State([])  # lists of Result: of the folder, and of the thumbnails
     directory = gr.State(None)  # folder of the results, or None if they could not be read
     gr.Markdown("### Results")
     parts, *others = _filters()
     with gr.Row(elem_classes="bar"):
-        status = gr.Markdown(EMPTY, elem_id="batch-status", elem_classes="hint")
+        status = gr.HTML(EMPTY, elem_id="batch-status", elem_classes="hint", padding=False)
         page = gr.Number(1, label="Page", precision=0, scale=0, min_width=96, visible=False, elem_id="batch-page")
         write = gr.Button("Write gallery.html", size="sm", scale=0, min_width=160, elem_id="batch-gallery-page")
     written = gr.Textbox(
@@ -85,8 +83,8 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
 
     filters = parts, *others, page
     handlers, inputs, outputs = _Handlers(workspace), [directory, results, *filters], [shown, status, page, gallery]
-    browse = guarded(handlers.browse)
-    gr.on([element.change for element in filters], browse, inputs, outputs, trigger_mode="always_last")
+    in_order: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1}
+    gr.on([element.change for element in filters], handlers.refilter, inputs, outputs, **in_order)
     write.click(guarded(handlers.write_page), folder, [status, written])
     enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, *images])
     enlarged.then(None, js=SCROLL)
@@ -94,15 +92,12 @@ def build_results(workspace: Workspace, tab: gr.Tab, folder: gr.Textbox) -> Call
     # A folder that is entered while another one is read must not be dropped.
     options: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple"}
 
-    def show_after(event: Any) -> None:
-        read = [directory, results, parts, detail, pair, written]
-        loaded = event.then(guarded(handlers.load), [folder, directory], [*read, page], **options)
-        loaded.failure(handlers.forget, None, [*read, *outputs], **options)
-        browsed = loaded.success(browse, inputs, outputs, **options)
-        browsed.failure(handlers.hide, None, outputs, **options)
-
-    show_after(gr.on([tab.select, folder.submit, folder.blur], lambda: None, **options))
-    return show_after
+    read = [directory, results, parts, detail, pair, written]
+    begun = gr.on([*changes, folder.submit, folder.blur], lambda: None, **options)
+    loaded = begun.then(guarded(handlers.load), [folder, directory], [*read, page], **options)
+    loaded.failure(handlers.forget, None, [*read, *outputs], **options)
+    browsed = loaded.success(handlers.browse, inputs, outputs, **options)
+    browsed.failure(handlers.hide, None, outputs, **options)
 
 
 def _filters() -> tuple[Any, ...]:
@@ -162,7 +157,24 @@ class _Handlers:
         """Return the values of all elements of the thumbnails if they cannot be shown."""
         return [], "", gr.update(visible=False), gr.update(value=[], visible=False)
 
-    def browse(
+    def browse(self, *values: Any) -> tuple[Any, ...]:
+        """Return the results of a page, the status, the number of pages, and the thumbnails: none after an error."""
+        return self._browse(values, self.hide())
+
+    def refilter(self, *values: Any) -> tuple[Any, ...]:
+        """Return the same as `browse`, but keep the thumbnails after an error.
+
+        The error is shown in the status: if the event failed, Gradio would drop the deferred event of a later change.
+        """
+        return self._browse(values, [gr.skip()] * 4)
+
+    def _browse(self, values: Sequence[Any], otherwise: Sequence[Any]) -> tuple[Any, ...]:
+        try:
+            return self._page(*values)
+        except EXPECTED as error:
+            return otherwise[0], show_error(sentence(error)), *otherwise[2:]
+
+    def _page(
         self,
         directory: Path | None,
         results: list[Result],
@@ -172,7 +184,6 @@ class _Handlers:
         order: str,
         page: float | None,
     ) -> tuple[Any, ...]:
-        """Return the results of a page, the number of results, the number of pages, and the thumbnails."""
         if directory is None:
             return self.hide()
         bounds = {
@@ -207,7 +218,7 @@ class _Handlers:
         """Write the gallery of a folder. Return a sentence, and the path, because browsers open no file from a link."""
         written = write_gallery(self._directory(folder), progress=False)
         path = gr.update(value=str(written.page.resolve()), visible=True)
-        return in_markdown(f"{written.page.name} shows {written.n_edits:,} edits."), path
+        return html.escape(f"{written.page.name} shows {written.n_edits:,} edits."), path
 
     def _directory(self, folder: str) -> Path:
         return Batch(folder=folder).directory(self._workspace)

@@ -18,6 +18,7 @@ from ..io.images import encode, to_uint8
 from .batching import Batch
 from .workspace import Workspace
 
+LOOKING = "looking for existing edits"
 INTERVAL = 0.5  # seconds between two looks at the progress of a run
 TRACK = "height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; margin: 4px 0"
 FILL = "height: 100%; background: var(--color-accent); transition: width 0.2s"
@@ -56,8 +57,11 @@ def n_images(plan: Plan) -> int:
     """Return the number of different targets and references of a checked plan."""
     if isinstance(plan, Grid):
         return len(plan.targets) + len(plan.references)
-    targets, references = zip(*((edit.target, edit.reference) for edit in plan), strict=True)
-    return len({*targets}) + len({*references})
+    targets, references = set(), set()
+    for edit in plan:
+        targets.add(edit.target)
+        references.add(edit.reference)
+    return len(targets) + len(references)
 
 
 def _measure(job: Job, batch: Batch) -> tuple[float, float]:
@@ -150,11 +154,14 @@ class Run:
 
     def _make(self) -> None:
         torch.get_num_threads()  # a new thread takes the number of the process only now
-        job, begin = self._job, time.perf_counter()
-        with closing(iter(job)) as batches:  # type: ignore[arg-type]
-            for _ in batches:
-                seconds = (time.perf_counter() - begin) / job.n_written * self._n_missing if job.n_written else None
-                self._progress = Progress(job.total - self._n_missing, job.total, seconds)
+        job, last, working = self._job, time.perf_counter(), 0.0
+        with closing(job.steps()) as steps:
+            for batch in steps:
+                now = time.perf_counter()
+                working, last = working + (0 if batch is None else now - last), now
+                seconds = working / job.n_written * self._n_missing if job.n_written else None
+                message = "" if seconds is not None or batch is not None else LOOKING
+                self._progress = Progress(job.total - self._n_missing, job.total, seconds, message)
                 if self._is_stopped and self._n_missing:
                     break
             else:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,7 +21,8 @@ from ..io.images import FORMATS
 from .batch_size import LARGEST, check_batch_size, fastest, unmeasured
 from .download import Download, DownloadedImage
 from .editor import StyleEditor
-from .journal import Journal, difference
+from .journal import Journal
+from .listed import listed, refusal
 from .manifest import PER_EDIT, REQUIRED, RESULTS, Entries, Entry, is_intact, merge, read_entries
 from .options import JobOptions
 from .originals import Originals
@@ -142,13 +144,22 @@ class Job:
             return None
         settings = self.settings()
         with read_entries(self.directory, settings) as entries:
-            for edit in self.plan if entries.engine is not None else ():
-                entry = entries.find(self._file(edit))
-                if entry is not None and entry.is_of(self.describe(edit, settings)):
+            for edit, entry in listed(self.plan, entries, self.options.image_format) if entries.engine else ():
+                if entry.is_of(self.describe(edit, settings)):
                     return entry.engine
             return entries.engine
 
     def __iter__(self) -> Iterator[EditBatch]:
+        with closing(self.steps()) as steps:
+            for batch in steps:
+                if batch is not None:
+                    yield batch
+
+    def steps(self) -> Generator[EditBatch | None, None, None]:
+        """Do what iterating does, and also yield None while no image is made, so that callers can end the job then.
+
+        It yields None after each edit that is compared with the folder in advance, and after each batch that exists.
+        """
         self.check()
         self.n_existing = self.n_written = 0
         settings = self.settings()
@@ -162,7 +173,7 @@ class Job:
         ):
             self._choose_batch_size(entries)
             self._has_begun = True
-            self._check_existing(entries, originals, settings)
+            yield from self._check_existing(entries, originals, settings)
             yield from self._run(entries, originals, journal, settings)
         self.ranks.gather(None)
         if self.shard[1] == 1 and self.ranks.rank == 0:
@@ -181,8 +192,8 @@ class Job:
             self.batch_size = entries.batch_size or choose(self.editor.generator)
         self.batch_size = self.ranks.broadcast(self.batch_size)
 
-    def _check_existing(self, entries: Entries, originals: Originals, settings: dict[str, Any]) -> None:
-        """Raise ValueError if the images of the plan would replace images with other settings.
+    def _check_existing(self, entries: Entries, originals: Originals, settings: dict[str, Any]) -> Iterator[None]:
+        """Raise ValueError if the images of the plan would replace images with other settings. Yield after each edit.
 
         No rank returns before every rank has read the entries.
         """
@@ -192,26 +203,16 @@ class Job:
             for edit in chain.from_iterable(batches):
                 conflict = originals.conflict(edit)
                 if (entry := entries.find(self._file(edit))) is not None:
-                    conflict = self._conflict(entry, self.describe(edit, settings)) or conflict
+                    conflict = refusal(self.directory, entry, self.describe(edit, settings)) or conflict
                 if conflict is not None:
                     break
+                yield
         for message in filter(None, self.ranks.gather(conflict)):
             raise ValueError(message)
 
-    def _conflict(self, entry: Entry, description: dict[str, Any]) -> str | None:
-        """Return why an image cannot be replaced, or None if it has the same settings or does not exist."""
-        path = self.directory / description["file"]
-        if self.options.overwrite or entry.description == description or not path.exists():
-            return None
-        return (
-            f"directory must not have images of the same names with other settings, got {path}: "
-            f"{difference(entry.description, description)}; choose another folder, or replace them with overwrite=True "
-            "(--overwrite)"
-        )
-
     def _run(
         self, entries: Entries, originals: Originals, journal: Journal, settings: dict[str, Any]
-    ) -> Iterator[EditBatch]:
+    ) -> Iterator[EditBatch | None]:
         shard, options = self._shard_of(self.ranks.rank), self.options
         n_edits, notes = self.plan.count(self.batch_size, shard), engine_notes(self.editor.generator)
 
@@ -233,6 +234,7 @@ class Job:
                 bar.update(len(edits) - len(missing))
                 if not missing:
                     originals.keep(unedited, self.render)
+                    yield None
                     continue
                 batch = self.render(edits)
                 download = Download(batch)
@@ -257,8 +259,9 @@ class Job:
         for description in descriptions:
             entry = entries.find(description["file"])
             if entry is not None and entry.description != description:
-                if (conflict := self._conflict(entry, description)) is not None:
-                    raise ValueError(conflict)
+                reason = None if self.options.overwrite else refusal(self.directory, entry, description)
+                if reason is not None:
+                    raise ValueError(reason)
                 entry = None
             is_measured = entry is not None and entry.fields["locality"] is not None
             usable.append(entry if is_measured or not self.options.measure else None)

@@ -7,8 +7,10 @@ import itertools
 import json
 import math
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
@@ -178,9 +180,29 @@ class Grid(Plan):
         return len(self.targets) * len(self.references) * len(self.parts) * len(self.queries)
 
     def __iter__(self) -> Iterator[Edit]:
-        rows = range(len(self.targets)), range(len(self.references))
-        for target, reference, part, query in itertools.product(*rows, self.parts, self.queries):
-            yield Edit(target, reference, part, query, self.strength)
+        references, strategies = range(len(self.references)), list(itertools.product(self.parts, self.queries))
+        strength = self.strength
+        for target in range(len(self.targets)):  # itertools.product would keep all rows in memory
+            for reference in references:
+                for part, query in strategies:
+                    yield Edit(target, reference, part, query, strength)
+
+    def find(self, name: str) -> Edit | None:
+        """Return the edit with a file name, or None. The time does not depend on the number of images.
+
+        Args:
+            name: File name without suffix, as `name` returns it. Names of images do not contain "_".
+        """
+        target, _, rest = name.partition("_")
+        for part, query in itertools.product(self.parts, self.queries):
+            if not rest.startswith(f"{part}_"):
+                continue
+            reference = rest.removeprefix(f"{part}_").partition("_")[0]
+            with suppress(ValueError):  # there is no such image
+                edit = Edit(self.targets.row(target), self.references.row(reference), part, query, self.strength)
+                if self.name(edit) == name:
+                    return edit
+        return None
 
     def check(self, query: Callable[[str, Strategy], object]) -> None:
         """Check that all edits can be made.
@@ -191,7 +213,7 @@ class Grid(Plan):
 
         Raises:
             ValueError: If a part is unknown, a parameter is out of range, there are no parts or no strategies, a part
-                with a strategy is repeated, or the targets have no latents.
+                with a strategy is repeated, there are 2**63 edits or more, or the targets have no latents.
         """
         if not self.parts or not self.queries:
             raise ValueError("parts and queries must each name at least one")
@@ -202,6 +224,8 @@ class Grid(Plan):
             query(part, strategy)
         if any(pair in pairs[:i] for i, pair in enumerate(pairs)):
             raise ValueError(f"parts and queries must be different, got {self.parts} and {self.queries}")
+        if (n_edits := len(self.targets) * len(self.references) * len(pairs)) > sys.maxsize:  # the limit of len()
+            raise ValueError(f"targets and references must give fewer than 2**63 edits, got {n_edits:,}")
         self.targets.check_latents()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import browsers
 import pytest
@@ -17,6 +18,7 @@ from commands import run as run_command
 
 from stylefast.app.batching import Batch
 from stylefast.app.running import Run
+from stylefast.editing import job
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -121,14 +123,55 @@ def test_a_page_waits_for_other_tasks(page: Page, expect, workspace: Workspace):
 def test_a_folder_with_other_edits_is_refused(page: Page, expect, workspace: Workspace):
     parts = workspace.catalog.parts
     other = replace(workspace.catalog, parts={**parts, "eyes": parts["nose"]})
-    assert [*Run(Batch("1", "7", ("eyes",), folder="other").job(workspace, other), workspace).states()][-1].is_complete
-    fill(page, targets="1", references="7", folder="other")
+    assert [*Run(Batch("1", "7", ("eyes",), folder="other edits").job(workspace, other), workspace).states()][
+        -1
+    ].is_complete
+    fill(page, targets="1", references="7", folder="other edits")
     refusal = re.compile("folder must not have images of the same names with other settings, .*; choose another folder")
     expect(page.locator("#batch-seconds .error")).to_have_text(refusal)
     page.locator("#batch-run").click()
     expect(page.locator("#batch-progress .error")).to_have_text(refusal)
     expect(page.locator("#batch-run")).to_be_enabled()
     expect(page.locator("#batch-cancel")).to_be_disabled()
+
+
+def test_the_end_of_a_failed_run_is_shown(page: Page, expect, monkeypatch: pytest.MonkeyPatch):
+    make = Run._make
+
+    def fail(run: Run) -> None:
+        make(run)
+        raise RuntimeError("an error that the page does not expect")
+
+    monkeypatch.setattr(Run, "_make", fail)
+    fill(page, targets="1", references="7", folder="failed")
+    expect(page.locator("#batch-seconds")).to_contain_text("About")
+    page.locator("#batch-run").click()
+    expect(page.locator("#batch-seconds")).to_have_text("All edits exist already.")
+    expect(page.locator("#batch-status")).to_contain_text("1 of 1 edits")
+    expect(page.locator("#batch-run")).to_be_enabled()
+    expect(page.locator("#batch-cancel")).to_be_disabled()
+
+
+def test_a_run_that_skips_existing_edits_is_cancelled(page: Page, expect, monkeypatch: pytest.MonkeyPatch):
+    fill(page, targets="1-3", references="7", folder="skipped")
+    page.locator("#batch-run").click()
+    expect(page.locator("#batch-progress")).to_contain_text("3 of 3 edits · complete")
+    fill(page, targets="1-4")
+    expect(page.locator("#batch-seconds")).to_contain_text("3 of them exist already.")
+    looked, cancelled, is_intact = [], threading.Event(), job.is_intact
+
+    def look(*arguments: Any, **options: Any) -> int | None:
+        looked.append(arguments)
+        assert len(looked) < 3 or cancelled.wait(browsers.TIMEOUT)
+        return is_intact(*arguments, **options)
+
+    monkeypatch.setattr(job, "is_intact", look)
+    page.locator("#batch-run").click()
+    expect(page.locator("#batch-progress")).to_contain_text("2 of 4 edits · looking for existing edits")
+    page.locator("#batch-cancel").click()
+    expect(page.locator("#batch-cancel")).to_be_disabled()
+    cancelled.set()
+    expect(page.locator("#batch-progress")).to_contain_text("3 of 4 edits · cancelled")
 
 
 def test_two_pages_have_inputs_of_their_own(open_page: Callable[[], Page], expect):

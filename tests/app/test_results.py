@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -145,3 +146,14 @@ def test_the_number_of_pages_is_shown_if_there_are_several(workspace: Workspace)
         shown, status, page, _ = _Handlers(workspace).browse(Path("none"), found, [], "", "", "File name", 9)
         assert status == text and page["visible"] == (pages > 1)
         assert len(shown) == (1 if pages > 1 else 24)
+
+
+def test_a_bad_bound_is_an_error_in_the_status(folder: Path, workspace: Workspace):
+    found, handlers = read_results(folder), _Handlers(workspace)
+    values = folder, found, [], ".9e", "", "File name", 1
+    sentence = "ΔE inside at least must be a number, got &#x27;.9e&#x27;."
+    kept, status, *rest = handlers.refilter(*values)
+    assert sentence in status and all(update == gr.skip() for update in (kept, *rest))
+    shown, status, pages, gallery = handlers.browse(*values)
+    assert sentence in status and shown == [] and not pages["visible"] and gallery["value"] == []
+    assert len(handlers.refilter(folder, found, [], "0", "", "File name", 1)[0]) == len(found)

@@ -53,7 +53,7 @@ def test_texts_of_other_programs_are_shown_as_text(page: Page, workspace: Worksp
     fill(page, targets=IMAGE)
     expect(page.locator("#batch-summary")).to_contain_text(IMAGE)
     fill(page, **{"min-in": IMAGE})
-    expect(page.get_by_test_id("toast-body")).to_contain_text(IMAGE)
+    expect(page.locator("#batch-status .error")).to_contain_text(IMAGE)
     page.wait_for_timeout(300)  # the page fails at its end if it has requested another host
 
 
@@ -73,10 +73,12 @@ def test_results_of_another_folder_are_cleared_on_an_error(page: Page, workspace
     fill(page, folder="good")
     expect(thumbnails).to_have_count(1)
     fill(page, **{"min-in": "x"})
-    expect(page.get_by_text("ΔE inside at least must be a number, got 'x'.").first).to_be_visible()
+    refusal = page.locator("#batch-status .error")
+    expect(refusal).to_have_text("ΔE inside at least must be a number, got 'x'.")
     expect(thumbnails).to_have_count(1)
     fill(page, folder="other")
     expect(thumbnails).to_have_count(0)
+    expect(refusal).to_have_text("ΔE inside at least must be a number, got 'x'.")
     fill(page, **{"min-in": ""})
     thumbnails.click()
     expect(detail).to_contain_text("other · seed0001")
