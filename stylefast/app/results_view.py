@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
+from PIL import Image
 
 from ..gallery import write_gallery
 from ..gallery.shown import WHOLE
 from .batching import Batch
 from .components import EXPECTED, guarded, in_markdown, sentence, show_error
 from .results import ORDERS, Result, close_up, original, picture, read_results, select, thumbnail
+from .served import serve_image
 from .workspace import Workspace
 
 PER_PAGE = 24
@@ -82,7 +85,8 @@ def build_results(workspace: Workspace, changes: Sequence[Any], folder: gr.Textb
     )
 
     filters = parts, *others, page
-    handlers, inputs, outputs = _Handlers(workspace), [directory, results, *filters], [shown, status, page, gallery]
+    handlers = _Handlers(workspace, gallery)
+    inputs, outputs = [directory, results, *filters], [shown, status, page, gallery]
     in_order: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1}
     gr.on([element.change for element in filters], handlers.refilter, inputs, outputs, **in_order)
     write.click(guarded(handlers.write_page), folder, [status, written])
@@ -135,10 +139,11 @@ class _Handlers:
 
     Args:
         workspace: What all sessions share.
+        gallery: Element of the thumbnails.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, workspace: Workspace, gallery: gr.Gallery) -> None:
+        self._workspace, self._gallery = workspace, gallery
 
     def load(self, folder: str, former: Path | None) -> tuple[Any, ...]:
         """Return a folder, its results, the choices of parts, nothing of another folder, and the first page."""
@@ -194,7 +199,7 @@ class _Handlers:
         n_pages = max(1, -(-len(kept) // PER_PAGE))
         number = min(max(1, int(page or 1)), n_pages)
         visible = kept[(number - 1) * PER_PAGE : number * PER_PAGE]
-        images = [(thumbnail(directory, result), result.caption) for result in visible]
+        images = [(self._serve(thumbnail(directory, result), ".jpg"), result.caption) for result in visible]
         text = f"{len(kept):,} of {len(results):,} edits" if results else EMPTY
         text += f" · page {number} of {n_pages}" if n_pages > 1 else ""
         pages = gr.update(visible=n_pages > 1)
@@ -210,8 +215,8 @@ class _Handlers:
         images = []
         for name, image in (("Target", unedited), ("Edit", edited)):
             part = None if image is None or result.edit.box == WHOLE else close_up(image, result)
-            images.append(gr.update(value=image, visible=image is not None))
-            images.append(gr.update(value=part, label=f"{name}, {result.part}", visible=part is not None))
+            images.append(gr.update(value=self._serve(image), visible=image is not None))
+            images.append(gr.update(value=self._serve(part), label=f"{name}, {result.part}", visible=part is not None))
         return in_markdown(text), gr.update(visible=True), *images
 
     def write_page(self, folder: str) -> tuple[Any, ...]:
@@ -219,6 +224,9 @@ class _Handlers:
         written = write_gallery(self._directory(folder), progress=False)
         path = gr.update(value=str(written.page.resolve()), visible=True)
         return html.escape(f"{written.page.name} shows {written.n_edits:,} edits."), path
+
+    def _serve(self, image: Image.Image | None, suffix: str = ".png") -> str | None:
+        return None if image is None else serve_image(self._gallery, np.asarray(image.convert("RGB")), suffix)
 
     def _directory(self, folder: str) -> Path:
         return Batch(folder=folder).directory(self._workspace)

@@ -36,11 +36,12 @@ def serve(block: Block, content: bytes, name: str) -> Path:
     return path
 
 
-def serve_image(block: Block, pixels: np.ndarray) -> str:
-    """Return the path of a JPEG file of an image that the page serves.
+def serve_image(block: Block, pixels: np.ndarray, suffix: str = ".jpg") -> str:
+    """Return the path of a file of an image that the page serves.
 
     Args:
         block: Element of the page that shows the image.
         pixels: Image [H, W, 3] uint8.
+        suffix: Suffix of the file, as `encode` accepts it.
     """
-    return str(serve(block, encode(pixels, ".jpg"), "image.jpg"))
+    return str(serve(block, encode(pixels, suffix), f"image{suffix}"))

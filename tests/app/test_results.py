@@ -23,6 +23,7 @@ from stylefast.app.workspace import Workspace
 from stylefast.gallery.shown import WHOLE, shown_edit
 
 ROOT = Path("absent")
+GALLERY = gr.Gallery(render=False)
 BOX = [0.0, 0.0, 0.4, 0.3]
 BATCH = Batch(
     query="sequential",
@@ -127,29 +128,33 @@ def test_thumbnails_show_the_part_before_and_after(tmp_path: Path):
     assert thumbnail(tmp_path, one, size).getpixel((25, 8)) == (216, 220, 227)
 
 
+def served(update: dict[str, Any]) -> Image.Image:
+    return Image.open(update["value"])
+
+
 def test_an_enlarged_edit_has_close_ups_of_its_part(folder: Path, workspace: Workspace):
     found = read_results(folder)[0]
-    event, handlers = SimpleNamespace(index=1), _Handlers(workspace)
+    event, handlers = SimpleNamespace(index=1), _Handlers(workspace, GALLERY)
     for box in (WHOLE, (0.25, 0.25, 0.5, 0.5)):
         shown = replace(found, edit=replace(found.edit, box=box))
         _, pair, target, target_part, edit, edit_part = handlers.enlarge(event, folder, [found, shown])
         assert pair["visible"] and target["visible"] and edit["visible"]
         for whole, part, name in ((target, target_part, "Target"), (edit, edit_part, "Edit")):
             assert part["visible"] == (box != WHOLE) and part["label"] == f"{name}, {found.part}"
-            assert box == WHOLE or np.array_equal(part["value"], close_up(whole["value"], shown))
-    assert edit_part["value"].size == (960, 720) and not np.array_equal(edit_part["value"], target_part["value"])
+            assert box == WHOLE or np.array_equal(served(part), close_up(served(whole), shown))
+    assert served(edit_part).size == (960, 720) and not np.array_equal(served(edit_part), served(target_part))
 
 
 def test_the_number_of_pages_is_shown_if_there_are_several(workspace: Workspace):
     for n, pages, text in ((PER_PAGE, 1, "24 of 24 edits"), (2 * PER_PAGE + 1, 3, "49 of 49 edits · page 3 of 3")):
         found = [result(str(number)) for number in range(n)]
-        shown, status, page, _ = _Handlers(workspace).browse(Path("none"), found, [], "", "", "File name", 9)
+        shown, status, page, _ = _Handlers(workspace, GALLERY).browse(Path("none"), found, [], "", "", "File name", 9)
         assert status == text and page["visible"] == (pages > 1)
         assert len(shown) == (1 if pages > 1 else 24)
 
 
 def test_a_bad_bound_is_an_error_in_the_status(folder: Path, workspace: Workspace):
-    found, handlers = read_results(folder), _Handlers(workspace)
+    found, handlers = read_results(folder), _Handlers(workspace, GALLERY)
     values = folder, found, [], ".9e", "", "File name", 1
     sentence = "ΔE inside at least must be a number, got &#x27;.9e&#x27;."
     kept, status, *rest = handlers.refilter(*values)
