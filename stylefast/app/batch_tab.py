@@ -15,12 +15,12 @@ import gradio as gr
 from ..catalog import Catalog
 from ..generators.engines import default_batch_size
 from ..io.images import FORMATS
-from .batching import Batch, count_existing, is_saved, write_pairs
-from .components import EXPECTED, after, guarded, sentence, show_error
+from .batching import Batch, count_existing, is_saved, without_options, write_pairs
+from .components import EXPECTED, IN_ORDER, after, guarded, sentence, show_error
 from .controls import part_names
 from .queries import ADAPTIVE, QUERIES
 from .results_view import build_results
-from .running import Run, Stopwatch, bar, duration
+from .running import LOOKING, Progress, Run, Stopwatch, bar, duration
 from .workspace import Workspace
 
 Runs: TypeAlias = dict[str | None, Run]  # by session
@@ -28,10 +28,6 @@ GRID, FILE = "Grid of seeds", "File of pairs"
 NO_PARTS = "No part has a name yet. Name one in the tab Parts."
 UNSAVED = "The equal command needs the parts as they are in this page: save them in the tab Parts."
 DOWNLOAD = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
-
-
-# The browser defers an event while an equal one runs, except for changes at the same time, of which it sends all.
-IN_ORDER: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 1}
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
                 cancel = gr.Button("Cancel", interactive=False, elem_id="batch-cancel")
                 export = gr.Button("Export pairs.csv", elem_id="batch-export")
             exported = gr.DownloadButton(visible="hidden", elem_id="batch-exported")
-            progress = gr.HTML(elem_id="batch-progress", padding=False)
+            progress = gr.HTML(elem_id="batch-progress", elem_classes="hint", padding=False)
             command = gr.Textbox(
                 label="The equal command",
                 info="In a shell, it makes files with the same bytes.",
@@ -163,9 +159,7 @@ def _form(workspace: Workspace, catalog: gr.State) -> Form:
     query.change(
         lambda query: [gr.update(interactive=query == "sequential")] * 2, query, [epsilon, rho], show_progress="hidden"
     )
-    gr.on(
-        [upload.upload, upload.clear], lambda path: path, upload, pairs, trigger_mode="always_last", concurrency_limit=1
-    )
+    gr.on([upload.upload, upload.clear], lambda path: path, upload, pairs, **IN_ORDER)
     return Form(
         source, targets, references, parts, pairs, query, epsilon, rho, strength, folder, image_format, batch_size
     )
@@ -265,13 +259,14 @@ def _handle_run(
         session = request.session_hash
         try:
             job = Form.batch(*values).job(workspace, catalog)
+            yield bar(Progress(0, job.total, message=LOOKING)), gr.update(interactive=False), gr.skip()
             count_existing(job)  # raises
             runs[session] = run = Run(job, workspace)
             for state in run.states():
-                yield bar(state), gr.update(interactive=False), gr.update(interactive=True)
+                yield bar(state), gr.update(interactive=False), gr.update(interactive=not run.is_stopped)
             yield bar(state, has_ended=True), *idle()
         except EXPECTED as error:
-            yield show_error(sentence(error)), *idle()
+            yield show_error(without_options(sentence(error))), *idle()
         finally:
             runs.pop(session, None)
 

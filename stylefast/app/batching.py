@@ -193,6 +193,12 @@ def count_existing(job: Job) -> int:
     return n_existing
 
 
+def without_options(text: str) -> str:
+    """Return the sentence of an error of a job without the options of the command, which the page does not offer."""
+    reason, advice, _ = text.partition("; choose another folder, or replace")
+    return f"{reason}; choose another folder." if advice else text
+
+
 def keep_pairs(path: Path, workspace: Workspace) -> Path:
     """Copy a file of pairs beside the folders of the batches, under a name that depends on its contents."""
     check_output_folder("outdir", workspace.outdir)

@@ -176,8 +176,8 @@ def describe_build(former: Catalog, catalog: Catalog) -> str:
         catalog: The new catalog with its parts.
     """
     kept, lost = len(catalog.parts), [part for part in former.parts if part not in catalog.parts]
-    text = f"The new catalog has {catalog.n_clusters} clusters. {kept} of {kept + len(lost)} parts kept their names"
-    text += f", not {', '.join(lost)}. " if lost else ". "
+    text = f"The new catalog has {catalog.n_clusters} clusters. {kept} of {kept + len(lost)} parts kept their names. "
+    text += f"No new cluster belongs to: {', '.join(lost)}. " if lost else ""
     return text + "Undo returns to the former catalog."
 
 

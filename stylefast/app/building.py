@@ -73,11 +73,11 @@ class Built:
     w: Tensor
 
     def with_parts_of(self, present: Catalog) -> Catalog:
-        """Return the new catalog with the parts that the page has now, which may be others than before the build.
+        """Return the new catalog with the parts that the page has now, which may differ from those before the build.
 
         Args:
             present: Catalog of the page. If its clusters are not those of the former catalog, they are compared with
-                the new ones, which takes a few images.
+                the new ones, which renders up to 16 images.
         """
         overlap = self.overlap
         if present.centroids is not self.former.centroids:

@@ -21,6 +21,10 @@ MAX_SEED = (1 << 32) - 1
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONOSPACE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
+# While an event runs, the browser defers further events of the same listener and sends only the last one. It sends all
+# events of simultaneous changes, which the server handles one after the other.
+IN_ORDER: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 1}
+
 CSS = """
 .gradio-container { width: 100%; max-width: 1720px !important; margin: 0 auto !important; }
 .gradio-container { padding: 0 24px 32px !important; }
@@ -113,7 +117,7 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def after(event: Any, *arguments: Any, **options: Any) -> None:
-    """Add a listener for the end of an event. Gradio's `then` waits for the end without an error."""
+    """Add a listener for the end of an event, with or without an error. Gradio's `then` does not run after an error."""
     event.success(*arguments, **options)
     event.failure(*arguments, **options)
 

@@ -17,9 +17,9 @@ from . import stage
 from .components import EXPECTED, sentence
 from .controls import REFERENCE, TARGET, Controls, PartControls, part_names
 from .exploring import Explorer
-from .picture_inputs import LAST, QUIET, LatentsInput, NumberInput, PartRow, show_error
+from .picture_inputs import NEWEST, QUIET, LatentsInput, NumberInput, PartRow, show_error
 from .queries import ADAPTIVE, EXPLANATIONS, QUERIES
-from .served import serve
+from .served import serve_file
 from .workspace import Workspace
 
 MAX_PARTS = 5  # parts of one edit
@@ -130,8 +130,8 @@ class EditTab:
         self.reference_file.connect([row.reference for row in self.rows])
         sequential = [self.log_epsilon, self.epsilon, self.rho]
         gr.on([element.input for element in sequential], None, None, self.strategy, js="() => 'sequential'", **QUIET)
-        self.strategy.change(_explain_query, self.strategy, [self.hint, *sequential], **LAST)
-        self.look.input(lambda part: part, self.look, self.looked, **LAST)
+        self.strategy.change(_explain_query, self.strategy, [self.hint, *sequential], **NEWEST)
+        self.look.input(lambda part: part, self.look, self.looked, **NEWEST)
         self._connect_rows()
         state = [self.target.number, self.target_file.state, self.reference_file.state, self.parts]
         state += [self.strategy, self.epsilon, self.rho, self.rgb]
@@ -141,7 +141,7 @@ class EditTab:
             self.run,
             [self.catalog, self.looked, *state],
             [self.message, self.look, self.images, self.heat, self.figures],
-            **LAST,
+            **NEWEST,
         )
 
     def _connect_rows(self) -> None:
@@ -158,7 +158,7 @@ class EditTab:
             _refresh,
             [self.n_refreshed, *inputs],
             [self.n_refreshed, *outputs],
-            **LAST,  # the catalog changes while the page is loaded
+            **NEWEST,  # the catalog changes while the page is loaded
             **IN_TURN,
         )
 
@@ -197,7 +197,7 @@ class EditTab:
 
     def _url(self, png: bytes, name: str) -> str:
         """Return an address under which the page serves a file, relative to the page."""
-        return f"gradio_api/file={quote(str(serve(self.images, png, name)))}"
+        return f"gradio_api/file={quote(str(serve_file(self.images, png, name)))}"
 
 
 def _controls(catalog: Catalog, *state: Any) -> Controls:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..catalog import FFHQ_REGIONS, Catalog
 from ..catalog.regions import Box, check_part_name, clusters_of, fractions_inside, name_clusters
+from ..core.text import describe
 from ..figures.canvas import Colour, distinct_colours
 from .workspace import Workspace
 
@@ -38,7 +39,8 @@ class Offer:
     Args:
         number: Number of the offer, so that a page accepts it once.
         name: The text.
-        instead: Texts that it may replace: that of the last offer and, if the user asks for the offer, that of then.
+        instead: Texts that the offer may replace: the previous offer and, if a step of the user makes the offer, the
+            text in the input at that step.
     """
 
     number: int = 0
@@ -83,14 +85,15 @@ class Naming:
     def load(cls, workspace: Workspace) -> Naming:
         """Return the state of a page that has just been opened, with the catalog that the file holds now.
 
-        If the file cannot be read, the catalog is that when the workspace was opened, and it can be saved.
+        If the file cannot be read, the catalog is the one with which the workspace was opened, and it can be saved.
         """
         try:
             catalog, digest = workspace.read_catalog()
         except (OSError, ValueError) as error:
             state, is_missing = cls.start(workspace), isinstance(error, FileNotFoundError)
-            reason = f"{workspace.catalog_path} is missing" if is_missing else str(error).rstrip(".")
-            message = f"{reason}. The page shows the catalog from the start of the app. Save catalog writes it again."
+            reason = f"{workspace.catalog_path} is missing" if is_missing else describe(error).rstrip(".")
+            way = "press Save catalog" if is_missing else "press Save catalog, then Replace the file"
+            message = f"{reason}. The page shows the catalog with which the app was started. To write it, {way}."
             return replace(state, saved=None, digest="" if is_missing else state.digest, message=message)
         return cls(Draft(catalog), catalog, digest)
 
@@ -164,7 +167,7 @@ class Naming:
         parts.setdefault(name, list(chosen))
         message = f"{name} has {count(chosen)}."
         if not self.draft.part and (lost := set(self.catalog.parts.get(name, ())).difference(chosen)):
-            message += f" It had {count(sorted(lost))} more, which {'has' if len(lost) == 1 else 'have'} no name now."
+            message += f" {len(lost)} of its former clusters {'has' if len(lost) == 1 else 'have'} no name now."
         if removed:
             message += f" {', '.join(removed)} had no other cluster and was removed."
         return self._step(catalog=replace(self.catalog, parts=parts), clusters=(), part="", message=message)

@@ -74,6 +74,13 @@ def choices(catalog: Catalog) -> list[tuple[str, str]]:
     return [NEW, *((part, part) for part in catalog.parts)]
 
 
+def check_seeds(source: str, seed: Any, numbers: bool, first: Any) -> None:
+    """Raise ValueError unless the seeds of the images to show can be used. No step may be taken before this check."""
+    if source != MEAN:
+        to_integer("seed", seed, MAX_SEED + 1, "[0, 2**32)")
+    to_integer("first seed", first, LAST + 1, f"[0, 2**32 - {N_FACES}]")
+
+
 def next_seeds(first: int | None) -> int:
     """Return the first seed of the next images. The last images have the largest seeds."""
     return min((first or 0) + N_FACES, LAST)
@@ -162,14 +169,13 @@ class _PartsTab:
     def _connect(self) -> None:
         """Connect the events to their handlers."""
         shown, workspace = self._shown, self._workspace
-        load = guarded(lambda *shown: self._render(Naming.load(workspace), shown))
+        load = guarded(lambda *shown: self._show(Naming.load(workspace), *shown))
         page = cast(gr.Blocks, Context.root_block)
         page.load(load, shown, self._outputs, concurrency_id="parts", show_progress_on=self._image)
         clicked = [self._session, self._click, *shown]
         self._image.select(guarded(self._clicked), clicked, self._outputs, **QUICK)
-        for event in (self._numbers.input, self._source.input, self._seed.submit, self._seed.blur):
-            self._on(event, lambda naming: naming)
-        for event in (self._first.submit, self._first.blur):
+        looks = self._numbers.input, self._source.input, self._seed.submit, self._seed.blur
+        for event in (*looks, self._first.submit, self._first.blur):
             self._on(event, lambda naming: naming)
         self._on(self._choice.input, lambda naming, part: naming.edit("" if part == NEW[1] else part), self._choice)
         self._on(self._set.click, Naming.name, self._name)
@@ -183,8 +189,8 @@ class _PartsTab:
         self._save.click(guarded(self._save_catalog), [self._session, *shown], self._outputs, **QUICK)
         self._on(self._overwrite.click, lambda naming: naming.save(workspace, overwrite=True))
         self._on(self._reload.click, lambda naming: naming.reload(workspace))
-        refresh = guarded(lambda naming, *shown: self._render(naming, shown))
-        draw = {"fn": refresh, "inputs": [self._session, *shown], "outputs": self._outputs, "concurrency_id": "parts"}
+        draw: dict[str, Any] = {"fn": guarded(self._show), "concurrency_id": "parts"}
+        draw |= {"inputs": [self._session, *shown], "outputs": self._outputs}
         self._random.click(lambda: (SEED, random.randint(0, MAX_SEED)), None, [self._source, self._seed]).then(
             **draw, show_progress_on=self._image
         )
@@ -203,6 +209,7 @@ class _PartsTab:
         n = len(inputs)
 
         def handle(naming: Naming, name: str, *values: Any) -> dict[Any, Any]:
+            check_seeds(*values[n:])
             after = step(naming, *values[:n])
             if offer is not None and not naming.draft.part:
                 after = after.offer_name(offer, name)
@@ -212,39 +219,46 @@ class _PartsTab:
 
         event(guarded(handle), [self._session, self._name, *inputs, *self._shown], self._outputs, **QUICK)
 
+    def _show(self, naming: Naming, *shown: Any) -> dict[Any, Any]:
+        check_seeds(*shown)
+        return self._render(naming, shown)
+
     def _adopt(self, naming: Naming, catalog: Catalog, message: str, shown: Sequence[Any]) -> dict[Any, Any]:
         """Take a catalog that was built while the user may have taken further steps. A typed name stays."""
+        try:
+            check_seeds(*shown)
+        except ValueError:
+            shown = MEAN, 0, shown[2], 0
         return self._render(naming.use(catalog, message).offer_name(""), shown)
 
     def _clicked(self, naming: Naming, event: gr.SelectData, click: str, *shown: Any) -> dict[Any, Any]:
-        """Toggle the cluster at a position of the image, or set a corner of a box there.
-
-        A box replaces suggested clusters, so that the name of the suggestion no longer fits.
-        """
+        """Toggle the cluster at a position of the image, or set a corner of a box there."""
+        check_seeds(*shown)
         view, (x, y) = self._view(naming, *shown[:2]), event.index
         if click == SELECT:
             return self._render(naming.toggle(view.cluster_at(x, y)), shown)
         height, width = view.labels.shape
         after = naming.corner(min(x / width, 1.0), min(y / height, 1.0))
+        # A box replaces suggested clusters, so that the name of the suggestion no longer fits.
         return self._render(after if naming.draft.part else after.offer_name(""), shown)
 
     def _save_catalog(self, naming: Naming, *shown: Any) -> dict[Any, Any]:
         """Save the catalog, or offer a choice if the file has changed."""
+        check_seeds(*shown)
         try:
             return self._render(naming.save(self._workspace), shown)
         except ChangedFileError as error:
             return self._render(replace(naming, message=sentence(error), has_conflict=True), shown)
 
     def _view(self, naming: Naming, source: str, seed: Any) -> View:
-        seed = None if source == MEAN else to_integer("seed", seed, MAX_SEED + 1, "[0, 2**32)")
-        return self._views(naming.catalog, seed)
+        return self._views(naming.catalog, None if source == MEAN else int(seed))
 
     def _render(self, naming: Naming, shown: Sequence[Any]) -> dict[Any, Any]:
         """Return the values of all elements.
 
         Args:
             naming: State of the tab.
-            shown: Values of the elements that say what to show.
+            shown: Checked values of the elements that say what to show.
         """
         source, seed, numbers, first = shown
         draft, colours = naming.draft, naming.colours
@@ -277,8 +291,7 @@ class _PartsTab:
 
     def _draw_faces(self, naming: Naming, first: Any) -> tuple[np.ndarray, str]:
         """Return several images with the picked cluster, or with the selected ones, and a caption."""
-        first = to_integer("first seed", first, LAST + 1, f"[0, 2**32 - {N_FACES}]")
-        seeds = range(first, first + N_FACES)
+        seeds = range(int(first), int(first) + N_FACES)
         views = [self._views(naming.catalog, seed, TILE) for seed in seeds]
         picked = naming.draft.clusters if naming.picked is None else (naming.picked,)
         what = f"Cluster {naming.picked}" if naming.picked is not None else f"The {count(picked)} selected"

@@ -16,9 +16,8 @@ from .controls import neighbours
 
 RANDOM_SEEDS = 10_000  # random seeds have at most four digits, as in the names of files
 SUFFIXES = [".npy", ".npz", ".pt", ".pth", ".pkl", ".safetensors"]
-# Options of event handlers. If an event occurs again before it was handled, its last values are handled next.
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-LAST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # options of event handlers
+NEWEST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}  # of events of which only the last one counts
 
 
 class NumberInput:
@@ -59,7 +58,7 @@ class NumberInput:
         """
         self.slider.input(None, self.slider, self.number, js="x => x", **QUIET)
         self.random.click(_random_number, stored, [self.number, self.slider], **QUIET)
-        self.number.input(_slider, [self.number, stored], self.slider, **LAST)
+        self.number.input(_slider, [self.number, stored], self.slider, **NEWEST)
 
 
 class LatentsInput:
@@ -99,7 +98,7 @@ class LatentsInput:
         ]
         seeds = gr.State([one.value for one in numbers])  # the last ones, to which the button returns
         inputs = [self.upload, self.state, seeds, *(one.number for one in numbers)]
-        self.upload.upload(self._load, inputs, [seeds, *outputs], **QUIET)
+        self.upload.upload(self._load, inputs, [seeds, *outputs], **NEWEST)
         self.seeds.click(lambda seeds: self._show(None, "", seeds), seeds, outputs, **QUIET)
 
     def _load(self, path: str, former: StoredLatents | None, seeds: list[int], *numbers: Any) -> list[Any]:

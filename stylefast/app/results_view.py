@@ -15,7 +15,7 @@ from PIL import Image
 from ..gallery import write_gallery
 from ..gallery.shown import WHOLE
 from .batching import Batch
-from .components import EXPECTED, guarded, in_markdown, sentence, show_error
+from .components import EXPECTED, IN_ORDER, guarded, in_markdown, sentence, show_error
 from .results import ORDERS, Result, close_up, original, picture, read_results, select, thumbnail
 from .served import serve_image
 from .workspace import Workspace
@@ -87,18 +87,16 @@ def build_results(workspace: Workspace, changes: Sequence[Any], folder: gr.Textb
     filters = parts, *others, page
     handlers = _Handlers(workspace, gallery)
     inputs, outputs = [directory, results, *filters], [shown, status, page, gallery]
-    in_order: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1}
-    gr.on([element.change for element in filters], handlers.refilter, inputs, outputs, **in_order)
+    gr.on([element.change for element in filters], handlers.refilter, inputs, outputs, **IN_ORDER)
     write.click(guarded(handlers.write_page), folder, [status, written])
-    enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, *images])
+    enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, *images], **IN_ORDER)
     enlarged.then(None, js=SCROLL)
 
     # A folder that is entered while another one is read must not be dropped.
     options: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple"}
-
     read = [directory, results, parts, detail, pair, written]
-    begun = gr.on([*changes, folder.submit, folder.blur], lambda: None, **options)
-    loaded = begun.then(guarded(handlers.load), [folder, directory], [*read, page], **options)
+    events = [*changes, folder.submit, folder.blur]
+    loaded = gr.on(events, guarded(handlers.load), [folder, directory], [*read, page], **options)
     loaded.failure(handlers.forget, None, [*read, *outputs], **options)
     browsed = loaded.success(handlers.browse, inputs, outputs, **options)
     browsed.failure(handlers.hide, None, outputs, **options)

@@ -149,7 +149,7 @@ class Run:
 
     def _wait(self, sentence: str) -> None:
         self._progress = replace(self._progress, message=sentence)
-        if self._is_stopped:
+        if self.is_stopped:
             raise _Cancelled
 
     def _make(self) -> None:
@@ -162,7 +162,7 @@ class Run:
                 seconds = working / job.n_written * self._n_missing if job.n_written else None
                 message = "" if seconds is not None or batch is not None else LOOKING
                 self._progress = Progress(job.total - self._n_missing, job.total, seconds, message)
-                if self._is_stopped and self._n_missing:
+                if self.is_stopped and self._n_missing:
                     break
             else:
                 self._progress = Progress(job.total, job.total, is_complete=True)
@@ -170,7 +170,8 @@ class Run:
         self._progress = Progress(job.total - self._n_missing, job.total)
 
     @property
-    def _is_stopped(self) -> bool:
+    def is_stopped(self) -> bool:
+        """Whether the run ends early."""
         return self._stop.is_set() or self._workspace.is_closing.is_set()
 
     @property

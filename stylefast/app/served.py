@@ -18,7 +18,7 @@ from ..io.atomic import atomic_write
 from ..io.images import encode
 
 
-def serve(block: Block, content: bytes, name: str) -> Path:
+def serve_file(block: Block, content: bytes, name: str) -> Path:
     """Return a file with the content that the page serves until it expires.
 
     Args:
@@ -44,4 +44,4 @@ def serve_image(block: Block, pixels: np.ndarray, suffix: str = ".jpg") -> str:
         pixels: Image [H, W, 3] uint8.
         suffix: Suffix of the file, as `encode` accepts it.
     """
-    return str(serve(block, encode(pixels, suffix), f"image{suffix}"))
+    return str(serve_file(block, encode(pixels, suffix), f"image{suffix}"))

@@ -48,7 +48,8 @@ def page(
     """Name parts, try edits and make batches of edits in a web page, which only this machine can open.
 
     The page needs no internet. Ctrl-C ends it. With --engine auto, the page uses the engine of the latest batch in
-    --outdir, which can then be resumed, or the fastest engine if there is none.
+    --outdir, so that this batch can be resumed. Without such a batch, or if its engine cannot run the network, the page
+    uses the fastest engine.
     """
     check_output_folder("outdir", outdir)
     choose_port(port)  # raises before the work
@@ -86,7 +87,7 @@ def page(
 
 @contextmanager
 def private_folder() -> Iterator[None]:
-    """Let Gradio keep the files that it serves in a folder of this process, because it deletes them at the end."""
+    """Give Gradio a folder of its own, because a process deletes files at its end that another one may still serve."""
     parent = os.environ.get("GRADIO_TEMP_DIR")
     if parent is not None:
         os.makedirs(parent, exist_ok=True)

@@ -147,7 +147,7 @@ def read_entries(directory: Path, settings: dict[str, Any] | None = None) -> Ent
 def latest_engine(directories: Iterable[Path]) -> str | None:
     """Return the engine of the manifest or journal that was written last, or None without one that can be read."""
     paths = (path for directory in directories for path in directory.glob("manifest*.jsonl") if path.is_file())
-    with suppress(ValueError, OSError, AttributeError):  # AttributeError: of a line that is no object
+    with suppress(ValueError, OSError, RecursionError, AttributeError):  # AttributeError: the line is no object
         with open(max(paths, key=lambda path: path.stat().st_mtime_ns), "rb") as file:
             fields = _DECODER.decode(file.readline(MAX_LINE).decode())
         return fields.get("settings", fields).get("engine", "eager")  # a journal begins with the settings

@@ -259,7 +259,8 @@ class StoredLatents(ImageSource):
         Raises:
             ValueError: If there is no such row.
         """
-        text = str(name).strip().replace("_", "-")
+        exact = str(name).replace("_", "-")
+        text = exact if exact in self._rows else exact.strip()
         row = self._rows.get(text, int(text) if text.isdecimal() and len(text) < 20 else self._n)
         if row >= self._n:
             raise ValueError(f"there is no image {name!r} among {self._n} images, named {reprlib.repr(self._names)}")

@@ -123,9 +123,8 @@ def test_a_page_waits_for_other_tasks(page: Page, expect, workspace: Workspace):
 def test_a_folder_with_other_edits_is_refused(page: Page, expect, workspace: Workspace):
     parts = workspace.catalog.parts
     other = replace(workspace.catalog, parts={**parts, "eyes": parts["nose"]})
-    assert [*Run(Batch("1", "7", ("eyes",), folder="other edits").job(workspace, other), workspace).states()][
-        -1
-    ].is_complete
+    former = Run(Batch("1", "7", ("eyes",), folder="other edits").job(workspace, other), workspace)
+    assert list(former.states())[-1].is_complete
     fill(page, targets="1", references="7", folder="other edits")
     refusal = re.compile("folder must not have images of the same names with other settings, .*; choose another folder")
     expect(page.locator("#batch-seconds .error")).to_have_text(refusal)
@@ -162,15 +161,17 @@ def test_a_run_that_skips_existing_edits_is_cancelled(page: Page, expect, monkey
 
     def look(*arguments: Any, **options: Any) -> int | None:
         looked.append(arguments)
-        assert len(looked) < 3 or cancelled.wait(browsers.TIMEOUT)
+        assert len(looked) < 3 or cancelled.wait(browsers.TIMEOUT / 1000)
         return is_intact(*arguments, **options)
 
     monkeypatch.setattr(job, "is_intact", look)
-    page.locator("#batch-run").click()
-    expect(page.locator("#batch-progress")).to_contain_text("2 of 4 edits · looking for existing edits")
-    page.locator("#batch-cancel").click()
-    expect(page.locator("#batch-cancel")).to_be_disabled()
-    cancelled.set()
+    try:
+        page.locator("#batch-run").click()
+        expect(page.locator("#batch-progress")).to_contain_text("2 of 4 edits · looking for existing edits")
+        page.locator("#batch-cancel").click()
+        expect(page.locator("#batch-cancel")).to_be_disabled()
+    finally:
+        cancelled.set()
     expect(page.locator("#batch-progress")).to_contain_text("3 of 4 edits · cancelled")
 
 

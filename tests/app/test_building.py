@@ -145,7 +145,6 @@ def test_a_new_cluster_belongs_to_the_part_with_most_of_it(workspace: Workspace,
     new = replace(workspace.catalog, centroids=workspace.catalog.centroids[:2])
     overlap = measure_overlap(workspace.catalog, new, workspace.generator, workspace.generator.latents([0]))
     assert overlap.tolist() == [[2, 0, 1, 0, 0, 0], [0, 1, 0, 1, 1, 2]]
-    assert carry_parts(workspace.catalog.parts, overlap) == {
-        "eyes": [0]
-    }  # cluster 1 lies in nose by two of five positions
+    expected = {"eyes": [0]}  # cluster 1 lies in nose by two of five positions
+    assert carry_parts(workspace.catalog.parts, overlap) == expected
     assert building.MOST == 0.5

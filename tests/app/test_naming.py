@@ -63,7 +63,7 @@ def test_a_part_is_edited_renamed_and_removed(naming: Naming):
 def test_a_name_of_another_part_says_what_it_replaces(naming: Naming):
     replaced = naming.toggle(3).toggle(1).name("nose")
     assert replaced.catalog.parts["nose"] == [1, 3]
-    assert replaced.message == "nose has 2 clusters. It had 1 cluster more, which has no name now."
+    assert replaced.message == "nose has 2 clusters. 1 of its former clusters has no name now."
     assert naming.edit("nose").toggle(4).name("nose").message == "nose has 1 cluster."
 
 

@@ -226,3 +226,18 @@ def test_a_page_without_its_file_shows_the_catalog(open_page: Callable[[], Page]
     page.locator("#parts-save").click()
     message(page, "saved to")
     assert Catalog.load(workspace.catalog_path).parts == workspace.catalog.parts
+
+
+def test_a_bad_seed_stops_a_step_before_it_is_taken(page: Page, workspace: Workspace):
+    ready(page)
+    page.locator("#parts-suggest-nose").click()
+    message(page, "selected")
+    name(page, "bridge")
+    page.locator("#parts-first input").fill("")
+    page.locator("#parts-save").click()
+    expect(page.get_by_test_id("toast-body").get_by_text("first seed must be an integer").first).to_be_visible()
+    assert "bridge" not in Catalog.load(workspace.catalog_path).parts
+    page.locator("#parts-first input").fill("0")
+    page.locator("#parts-save").click()
+    message(page, "parts were saved")
+    assert "bridge" in Catalog.load(workspace.catalog_path).parts

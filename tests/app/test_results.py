@@ -23,7 +23,6 @@ from stylefast.app.workspace import Workspace
 from stylefast.gallery.shown import WHOLE, shown_edit
 
 ROOT = Path("absent")
-GALLERY = gr.Gallery(render=False)
 BOX = [0.0, 0.0, 0.4, 0.3]
 BATCH = Batch(
     query="sequential",
@@ -128,13 +127,23 @@ def test_thumbnails_show_the_part_before_and_after(tmp_path: Path):
     assert thumbnail(tmp_path, one, size).getpixel((25, 8)) == (216, 220, 227)
 
 
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Gradio keep the files that it serves in a folder of the test."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+
+def handlers_of(workspace: Workspace) -> _Handlers:
+    return _Handlers(workspace, gr.Gallery(render=False))
+
+
 def served(update: dict[str, Any]) -> Image.Image:
     return Image.open(update["value"])
 
 
 def test_an_enlarged_edit_has_close_ups_of_its_part(folder: Path, workspace: Workspace):
     found = read_results(folder)[0]
-    event, handlers = SimpleNamespace(index=1), _Handlers(workspace, GALLERY)
+    event, handlers = SimpleNamespace(index=1), handlers_of(workspace)
     for box in (WHOLE, (0.25, 0.25, 0.5, 0.5)):
         shown = replace(found, edit=replace(found.edit, box=box))
         _, pair, target, target_part, edit, edit_part = handlers.enlarge(event, folder, [found, shown])
@@ -148,13 +157,13 @@ def test_an_enlarged_edit_has_close_ups_of_its_part(folder: Path, workspace: Wor
 def test_the_number_of_pages_is_shown_if_there_are_several(workspace: Workspace):
     for n, pages, text in ((PER_PAGE, 1, "24 of 24 edits"), (2 * PER_PAGE + 1, 3, "49 of 49 edits · page 3 of 3")):
         found = [result(str(number)) for number in range(n)]
-        shown, status, page, _ = _Handlers(workspace, GALLERY).browse(Path("none"), found, [], "", "", "File name", 9)
+        shown, status, page, _ = handlers_of(workspace).browse(Path("none"), found, [], "", "", "File name", 9)
         assert status == text and page["visible"] == (pages > 1)
         assert len(shown) == (1 if pages > 1 else 24)
 
 
 def test_a_bad_bound_is_an_error_in_the_status(folder: Path, workspace: Workspace):
-    found, handlers = read_results(folder), _Handlers(workspace, GALLERY)
+    found, handlers = read_results(folder), handlers_of(workspace)
     values = folder, found, [], ".9e", "", "File name", 1
     sentence = "ΔE inside at least must be a number, got &#x27;.9e&#x27;."
     kept, status, *rest = handlers.refilter(*values)

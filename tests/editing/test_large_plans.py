@@ -58,7 +58,7 @@ def test_a_grid_of_too_many_edits_is_refused():
 
 def test_an_edit_is_found_from_its_name():
     latents = shared("sg2").latents([1, 2])
-    targets = StoredLatents(shared("sg2"), latents, names=["a_b", "nose"])
+    targets = StoredLatents(shared("sg2"), latents, names=["a_b", " nose"])
     queries = [Sequential(), Sequential(1.0), Simultaneous(2.0)]
     plan = Grid(targets, SeedLatents(shared("sg2"), [7, 8]), ["nose", "nose_tip", "tip"], queries, strength=0.5)
     assert [plan.find(plan.name(edit)) for edit in plan] == list(plan)
