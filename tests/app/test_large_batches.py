@@ -139,7 +139,8 @@ def test_a_full_disk_ends_a_run_with_a_sentence(page: Any, workspace: Workspace,
     monkeypatch.setattr(ImageWriter, "_write", fill)
     (listener,) = listeners(page, "click", "batch-run")
     form = GRID, "0-300", "7", ["nose"], None, "sequential", "1", 0.1, 1, "full disk", "png", 1
-    *states, (text, start, cancel) = listener.fn(SimpleNamespace(session_hash="a"), workspace.catalog, *form)
+    first, *states, (text, start, cancel) = listener.fn(SimpleNamespace(session_hash="a"), workspace.catalog, *form)
+    assert "looking for existing edits" in first[0] and not first[1]["interactive"]
     assert states and all(cancel["interactive"] and not start["interactive"] for _, start, cancel in states)
     assert text.startswith('<p class="error"') and "no space left on device." in text
     assert start["interactive"] and not cancel["interactive"]
