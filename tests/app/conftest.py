@@ -39,6 +39,13 @@ def catalog_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def unchanged_file(catalog_file: Path) -> Iterator[None]:
+    """Write the catalog again after a test that saves another one."""
+    yield
+    catalog_of("sg2").save(catalog_file)
+
+
 @pytest.fixture(scope="session")
 def workspace(catalog_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The state that all browser pages share."""

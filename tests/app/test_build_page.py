@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import browsers
 import pytest
 import torch
 from catalogs import build_catalog
-from editors import catalog_of
 from parts_page import gate, message, name, name_input, open_build, ready, suggest
 
 from stylefast import Catalog
@@ -28,11 +26,7 @@ if TYPE_CHECKING:
     from stylefast.app.workspace import Workspace
 
 
-@pytest.fixture(autouse=True)
-def unchanged_file(catalog_file: Path) -> Iterator[None]:
-    """Write the catalog again after a test that saves another one."""
-    yield
-    catalog_of("sg2").save(catalog_file)
+pytestmark = pytest.mark.usefixtures("unchanged_file")
 
 
 def test_a_build_gives_new_clusters_and_can_be_cancelled(page: Page, workspace: Workspace):

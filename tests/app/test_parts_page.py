@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import browsers
 import pytest
-from editors import catalog_of
 from parts_page import gate, message, name, name_input, ready, suggest
 
 from stylefast import Catalog
@@ -26,11 +24,7 @@ if TYPE_CHECKING:
     from stylefast.app.workspace import Workspace
 
 
-@pytest.fixture(autouse=True)
-def unchanged_file(catalog_file: Path) -> Iterator[None]:
-    """Write the catalog again after a test that saves another one."""
-    yield
-    catalog_of("sg2").save(catalog_file)
+pytestmark = pytest.mark.usefixtures("unchanged_file")
 
 
 def positions(workspace: Workspace) -> dict[int, tuple[float, float]]:
