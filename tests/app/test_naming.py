@@ -64,6 +64,8 @@ def test_a_name_of_another_part_says_what_it_replaces(naming: Naming):
     replaced = naming.toggle(3).toggle(1).name("nose")
     assert replaced.catalog.parts["nose"] == [1, 3]
     assert replaced.message == "nose has 2 clusters. 1 of its former clusters has no name now."
+    expected = "nose has 1 cluster. 2 of its former clusters have no name now."
+    assert naming.toggle(3).name("nose").message == expected
     assert naming.edit("nose").toggle(4).name("nose").message == "nose has 1 cluster."
 
 
