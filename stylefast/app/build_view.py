@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import gradio as gr
@@ -11,7 +12,7 @@ from gradio.context import Context
 
 from ..catalog import Catalog
 from .building import BuildRequest, Built, Cancellation, CancelledError, rebuild, resolutions
-from .components import EXPECTED, after, guarded, sentence, show_error
+from .components import EXPECTED, after, begun, guarded, sentence, show_error
 from .naming import Naming
 from .workspace import DEFAULT_IMAGES, Workspace
 
@@ -96,7 +97,11 @@ class BuildView:
 
         started = self._start.click(start, self._cancellation, [*buttons, self._status], show_progress="hidden")
         ended = started.then(
-            self._run, inputs, [self._built, self._status], show_progress_on=self._status, concurrency_limit=4
+            begun(partial(Naming.load, self._workspace), self._run),
+            inputs,
+            [self._built, self._status],
+            show_progress_on=self._status,
+            concurrency_limit=4,
         )
         cast(gr.Blocks, Context.root_block).unload(self._leave)
         after(ended, end, None, buttons, show_progress="hidden")
@@ -143,8 +148,8 @@ class BuildView:
 
     def _run(
         self,
-        request: gr.Request,
         naming: Naming,
+        request: gr.Request,
         cancellation: Cancellation,
         n_clusters: int,
         resolution: int,

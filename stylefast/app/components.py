@@ -116,6 +116,23 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def begun(start: Callable[[], Any], handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a handler that gets a new state from `start` if it runs before the page is loaded.
+
+    Gradio's own initial values come with an event of the page, which can overtake and undo the steps of a user.
+
+    Args:
+        start: Function that returns the state of a page without steps.
+        handler: Handler whose first argument is the state.
+    """
+
+    @wraps(handler)
+    def call(state: Any, *arguments: Any) -> Any:
+        return handler(start() if state is None else state, *arguments)
+
+    return call
+
+
 def after(event: Any, *arguments: Any, **options: Any) -> None:
     """Add a listener for the end of an event, with or without an error. Gradio's `then` does not run after an error."""
     event.success(*arguments, **options)

@@ -33,7 +33,7 @@ def create_page(workspace: Workspace) -> gr.Blocks:
         workspace: What all sessions share.
     """
     with gr.Blocks(analytics_enabled=False, title="stylefast", fill_width=True, delete_cache=(HOUR, DAY)) as page:
-        catalog = gr.State(lambda: workspace.catalog)  # the function is called for each session
+        catalog = gr.State(workspace.catalog)  # each session begins with a copy
         gr.HTML(header(workspace), elem_id="page-title", padding=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Parts", id="parts"):

@@ -16,7 +16,7 @@ from gradio.context import Context
 
 from ..catalog import FFHQ_REGIONS, Catalog
 from .build_view import BuildView
-from .components import MAX_SEED, guarded, seed_input, sentence
+from .components import MAX_SEED, begun, guarded, seed_input, sentence
 from .edits import to_integer
 from .naming import Naming, count
 from .overlays import TILE, View, Views, draw_clusters, sheet, spotlight
@@ -63,8 +63,7 @@ def legend(naming: Naming) -> str:
     for part, colour in naming.colours.items():
         if part:
             ids = naming.catalog.parts[part]
-            text = ", ".join(map(str, ids)) if ids else "no cluster"
-            swatch = f"<i style='background:rgb{colour}'></i>"
+            swatch, text = f"<i style='background:rgb{colour}'></i>", ", ".join(map(str, ids)) or "no cluster"
             rows.append(f"<li>{swatch}<b>{html.escape(part)}</b><span>{text}</span></li>")
     return f"<ul class='legend'>{''.join(rows)}</ul>"
 
@@ -96,7 +95,7 @@ class _PartsTab:
 
     def __init__(self, workspace: Workspace, catalog: gr.State) -> None:
         self._workspace, self._views, self._catalog = workspace, Views(workspace), catalog
-        self._session = gr.State(lambda: Naming.start(workspace))  # called for each session
+        self._session = gr.State(None)  # a Naming from the first event on
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=480, elem_id="parts-left"):
                 self._add_image()
@@ -169,11 +168,10 @@ class _PartsTab:
     def _connect(self) -> None:
         """Connect the events to their handlers."""
         shown, workspace = self._shown, self._workspace
-        load = guarded(lambda *shown: self._show(Naming.load(workspace), *shown))
-        page = cast(gr.Blocks, Context.root_block)
-        page.load(load, shown, self._outputs, concurrency_id="parts", show_progress_on=self._image)
+        page, drawn = cast(gr.Blocks, Context.root_block), [self._session, *shown]
+        page.load(guarded(self._load), drawn, self._outputs, concurrency_id="parts", show_progress_on=self._image)
         clicked = [self._session, self._click, *shown]
-        self._image.select(guarded(self._clicked), clicked, self._outputs, **QUICK)
+        self._image.select(self._handler(self._clicked), clicked, self._outputs, **QUICK)
         looks = self._numbers.input, self._source.input, self._seed.submit, self._seed.blur
         for event in (*looks, self._first.submit, self._first.blur):
             self._on(event, lambda naming: naming)
@@ -186,11 +184,11 @@ class _PartsTab:
             self._on(button.click, partial(Naming.suggest_part, part=part), offer=part)
         self._on(self._undo.click, Naming.undo)
         self._on(self._redo.click, Naming.redo)
-        self._save.click(guarded(self._save_catalog), [self._session, *shown], self._outputs, **QUICK)
+        self._save.click(self._handler(self._save_catalog), drawn, self._outputs, **QUICK)
         self._on(self._overwrite.click, lambda naming: naming.save(workspace, overwrite=True))
         self._on(self._reload.click, lambda naming: naming.reload(workspace))
-        draw: dict[str, Any] = {"fn": guarded(self._show), "concurrency_id": "parts"}
-        draw |= {"inputs": [self._session, *shown], "outputs": self._outputs}
+        draw: dict[str, Any] = {"fn": self._handler(self._show), "concurrency_id": "parts"}
+        draw |= {"inputs": drawn, "outputs": self._outputs}
         self._random.click(lambda: (SEED, random.randint(0, MAX_SEED)), None, [self._source, self._seed]).then(
             **draw, show_progress_on=self._image
         )
@@ -206,18 +204,26 @@ class _PartsTab:
             offer: Text for the input of the name if no part is edited. The default is the edited part, if another part
                 is edited now.
         """
-        n = len(inputs)
 
         def handle(naming: Naming, name: str, *values: Any) -> dict[Any, Any]:
-            check_seeds(*values[n:])
-            after = step(naming, *values[:n])
+            shown = values[len(inputs) :]
+            check_seeds(*shown)
+            after = step(naming, *values[: len(inputs)])
             if offer is not None and not naming.draft.part:
                 after = after.offer_name(offer, name)
             elif (after.draft.part, after.catalog) != (naming.draft.part, naming.catalog):
                 after = after.offer_name(after.draft.part, name)
-            return self._render(after, values[n:])
+            return self._render(after, shown)
 
-        event(guarded(handle), [self._session, self._name, *inputs, *self._shown], self._outputs, **QUICK)
+        event(self._handler(handle), [self._session, self._name, *inputs, *self._shown], self._outputs, **QUICK)
+
+    def _handler(self, handle: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the handler of an event from a function of the state and further values."""
+        return guarded(begun(partial(Naming.load, self._workspace), handle))
+
+    def _load(self, naming: Naming | None, *shown: Any) -> dict[Any, Any]:
+        """Draw the page, unless an earlier step of the user has drawn it."""
+        return {self._session: naming} if naming else self._show(Naming.load(self._workspace), *shown)
 
     def _show(self, naming: Naming, *shown: Any) -> dict[Any, Any]:
         check_seeds(*shown)
@@ -263,14 +269,8 @@ class _PartsTab:
         source, seed, numbers, first = shown
         draft, colours = naming.draft, naming.colours
         tints = {k: colours[part] for part, ids in reversed(naming.catalog.parts.items()) for k in ids}
-        image = draw_clusters(
-            self._view(naming, source, seed),
-            tints,
-            draft.clusters,
-            colours[draft.part],
-            numbers=numbers,
-            box=naming.box,
-        )
+        view, colour = self._view(naming, source, seed), colours[draft.part]
+        image = draw_clusters(view, tints, draft.clusters, colour, numbers=numbers, box=naming.box)
         faces, caption = self._draw_faces(naming, first)
         return {
             self._session: naming,
