@@ -91,16 +91,23 @@ def editor(request: pytest.FixtureRequest) -> StyleEditor:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+def profile() -> Iterator[Any]:
+    """The profile of a headless Chromium. It keeps compiled scripts, which `browser.new_context()` does not."""
     if (reason := browsers.missing()) is not None:
         pytest.skip(reason)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browsers.program(), args=browsers.arguments())
-        yield chromium
-        chromium.close()
+        options = {"executable_path": browsers.program(), "args": browsers.arguments()}
+        context = playwright.chromium.launch_persistent_context("", **options)  # in a temporary folder
+        yield context
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def browser(profile: Any) -> Any:
+    """A headless Chromium."""
+    return profile.browser
 
 
 @pytest.fixture(autouse=True)

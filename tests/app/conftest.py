@@ -16,7 +16,7 @@ import pytest
 from editors import catalog_of
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import BrowserContext, Page
 
     from stylefast.app.workspace import Workspace
 
@@ -79,26 +79,23 @@ def address(
 
 
 @pytest.fixture
-def open_page(address: str, browser: Browser) -> Iterator[Callable[[], Page]]:
-    """Function that opens the page as a new user, and returns it when it is complete.
+def open_page(address: str, profile: BrowserContext) -> Iterator[Callable[[], Page]]:
+    """Function that opens the page as a new session, and returns it when it is complete.
 
     At the end, the test fails if a page has written an error to the console or has requested another host.
     """
-    watched = []
 
     def open_() -> Page:
-        context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, accept_downloads=True)
-        watched.append((context, browsers.Watch(context)))
-        context.set_default_timeout(browsers.TIMEOUT)
-        page = context.new_page()
+        page = profile.new_page()
+        page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+        page.set_default_timeout(browsers.TIMEOUT)
         page.goto(address)
         page.get_by_role("tab", name="Batch").wait_for()
         return page
 
-    yield open_
-    for context, watch in watched:
-        context.close()
-        watch.check()
+    with browsers.Watch(profile) as watch:
+        yield open_
+    watch.check()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import browsers
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import BrowserContext, Page
 
     from stylefast.app.workspace import Workspace
 
@@ -44,15 +44,17 @@ def test_other_addresses_of_the_machine_are_closed(address: str):
         pass
 
 
-def test_requests_to_other_hosts_and_errors_are_noticed(address: str, browser):
-    context = browser.new_context()
-    watch = browsers.Watch(context)
-    page = context.new_page()
-    page.goto(address)
-    page.evaluate("fetch('http://example.invalid/a').catch(() => 0)")
-    page.evaluate("console.error('abacus')")
-    page.wait_for_timeout(200)
-    context.close()
+def test_requests_to_other_hosts_and_errors_are_noticed(address: str, profile: BrowserContext):
+    with browsers.Watch(profile) as watch:
+        page = profile.new_page()
+        page.goto(address)
+        page.evaluate("fetch('http://example.invalid/a').catch(() => 0)")
+        page.evaluate("console.error('abacus')")
+        page.wait_for_timeout(200)
+    assert page.is_closed()
+    with browsers.Watch(profile) as later:
+        profile.new_page().evaluate("console.error('another')")
+    assert "another" in later.errors and "another" not in watch.errors
     assert watch.foreign == ["http://example.invalid/a"] and "abacus" in watch.errors
     with pytest.raises(AssertionError):
         watch.check()

@@ -49,16 +49,27 @@ def wait_for_values(page: Any) -> None:
 
 
 class Watch:
-    """Errors of a browser page, and its requests to other hosts.
+    """Errors of the pages that a context opens while the watch is entered, and their requests to other hosts.
+
+    The pages are closed at the end.
 
     Args:
-        context: Browser context of Playwright, whose later pages are watched.
+        context: Browser context of Playwright.
     """
 
     def __init__(self, context: Any) -> None:
         self.errors: list[str] = []
         self.foreign: list[str] = []
-        context.on("page", self._watch)
+        self._context, self._pages = context, []
+
+    def __enter__(self) -> Watch:
+        self._context.on("page", self._watch)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for page in self._pages:
+            page.close()
+        self._context.remove_listener("page", self._watch)
 
     def check(self) -> None:
         """Fail if there was an error in the console or a request to another host."""
@@ -66,6 +77,7 @@ class Watch:
         assert not self.foreign, self.foreign
 
     def _watch(self, page: Any) -> None:
+        self._pages.append(page)
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self._judge(request.url))
