@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import browsers
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 from editors import catalog_of
 from jobs import run
+from parts_page import gate
 
 from stylefast.app.controls import REFERENCE, TARGET
-from stylefast.editing import Grid, SeedLatents, Sequential
+from stylefast.editing import Grid, SeedLatents, Sequential, StoredLatents
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -51,6 +53,12 @@ def wait_for_another(tab: Page, address: str, selector: str = EDITED) -> str:
         arg=[selector, address],
     )
     return address_of(tab, selector)
+
+
+def wait_for_answers(tab: Page) -> None:
+    """Wait until the page has the answer to a new event, which follows the answers to the former events."""
+    tab.fill("#edit-reference-0 input", "18")
+    tab.wait_for_function("document.querySelector('#edit-reference-0-slider input[type=range]')?.value == 18")
 
 
 def figures(tab: Page) -> dict[str, str]:
@@ -101,8 +109,8 @@ def test_an_edit_appears_with_its_figures_and_is_saved(tab: Page, workspace: Wor
     assert int(figures(tab)["channels moved"].split()[0]) > 0
     assert float(figures(tab)["ΔE inside"]) > 0
     assert tab.locator("#edit-figures dt[title]").count() == len(figures(tab))
-    shown = tab.evaluate("[...document.querySelectorAll('#edit-stage img')].map(image => image.naturalWidth)")
-    assert len(shown) == 2 * 5 and all(shown)
+    images = "[...document.querySelectorAll('#edit-stage img')]"
+    tab.wait_for_function(f"{images}.length == 2 * 5 && {images}.every(image => image.naturalWidth)")
     path = saved(tab, tmp_path)
     sources = (
         SeedLatents(workspace.generator, [seed], truncation=workspace.truncation) for seed in (TARGET, REFERENCE)
@@ -122,7 +130,7 @@ def test_the_image_follows_epsilon(tab: Page):
     assert tab.input_value("#edit-epsilon input") == "100"
     assert tab.input_value("#edit-strategy input") == "sequential"  # no longer adaptive
     tab.locator("#edit-hint p", has_text="sequential takes").wait_for()
-    tab.wait_for_function("text => document.querySelector('#edit-figures dd').innerText != text", arg=channels)
+    tab.wait_for_function("text => document.querySelector('#edit-figures dd')?.innerText != text", arg=channels)
     tab.fill("#edit-epsilon input", "1")
     third = wait_for_another(tab, second)
     assert float(slider.input_value()) == 0
@@ -155,7 +163,10 @@ def test_a_part_without_channels_is_explained_in_the_page(tab: Page):
     assert digest_of(wait_for_another(tab, first)) == digest_of(address_of(tab, "#edit-images .target .whole img"))
 
 
-def test_neighbours_and_random_seeds_are_other_targets(tab: Page):
+def test_neighbours_and_random_seeds_are_other_targets(tab: Page, monkeypatch: pytest.MonkeyPatch):
+    from stylefast.app import picture_inputs
+
+    monkeypatch.setattr(picture_inputs, "random", SimpleNamespace(randrange=lambda end: end - 1))
     first = address_of(tab, "#edit-images .target .whole img")
     tab.locator("#edit-target-seed-slider input[type=range]").focus()
     tab.keyboard.press("ArrowRight")
@@ -164,10 +175,25 @@ def test_neighbours_and_random_seeds_are_other_targets(tab: Page):
     tab.click("#edit-target-seed-random")
     wait_for_another(tab, second, "#edit-images .target .whole img")
     seed = int(tab.input_value("#edit-target-seed input"))
+    assert seed == picture_inputs.RANDOM_SEEDS - 1
     assert tab.locator("#edit-images .target figcaption span").inner_text() == f"seed{seed:04}"
     slider = tab.locator("#edit-target-seed-slider input[type=range]")
-    tab.wait_for_function(f"document.querySelector('#edit-target-seed-slider input[type=range]').value == {seed}")
+    tab.wait_for_function(f"document.querySelector('#edit-target-seed-slider input[type=range]')?.value == {seed}")
     assert float(slider.get_attribute("min") or 0) <= seed <= float(slider.get_attribute("max") or 0)
+
+
+def test_a_slider_keeps_a_move_during_a_slow_answer(tab: Page, monkeypatch: pytest.MonkeyPatch):
+    from stylefast.app import picture_inputs
+
+    slider = tab.locator("#edit-target-seed-slider input[type=range]")
+    with gate(monkeypatch, picture_inputs, "neighbours") as step:
+        tab.fill("#edit-target-seed input", "9")
+        step.wait()
+        slider.focus()
+        tab.keyboard.press("ArrowRight")
+    wait_for_answers(tab)
+    tab.wait_for_function("document.querySelector('#edit-target-seed-slider input[type=range]')?.value == 2")
+    assert tab.input_value("#edit-target-seed input") == "2"
 
 
 def test_several_parts_are_edited_at_once_and_magnified(tab: Page):
@@ -175,7 +201,7 @@ def test_several_parts_are_edited_at_once_and_magnified(tab: Page):
     tab.click("#edit-add")
     second = wait_for_another(tab, first)
     assert tab.input_value("#edit-part-1 input") == "nose"
-    tab.wait_for_function("document.querySelector('#edit-figures dd').innerText.includes('nose')")
+    tab.wait_for_function("document.querySelector('#edit-figures dd')?.innerText.includes('nose')")
     reference = address_of(tab, "#edit-images .reference .whole img")
     tab.locator("#edit-look label", has_text="nose").click()
     wait_for_another(tab, reference, "#edit-images .reference .whole img")
@@ -183,6 +209,7 @@ def test_several_parts_are_edited_at_once_and_magnified(tab: Page):
     tab.click("#edit-remove-0")
     third = wait_for_another(tab, second)
     assert third != first and not tab.locator("#edit-row-0").is_visible()
+    assert tab.locator("#edit-row-1").is_visible() and not tab.locator("#edit-remove-1").is_visible()
 
 
 def test_the_target_is_shown_while_the_edit_is_pressed(tab: Page):
@@ -199,9 +226,12 @@ def test_the_target_is_shown_while_the_edit_is_pressed(tab: Page):
         assert is_edit_visible()
 
 
-def test_files_of_latents_are_targets_or_are_refused(tab: Page, workspace: Workspace, tmp_path: Path):
+def test_files_of_latents_are_targets_or_are_refused(
+    tab: Page, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     first = address_of(tab, "#edit-images .target .whole img")
-    np.save(tmp_path / "people.npy", workspace.generator.latents([5, 6]).numpy())
+    for name, seeds in {"people": [5, 6], "others": [7, 8]}.items():
+        np.save(tmp_path / f"{name}.npy", workspace.generator.latents(seeds).numpy())
     (tmp_path / "bad.npy").write_bytes(b"no latents")
     upload = tab.locator("#edit-target-file").locator("xpath=..").locator("input[type=file]").first
     upload.set_input_files(tmp_path / "bad.npy")
@@ -212,7 +242,12 @@ def test_files_of_latents_are_targets_or_are_refused(tab: Page, workspace: Works
     # The latents and the number of the row arrive one after the other, so that another image may be shown before.
     tab.locator("#edit-images .target figcaption span", has_text="people-0000").wait_for()
     assert address_of(tab, "#edit-images .target .whole img") != first and not error.is_visible()
-    tab.click("#edit-target-file-seeds")
+    with gate(monkeypatch, StoredLatents, "load") as step:
+        upload.set_input_files(tmp_path / "others.npy")
+        step.wait()
+        with tab.expect_response("**/queue/join*"):
+            tab.click("#edit-target-file-seeds")
+    wait_for_answers(tab)
     tab.locator(f"#edit-images .target .whole img[src='{first}']").wait_for()
 
 
@@ -220,7 +255,7 @@ def test_files_of_latents_are_targets_or_are_refused(tab: Page, workspace: Works
 def test_the_first_edit_and_batch_have_a_part_of_the_file(other_file: Path, open_page: Callable[[], Page]):
     page = open_page()
     browsers.open_tab(page, "Edit")
-    page.wait_for_function("document.querySelector('#edit-part-0 input').value == 'mouth'")
+    page.wait_for_function("document.querySelector('#edit-part-0 input')?.value == 'mouth'")
     page.locator("#edit-save[href*='_mouth_']").wait_for()
     assert page.locator("#edit-message .error").count() == 0
     page.locator("#edit-part-0 input").click()
@@ -247,6 +282,6 @@ def test_inputs_of_parts_are_sent_by_their_own_events(workspace: Workspace):
 def test_an_edited_part_can_be_renamed_or_removed(tab: Page, buttons: list[str], name: str, part: str):
     change_parts(tab, *buttons, name=name)
     browsers.open_tab(tab, "Edit")
-    tab.wait_for_function(f"document.querySelector('#edit-part-0 input').value == '{part}'")
+    tab.wait_for_function(f"document.querySelector('#edit-part-0 input')?.value == '{part}'")
     tab.locator(f"#edit-save[href*='_{part}_']").wait_for()
     assert tab.locator("#edit-message .error").count() == 0

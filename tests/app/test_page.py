@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from stylefast.app.workspace import Workspace
 
 TABS = ("Parts", "Edit", "Batch")
+FITS = """width => document.documentElement.clientWidth == width
+    && document.documentElement.scrollWidth <= width"""
 
 
 def test_tabs_fit_into_windows_of_two_sizes(page: Page):
@@ -24,9 +26,8 @@ def test_tabs_fit_into_windows_of_two_sizes(page: Page):
         browsers.open_tab(page, tab)
         for width in (1280, 1920):
             page.set_viewport_size({"width": width, "height": 1000})
-            page.wait_for_timeout(300)
-            widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-            assert widths[0] <= widths[1] == width, tab
+            page.wait_for_timeout(300)  # for elements that appear late
+            page.wait_for_function(FITS, arg=width)
 
 
 def test_the_page_and_the_server_ask_no_other_host(page: Page, connected_hosts: list[str]):
