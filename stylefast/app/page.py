@@ -80,6 +80,7 @@ def serve(page: gr.Blocks, port: int, *, open_browser: bool = False, wait: bool 
         theme=theme(),
         css=CSS + LAYOUT + RESULTS,
         footer_links=[],
+        run_history=False,  # Gradio would keep the inputs and outputs of events in the browser
         app_kwargs={"middleware": [Middleware(LocalRequests), Middleware(Departures)]},
     )
     return address

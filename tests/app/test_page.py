@@ -37,6 +37,14 @@ def test_the_page_and_the_server_ask_no_other_host(page: Page, connected_hosts: 
     assert connected_hosts and {*connected_hosts} <= {*browsers.LOCAL}
 
 
+def test_the_browser_stores_nothing(page: Page):
+    for tab in TABS:
+        browsers.open_tab(page, tab)
+    page.wait_for_function("document.querySelector('#batch-command textarea')?.value")
+    assert page.context.storage_state() == {"cookies": [], "origins": []}
+    assert page.evaluate("sessionStorage.length") == 0
+
+
 def test_other_addresses_of_the_machine_are_closed(address: str):
     port = urlsplit(address).port
     with socket.create_connection(("127.0.0.1", port), timeout=5):
