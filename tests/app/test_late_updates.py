@@ -95,3 +95,9 @@ def test_events_of_rows_are_handled_in_turn_and_none_is_dropped(workspace: Works
     for name in ("edit-look input", "edit-target-seed input", "batch-gallery select"):
         assert {f.trigger_mode for f in listeners[name]} == {"always_last"}
     assert [f.fn.__name__ for f in listeners["edit-target-seed change"]] == ["run"]  # no slider follows its own number
+
+
+def test_events_of_the_tab_parts_are_handled_one_at_a_time(workspace: Workspace):
+    functions = create_page(workspace).fns.values()
+    limits = [function.concurrency_limit for function in functions if function.concurrency_id == "parts"]
+    assert len(limits) > 20 and set(limits) == {1}
