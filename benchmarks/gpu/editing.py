@@ -35,7 +35,7 @@ from .isolated import deadline, run, serve
 from .rehearsal import DEVICE, REHEARSAL, cuda
 from .statuses import CUT
 
-RESOLUTIONS = (32, 16) if REHEARSAL else (1024, 256)
+RESOLUTIONS = (16,) if REHEARSAL else (1024, 256)
 WIDEST = 8 if REHEARSAL else 512  # channels of the lowest resolutions
 EDITS, BATCH = (5, 2) if REHEARSAL else (32, 8)
 ROUNDS = 1 if REHEARSAL else 5

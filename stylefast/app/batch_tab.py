@@ -37,7 +37,7 @@ class Form:
     source: gr.Radio
     targets: gr.Textbox
     references: gr.Textbox
-    parts: gr.State
+    parts: gr.JSON
     pairs: gr.State
     query: gr.Radio
     epsilon: gr.Textbox
@@ -106,12 +106,14 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
                 buttons=["copy"],
                 elem_id="batch-command",
             )
+            # The browser awaits the listeners of an event one after the other, so the slowest one comes last.
+            runs: Runs = {}
+            changes = [tab.select, n_ended.change, catalog.change, *(element.change for element in form.inputs)]
+            _handle(workspace, catalog, changes, form, runs, [summary, command, start, export])
             build_results(workspace, [tab.select, n_ended.change], form.folder)
+            _handle_time(workspace, catalog, changes, form, seconds)
     _handle_export(workspace, catalog, form, export, exported)
-    runs: Runs = {}
     _handle_run(workspace, catalog, form, runs, n_ended, start, cancel, progress)
-    changes = [tab.select, n_ended.change, catalog.change, *(element.change for element in form.inputs)]
-    _handle(workspace, catalog, changes, form, runs, [summary, seconds, command, start, export])
 
 
 def _form(workspace: Workspace, catalog: gr.State) -> Form:
@@ -123,9 +125,10 @@ def _form(workspace: Workspace, catalog: gr.State) -> Form:
         boxes = gr.CheckboxGroup(
             names, value=names[:1], label="Parts", info="" if names else NO_PARTS, elem_id="batch-parts"
         )
-    # Gradio refuses an event that sends a box which is no choice any more. So the other events send the state.
-    parts = gr.State(names[:1])
-    boxes.input(lambda values: values, boxes, parts, **IN_ORDER)
+    # Gradio refuses an event that sends a box which is no choice any more. So the other events send a copy. The browser
+    # keeps it, so that no event of the server is late for a click on Run.
+    parts = gr.JSON(names[:1], visible="hidden", elem_id="batch-chosen")
+    boxes.input(None, boxes, parts, js="values => [values]", **IN_ORDER)
     catalog.change(_choose, [catalog, parts], [boxes, parts], show_progress="hidden")
     upload = gr.File(label="pairs.csv or .jsonl", file_types=[".csv", ".jsonl"], visible=False, elem_id="batch-pairs")
     pairs = gr.State(None)
@@ -179,12 +182,10 @@ def _choose(catalog: Catalog, chosen: list[str]) -> tuple[Any, Any]:
 def _handle(
     workspace: Workspace, catalog: gr.State, changes: list[Any], form: Form, runs: Runs, shown: list[Any]
 ) -> None:
-    """Update the number of edits, their time, the command and the buttons if an input changes or a run has ended.
+    """Update the number of edits, the command and the buttons if an input changes or a run has ended.
 
-    The measurement of the time is an event of its own, so that the number and the command never wait for it. Each has
-    one listener for all changes, whose events run one after the other, so that the last one describes the newest form.
+    One listener has all changes. Its events run one after the other, so that the last one describes the newest form.
     """
-    stopwatch = Stopwatch(workspace)
 
     def describe(request: gr.Request, catalog: Catalog, *values: Any) -> list[Any]:
         text, command, is_valid = "", None, False
@@ -203,6 +204,13 @@ def _handle(
         is_running = request.session_hash in runs
         buttons = gr.update(interactive=is_valid and not is_running), gr.update(interactive=is_valid)
         return [text, gr.update(value=command or "", visible=command is not None), *buttons]
+
+    gr.on(changes, describe, [catalog, *form.inputs], shown, **IN_ORDER)
+
+
+def _handle_time(workspace: Workspace, catalog: gr.State, changes: list[Any], form: Form, seconds: gr.HTML) -> None:
+    """Update the time of the edits after the same changes, in an event of its own, for which nothing else waits."""
+    stopwatch = Stopwatch(workspace)
 
     def predict(catalog: Catalog, *values: Any) -> Iterator[Any]:
         try:
@@ -223,10 +231,7 @@ def _handle(
         except EXPECTED as error:
             yield show_error(sentence(error))
 
-    inputs = [catalog, *form.inputs]
-    summary, seconds, *rest = shown
-    for handler, outputs in ((describe, [summary, *rest]), (predict, [seconds])):
-        gr.on(changes, handler, inputs, outputs, **IN_ORDER)
+    gr.on(changes, predict, [catalog, *form.inputs], seconds, **IN_ORDER)
 
 
 def _handle_export(

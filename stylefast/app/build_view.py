@@ -86,7 +86,7 @@ class BuildView:
             outputs: Elements of the tab.
         """
         inputs = [session, self._cancellation, self._clusters, self._resolution, self._restarts, self._images]
-        buttons = [self._start, self._cancel]
+        buttons, load = [self._start, self._cancel], partial(Naming.load, self._workspace)
 
         def start(cancellation: Cancellation) -> tuple[gr.Button, gr.Button, str]:
             cancellation.requested = False
@@ -97,7 +97,7 @@ class BuildView:
 
         started = self._start.click(start, self._cancellation, [*buttons, self._status], show_progress="hidden")
         ended = started.then(
-            begun(partial(Naming.load, self._workspace), self._run),
+            begun(load, self._run),
             inputs,
             [self._built, self._status],
             show_progress_on=self._status,
@@ -106,10 +106,11 @@ class BuildView:
         cast(gr.Blocks, Context.root_block).unload(self._leave)
         after(ended, end, None, buttons, show_progress="hidden")
         ended.success(
-            guarded(lambda *values: self._take(adopt, *values)),
+            guarded(begun(load, lambda *values: self._take(adopt, *values))),
             [session, self._built, self._cancellation, *shown],
             [self._built, self._status, *outputs],
             concurrency_id="parts",
+            concurrency_limit=1,
             show_progress="hidden",
         )
         self._cancel.click(cancel, self._cancellation, self._cancel, show_progress="hidden")

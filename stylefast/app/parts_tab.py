@@ -11,30 +11,22 @@ from functools import partial
 from typing import Any, cast
 
 import gradio as gr
-import numpy as np
 from gradio.context import Context
 
 from ..catalog import FFHQ_REGIONS, Catalog
 from .build_view import BuildView
 from .components import MAX_SEED, begun, guarded, seed_input, sentence
-from .edits import to_integer
-from .naming import Naming, count
-from .overlays import TILE, View, Views, draw_clusters, sheet, spotlight
+from .naming import Naming
+from .overlays import Views
+from .part_images import MEAN, N_FACES, SEED, check_seeds, draw_faces, draw_image, next_seeds
 from .served import serve_image
 from .workspace import ChangedFileError, Workspace
 
-N_FACES, COLUMNS = 6, 3
-# Clicks that follow each other quickly are handled one after the other, so that none is lost.
-QUICK: dict[str, Any] = {
-    "show_progress": "hidden",
-    "trigger_mode": "multiple",
-    "concurrency_id": "parts",
-    "concurrency_limit": 1,
-}
-MEAN, SEED = "Mean image", "Seed"
+# Events that follow each other quickly are handled one after the other, so that none is lost.
+IN_TURN: dict[str, Any] = {"trigger_mode": "multiple", "concurrency_id": "parts", "concurrency_limit": 1}
+QUICK: dict[str, Any] = {**IN_TURN, "show_progress": "hidden"}
 SELECT, BOX = "Select clusters", "Draw a box"
 NEW = "New part", "/"  # name and value of a choice. No part has the value as its name.
-LAST = MAX_SEED - N_FACES + 1  # largest first seed of the images
 # An offer arrives late on a slow machine. It must not replace a name that the user has typed meanwhile.
 ACCEPT = """(offer, name) => {
     if (!offer || offer.number === window.acceptedOffer) return;
@@ -73,16 +65,19 @@ def choices(catalog: Catalog) -> list[tuple[str, str]]:
     return [NEW, *((part, part) for part in catalog.parts)]
 
 
-def check_seeds(source: str, seed: Any, numbers: bool, first: Any) -> None:
-    """Raise ValueError unless the seeds of the images to show can be used. No step may be taken before this check."""
-    if source != MEAN:
-        to_integer("seed", seed, MAX_SEED + 1, "[0, 2**32)")
-    to_integer("first seed", first, LAST + 1, f"[0, 2**32 - {N_FACES}]")
+def part_of(choice: str) -> str:
+    """Return the part of a choice, "" for a new part."""
+    return "" if choice == NEW[1] else choice
 
 
-def next_seeds(first: int | None) -> int:
-    """Return the first seed of the next images. The last images have the largest seeds."""
-    return min((first or 0) + N_FACES, LAST)
+def choose(naming: Naming, choice: str) -> Naming:
+    """Edit the part of a choice. If it is edited already, its clusters are selected again."""
+    return naming.edit(part_of(choice))
+
+
+def leave_choices(naming: Naming, choice: str) -> Naming:
+    """Edit the part of a choice that was made with the keyboard, if there was one."""
+    return naming if part_of(choice) == naming.draft.part else choose(naming, choice)
 
 
 class _PartsTab:
@@ -104,8 +99,9 @@ class _PartsTab:
                 self._add_names()
                 self._add_faces()
         self._shown = [self._source, self._seed, self._numbers, self._first]
-        self._outputs = [self._session, catalog, self._image, self._message, self._choice, self._offer, self._legend]
-        self._outputs += [self._undo, self._redo, self._remove, self._save, self._conflict, self._faces, self._caption]
+        self._outputs = [self._session, catalog, self._image, self._drawn, self._message, self._choice, self._offer]
+        self._outputs += [self._legend, self._undo, self._redo, self._remove, self._save, self._conflict]
+        self._outputs += [self._faces, self._caption]
         self._offer.change(None, [self._offer, self._name], self._name, js=ACCEPT, show_progress="hidden")
         self._connect()
         build.connect(self._session, self._adopt, self._shown, self._outputs)
@@ -126,6 +122,7 @@ class _PartsTab:
                 True, label="Numbers", container=False, elem_id="parts-numbers", min_width=90, scale=1
             )
         self._image = gr.Image(elem_id="parts-image", show_label=False, interactive=False, buttons=[], container=False)
+        self._drawn = gr.JSON(visible="hidden", elem_id="parts-drawn")  # the seed of the image, or None
 
     def _add_names(self) -> None:
         self._message = gr.HTML(elem_id="parts-message", elem_classes="message", padding=False)
@@ -169,13 +166,14 @@ class _PartsTab:
         """Connect the events to their handlers."""
         shown, workspace = self._shown, self._workspace
         page, drawn = cast(gr.Blocks, Context.root_block), [self._session, *shown]
-        page.load(guarded(self._load), drawn, self._outputs, concurrency_id="parts", show_progress_on=self._image)
-        clicked = [self._session, self._click, *shown]
+        page.load(guarded(self._load), drawn, self._outputs, **IN_TURN, show_progress_on=self._image)
+        clicked = [self._session, self._drawn, self._click, *shown]
         self._image.select(self._handler(self._clicked), clicked, self._outputs, **QUICK)
         looks = self._numbers.input, self._source.input, self._seed.submit, self._seed.blur
         for event in (*looks, self._first.submit, self._first.blur):
             self._on(event, lambda naming: naming)
-        self._on(self._choice.input, lambda naming, part: naming.edit("" if part == NEW[1] else part), self._choice)
+        self._on(self._choice.select, choose, self._choice)
+        self._on(self._choice.blur, leave_choices, self._choice)
         self._on(self._set.click, Naming.name, self._name)
         self._on(self._name.submit, Naming.name, self._name)
         self._on(self._clear.click, lambda naming: naming.edit(""))
@@ -187,8 +185,7 @@ class _PartsTab:
         self._save.click(self._handler(self._save_catalog), drawn, self._outputs, **QUICK)
         self._on(self._overwrite.click, lambda naming: naming.save(workspace, overwrite=True))
         self._on(self._reload.click, lambda naming: naming.reload(workspace))
-        draw: dict[str, Any] = {"fn": self._handler(self._show), "concurrency_id": "parts"}
-        draw |= {"inputs": drawn, "outputs": self._outputs}
+        draw: dict[str, Any] = {"fn": self._handler(self._show), "inputs": drawn, "outputs": self._outputs, **IN_TURN}
         self._random.click(lambda: (SEED, random.randint(0, MAX_SEED)), None, [self._source, self._seed]).then(
             **draw, show_progress_on=self._image
         )
@@ -237,10 +234,12 @@ class _PartsTab:
             shown = MEAN, 0, shown[2], 0
         return self._render(naming.use(catalog, message).offer_name(""), shown)
 
-    def _clicked(self, naming: Naming, event: gr.SelectData, click: str, *shown: Any) -> dict[Any, Any]:
-        """Toggle the cluster at a position of the image, or set a corner of a box there."""
+    def _clicked(
+        self, naming: Naming, event: gr.SelectData, drawn: dict[str, Any], click: str, *shown: Any
+    ) -> dict[Any, Any]:
+        """Toggle the cluster at a position of the image that the user sees, or set a corner of a box there."""
         check_seeds(*shown)
-        view, (x, y) = self._view(naming, *shown[:2]), event.index
+        view, (x, y) = self._views(naming.catalog, drawn["seed"]), event.index
         if click == SELECT:
             return self._render(naming.toggle(view.cluster_at(x, y)), shown)
         height, width = view.labels.shape
@@ -256,9 +255,6 @@ class _PartsTab:
         except ChangedFileError as error:
             return self._render(replace(naming, message=sentence(error), has_conflict=True), shown)
 
-    def _view(self, naming: Naming, source: str, seed: Any) -> View:
-        return self._views(naming.catalog, None if source == MEAN else int(seed))
-
     def _render(self, naming: Naming, shown: Sequence[Any]) -> dict[Any, Any]:
         """Return the values of all elements.
 
@@ -267,34 +263,23 @@ class _PartsTab:
             shown: Checked values of the elements that say what to show.
         """
         source, seed, numbers, first = shown
-        draft, colours = naming.draft, naming.colours
-        tints = {k: colours[part] for part, ids in reversed(naming.catalog.parts.items()) for k in ids}
-        view, colour = self._view(naming, source, seed), colours[draft.part]
-        image = draw_clusters(view, tints, draft.clusters, colour, numbers=numbers, box=naming.box)
-        faces, caption = self._draw_faces(naming, first)
+        seed = None if source == MEAN else int(seed)
+        image = draw_image(self._views(naming.catalog, seed), naming, numbers=numbers)
+        faces, caption = draw_faces(self._views, naming, int(first))
         return {
             self._session: naming,
             self._catalog: naming.catalog,
             self._image: serve_image(self._image, image),
+            self._drawn: {"seed": seed},
             self._message: f"<p>{html.escape(naming.message or START)}</p>",
-            self._choice: gr.Dropdown(choices(naming.catalog), value=draft.part or NEW[1]),
+            self._choice: gr.Dropdown(choices(naming.catalog), value=naming.draft.part or NEW[1]),
             self._offer: asdict(naming.offer),
             self._legend: legend(naming),
             self._undo: gr.Button(interactive=bool(naming.past)),
             self._redo: gr.Button(interactive=bool(naming.future)),
-            self._remove: gr.Button(interactive=bool(draft.part)),
+            self._remove: gr.Button(interactive=bool(naming.draft.part)),
             self._save: gr.Button(interactive=not naming.is_saved),
             self._conflict: gr.Column(visible=naming.has_conflict),
             self._faces: serve_image(self._faces, faces),
             self._caption: caption,
         }
-
-    def _draw_faces(self, naming: Naming, first: Any) -> tuple[np.ndarray, str]:
-        """Return several images with the picked cluster, or with the selected ones, and a caption."""
-        seeds = range(int(first), int(first) + N_FACES)
-        views = [self._views(naming.catalog, seed, TILE) for seed in seeds]
-        picked = naming.draft.clusters if naming.picked is None else (naming.picked,)
-        what = f"Cluster {naming.picked}" if naming.picked is not None else f"The {count(picked)} selected"
-        images = f"the images of the seeds {seeds[0]} to {seeds[-1]}"
-        caption = f"{what} in {images}:" if picked else f"{images.capitalize()}. Click a cluster to see it in them."
-        return sheet([spotlight(view, picked) for view in views], COLUMNS), caption

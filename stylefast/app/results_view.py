@@ -15,12 +15,16 @@ from PIL import Image
 from ..gallery import write_gallery
 from ..gallery.shown import WHOLE
 from .batching import Batch
-from .components import EXPECTED, IN_ORDER, guarded, in_markdown, sentence, show_error
+from .components import EXPECTED, guarded, in_markdown, sentence, show_error
 from .results import ORDERS, Result, close_up, original, picture, read_results, select, thumbnail
 from .served import serve_image
 from .workspace import Workspace
 
 PER_PAGE = 24
+# The results share states, so their events are handled one after the other. EACH loses none of them.
+IN_TURN: dict[str, Any] = {"concurrency_id": "batch-results", "concurrency_limit": 1}
+EACH: dict[str, Any] = {**IN_TURN, "show_progress": "hidden", "trigger_mode": "multiple"}
+NEWEST: dict[str, Any] = EACH | {"trigger_mode": "always_last"}
 CSS = """
 :is(#batch-summary, #batch-seconds, #batch-status) .html-container { padding: 0; }
 :is(#batch-epsilon, #batch-rho):has(:disabled) { opacity: 0.5; }
@@ -48,6 +52,8 @@ def build_results(workspace: Workspace, changes: Sequence[Any], folder: gr.Textb
     """
     results, shown = gr.State([]), gr.State([])  # lists of Result: of the folder, and of the thumbnails
     directory = gr.State(None)  # folder of the results, or None if they could not be read
+    # Gradio refuses an event that sends a part which is no choice any more. So the other events send the state.
+    chosen = gr.State([])
     gr.Markdown("### Results")
     parts, *others = _filters()
     with gr.Row(elem_classes="bar"):
@@ -84,22 +90,22 @@ def build_results(workspace: Workspace, changes: Sequence[Any], folder: gr.Textb
         elem_id="batch-gallery",
     )
 
-    filters = parts, *others, page
+    filters, thumbnails = [chosen, *others, page], [shown, status, page, gallery]
     handlers = _Handlers(workspace, gallery)
-    inputs, outputs = [directory, results, *filters], [shown, status, page, gallery]
-    gr.on([element.change for element in filters], handlers.refilter, inputs, outputs, **IN_ORDER)
-    write.click(guarded(handlers.write_page), folder, [status, written])
-    enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, *images], **IN_ORDER)
+    parts.change(lambda values: values, parts, chosen, **EACH)
+    changed = [element.change for element in filters]
+    gr.on(changed, handlers.refilter, [directory, results, *filters], thumbnails, **NEWEST)
+    write.click(guarded(handlers.write_page), folder, [status, written], **IN_TURN)
+    # Not NEWEST: Gradio would send the thumbnail of the first of several clicks again.
+    enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, *images], **EACH)
     enlarged.then(None, js=SCROLL)
-
-    # A folder that is entered while another one is read must not be dropped.
-    options: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple"}
-    read = [directory, results, parts, detail, pair, written]
-    events = [*changes, folder.submit, folder.blur]
-    loaded = gr.on(events, guarded(handlers.load), [folder, directory], [*read, page], **options)
-    loaded.failure(handlers.forget, None, [*read, *outputs], **options)
-    browsed = loaded.success(handlers.browse, inputs, outputs, **options)
-    browsed.failure(handlers.hide, None, outputs, **options)
+    gr.on(
+        [*changes, folder.submit, folder.blur],
+        handlers.load,
+        [folder, directory, *filters],
+        [directory, results, parts, chosen, detail, pair, written, *thumbnails],
+        **EACH,
+    )
 
 
 def _filters() -> tuple[Any, ...]:
@@ -143,43 +149,48 @@ class _Handlers:
     def __init__(self, workspace: Workspace, gallery: gr.Gallery) -> None:
         self._workspace, self._gallery = workspace, gallery
 
-    def load(self, folder: str, former: Path | None) -> tuple[Any, ...]:
-        """Return a folder, its results, the choices of parts, nothing of another folder, and the first page."""
-        directory = self._directory(folder)
-        found = read_results(directory)
+    def load(self, folder: str, former: Path | None, chosen: list[str], *filters: Any) -> tuple[Any, ...]:
+        """Return the values of all elements for a folder. The filter of parts and the page stay if it is the former."""
+        cleared = "", gr.update(visible=False), gr.update(visible=False)  # the text and the images, and the path
+        try:
+            directory = self._directory(folder)
+            found = read_results(directory)
+        except EXPECTED as error:
+            return None, [], gr.update(choices=[], value=[]), [], *cleared, *self._refuse(error)
         names = sorted({result.part for result in found})
-        rest = [gr.skip()] * 3 if directory == former else ["", gr.update(visible=False), gr.update(visible=False)]
-        return directory, found, gr.update(choices=names, value=[]), *rest, 1
+        if directory != former:
+            parts = gr.update(choices=names, value=[])
+            shown, status, page, gallery = self._browse(directory, found, [], *filters[:-1], 1)
+            return directory, found, parts, [], *cleared, shown, status, page | {"value": 1}, gallery
+        kept = [name for name in chosen if name in names]
+        # A choice that remains valid is not sent, because the user may have changed it meanwhile.
+        parts = gr.update(choices=names) | ({} if kept == chosen else {"value": kept})
+        return directory, found, parts, kept, *[gr.skip()] * 3, *self._browse(directory, found, kept, *filters)
 
-    def forget(self) -> tuple[Any, ...]:
-        """Return the values of all elements if a folder cannot be read."""
-        hidden = gr.update(visible=False)
-        return None, [], gr.update(choices=[], value=[]), "", hidden, hidden, *self.hide()
-
-    def hide(self) -> tuple[Any, ...]:
-        """Return the values of all elements of the thumbnails if they cannot be shown."""
-        return [], "", gr.update(visible=False), gr.update(value=[], visible=False)
-
-    def browse(self, *values: Any) -> tuple[Any, ...]:
-        """Return the results of a page, the status, the number of pages, and the thumbnails: none after an error."""
-        return self._browse(values, self.hide())
-
-    def refilter(self, *values: Any) -> tuple[Any, ...]:
-        """Return the same as `browse`, but keep the thumbnails after an error.
-
-        The error is shown in the status: if the event failed, Gradio would drop the deferred event of a later change.
-        """
-        return self._browse(values, [gr.skip()] * 4)
-
-    def _browse(self, values: Sequence[Any], otherwise: Sequence[Any]) -> tuple[Any, ...]:
+    def _browse(self, *values: Any) -> tuple[Any, ...]:
+        """Return the values of the elements of the thumbnails: none but a sentence after an error."""
         try:
             return self._page(*values)
         except EXPECTED as error:
-            return otherwise[0], show_error(sentence(error)), *otherwise[2:]
+            return self._refuse(error)
+
+    def _refuse(self, error: BaseException) -> tuple[Any, ...]:
+        return [], show_error(sentence(error)), gr.update(visible=False), gr.update(value=[], visible=False)
+
+    def refilter(self, directory: Path | None, *values: Any) -> tuple[Any, ...]:
+        """Return the values of the elements of the thumbnails. After an error, the thumbnails stay.
+
+        The error is shown in the status: if the event failed, Gradio would drop the deferred event of a later change.
+        """
+        skip = gr.skip()
+        try:
+            return (skip,) * 4 if directory is None else self._page(directory, *values)
+        except EXPECTED as error:
+            return skip, show_error(sentence(error)), skip, skip
 
     def _page(
         self,
-        directory: Path | None,
+        directory: Path,
         results: list[Result],
         parts: list[str],
         inside: str,
@@ -187,8 +198,6 @@ class _Handlers:
         order: str,
         page: float | None,
     ) -> tuple[Any, ...]:
-        if directory is None:
-            return self.hide()
         bounds = {
             "min_inside": bound("ΔE inside at least", inside),
             "max_outside": bound("ΔE outside at most", outside),
@@ -204,7 +213,12 @@ class _Handlers:
         return visible, text, pages, gr.update(value=images, visible=bool(images), selected_index=None)
 
     def enlarge(self, event: gr.SelectData, directory: Path, shown: list[Result]) -> tuple[Any, ...]:
-        """Return the text, and the target and the edit of the thumbnail that was clicked, each with its part."""
+        """Return the text, and the target and the edit of the thumbnail that was clicked, each with its part.
+
+        Nothing changes if other thumbnails have replaced those of the page meanwhile.
+        """
+        if [result.caption for result in shown[event.index : event.index + 1]] != [event.value["caption"]]:
+            return (gr.skip(),) * 6
         result = shown[event.index]
         unedited, edited = original(result, self._workspace), picture(directory / result.file)
         text = f"{' · '.join(result.caption.splitlines())} · {result.file}"

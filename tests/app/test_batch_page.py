@@ -60,6 +60,7 @@ def test_a_batch_runs_and_its_command_makes_the_same_bytes(page: Page, expect, w
     fill(page, epsilon="0.5,2", rho="0")
     page.locator("#batch-parts").get_by_label("nose").check()
     expect(page.locator("#batch-summary")).to_contain_text("16 edits into")
+    expect(page.locator("#batch-command textarea")).to_have_value(re.compile("--rho 0 "))
     expect(page.locator("#batch-seconds")).to_contain_text("on this machine")
     words = command(page)
     page.locator("#batch-run").click()

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import browsers
 import pytest
+from parts_page import message, name, start_build, suggest
 
 if browsers.missing() is None:
     from playwright.sync_api import expect
-
-    expect.set_options(timeout=browsers.TIMEOUT)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
@@ -25,7 +24,7 @@ NUMBERS = """gradio_config.dependencies
 
 
 @pytest.fixture
-def late(page: Page) -> list[Route]:
+def late(page: Page, address: str) -> list[Route]:
     """Requests of a page for the events that load it, which wait until the test continues them."""
     numbers, held = page.evaluate(NUMBERS), []
 
@@ -37,27 +36,37 @@ def late(page: Page) -> list[Route]:
         else:
             route.continue_()
 
+    page.goto("about:blank")  # so that the page that is open sends no request that is held
     page.route("**/queue/join*", hold)
-    page.reload()
+    page.goto(address)
     return held
 
 
 def load(page: Page, late: list[Route]) -> None:
     """Continue the requests, and wait until the server has them."""
-    while len(late) < 2:  # Parts, and the rows of Edit
+    for _ in range(browsers.TIMEOUT // 50):
+        if len(late) == 2:  # Parts, and the rows of Edit
+            break
         page.wait_for_timeout(50)
     assert len(late) == 2
     for route in late:
-        with page.expect_response(route.request.url):
-            route.continue_()
+        route.continue_()
+        assert route.request.response()
 
 
 def test_the_page_that_is_loaded_late_keeps_a_step(page: Page, late: list[Route]):
-    page.locator("#parts-suggest-nose").click()
-    expect(page.locator("#parts-message")).to_contain_text("selected")
+    suggest(page, "nose")
     load(page, late)
     page.locator("#parts-undo").click()
-    expect(page.locator("#parts-message")).to_contain_text("Undone.")
+    message(page, "Undone.")
+
+
+def test_an_early_build_gives_new_clusters(page: Page, late: list[Route]):
+    start_build(page)
+    message(page, "The new catalog has 6 clusters.")
+    load(page, late)
+    page.locator("#parts-undo").click()
+    message(page, "Undone.")
 
 
 @pytest.mark.usefixtures("unchanged_file")
@@ -65,14 +74,12 @@ def test_an_early_step_starts_from_the_present_file(page: Page, late: list[Route
     from stylefast.app.naming import Naming
 
     Naming.load(workspace).toggle(3).name("neck").save(workspace)
-    page.locator("#parts-suggest-nose").click()
+    suggest(page, "nose")
     expect(page.locator("#parts-legend")).to_contain_text("neck")
     load(page, late)
-    page.locator("#parts-name").locator("input, textarea").fill("bridge")
-    page.locator("#parts-set").click()
-    expect(page.locator("#parts-message")).to_contain_text("bridge has ")
+    name(page, "bridge")
     page.locator("#parts-save").click()
-    expect(page.locator("#parts-message")).to_contain_text("were saved to")
+    message(page, "were saved to")
     saved = workspace.read_catalog()[0].parts
     assert "neck" in saved and "bridge" in saved
 

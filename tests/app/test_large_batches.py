@@ -151,8 +151,32 @@ def test_a_full_disk_ends_a_run_with_a_sentence(page: Any, workspace: Workspace,
 def test_inputs_of_the_form_lose_no_change(page: Any):
     elements = [block.elem_id for block in page.blocks.values() if (block.elem_id or "").startswith("batch-")]
     for event in ("input", "change", "upload", "clear"):
-        assert {fn.trigger_mode for fn in listeners(page, event, *elements)} <= {"always_last"}
+        assert {fn.trigger_mode for fn in listeners(page, event, *elements)} <= {"always_last", "multiple"}
     assert listeners(page, "input", "batch-parts") and listeners(page, "upload", "batch-pairs")
+
+
+def test_checked_parts_are_kept_by_the_browser(page: Any):
+    (copy,) = listeners(page, "input", "batch-parts")
+    assert copy.fn is None and copy.js
+    for button in ("batch-run", "batch-export"):
+        (listener,) = listeners(page, "click", button)
+        assert copy.outputs[0] in listener.inputs
+
+
+def test_events_of_results_are_handled_in_turn(page: Any):
+    filters = listeners(
+        page, "change", "batch-filter-parts", "batch-min-in", "batch-max-out", "batch-order", "batch-page"
+    )
+    results = listeners(page, "click", "batch-gallery-page") + listeners(page, "select", "batch-gallery")
+    results += filters + listeners(page, "blur", "batch-folder")
+    assert len(results) == 5
+    assert {(fn.concurrency_id, fn.concurrency_limit) for fn in results} == {("batch-results", 1)}
+
+
+def test_the_form_is_described_before_results_are_read(page: Any):
+    tabs = {number for number, block in page.blocks.items() if block.get_block_name() == "tabitem"}
+    handled = [fn.fn.__name__ for fn in page.fns.values() if any((tab, "select") in fn.targets for tab in tabs)]
+    assert handled == ["describe", "load", "predict"]  # in the order in which the browser awaits them
 
 
 @pytest.mark.parametrize("shown", ["batch-summary", "batch-seconds"])

@@ -92,6 +92,13 @@ def test_events_of_rows_are_handled_in_turn_and_none_is_dropped(workspace: Works
             listeners[f"{ids.get(key)} {event}"].append(function)
     for name in ("edit-add click", "edit-part-0 input", "edit-part-4 input", "edit-remove-0 click"):
         assert {(f.trigger_mode, f.concurrency_id) for f in listeners[name]} == {("multiple", "edit-rows")}
-    for name in ("edit-look input", "edit-target-seed input", "batch-gallery select"):
+    for name in ("edit-look input", "edit-target-seed input"):
         assert {f.trigger_mode for f in listeners[name]} == {"always_last"}
+    assert {f.trigger_mode for f in listeners["batch-gallery select"]} == {"multiple"}
     assert [f.fn.__name__ for f in listeners["edit-target-seed change"]] == ["run"]  # no slider follows its own number
+
+
+def test_events_of_the_tab_parts_are_handled_one_at_a_time(workspace: Workspace):
+    functions = create_page(workspace).fns.values()
+    limits = [function.concurrency_limit for function in functions if function.concurrency_id == "parts"]
+    assert len(limits) > 20 and set(limits) == {1}

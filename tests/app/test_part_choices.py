@@ -11,7 +11,8 @@ pytest.importorskip("gradio")
 
 from stylefast.app.components import MAX_SEED  # noqa: E402
 from stylefast.app.naming import Naming  # noqa: E402
-from stylefast.app.parts_tab import N_FACES, NEW, choices, next_seeds  # noqa: E402
+from stylefast.app.part_images import N_FACES, next_seeds  # noqa: E402
+from stylefast.app.parts_tab import NEW, choices  # noqa: E402
 from stylefast.app.workspace import Workspace  # noqa: E402
 from stylefast.catalog.regions import check_part_name  # noqa: E402
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import browsers
 import pytest
-from parts_page import gate, message, name, name_input, ready, suggest
+from parts_page import click_at, gate, message, name, name_input, ready, suggest
 
 from stylefast import Catalog
 from stylefast.catalog.label_maps import smooth_labels
@@ -35,14 +35,6 @@ def positions(workspace: Workspace) -> dict[int, tuple[float, float]]:
     (activations,) = generator.activations(workspace.w(None), [catalog.layer]).values()
     labels = smooth_labels(activations, catalog.centroids, catalog.features, (64, 64))[0]
     return {k: (x / 64, y / 64) for k, (x, y) in find_anchors(labels).items()}
-
-
-def click_at(page: Page, x: float, y: float) -> None:
-    """Click the image at a position, given as fractions of the frame."""
-    image = page.locator("#parts-image img")
-    image.scroll_into_view_if_needed()
-    box: Any = image.bounding_box()
-    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
 
 def test_a_part_is_named_by_clicks_and_saved(page: Page, workspace: Workspace):

@@ -143,7 +143,8 @@ def served(update: dict[str, Any]) -> Image.Image:
 
 def test_an_enlarged_edit_has_close_ups_of_its_part(folder: Path, workspace: Workspace):
     found = read_results(folder)[0]
-    event, handlers = SimpleNamespace(index=1), handlers_of(workspace)
+    event = SimpleNamespace(index=1, value={"caption": found.caption})
+    handlers = handlers_of(workspace)
     for box in (WHOLE, (0.25, 0.25, 0.5, 0.5)):
         shown = replace(found, edit=replace(found.edit, box=box))
         _, pair, target, target_part, edit, edit_part = handlers.enlarge(event, folder, [found, shown])
@@ -154,20 +155,35 @@ def test_an_enlarged_edit_has_close_ups_of_its_part(folder: Path, workspace: Wor
     assert served(edit_part).size == (960, 720) and not np.array_equal(served(edit_part), served(target_part))
 
 
+@pytest.mark.parametrize("shown", [RESULTS[1:2], RESULTS[:2]])
+def test_a_click_on_former_thumbnails_changes_nothing(workspace: Workspace, shown: list[Result]):
+    event = SimpleNamespace(index=1, value={"caption": RESULTS[0].caption})
+    assert all(update == gr.skip() for update in handlers_of(workspace).enlarge(event, Path("none"), shown))
+
+
 def test_the_number_of_pages_is_shown_if_there_are_several(workspace: Workspace):
     for n, pages, text in ((PER_PAGE, 1, "24 of 24 edits"), (2 * PER_PAGE + 1, 3, "49 of 49 edits · page 3 of 3")):
         found = [result(str(number)) for number in range(n)]
-        shown, status, page, _ = handlers_of(workspace).browse(Path("none"), found, [], "", "", "File name", 9)
+        shown, status, page, _ = handlers_of(workspace).refilter(Path("none"), found, [], "", "", "File name", 9)
         assert status == text and page["visible"] == (pages > 1)
         assert len(shown) == (1 if pages > 1 else 24)
 
 
 def test_a_bad_bound_is_an_error_in_the_status(folder: Path, workspace: Workspace):
     found, handlers = read_results(folder), handlers_of(workspace)
-    values = folder, found, [], ".9e", "", "File name", 1
+    filters = ".9e", "", "File name", 1
     sentence = "ΔE inside at least must be a number, got &#x27;.9e&#x27;."
-    kept, status, *rest = handlers.refilter(*values)
+    kept, status, *rest = handlers.refilter(folder, found, [], *filters)
     assert sentence in status and all(update == gr.skip() for update in (kept, *rest))
-    shown, status, pages, gallery = handlers.browse(*values)
+    shown, status, pages, gallery = handlers.load(folder.name, None, [], *filters)[-4:]
     assert sentence in status and shown == [] and not pages["visible"] and gallery["value"] == []
     assert len(handlers.refilter(folder, found, [], "0", "", "File name", 1)[0]) == len(found)
+
+
+def test_parts_that_are_gone_leave_the_filter(folder: Path, workspace: Workspace):
+    handlers, (part, *_) = handlers_of(workspace), sorted({each.part for each in read_results(folder)})
+    for chosen, kept in (([part], [part]), ([part, "ear"], [part])):
+        _, _, update, state, *_, status, _, _ = handlers.load(folder.name, folder, chosen, "", "", "File name", 9)
+        assert state == kept and ("value" in update) == (kept != chosen) and "edits" in status
+    _, _, update, state, *_, pages, _ = handlers.load(folder.name, None, [part], "", "", "File name", 9)
+    assert update["value"] == state == [] and pages["value"] == 1

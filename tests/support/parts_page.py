@@ -45,12 +45,27 @@ def suggest(page: Any, part: str) -> None:
     message(page, f"the box of {part}")
 
 
+def click_at(page: Any, x: float, y: float) -> None:
+    """Click the image at a position, given as fractions of the frame."""
+    image = page.locator("#parts-image img")
+    image.scroll_into_view_if_needed()
+    box = image.bounding_box()
+    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+
 def open_build(page: Any) -> None:
     """Show the inputs of a build."""
-    ready(page)
     page.get_by_text("Build again with other clusters").click()
     page.locator("#parts-images input").wait_for()
     browsers.wait_for_values(page)
+
+
+def start_build(page: Any) -> None:
+    """Start a short build."""
+    open_build(page)
+    for field, value in (("k", 6), ("restarts", 1), ("images", 8)):
+        page.locator(f"#parts-{field} input").fill(str(value))
+    page.locator("#parts-build-start").click()
 
 
 class Gate:
