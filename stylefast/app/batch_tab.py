@@ -106,9 +106,9 @@ def build_batch(workspace: Workspace, catalog: gr.State, tab: gr.Tab) -> None:
                 buttons=["copy"],
                 elem_id="batch-command",
             )
-            # The browser awaits the listeners of an event one after the other, so the slowest one comes last.
             runs: Runs = {}
             changes = [tab.select, n_ended.change, catalog.change, *(element.change for element in form.inputs)]
+            # The browser awaits the listeners of an event one after the other, so the slowest one comes last.
             _handle(workspace, catalog, changes, form, runs, [summary, command, start, export])
             build_results(workspace, [tab.select, n_ended.change], form.folder)
             _handle_time(workspace, catalog, changes, form, seconds)
@@ -126,9 +126,9 @@ def _form(workspace: Workspace, catalog: gr.State) -> Form:
             names, value=names[:1], label="Parts", info="" if names else NO_PARTS, elem_id="batch-parts"
         )
     # Gradio refuses an event that sends a box which is no choice any more. So the other events send a copy. The browser
-    # keeps it, so that no event of the server is late for a click on Run.
+    # makes it, so that a click on Run always sends the boxes that are checked then.
     parts = gr.JSON(names[:1], visible="hidden", elem_id="batch-chosen")
-    boxes.input(None, boxes, parts, js="values => [values]", **IN_ORDER)
+    boxes.input(None, boxes, parts, js="values => [values]", show_progress="hidden", trigger_mode="multiple")
     catalog.change(_choose, [catalog, parts], [boxes, parts], show_progress="hidden")
     upload = gr.File(label="pairs.csv or .jsonl", file_types=[".csv", ".jsonl"], visible=False, elem_id="batch-pairs")
     pairs = gr.State(None)
@@ -209,7 +209,7 @@ def _handle(
 
 
 def _handle_time(workspace: Workspace, catalog: gr.State, changes: list[Any], form: Form, seconds: gr.HTML) -> None:
-    """Update the time of the edits after the same changes, in an event of its own, for which nothing else waits."""
+    """Update the time of the edits if an input changes or a run has ended, in an event for which nothing else waits."""
     stopwatch = Stopwatch(workspace)
 
     def predict(catalog: Catalog, *values: Any) -> Iterator[Any]:

@@ -82,8 +82,7 @@ class Views:
             seed: Seed of the image.
             side: Pixels of the longer side.
         """
-        centroids = checksum({"": catalog.centroids})
-        return self._view(_Clusters(catalog.layer, catalog.features, centroids, catalog), seed, side)
+        return self._view(_Clusters(catalog.layer, catalog.features, clusters_id(catalog), catalog), seed, side)
 
     def _compute(self, clusters: _Clusters, seed: int | None, side: int) -> View:
         image = to_pillow(self._workspace.image(seed))
@@ -92,6 +91,11 @@ class Views:
         generator, w = self._workspace.generator, self._workspace.w(seed)
         labels = clusters.catalog.labels(generator, w, size=(height, width))[0].long().cpu()
         return View(pixels, labels, LINE * outlines(labels, 1), find_anchors(labels))
+
+
+def clusters_id(catalog: Catalog) -> int:
+    """Return a checksum of the clusters of a catalog."""
+    return checksum({"": catalog.centroids})
 
 
 def outlines(regions: Tensor, width: int) -> Tensor:

@@ -24,11 +24,6 @@ def check_seeds(source: str, seed: Any, numbers: bool, first: Any) -> None:
     to_integer("first seed", first, LAST + 1, f"[0, 2**32 - {N_FACES}]")
 
 
-def next_seeds(first: int | None) -> int:
-    """Return the first seed of the next images. The last images have the largest seeds."""
-    return min((first or 0) + N_FACES, LAST)
-
-
 def draw_image(view: View, naming: Naming, *, numbers: bool) -> np.ndarray:
     """Return an image with the clusters of the named parts and the selected clusters.
 

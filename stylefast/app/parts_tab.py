@@ -17,8 +17,8 @@ from ..catalog import FFHQ_REGIONS, Catalog
 from .build_view import BuildView
 from .components import MAX_SEED, begun, guarded, seed_input, sentence
 from .naming import Naming
-from .overlays import Views
-from .part_images import MEAN, N_FACES, SEED, check_seeds, draw_faces, draw_image, next_seeds
+from .overlays import Views, clusters_id
+from .part_images import LAST, MEAN, N_FACES, SEED, check_seeds, draw_faces, draw_image
 from .served import serve_image
 from .workspace import ChangedFileError, Workspace
 
@@ -34,6 +34,7 @@ ACCEPT = """(offer, name) => {
     if (offer.instead.includes(name)) return offer.name;
 }"""
 START = "Click clusters in the image, type a name, and press Name part."
+CHANGED = "The clusters have changed meanwhile. Click again."
 CONFLICT = "The file has changed since this page read it. Replace it with the catalog of this page, or load it."
 
 
@@ -75,9 +76,9 @@ def choose(naming: Naming, choice: str) -> Naming:
     return naming.edit(part_of(choice))
 
 
-def leave_choices(naming: Naming, choice: str) -> Naming:
-    """Edit the part of a choice that was made with the keyboard, if there was one."""
-    return naming if part_of(choice) == naming.draft.part else choose(naming, choice)
+def leave_choices(naming: Naming, choice: str, drawn: dict[str, Any]) -> Naming:
+    """Edit the part of a choice that differs from the drawn one: it was made with the keyboard."""
+    return naming if part_of(choice) == drawn["part"] else choose(naming, choice)
 
 
 class _PartsTab:
@@ -122,7 +123,10 @@ class _PartsTab:
                 True, label="Numbers", container=False, elem_id="parts-numbers", min_width=90, scale=1
             )
         self._image = gr.Image(elem_id="parts-image", show_label=False, interactive=False, buttons=[], container=False)
-        self._drawn = gr.JSON(visible="hidden", elem_id="parts-drawn")  # the seed of the image, or None
+        # What the browser shows, which can be older than the state: the seed of the image (None for the mean), its
+        # clusters, and the edited part.
+        drawn = {"seed": None, "clusters": None, "part": ""}
+        self._drawn = gr.JSON(drawn, visible="hidden", elem_id="parts-drawn")
 
     def _add_names(self) -> None:
         self._message = gr.HTML(elem_id="parts-message", elem_classes="message", padding=False)
@@ -173,7 +177,7 @@ class _PartsTab:
         for event in (*looks, self._first.submit, self._first.blur):
             self._on(event, lambda naming: naming)
         self._on(self._choice.select, choose, self._choice)
-        self._on(self._choice.blur, leave_choices, self._choice)
+        self._on(self._choice.blur, leave_choices, self._choice, self._drawn)
         self._on(self._set.click, Naming.name, self._name)
         self._on(self._name.submit, Naming.name, self._name)
         self._on(self._clear.click, lambda naming: naming.edit(""))
@@ -189,7 +193,8 @@ class _PartsTab:
         self._random.click(lambda: (SEED, random.randint(0, MAX_SEED)), None, [self._source, self._seed]).then(
             **draw, show_progress_on=self._image
         )
-        self._others.click(next_seeds, self._first, self._first).then(**draw, show_progress_on=self._faces)
+        following = f"first => Math.min((first || 0) + {N_FACES}, {LAST})"  # in the browser, so that no click is lost
+        self._others.click(None, self._first, self._first, js=following).then(**draw, show_progress_on=self._faces)
 
     def _on(self, event: Any, step: Callable[..., Naming], *inputs: Any, offer: str | None = None) -> None:
         """Let an event take a step: a function of the state and the inputs that returns the next state.
@@ -240,6 +245,8 @@ class _PartsTab:
         """Toggle the cluster at a position of the image that the user sees, or set a corner of a box there."""
         check_seeds(*shown)
         view, (x, y) = self._views(naming.catalog, drawn["seed"]), event.index
+        if click == SELECT and drawn["clusters"] != clusters_id(naming.catalog):
+            return self._render(replace(naming, message=CHANGED), shown)
         if click == SELECT:
             return self._render(naming.toggle(view.cluster_at(x, y)), shown)
         height, width = view.labels.shape
@@ -270,7 +277,7 @@ class _PartsTab:
             self._session: naming,
             self._catalog: naming.catalog,
             self._image: serve_image(self._image, image),
-            self._drawn: {"seed": seed},
+            self._drawn: {"seed": seed, "clusters": clusters_id(naming.catalog), "part": naming.draft.part},
             self._message: f"<p>{html.escape(naming.message or START)}</p>",
             self._choice: gr.Dropdown(choices(naming.catalog), value=naming.draft.part or NEW[1]),
             self._offer: asdict(naming.offer),

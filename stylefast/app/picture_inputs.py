@@ -17,8 +17,6 @@ from .controls import neighbours
 RANDOM_SEEDS = 10_000  # random seeds have at most four digits, as in the names of files
 SUFFIXES = [".npy", ".npz", ".pt", ".pth", ".pkl", ".safetensors"]
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # options of event handlers
-# Value of a slider for the present number. It stays for a bad number.
-FOLLOW = "(number, slider) => Number.isInteger(number) && number >= 0 ? number : slider"
 NEWEST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}  # of events of which only the last one counts
 
 
@@ -54,15 +52,15 @@ class NumberInput:
         """Connect the events.
 
         The slider does not follow a number that it has set itself, because the user may have moved it further. If the
-        user moves it while the server answers to a number, it returns to where the user has moved it.
+        user moves it while the server answers to a number, a second answer returns it to where the user has moved it.
 
         Args:
             stored: Latents of a file from which the pictures come, or None for seeds.
         """
         self.slider.input(None, self.slider, self.number, js="x => x", **QUIET)
         self.random.click(_random_number, stored, [self.number, self.slider], **QUIET)
-        follow = self.number.input(_slider, [self.number, stored], self.slider, **NEWEST)
-        follow.then(None, [self.number, self.slider], self.slider, js=FOLLOW, **QUIET)
+        answer = [self.number, stored], self.slider
+        self.number.input(_slider, *answer, **NEWEST).then(_slider, *answer, **NEWEST)
 
 
 class LatentsInput:
@@ -90,7 +88,7 @@ class LatentsInput:
     def connect(self, numbers: list[NumberInput]) -> None:
         """Connect the events.
 
-        A file and a click on "Seeds" are handled in the order in which the user has given them.
+        A file that has been transferred and a click on "Seeds" are handled in the order of the user.
 
         Args:
             numbers: Inputs of the numbers of the pictures.
@@ -104,9 +102,9 @@ class LatentsInput:
         ]
         seeds = gr.State([one.value for one in numbers])  # the last ones, to which the button returns
         inputs = [self.upload, self.state, seeds, *(one.number for one in numbers)]
-        in_turn: dict[str, Any] = {"concurrency_id": self.upload.elem_id, "concurrency_limit": 1}
-        self.upload.upload(self._load, inputs, [seeds, *outputs], **NEWEST, **in_turn)
-        self.seeds.click(lambda seeds: self._show(None, "", seeds), seeds, outputs, **QUIET, **in_turn)
+        queue: dict[str, Any] = {"concurrency_id": self.upload.elem_id, "concurrency_limit": 1, **QUIET}
+        self.upload.upload(self._load, inputs, [seeds, *outputs], trigger_mode="multiple", **queue)
+        self.seeds.click(lambda seeds: self._show(None, "", seeds), seeds, outputs, **queue)
 
     def _load(self, path: str, former: StoredLatents | None, seeds: list[int], *numbers: Any) -> list[Any]:
         seeds = [*numbers] if former is None else seeds

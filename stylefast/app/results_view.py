@@ -21,9 +21,10 @@ from .served import serve_image
 from .workspace import Workspace
 
 PER_PAGE = 24
-# The results share states, so their events are handled one after the other. EACH loses none of them.
-IN_TURN: dict[str, Any] = {"concurrency_id": "batch-results", "concurrency_limit": 1}
-EACH: dict[str, Any] = {**IN_TURN, "show_progress": "hidden", "trigger_mode": "multiple"}
+# The results share states, so their events are handled one after the other. The browser sends EACH event, or the NEWEST
+# of those that wait for another one.
+QUEUE: dict[str, Any] = {"concurrency_id": "batch-results", "concurrency_limit": 1, "show_progress": "hidden"}
+EACH: dict[str, Any] = QUEUE | {"trigger_mode": "multiple"}
 NEWEST: dict[str, Any] = EACH | {"trigger_mode": "always_last"}
 CSS = """
 :is(#batch-summary, #batch-seconds, #batch-status) .html-container { padding: 0; }
@@ -52,8 +53,9 @@ def build_results(workspace: Workspace, changes: Sequence[Any], folder: gr.Textb
     """
     results, shown = gr.State([]), gr.State([])  # lists of Result: of the folder, and of the thumbnails
     directory = gr.State(None)  # folder of the results, or None if they could not be read
-    # Gradio refuses an event that sends a part which is no choice any more. So the other events send the state.
-    chosen = gr.State([])
+    # Gradio refuses an event that sends a part which is no choice any more. So all events send a copy of the browser.
+    chosen = gr.JSON([], visible="hidden")
+    page_written = gr.State(None)  # the result of `write_page`
     gr.Markdown("### Results")
     parts, *others = _filters()
     with gr.Row(elem_classes="bar"):
@@ -92,10 +94,12 @@ def build_results(workspace: Workspace, changes: Sequence[Any], folder: gr.Textb
 
     filters, thumbnails = [chosen, *others, page], [shown, status, page, gallery]
     handlers = _Handlers(workspace, gallery)
-    parts.change(lambda values: values, parts, chosen, **EACH)
+    parts.change(None, parts, chosen, js="values => [values]", show_progress="hidden", trigger_mode="multiple")
     changed = [element.change for element in filters]
     gr.on(changed, handlers.refilter, [directory, results, *filters], thumbnails, **NEWEST)
-    write.click(guarded(handlers.write_page), folder, [status, written], **IN_TURN)
+    # A queue of its own, because a large gallery takes minutes.
+    wrote = write.click(guarded(handlers.write_page), folder, page_written, show_progress_on=status)
+    wrote.success(handlers.show_page, [page_written, directory], [status, written], **EACH)
     # Not NEWEST: Gradio would send the thumbnail of the first of several clicks again.
     enlarged = gallery.select(guarded(handlers.enlarge), [directory, shown], [detail, pair, *images], **EACH)
     enlarged.then(None, js=SCROLL)
@@ -150,7 +154,7 @@ class _Handlers:
         self._workspace, self._gallery = workspace, gallery
 
     def load(self, folder: str, former: Path | None, chosen: list[str], *filters: Any) -> tuple[Any, ...]:
-        """Return the values of all elements for a folder. The filter of parts and the page stay if it is the former."""
+        """Return the values of all elements for a folder. If it is the former one, the filter and the page stay."""
         cleared = "", gr.update(visible=False), gr.update(visible=False)  # the text and the images, and the path
         try:
             directory = self._directory(folder)
@@ -231,11 +235,16 @@ class _Handlers:
             images.append(gr.update(value=self._serve(part), label=f"{name}, {result.part}", visible=part is not None))
         return in_markdown(text), gr.update(visible=True), *images
 
-    def write_page(self, folder: str) -> tuple[Any, ...]:
-        """Write the gallery of a folder. Return a sentence, and the path, because browsers open no file from a link."""
-        written = write_gallery(self._directory(folder), progress=False)
-        path = gr.update(value=str(written.page.resolve()), visible=True)
-        return html.escape(f"{written.page.name} shows {written.n_edits:,} edits."), path
+    def write_page(self, folder: str) -> tuple[Path, str, str]:
+        """Write the gallery of a folder. Return the folder, a sentence, and the path of the page."""
+        written = write_gallery(directory := self._directory(folder), progress=False)
+        text = html.escape(f"{written.page.name} shows {written.n_edits:,} edits.")
+        return directory, text, str(written.page.resolve())
+
+    def show_page(self, written: tuple[Path, str, str], directory: Path | None) -> tuple[Any, ...]:
+        """Show the sentence and the path, because browsers open no file from a link, unless the folder has changed."""
+        of, text, path = written
+        return (text, gr.update(value=path, visible=True)) if of == directory else (gr.skip(), gr.skip())
 
     def _serve(self, image: Image.Image | None, suffix: str = ".png") -> str | None:
         return None if image is None else serve_image(self._gallery, np.asarray(image.convert("RGB")), suffix)

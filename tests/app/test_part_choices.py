@@ -9,9 +9,7 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from stylefast.app.components import MAX_SEED  # noqa: E402
 from stylefast.app.naming import Naming  # noqa: E402
-from stylefast.app.part_images import N_FACES, next_seeds  # noqa: E402
 from stylefast.app.parts_tab import NEW, choices  # noqa: E402
 from stylefast.app.workspace import Workspace  # noqa: E402
 from stylefast.catalog.regions import check_part_name  # noqa: E402
@@ -33,12 +31,3 @@ def test_a_choice_that_is_reported_twice_is_one_step(workspace: Workspace):
     twice = once.edit("eyes")
     assert twice.draft == once.draft and twice.undo().draft.part == "" and not twice.undo().past
     assert once.toggle(5).edit("eyes").draft.clusters == once.draft.clusters  # another choice takes the clusters back
-
-
-@pytest.mark.parametrize(
-    "first, following",
-    [(0, N_FACES), (None, N_FACES), (MAX_SEED - 12, MAX_SEED - 6), (MAX_SEED - 7, MAX_SEED - 5)]
-    + [(last, MAX_SEED - 5) for last in (MAX_SEED - 5, MAX_SEED)],
-)
-def test_the_next_images_end_at_the_largest_seed(first: int | None, following: int):
-    assert next_seeds(first) == following and following + N_FACES - 1 <= MAX_SEED

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import browsers
 import pytest
-from parts_page import click_at, gate, message, ready, suggest
+from parts_page import click_at, gate, message, ready, start_build, suggest
 
 if browsers.missing() is None:
     from playwright.sync_api import expect
 
     from stylefast.app import part_images
+    from stylefast.app.components import MAX_SEED
     from stylefast.app.overlays import Views
 
 if TYPE_CHECKING:
@@ -25,11 +26,15 @@ def test_the_last_of_two_quick_requests_for_images_is_drawn(page: Page, monkeypa
     ready(page)
     first, caption = page.locator("#parts-first input"), page.locator("#parts-caption")
     with gate(monkeypatch, part_images, "sheet") as step:
-        page.locator("#parts-others").click()
-        step.wait()
-        page.locator("#parts-others").click()
-        expect(first).to_have_value("12")
+        for value in ("6", "12"):
+            with page.expect_response("**/queue/join*"):  # of the draw
+                page.locator("#parts-others").click()
+            expect(first).to_have_value(value)
+            step.wait()
     expect(caption).to_contain_text("The images of the seeds 12 to 17.")
+    first.fill(str(MAX_SEED - 7))
+    page.locator("#parts-others").click()
+    expect(first).to_have_value(str(MAX_SEED - 5))  # the last images
 
 
 def test_a_click_selects_the_cluster_that_the_page_shows(
@@ -49,6 +54,21 @@ def test_a_click_selects_the_cluster_that_the_page_shows(
         step.wait()
         browsers.wait_for_values(page)
     message(page, f"Cluster {cluster} was added.")
+
+
+def test_a_click_in_former_clusters_selects_nothing(page: Page, monkeypatch: pytest.MonkeyPatch):
+    ready(page)
+    start_build(page)
+    message(page, "The new catalog has 6 clusters.")
+    with gate(monkeypatch, part_images, "sheet") as step:
+        page.locator("#parts-undo").click()
+        step.wait()
+        with page.expect_request("**/queue/join*"):
+            click_at(page, 0.5, 0.5)
+    message(page, "The clusters have changed meanwhile.")
+    expect(page.locator("#parts-caption")).to_contain_text("Click a cluster")
+    click_at(page, 0.5, 0.5)
+    message(page, "was added")
 
 
 def test_leaving_the_choice_of_a_part_is_no_step(page: Page):
@@ -81,7 +101,7 @@ def test_a_part_is_chosen_with_the_mouse_and_the_keyboard(page: Page, way: str):
     expect(page.locator("#parts-undo")).to_be_disabled()
 
 
-def test_a_part_chosen_again_gets_its_clusters_back(page: Page, workspace: Workspace):
+def test_a_part_chosen_again_gets_its_clusters_back(page: Page):
     ready(page)
     for _ in range(2):
         page.locator("#parts-choice input").click()

@@ -99,13 +99,15 @@ def test_a_folder_that_is_read_late_replaces_no_other(
     read = results_view.read_results
     late = Gate(lambda folder: read(folder.with_name("late")))
     monkeypatch.setattr(results_view, "read_results", lambda folder: (late if folder.name == "batch" else read)(folder))
-    browsers.open_tab(page, "Batch")
-    late.wait()
-    fill(page, folder="newer")
     thumbnails = page.locator("#batch-gallery .thumbnail-item")
-    page.wait_for_timeout(1000)
-    assert thumbnails.count() == 0  # the newer folder waits, so that its results come last
-    late.opened.set()
+    try:
+        browsers.open_tab(page, "Batch")
+        late.wait()
+        fill(page, folder="newer")
+        page.wait_for_timeout(1000)
+        assert thumbnails.count() == 0  # the newer folder waits, so that its results come last
+    finally:
+        late.opened.set()
     expect(thumbnails).to_contain_text("newer")
     thumbnails.click()
     expect(page.locator("#batch-detail")).to_contain_text("newer · seed0001")

@@ -49,9 +49,9 @@ def wait_for_values(page: Any) -> None:
 
 
 class Watch:
-    """Errors of the pages that a context opens while the watch is entered, and their requests to other hosts.
+    """Errors of the pages that a context opens inside a `with` block, and their requests to other hosts.
 
-    The pages are closed at the end.
+    The pages are closed at the end of the block.
 
     Args:
         context: Browser context of Playwright.
