@@ -169,7 +169,8 @@ class _Handlers:
         kept = [name for name in chosen if name in names]
         # A choice that remains valid is not sent, because the user may have changed it meanwhile.
         parts = gr.update(choices=names) | ({} if kept == chosen else {"value": kept})
-        return directory, found, parts, kept, *[gr.skip()] * 3, *self._browse(directory, found, kept, *filters)
+        copy = gr.skip() if kept == chosen else kept
+        return directory, found, parts, copy, *[gr.skip()] * 3, *self._browse(directory, found, kept, *filters)
 
     def _browse(self, *values: Any) -> tuple[Any, ...]:
         """Return the values of the elements of the thumbnails: none but a sentence after an error."""

@@ -113,7 +113,9 @@ def test_a_folder_that_is_read_late_replaces_no_other(
     expect(page.locator("#batch-detail")).to_contain_text("newer · seed0001")
 
 
-def test_filters_stay_until_another_folder_is_entered(page: Page, workspace: Workspace):
+def test_filters_stay_until_another_folder_is_entered(
+    page: Page, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+):
     parts = ["left"] * 26 + ["right"]
     write_folder(workspace.outdir / "many", *parts)
     write_folder(workspace.outdir / "single", "single")
@@ -121,8 +123,11 @@ def test_filters_stay_until_another_folder_is_entered(page: Page, workspace: Wor
     status = page.locator("#batch-status")
     fill(page, folder="many")
     expect(status).to_have_text("27 of 27 edits · page 1 of 2")
-    page.locator("#batch-filter-parts input").click()
-    page.get_by_role("option", name="left").click()
+    with gate(monkeypatch, results_view, "read_results") as step:
+        fill(page, folder="many")  # reads the folder again
+        step.wait()
+        page.locator("#batch-filter-parts input").click()
+        page.get_by_role("option", name="left").click()
     expect(status).to_have_text("26 of 27 edits · page 1 of 2")
     number = page.locator("#batch-page input")
     number.fill("2")

@@ -19,7 +19,7 @@ SESSION = "session"
 BUILD = {"parts-k": 3, "parts-resolution": 16, "parts-restarts": 1, "parts-images": 20_000}
 BATCH = {"batch-source": "Grid of seeds", "batch-targets": "0-9999", "batch-references": "1,2"}
 BATCH |= {"batch-query": "adaptive", "batch-epsilon": "1", "batch-rho": 0.1, "batch-strength": 1}
-BATCH |= {"batch-folder": "long", "batch-format": "jpg", "batch-size": 1}
+BATCH |= {"batch-chosen": ["eyes"], "batch-folder": "long", "batch-format": "jpg", "batch-size": 1}
 
 
 class Client:
