@@ -94,3 +94,5 @@ def test_an_early_edit_is_made(page: Page, late: list[Route]):
     page.locator("#edit-epsilon input").press("Enter")
     page.locator("#edit-figures dd").first.wait_for()
     load(page, late)
+    expect(page.locator("#edit-strategy input")).to_have_value("sequential")  # not adaptive, the first one
+    expect(page.locator("#edit-epsilon input")).to_have_value("4")

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("gradio")
 
 from stylefast.app.naming import Naming  # noqa: E402
-from stylefast.app.parts_tab import NEW, choices  # noqa: E402
+from stylefast.app.parts_tab import NEW, choices, leave_choices  # noqa: E402
 from stylefast.app.workspace import Workspace  # noqa: E402
 from stylefast.catalog.regions import check_part_name  # noqa: E402
 
@@ -31,3 +31,9 @@ def test_a_choice_that_is_reported_twice_is_one_step(workspace: Workspace):
     twice = once.edit("eyes")
     assert twice.draft == once.draft and twice.undo().draft.part == "" and not twice.undo().past
     assert once.toggle(5).edit("eyes").draft.clusters == once.draft.clusters  # another choice takes the clusters back
+
+
+def test_leaving_a_choice_older_than_the_state_is_no_step(workspace: Workspace):
+    cleared = Naming.start(workspace).edit("eyes").edit("")
+    assert leave_choices(cleared, "eyes", {"part": "eyes"}) is cleared  # the page does not show the last step yet
+    assert leave_choices(cleared, "nose", {"part": "eyes"}).draft.part == "nose"

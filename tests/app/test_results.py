@@ -191,3 +191,12 @@ def test_parts_that_are_gone_leave_the_filter(folder: Path, workspace: Workspace
             assert update["value"] == state == kept
     _, _, update, state, *_, pages, _ = handlers.load(folder.name, None, [part], "", "", "File name", 9)
     assert update["value"] == state == [] and pages["value"] == 1
+
+
+def test_a_gallery_of_a_former_folder_is_not_shown(folder: Path, workspace: Workspace):
+    handlers = handlers_of(workspace)
+    written = handlers.write_page(folder.name)
+    text, path = handlers.show_page(written, folder)
+    assert text.startswith("gallery.html shows ") and path["value"] == str(folder / "gallery.html")
+    for other in (folder.parent, None):
+        assert all(set(update) == {"__type__"} for update in handlers.show_page(written, other))
